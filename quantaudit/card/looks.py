@@ -1,0 +1,119 @@
+"""How charts look: palette, shapes, scales, axes and paper. Shared by every chart, and knows nothing of cards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import altair as alt
+
+PALETTE: dict[str, str] = {
+    "down_proj": "#d55e00",
+    "o_proj": "#008a64",
+    "qkv_proj": "#0072b2",
+    "gate_up_proj": "#b8609a",
+    "residual": "#767676",
+    "attention output": "#2f8fb5",
+    "mlp output": "#a87900",
+    "gate": "#9a5b4f",
+    "router logits": "#7d63c9",
+}
+"""Okabe and Ito's colours, darkened or lightened to 3:1 on white and on near-black."""
+
+NEUTRAL, FAINT = "#808080", "#8080804d"
+"""Seen on both papers: for symbols without a colour, and for axes and grid."""
+SPARE_COLOURS = ("#5f7d2a", "#b5485d", "#4a7fd6", "#8a6fb0", "#3f8f8a")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
+
+# Powers of ten as people write them; Vega's own formats give "1e+0" or "1µ".
+POWER_LABEL = "datum.value >= 0.001 ? format(datum.value, ',~g') : format(datum.value, '.0e')"
+
+
+SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
+IMAGE_FONTS = "Liberation Sans"
+"""The one that vl-convert carries with it: images must not depend on what is installed."""
+
+
+def paper(ink: str, faint: str, background: str | None, font: str = SYSTEM_FONTS) -> dict[str, Any]:
+    """Vega-Lite config for one paper: `ink` for text, `faint` for axes and grid, `background` None for transparent."""
+    text = {"labelColor": ink, "titleColor": ink, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500}
+    axis = {"gridColor": faint, "domainColor": faint, "tickColor": faint, "titlePadding": 10}
+    legend = text | {
+        "labelFontSize": 12,
+        "orient": "bottom",
+        "columns": 4,
+        "symbolSize": 60,
+        "symbolStrokeWidth": 1.6,
+        "labelLimit": 260,
+        # Symbols of legends that encode no colour.
+        "symbolBaseFillColor": NEUTRAL,
+        "symbolBaseStrokeColor": NEUTRAL,
+        # Legends below one another: side by side they would widen a chart beyond a narrow page.
+        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}},
+    }
+    return {
+        "background": background,
+        "font": font,
+        "view": {"stroke": None},
+        "axis": text | axis,
+        "legend": legend,
+        "text": {"color": ink, "fontSize": 11},
+    }
+
+
+def colour(field: str, data: list[dict[str, Any]]) -> alt.Color:
+    names = ordered(row[field] for row in data)
+    spare = iter(SPARE_COLOURS * (len(names) // len(SPARE_COLOURS) + 1))
+    colours = [PALETTE.get(name.removesuffix(" input")) or next(spare) for name in names]
+    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=colours))
+
+
+def shape(field: str, data: list[dict[str, Any]]) -> alt.Shape:
+    names = ordered(row[field] for row in data)
+    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
+    return alt.Shape(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=shapes))
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Distinct names: those of the palette first, in its order, then the others by name."""
+    known = {name: index for index, name in enumerate(PALETTE)}
+    return sorted(set(names), key=lambda name: (known.get(name.removesuffix(" input"), len(known)), name))
+
+
+def tooltip(**titles: str) -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
+
+
+def decades(values: Iterable[float]) -> tuple[float, float]:
+    """The axis of a logarithmic scale: a little beyond the smallest and the largest value, at least one decade wide."""
+    logs = [math.log10(value) for value in values]
+    low, high = max(min(logs) - 0.15, -300.0), min(max(logs) + 0.25, 300.0)
+    if high - low < 1:
+        low, high = low - 0.5, high + 0.5
+    return 10**low, 10**high
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Powers of ten within an axis, thinned to at most nine."""
+    exponents = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
+    step = max(1, math.ceil(len(exponents) / 9))
+    return [10.0**exponent for exponent in exponents[::step]]
+
+
+def log_scale(low: float, high: float) -> alt.Scale:
+    return alt.Scale(type="log", domain=[low, high], nice=False)
+
+
+def log_axis(low: float, high: float) -> alt.Axis:
+    return alt.Axis(values=powers(low, high), labelExpr=POWER_LABEL)
+
+
+def layer_axis(layers: Iterable[int]) -> alt.Axis:
+    span = max(layers, default=0)
+    return alt.Axis(format="d", grid=False, tickMinStep=1, tickCount=min(span, 10) or 1)
+
+
+def layer_scale(data: list[dict[str, Any]]) -> alt.Scale:
+    layers = [row["layer"] for row in data]
+    return alt.Scale(domain=[min(layers) - 0.5, max(layers) + 0.5], nice=False, zero=False)

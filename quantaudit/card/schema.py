@@ -1,0 +1,207 @@
+"""The card's data model: what `card.json` holds, and the only thing that renderers, gate and compare read.
+
+A non-finite number is written as null; where that can happen the row says why (`nonfinite`). Quantiles are of |x|,
+NumPy's `inverted_cdf`. Magnitudes are in the units of the tensor; errors carry their unit in their name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from quantaudit.errors import FormatError
+from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Number, Row, Unmeasured, explain
+from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation
+
+SCHEMA_VERSION = "1.0"
+"""History: 1.0 first edition."""
+
+
+Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
+Severity = Literal["error", "warning", "info"]
+
+
+class Peak(Row):
+    """One element of a tensor that is among its largest."""
+
+    value: Number
+    sample: str
+    domain: str
+    position: int
+    token_id: int
+    token: str | None = Field(description="the token's text; null where text is redacted")
+    channel: int
+
+
+class GlobalPeak(Row):
+    """The largest magnitude of a set of sites."""
+
+    site: str
+    kind: str
+    layer: int | None
+    amax: Number
+    value: Number
+    domain: str | None
+    position: int | None
+    token: str | None
+    channel: int | None
+
+
+class PeakSummary(Row):
+    """The paper's M and its counterpart among the tensors that quantization touches."""
+
+    overall: GlobalPeak | None
+    quantized: GlobalPeak | None = Field(description="largest peak at the input of a Linear")
+    fp16_headroom: Number = Field(description="65,504 divided by the largest peak of the residual stream")
+
+
+class Coverage(Row):
+    """What was measured, and what was not."""
+
+    sites: int
+    sites_measured: int
+    linears: int
+    linears_measured: int
+    tokens: int
+    unmeasured: list[Unmeasured]
+
+
+class SiteRow(Row):
+    """One observed tensor over both splits. amax … rms in the tensor's units; median, p99 … of |x|."""
+
+    name: str
+    kind: str
+    layer: int | None
+    module: str
+    tap: Literal["input", "output"]
+    channels: int
+    amax: Number
+    min: Number
+    max: Number
+    mean: Number
+    rms: Number
+    median: Number
+    p99: Number
+    p999: Number
+    p9999: Number
+    tokens: int
+    nonfinite: int
+    massive: int = Field(description="elements with |x| > 100 and > 1,000 times the median (Sun et al. 2024)")
+    peaks: list[Peak]
+    domains: dict[str, Number] = Field(description="domain → amax")
+
+
+class PublishedPeak(Row):
+    """One row of the published landscape."""
+
+    model: str
+    peak: float
+    site: str
+
+
+class Landscape(Row):
+    """Where this model's peak stands among published ones."""
+
+    source: str
+    published: list[PublishedPeak]
+    rank: int | None = Field(description="1 = larger than every published peak")
+    reading: str
+
+
+class Finding(Row):
+    """One rule's result."""
+
+    code: str
+    severity: Severity
+    module: str | None
+    message: str
+    value: Number
+    threshold: Number
+    reason: str
+    remedy: str
+
+
+class WorstGroup(Row):
+    """A fused group that explains a verdict."""
+
+    group: str
+    damage: Number
+    share: Number = Field(description="its damage over the sum of all groups' damages")
+    amax: Number
+    zeroed_fraction: Number
+    explanation: str
+
+
+class SchemeVerdict(Row):
+    """The answer for one scheme."""
+
+    scheme: str
+    title: str
+    status: Status
+    kl: Number
+    top1: Number
+    perplexity: Number
+    perplexity_base: Number
+    reason: str
+    remedy: str
+    worst_groups: list[WorstGroup]
+
+
+class Verdict(Row):
+    """The answer, by scheme, under a named policy."""
+
+    policy: str
+    headline: str
+    schemes: list[SchemeVerdict]
+
+
+class Card(Row):
+    """The activation card."""
+
+    schema_version: str = SCHEMA_VERSION
+    quantaudit_version: str
+    created: str
+    model: ModelInfo
+    corpus: CorpusInfo
+    environment: EnvironmentInfo
+    peak: PeakSummary
+    coverage: Coverage
+    sites: list[SiteRow]
+    scales: list[ScaleRow]
+    simulation: Simulation | None
+    verification: list[dict[str, Any]]
+    correlation: list[CorrelationRow]
+    stability: dict[str, Any] | None
+    landscape: Landscape
+    findings: list[Finding]
+    verdict: Verdict
+
+
+def load_card(path: Path) -> Card:
+    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"cannot read the card: {error}", where=str(path)) from error
+    try:
+        card = Card.model_validate_json(text)
+    except ValidationError as error:
+        raise FormatError(
+            f"not an activation card: {explain(error)}",
+            where=str(path),
+            hint="make one with `quantaudit report`",
+        ) from error
+    if card.schema_version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise FormatError(
+            f"card has schema {card.schema_version}, this version reads {SCHEMA_VERSION}",
+            where=str(path),
+            hint="make the card anew with `quantaudit report`",
+        )
+    return card
+
+
+def dump_card(card: Card) -> str:
+    """The card as JSON text, keys in the order of the model, ending in a newline."""
+    return card.model_dump_json(indent=1) + "\n"

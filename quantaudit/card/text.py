@@ -1,0 +1,145 @@
+"""Numbers for people, and untrusted text made inert for HTML and Markdown.
+
+Model names, module names and corpus tokens come from strangers. HTML is escaped by Jinja; what this module adds is that
+invisible and direction-changing characters become visible, and that text cannot act as Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+ABSENT = "—"
+MINUS = "−"
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# Format characters that shape scripts and emoji, and neither hide nor reorder text.
+_HARMLESS_FORMATS = {"\u200c", "\u200d"}
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; whole and with thousands separators from 100 on; '—' for None.
+
+    A power of ten is split off below 0.001 and from ten million on. The minus is U+2212.
+    """
+    if value is None:
+        return ABSENT
+    if value == 0:
+        return "0"
+    sign, magnitude = (MINUS if value < 0 else ""), abs(value)
+    if magnitude < 1e-3 or magnitude >= 1e7:
+        mantissa, exponent = f"{magnitude:.2e}".split("e")
+        return f"{sign}{mantissa}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    if magnitude >= 99.95:
+        return f"{sign}{magnitude:,.0f}"
+    digits = 2 - int(f"{magnitude:.2e}".split("e")[1])
+    return f"{sign}{magnitude:.{digits}f}"
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction of one as a percentage with one decimal; never rounded to a false 0 % or 100 %."""
+    if fraction is None:
+        return ABSENT
+    if fraction in (0.0, 1.0):
+        return f"{fraction:.0%}"
+    if 0 < fraction < 0.0005:
+        return "<0.1%"
+    if 0.9995 <= fraction < 1:
+        return ">99.9%"
+    return f"{fraction:.1%}".replace("-", MINUS)
+
+
+def decibels(value: float | None) -> str:
+    """One decimal, without the unit; '—' for None."""
+    return ABSENT if value is None else f"{value:.1f}".replace("-", MINUS)
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separators; '—' for None."""
+    return ABSENT if value is None else f"{value:,}"
+
+
+def size(parameters: int) -> str:
+    """A number of parameters as models are called: 135M, 7.62B."""
+    for unit, factor in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        # 999.9 million would round to 1e+03M.
+        if parameters >= 0.9995 * factor:
+            return f"{parameters / factor:.3g}{unit}"
+    return str(parameters)
+
+
+def visible(text: str, limit: int | None = None) -> str:
+    r"""Text in which nothing hides: controls become `\n` or `\u202e`, and other spaces than U+0020 become escapes too.
+
+    Cut to `limit` characters with an ellipsis, so that one token cannot fill a page.
+    """
+    shown = "".join(map(_visible_character, text))
+    return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def token(text: str | None) -> str:
+    """A token's text: white space at its ends as '␣' (or it could not be seen), at most 40 characters; '—' for None."""
+    if text is None:
+        return ABSENT
+    body = text.strip(" ")
+    if not body:
+        return "␣" * len(text) if text else "(empty)"
+    lead, trail = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
+    return visible("␣" * lead + body + "␣" * trail, limit=40)
+
+
+def _visible_character(character: str) -> str:
+    if character in _NAMED_CONTROLS:
+        return _NAMED_CONTROLS[character]
+    category = unicodedata.category(character)
+    hides = category[0] == "C" or category in {"Zl", "Zp"} or (category == "Zs" and character not in " \u3000")
+    if not hides or character in _HARMLESS_FORMATS:
+        return character
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+# A backslash would be at the mercy of each flavour's table splitter; a reference is never structure (CommonMark 2.5).
+_REFERENCES = {character: f"&#{ord(character)};" for character in "&<>`|\\$"}
+_BACKSLASHED = {character: f"\\{character}" for character in "*_[]~"}
+_MARKDOWN = str.maketrans(_REFERENCES | _BACKSLASHED)
+_WORD_JOINER = "&#8288;"
+# Some renderers turn bare addresses into links after references are decoded, hence a joiner that is not shown.
+_ADDRESS = re.compile(r"://|(?i:(?<=www)\.)|@")
+# What would open a list, a heading or a rule at the start of a line; what needs escaping anywhere is escaped already.
+_BLOCK_START = re.compile(r"\s*(?:[-+](?=[\s-]|$)|=|#|\d{1,9}[.)](?=\s|$))")
+
+
+def markdown(text: str) -> str:
+    """Text as inert Markdown on one line: no markup, link, table cell, list or HTML can come of it."""
+    escaped = visible(text).translate(_MARKDOWN)
+    escaped = _ADDRESS.sub(lambda match: _WORD_JOINER + match[0], escaped)
+    start = _BLOCK_START.match(escaped)
+    if start:
+        end = start.end()
+        escaped = f"{escaped[: end - 1]}&#{ord(escaped[end - 1])};{escaped[end:]}"
+    return escaped
+
+
+def markdown_code(text: str) -> str:
+    """Text as inline code, in a table or outside: a backtick span where that is safe, else an escaped <code>."""
+    shown = visible(text)
+    if not shown.strip():
+        return f"<code>{'&#32;' * len(shown)}</code>"
+    if "`" in shown or "|" in shown or shown != shown.strip():
+        return f"<code>{markdown(shown)}</code>"
+    return f"`{shown}`"
+
+
+def prose_parts(text: str) -> list[tuple[bool, str]]:
+    """Sentences with `inline code` as (is code, part) pairs, unescaped; a lone backtick is no code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return [(False, text)]
+    return [(index % 2 == 1, part) for index, part in enumerate(parts) if part]
+
+
+def sentence(text: str) -> str:
+    """Text that ends like a sentence."""
+    return text if text.rstrip().endswith((".", "!", "?", ":", "…")) else f"{text.rstrip()}."

@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from quantaudit.errors import OutputError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically: temporary file beside it, fsync, rename. Raises OutputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="choose another place with --out",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` atomically. Raises OutputError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def check_directory(path: Path, *, force: bool) -> None:
+    """Make sure, before hours are spent, that files can be written under `path`; nothing is left behind.
+
+    Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
+    """
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise OutputError("folder exists and is not empty", where=str(path), hint="add --force, or choose another --out")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Probe the nearest existing folder at or above `path` with a temporary file. Raises OutputError."""
+    absolute = path.absolute()
+    existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".quantaudit-"):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written: {error.strerror or error}",
+            where=str(path),
+            hint="choose a folder that you may write to with --out",
+        ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

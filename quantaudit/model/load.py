@@ -1,0 +1,177 @@
+"""From a checkpoint on disk to a model ready to run, with everything about it that a card must name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from quantaudit.errors import ModelError, UsageError
+from quantaudit.model.checkpoint import Checkpoint, fingerprint
+from quantaudit.provenance import ModelInfo, ModuleInfo
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, its tokenizer, and its provenance."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """Where the forward passes run."""
+        return next(self.model.parameters()).device
+
+
+def parse_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one, else CPU), or any device torch can use here. Raises UsageError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device is not available here: {str(error).splitlines()[0]}",
+            where=f"--device {name}",
+            hint="use auto, cpu, or a device that `torch.accelerator` lists",
+        ) from error
+    if device.type == "meta":
+        raise UsageError("the meta device holds no values", where="--device meta", hint="use auto, cpu or cuda")
+    return device
+
+
+def parse_dtype(name: str) -> str:
+    """Check a dtype name. Raises UsageError."""
+    if name not in DTYPES:
+        raise UsageError("unknown dtype", where=f"--dtype {name}", hint=f"one of {', '.join(DTYPES)}")
+    return name
+
+
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The checkpoint's configuration, without its weights. Raises ModelError."""
+    with _explained(checkpoint, "configuration"):
+        return AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
+        )
+
+
+def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> nn.Module:
+    """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
+    with _explained(checkpoint, "architecture"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def load_model(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load weights and tokenizer. dtype `auto` is the checkpoint's own; a quantized GGUF is dequantized to bfloat16.
+
+    Raises ModelError when anything is missing, broken, or would be left at random values.
+    """
+    _quiet()
+    notes: list[str] = []
+    if checkpoint.gguf and dtype == "auto":
+        dtype = "bfloat16"
+        notes.append("GGUF weights dequantized to bfloat16")
+    with _explained(checkpoint, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
+        )
+    with _explained(checkpoint, "weights"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if checkpoint.gguf else True,
+            output_loading_info=True,
+            **_gguf_argument(checkpoint),
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"checkpoint lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}",
+            where=str(checkpoint.folder),
+            hint="give a complete checkpoint of a causal language model",
+        )
+    if unexpected := sorted(report["unexpected_keys"]):
+        notes.append(f"{len(unexpected)} stored tensors are not used, such as {unexpected[0]}")
+    model.eval().to(device)
+    return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
+
+
+def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> ModelInfo:
+    """Provenance of a loaded model."""
+    config: Any = model.config
+    text = config.get_text_config()
+    files, digest = fingerprint(checkpoint)
+    return ModelInfo(
+        spec=checkpoint.spec,
+        name=checkpoint.name,
+        architecture=type(model).__name__,
+        model_type=config.model_type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        context_length=getattr(text, "max_position_embeddings", None),
+        revision=checkpoint.revision,
+        files=files,
+        fingerprint=digest,
+        config_sha256=_config_hash(config),
+        notes=notes,
+        modules=[_module_info(name, module) for name, module in model.named_modules() if name],
+    )
+
+
+def _module_info(name: str, module: nn.Module) -> ModuleInfo:
+    weight = getattr(module, "weight", None)
+    return ModuleInfo(
+        name=name,
+        classes=[cls.__name__ for cls in type(module).__mro__[: type(module).__mro__.index(nn.Module) + 1]],
+        weight_shape=list(weight.shape) if isinstance(weight, torch.Tensor) else None,
+    )
+
+
+def _config_hash(config: PretrainedConfig) -> str:
+    settings = config.to_dict()
+    # Where the files lie and which transformers read them is not part of the model.
+    for key in ("_name_or_path", "transformers_version", "quantization_config"):
+        settings.pop(key, None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _gguf_argument(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+@contextlib.contextmanager
+def _explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
+    """Turn whatever a loader raises into one line that names the checkpoint and the part that failed."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        hint = "give a complete causal language model that transformers can load"
+        if "trust_remote_code" in str(error):
+            reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
+        raise ModelError(f"{part} cannot be loaded: {reason}", where=str(checkpoint.folder), hint=hint) from error
+
+
+def _quiet() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,162 @@
+"""Profile: what was measured, and on what. Reads and writes without torch.
+
+`profile.safetensors` holds the arrays of each site and split as `<site>/<split>/<array>` and one metadata key with
+JSON (`format_version`, provenance). Equal measurements give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from quantaudit.errors import FormatError
+from quantaudit.files import write_bytes
+from quantaudit.provenance import Provenance, SampleInfo, SiteInfo, explain
+from quantaudit.stats import site as statistics
+from quantaudit.stats.distribution import Distribution, Encoding
+from quantaudit.stats.extremes import Extremes
+from quantaudit.stats.peaks import Peaks
+from quantaudit.stats.site import SiteStatistics
+
+FORMAT_VERSION = 1
+"""History: 1 first edition."""
+
+Split = Literal["calibration", "evaluation"]
+SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Statistics by (site name, split) with their provenance; a site that never fired has none."""
+
+    provenance: Provenance
+    statistics: Mapping[tuple[str, Split], SiteStatistics]
+
+    @property
+    def sites(self) -> list[SiteInfo]:
+        """All sites, in the order of the forward pass."""
+        return self.provenance.sites
+
+    @property
+    def samples(self) -> list[SampleInfo]:
+        """All samples; statistics name them by their index here."""
+        return self.provenance.samples
+
+    def split(self, site: str, split: Split) -> SiteStatistics | None:
+        """One site's statistics in one split; None where it saw nothing."""
+        return self.statistics.get((site, split))
+
+    def whole(self, site: str) -> SiteStatistics | None:
+        """One site's statistics over both splits; None where it saw nothing."""
+        parts = [part for name in SPLITS if (part := self.split(site, name)) is not None]
+        return reduce(statistics.merge, parts) if parts else None
+
+
+def merge(a: Profile, b: Profile) -> Profile:
+    """Add up two profiles of the same run: ranks, shards. Raises FormatError where they are of different runs."""
+    for part in ("model", "samples", "sites"):
+        if getattr(a.provenance, part) != getattr(b.provenance, part):
+            raise FormatError(f"profiles differ in their {part}", hint="merge shards of one model and one corpus only")
+    combined = dict(a.statistics)
+    for key, value in b.statistics.items():
+        combined[key] = statistics.merge(combined[key], value) if key in combined else value
+    token_text = dict(sorted({**a.provenance.token_text, **b.provenance.token_text}.items()))
+    return Profile(provenance=a.provenance.model_copy(update={"token_text": token_text}), statistics=combined)
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Write atomically. Raises OutputError."""
+    arrays: dict[str, np.ndarray] = {}
+    encodings: dict[str, str] = {}
+    for (site, split), value in sorted(profile.statistics.items()):
+        key = f"{site}/{split}/"
+        encodings[key] = value.distribution.encoding
+        arrays |= {key + name: np.ascontiguousarray(array) for name, array in _arrays(value).items()}
+    # One key only: safetensors writes several metadata keys in random order.
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "encodings": encodings,
+        "provenance": profile.provenance.model_dump(mode="json"),
+    }
+    write_bytes(path, save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)}))
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version."""
+    if not path.is_file():
+        raise FormatError("no such file", where=str(path), hint="make one with `quantaudit measure`")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = json.loads((file.metadata() or {})["quantaudit"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata["format_version"] != FORMAT_VERSION:
+            raise FormatError(
+                f"profile has format {metadata['format_version']}, this version reads {FORMAT_VERSION}",
+                where=str(path),
+                hint="measure again",
+            )
+        provenance = Provenance.model_validate(metadata["provenance"])
+        return Profile(
+            provenance=provenance,
+            statistics={_key(key): _statistics(key, value, arrays) for key, value in metadata["encodings"].items()},
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FormatError(f"not a readable profile: {error}", where=str(path), hint="measure again") from error
+    except ValidationError as error:
+        raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error
+
+
+def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
+    d, e, p = value.distribution, value.extremes, value.peaks
+    return {
+        "patterns": d.patterns,
+        "counts": d.counts,
+        "sample": e.sample,
+        "tokens": e.tokens,
+        "min": e.min,
+        "max": e.max,
+        "channel_amax": value.channel_amax,
+        "peak_value": p.value,
+        "peak_sample": p.sample,
+        "peak_position": p.position,
+        "peak_token": p.token,
+        "peak_channel": p.channel,
+    }
+
+
+def _key(key: str) -> tuple[str, Split]:
+    site, split = key.removesuffix("/").rsplit("/", 1)
+    if split not in SPLITS:
+        raise KeyError(f"unknown split {split!r}")
+    return site, split  # type: ignore[return-value]
+
+
+def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) -> SiteStatistics:
+    return SiteStatistics(
+        distribution=Distribution(
+            encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]
+        ),
+        extremes=Extremes(
+            sample=arrays[key + "sample"],
+            tokens=arrays[key + "tokens"],
+            min=arrays[key + "min"],
+            max=arrays[key + "max"],
+        ),
+        channel_amax=arrays[key + "channel_amax"],
+        peaks=Peaks(
+            value=arrays[key + "peak_value"],
+            sample=arrays[key + "peak_sample"],
+            position=arrays[key + "peak_position"],
+            token=arrays[key + "peak_token"],
+            channel=arrays[key + "peak_channel"],
+        ),
+    )

@@ -1,0 +1,135 @@
+"""Where numbers come from: the records that a profile carries and a card repeats."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A float that is null where it is not finite."""
+
+
+class Row(BaseModel):
+    """Base of every record in a file: immutable, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModuleInfo(Row):
+    """A module of the model's skeleton, enough to rebuild it as a shell for recipe matchers."""
+
+    name: str
+    classes: list[str] = Field(description="class names, most derived first, down to torch.nn.Module")
+    weight_shape: list[int] | None
+
+
+class ModelInfo(Row):
+    """Which checkpoint was audited."""
+
+    spec: str
+    name: str
+    architecture: str
+    model_type: str
+    dtype: str
+    parameters: int
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int | None
+    revision: str | None
+    files: dict[str, str] = Field(description="weight file name → SHA-256")
+    fingerprint: str = Field(description="SHA-256 over the sorted weight file hashes")
+    config_sha256: str
+    notes: list[str] = Field(description="what loading changed, such as dequantization")
+    modules: list[ModuleInfo]
+
+
+class SplitInfo(Row):
+    """How much text a split, a domain or a whole corpus holds."""
+
+    samples: int
+    tokens: int
+
+
+class CorpusInfo(Row):
+    """Which text was run through the model."""
+
+    spec: str
+    name: str
+    sha256: str
+    samples: int
+    tokens: int
+    truncated: int = Field(description="samples cut at max_length or at the model's context")
+    max_length: int
+    seed: int
+    calibration: SplitInfo
+    evaluation: SplitInfo
+    domains: dict[str, SplitInfo]
+    notes: list[str] = Field(default=[], description="what tokenizing changed, such as a missing chat template")
+
+
+class EnvironmentInfo(Row):
+    """With what, and how long it took. `timings` (seconds) is the only part that differs between equal runs."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    attention: str = Field(description="attention implementation of the forward passes")
+    batch_size: int
+    seed: int
+    timings: dict[str, float]
+
+
+class SampleInfo(Row):
+    """One sample of the corpus, by its index in the list."""
+
+    id: str
+    domain: str
+    split: Literal["calibration", "evaluation"]
+    tokens: int
+
+
+class SiteInfo(Row):
+    """One observed tensor. `members` are the Linears that read it, by full path; empty for other kinds."""
+
+    name: str
+    kind: str
+    layer: int | None
+    module: str
+    tap: Literal["input", "output"]
+    members: list[str]
+
+
+class Unmeasured(Row):
+    """A module that no statistic covers, and why."""
+
+    module: str
+    reason: str
+
+
+class Provenance(Row):
+    """Everything that a profile's numbers depend on."""
+
+    quantaudit_version: str
+    model: ModelInfo
+    corpus: CorpusInfo
+    environment: EnvironmentInfo
+    samples: list[SampleInfo]
+    sites: list[SiteInfo]
+    unmeasured: list[Unmeasured]
+    token_text: dict[int, str] = Field(description="text of the tokens at peaks")
+
+
+def explain(error: ValidationError) -> str:
+    """Every mistake of a pydantic error on one line: `path: what`, the first five of them."""
+    problems = [f"{'.'.join(map(str, item['loc'])) or 'top level'}: {item['msg']}" for item in error.errors()]
+    more = f" (+{len(problems) - 5} more)" if len(problems) > 5 else ""
+    return "; ".join(problems[:5]) + more

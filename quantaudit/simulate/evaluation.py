@@ -1,0 +1,31 @@
+"""Which tokens predictions are taken on: whole evaluation samples, fairly over domains, up to a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quantaudit.corpus.split import round_robin
+from quantaudit.corpus.tokens import TokenizedSample
+
+SHORTEST = 2
+"""A sample below two tokens predicts nothing."""
+
+
+def sample_cap(budget: int) -> int:
+    """Tokens taken from one sample at most, so that no long text decides alone."""
+    return max(512, budget // 8)
+
+
+def select(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSample]:
+    """Evaluation samples, one domain after the other, cut to `sample_cap` tokens and to `budget` in all."""
+    evaluation = [s for s in samples if s.split == "evaluation" and len(s.ids) >= SHORTEST]
+    chosen: list[TokenizedSample] = []
+    left = budget
+    for i in round_robin([sample.domain for sample in evaluation]):
+        length = min(len(evaluation[i].ids), sample_cap(budget), left)
+        if length < SHORTEST:
+            break
+        chosen.append(replace(evaluation[i], ids=evaluation[i].ids[:length]))
+        left -= length
+    return chosen

@@ -1,0 +1,123 @@
+"""Records of what was predicted: rows of `card.json` and of a simulation file. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from quantaudit.provenance import Number, Row
+
+
+class ScaleRow(Row):
+    """Quantization parameters of one tensor: x ≈ (q − zero_point) · scale."""
+
+    site: str
+    group: str
+    format: str
+    observer: str
+    min: Number
+    max: Number
+    scale: Number
+    zero_point: int
+
+
+class SchemeInfo(Row):
+    """A quantization scheme as compressed_tensors describes it."""
+
+    name: str
+    title: str
+    weights: dict[str, Any] | None
+    input_activations: dict[str, Any] | None
+    observer: str | None
+
+
+class TensorErrorRow(Row):
+    """What static quantization does to one tensor, on the evaluation split, from its exact distribution."""
+
+    site: str
+    group: str
+    scheme: str
+    observer: str
+    scale: Number
+    zero_point: int
+    sqnr_db: Number
+    bulk_sqnr_db: Number
+    relative_mae: Number
+    zeroed_fraction: Number
+    effective_levels: Number
+    clip_rate: Number
+
+
+class GroupRow(Row):
+    """What one scheme does to the model when this fused group alone is quantized."""
+
+    group: str
+    projection: str
+    members: list[str]
+    layer: int | None
+    scheme: str
+    damage: Number
+    damage_weights_only: Number
+    price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
+
+
+class DomainScore(Row):
+    """Agreement with the unquantized model on one domain."""
+
+    tokens: int
+    kl: Number
+    top1: Number
+
+
+class RecipeRow(Row):
+    """The whole model under one recipe, on the evaluation tokens."""
+
+    name: str
+    title: str
+    kl: Number = Field(description="mean KL(base‖quantized) of the logits, nats per token")
+    kl_stderr: Number = Field(description="standard error over samples")
+    top1: Number = Field(description="share of positions whose most likely token is unchanged")
+    perplexity: Number
+    perplexity_base: Number
+    tokens: int
+    samples: int
+    nonfinite: bool
+    groups: int = Field(description="fused groups that the recipe quantizes")
+    domains: dict[str, DomainScore]
+
+
+class Evaluation(Row):
+    """The tokens on which damage and whole-model scores were taken."""
+
+    tokens: int
+    samples: list[str]
+    max_tokens_per_sample: int
+    arithmetic: str = Field(description="dtype in which quantization was simulated")
+
+
+class Simulation(Row):
+    """What quantizing would do: tensor by tensor, group by group, and to the whole model."""
+
+    evaluation: Evaluation
+    schemes: list[SchemeInfo]
+    sites: list[TensorErrorRow]
+    groups: list[GroupRow]
+    recipes: list[RecipeRow]
+
+
+class CorrelationRow(Row):
+    """Rank agreement of the peak with one error, with 95 % bootstrap intervals."""
+
+    scheme: str
+    scope: str = Field(description="'all' or one projection")
+    predictor: str
+    outcome: str
+    n: int
+    spearman: Number
+    spearman_low: Number
+    spearman_high: Number
+    kendall: Number
+    kendall_low: Number
+    kendall_high: Number
+    reading: str

@@ -1,0 +1,108 @@
+"""Gathers one tensor's statistics on its own device while the model runs: the only torch in this room, and the hot path."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quantaudit.stats import distribution, extremes, peaks, site
+from quantaudit.stats.distribution import BINS, Encoding
+
+
+
+def encoding_of(dtype: torch.dtype) -> Encoding:
+    """Which 16-bit patterns stand for a tensor of this dtype."""
+    return "float16" if dtype == torch.float16 else "bfloat16"
+
+
+class PatternCounter:
+    """Counts bit patterns through one reused buffer: allocating a fresh one for every tensor costs more than counting."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Occurrences of each 16-bit pattern of x: int64 [65,536], indexed by the pattern read as uint16."""
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            x = x.to(torch.bfloat16)
+        if self._buffer is None or self._buffer.numel() < x.numel() or self._buffer.device != x.device:
+            self._buffer = torch.empty(x.numel(), dtype=torch.int32, device=x.device)
+        patterns = self._buffer[: x.numel()].view(x.shape)
+        patterns.copy_(x.view(torch.uint16))
+        return torch.bincount(patterns.view(-1), minlength=BINS)
+
+
+class Accumulator:
+    """Running statistics of one site in one split. Counts live on the tensor's device, the rest on the host."""
+
+    def __init__(self, count: PatternCounter) -> None:
+        self._count = count
+        self._encoding: Encoding = "bfloat16"
+        self._counts: Tensor | None = None
+        self._rows: list[tuple[int, int, float, float]] = []
+        self._channel_amax: NDArray[np.float32] | None = None
+        self._peaks = peaks.zero()
+
+    def update(self, x_TC: Tensor, *, sample: int, tokens_T: NDArray[np.int64]) -> None:
+        """Add the valid tokens of one sample.
+
+        x_TC: [tokens, channels], any float dtype, no padding. tokens_T: int64 [tokens], the ids at those positions.
+        """
+        if self._counts is None:
+            self._encoding = encoding_of(x_TC.dtype)
+            self._counts = torch.zeros(BINS, dtype=torch.int64, device=x_TC.device)
+        self._counts += self._count(x_TC)
+
+        low, high = torch.aminmax(x_TC)
+        self._rows.append((sample, len(tokens_T), float(low), float(high)))
+        amax_C = x_TC.abs().amax(0).float().cpu().numpy()
+        self._channel_amax = amax_C if self._channel_amax is None else np.maximum(self._channel_amax, amax_C)
+
+        candidates = candidate_channels(amax_C, peaks.floor(self._peaks))
+        if len(candidates):
+            found = highest(x_TC, candidates, float(amax_C[candidates].min()), sample=sample, tokens_T=tokens_T)
+            self._peaks = peaks.merge(self._peaks, found)
+
+    def result(self) -> site.SiteStatistics:
+        """What was gathered so far, on the host."""
+        if self._counts is None or self._channel_amax is None:
+            return site.zero(self._encoding)
+        return site.SiteStatistics(
+            distribution=distribution.from_dense(self._encoding, self._counts.cpu().numpy()),
+            extremes=extremes.from_rows(self._rows),
+            channel_amax=self._channel_amax,
+            peaks=self._peaks,
+        )
+
+
+def candidate_channels(amax_C: NDArray[np.float32], floor: float) -> NDArray[np.int32]:
+    """Channels that can hold one of the KEPT highest elements, ascending; hardly any after a few samples.
+
+    A channel below the lowest kept peak holds none, nor does one below the KEPT-th highest channel: there are KEPT
+    elements above it already. Channels with a non-finite value give no peaks; zeros are none.
+    """
+    floor = max(floor, float(np.finfo(np.float32).tiny))
+    candidates = np.flatnonzero((amax_C >= floor) & np.isfinite(amax_C))
+    if len(candidates) > peaks.KEPT:
+        reached = amax_C[candidates]
+        candidates = candidates[reached >= np.partition(reached, -peaks.KEPT)[-peaks.KEPT]]
+    return candidates.astype(np.int32)
+
+
+def highest(
+    x_TC: Tensor, candidates: NDArray[np.int32], floor: float, *, sample: int, tokens_T: NDArray[np.int64]
+) -> peaks.Peaks:
+    """The KEPT elements of largest magnitude, at least `floor`, within the candidate channels of one sample."""
+    chosen = x_TC.index_select(1, torch.from_numpy(candidates).to(x_TC.device))
+    found = (chosen.abs() >= floor).nonzero().cpu().numpy()
+    position, column = found[:, 0], found[:, 1]
+    value = chosen.float().cpu().numpy()[position, column]
+    return peaks.select(
+        value=value,
+        sample=np.full(len(value), sample, np.int32),
+        position=position.astype(np.int32),
+        token=tokens_T[position].astype(np.int32),
+        channel=candidates[column],
+    )

@@ -1,0 +1,452 @@
+"""A realistic card made of arithmetic: 30 layers, two schemes, damage over decades, hostile tokens. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from typing import Any
+
+from quantaudit.card.landscape import place
+from quantaudit.card.schema import (
+    Card,
+    Coverage,
+    Finding,
+    GlobalPeak,
+    Peak,
+    PeakSummary,
+    SchemeVerdict,
+    SiteRow,
+    Verdict,
+    WorstGroup,
+)
+from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, ModuleInfo, SplitInfo, Unmeasured
+from quantaudit.simulate.records import (
+    CorrelationRow,
+    DomainScore,
+    Evaluation,
+    GroupRow,
+    RecipeRow,
+    ScaleRow,
+    SchemeInfo,
+    Simulation,
+    TensorErrorRow,
+)
+
+LAYERS = 30
+STATIC, DYNAMIC = "int8_static_per_tensor", "int8_dynamic_per_token"
+TITLES = {STATIC: "INT8 static per tensor", DYNAMIC: "INT8 dynamic per token"}
+PROJECTIONS = {"qkv_proj": "self_attn", "o_proj": "self_attn", "gate_up_proj": "mlp", "down_proj": "mlp"}
+DOMAINS = ("encyclopedic", "python", "law", "fiction", "mathematics", "dialogue")
+HOSTILE_TOKENS = (
+    "<script>alert(1)</script>",
+    "|",
+    "`",
+    "\n",
+    " the",
+    "](javascript:alert(1))",
+    "![x](http://evil.example/x.png)",
+    "\u202egnp.exe",
+    "<|im_start|>",
+    "{{ 7 * 7 }}",
+    "漢字",
+    "**bold** _it_ ~~gone~~ $x$",
+    "\\|",
+    "--><img src=x onerror=alert(1)>",
+)
+_TYPICAL = {"qkv_proj": 9.0, "o_proj": 2.5, "gate_up_proj": 14.0, "down_proj": 3.0}
+
+
+def make_card(**overrides: Any) -> Card:
+    """The card, with top-level parts replaced by `overrides`. Equal calls give equal cards."""
+    sites = [site for layer in range(LAYERS) for site in _layer_sites(layer)] + _outer_sites()
+    overall, quantized = _summit(sites), _summit([site for site in sites if site.kind == "linear_input"])
+    simulation = _simulation(sites)
+    parts: dict[str, Any] = {
+        "quantaudit_version": "0.1.0",
+        "created": "2026-02-03T04:05:06Z",
+        "model": _model(),
+        "corpus": _corpus(),
+        "environment": _environment(),
+        "peak": PeakSummary(overall=overall, quantized=quantized, fp16_headroom=65504 / 15168),
+        "coverage": _coverage(),
+        "sites": sites,
+        "scales": _scales(sites),
+        "simulation": simulation,
+        "verification": [{"recipe": "w8a8.yaml", "agrees": True, "scales": {"max_relative_difference": 2e-7}}],
+        "correlation": _correlation(),
+        "stability": {"subsets": 5, "samples": 40, "peak": {"mean": 14900.0, "coefficient_of_variation": 0.034}},
+        "landscape": place(15168.0),
+        "findings": make_findings(),
+        "verdict": _verdict(sites, simulation),
+    }
+    return Card(**(parts | overrides))
+
+
+def make_findings() -> list[Finding]:
+    """One finding of each severity, and one whose module name attacks."""
+    rows = (
+        ("QA301", "error", "model.layers.11.mlp.down_proj", "99.9 % of its input rounds to zero", 0.999, 0.5),
+        ("QA302", "warning", "model.layers.<b>7</b>.mlp|x`y", "SQNR hides the damage", 25.6, 20.0),
+        ("QA110", "warning", None, "expert saw few tokens\nsecond line", 12.0, 100.0),
+        ("QA900", "info", "lm_head", "left alone by every recipe", None, None),
+    )
+    return [
+        Finding(
+            code=code,
+            severity=severity,  # type: ignore[arg-type]
+            module=module,
+            message=message,
+            value=value,
+            threshold=threshold,
+            reason="A static scale that covers the first token's peak leaves no levels for ordinary values.",
+            remedy="Add `re:.*down_proj` to ignore, or quantize activations dynamically per token.",
+        )
+        for code, severity, module, message, value, threshold in rows
+    ]
+
+
+def make_site(name: str, kind: str, layer: int | None, amax: float | None, **overrides: Any) -> SiteRow:
+    """One site with one peak of magnitude `amax`; the other statistics follow from it."""
+    size = amax or 0.0
+    index = int(hashlib.sha256(name.encode()).hexdigest(), 16)
+    peak = Peak(
+        value=None if amax is None else -amax if index % 3 else amax,
+        sample=f"{DOMAINS[index % 6]}-{index % 40:03d}",
+        domain=DOMAINS[index % 6],
+        position=0 if index % 2 else index % 900,
+        token_id=index % 49152,
+        token=HOSTILE_TOKENS[index % len(HOSTILE_TOKENS)],
+        channel=index % 576,
+    )
+    parts: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "layer": layer,
+        "module": f"model.{name.removesuffix('.input').removesuffix('.output')}",
+        "tap": "input" if name.endswith(".input") else "output",
+        "channels": 576,
+        "amax": amax,
+        "min": -size,
+        "max": size * 0.8,
+        "mean": 0.01,
+        "rms": size**0.3,
+        "median": size**0.2 / 2,
+        "p99": size**0.5,
+        "p999": size**0.6,
+        "p9999": size**0.8,
+        "tokens": 131072,
+        "nonfinite": 0,
+        "massive": 3 if size > 1000 else 0,
+        "peaks": [peak],
+        "domains": {domain: size * (1 - 0.1 * rank) for rank, domain in enumerate(DOMAINS)},
+    }
+    return SiteRow(**(parts | overrides))
+
+
+def _wave(layer: int, seed: int) -> float:
+    return random.Random(1000 * seed + layer).uniform(0.6, 1.6)
+
+
+def _layer_sites(layer: int) -> list[SiteRow]:
+    prefix = f"layers.{layer}"
+    massive = 2 < layer < LAYERS - 2
+    amax = {
+        "qkv_proj": _TYPICAL["qkv_proj"] * _wave(layer, 1),
+        "o_proj": _TYPICAL["o_proj"] * _wave(layer, 2) * (1 + layer / 12),
+        "gate_up_proj": _TYPICAL["gate_up_proj"] * _wave(layer, 3),
+        "down_proj": {3: 3008.0, 11: 2960.0, 12: 840.0, 27: 412.0}.get(layer, 22 * _wave(layer, 4) * (1 + layer / 9)),
+    }
+    inputs = [
+        make_site(f"{prefix}.{PROJECTIONS[projection]}.{projection}.input", "linear_input", layer, round(value, 2))
+        for projection, value in amax.items()
+    ]
+    residual = 15168.0 - 8 * (layer - 3) if massive else 90 * _wave(layer, 5)
+    return [
+        *inputs,
+        make_site(f"{prefix}.output", "residual", layer, residual),
+        make_site(f"{prefix}.self_attn.output", "attention_output", layer, round(7 * _wave(layer, 6), 2)),
+        make_site(
+            f"{prefix}.mlp.output", "mlp_output", layer, 14976.0 if layer == 3 else round(60 * _wave(layer, 7), 1)
+        ),
+        make_site(f"{prefix}.mlp.gate", "gate", layer, round(30 * _wave(layer, 8), 1)),
+    ]
+
+
+def _outer_sites() -> list[SiteRow]:
+    return [
+        make_site("embedding", "embedding", None, 1.21),
+        make_site("final_norm", "final_norm", None, 61.5),
+        make_site("lm_head.input", "linear_input", None, 61.5),
+    ]
+
+
+def _group_sites(sites: list[SiteRow]) -> list[tuple[str, SiteRow]]:
+    return [(site.name.removesuffix(".input"), site) for site in sites if site.kind == "linear_input"]
+
+
+def _damage(site: SiteRow, scheme: str) -> float | None:
+    """Grows with peak over median, over decades; dynamic scales escape most of it."""
+    if site.layer is None:
+        return None
+    ratio = (site.amax or 0.0) / (site.median or 1.0)
+    size = 2e-5 * (ratio / 8) ** 1.9 * _wave(site.layer, len(site.name))
+    return min(size, 0.9) if scheme == STATIC else min(size, 0.9) ** 0.55 * 4e-3
+
+
+def _simulation(sites: list[SiteRow]) -> Simulation:
+    activations = {
+        STATIC: {"strategy": "tensor", "observer": "static_minmax"},
+        DYNAMIC: {"strategy": "token", "dynamic": True},
+    }
+    weights = {"strategy": "channel"}
+    schemes = [
+        SchemeInfo(
+            name=name,
+            title=TITLES[name],
+            weights=weights,
+            input_activations=activations[name],
+            observer="absolute_maximum" if name == STATIC else None,
+        )
+        for name in (STATIC, DYNAMIC)
+    ]
+    inputs = _group_sites(sites)
+    return Simulation(
+        evaluation=Evaluation(
+            tokens=4096, samples=["law-003", "python-001"], max_tokens_per_sample=512, arithmetic="bfloat16"
+        ),
+        schemes=schemes,
+        sites=[_tensor_error(group, site) for group, site in inputs],
+        groups=[_group_row(group, site, scheme) for scheme in (STATIC, DYNAMIC) for group, site in inputs],
+        recipes=[
+            _recipe("int8_weights_only", "INT8 weights only", 0.0071, 0.962, 17.31),
+            _recipe(STATIC, TITLES[STATIC], 1.0132, 0.531, 46.92),
+            _recipe(DYNAMIC, TITLES[DYNAMIC], 0.0462, 0.894, 17.94),
+        ],
+    )
+
+
+def _tensor_error(group: str, site: SiteRow) -> TensorErrorRow:
+    ratio = (site.amax or 1.0) / (site.median or 1.0)
+    return TensorErrorRow(
+        site=site.name,
+        group=group,
+        scheme=STATIC,
+        observer="absolute_maximum",
+        scale=(site.amax or 0.0) / 127.5,
+        zero_point=0,
+        sqnr_db=max(8.0, 42 - 4 * math.log10(ratio)),
+        bulk_sqnr_db=42 - 14 * math.log10(ratio),
+        relative_mae=min(1.0, ratio / 900),
+        zeroed_fraction=min(1.0, ratio / 700),
+        effective_levels=max(1.01, 120 / ratio**0.55),
+        clip_rate=0.0,
+    )
+
+
+def _group_row(group: str, site: SiteRow, scheme: str) -> GroupRow:
+    projection = group.rsplit(".", 1)[-1]
+    members = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+    stem = f"model.{group}".removesuffix(projection)
+    damage = _damage(site, scheme)
+    return GroupRow(
+        group=group,
+        projection=projection,
+        members=[stem + member for member in members.get(projection, (projection,))],
+        layer=site.layer,
+        scheme=scheme,
+        damage=damage,
+        damage_weights_only=None if damage is None else 3e-5 * _wave(site.layer or 0, 9),
+        price=None if damage is None else damage * 0.6,
+    )
+
+
+def _recipe(name: str, title: str, kl: float, top1: float, perplexity: float) -> RecipeRow:
+    return RecipeRow(
+        name=name,
+        title=title,
+        kl=kl,
+        kl_stderr=kl / 14,
+        top1=top1,
+        perplexity=perplexity,
+        perplexity_base=17.18,
+        tokens=4096,
+        samples=24,
+        nonfinite=False,
+        groups=120,
+        domains={
+            domain: DomainScore(tokens=680, kl=kl * (0.7 + 0.12 * rank), top1=top1 - 0.012 * rank)
+            for rank, domain in enumerate(DOMAINS)
+        },
+    )
+
+
+def _scales(sites: list[SiteRow]) -> list[ScaleRow]:
+    return [
+        ScaleRow(
+            site=site.name,
+            group=group,
+            format="int8",
+            observer="absolute_maximum",
+            min=site.min,
+            max=site.max,
+            scale=(site.amax or 0.0) / 127.5,
+            zero_point=0,
+        )
+        for group, site in _group_sites(sites)
+    ]
+
+
+def _correlation() -> list[CorrelationRow]:
+    rows = (
+        ("amax", "sqnr_db", -0.41, "Across all groups a higher peak goes with a lower SQNR, but loosely (ρ = −0.41)."),
+        ("amax", "damage", 0.52, "Across all groups the peak explains the damage only in part (ρ = 0.52)."),
+        ("relative_mae", "damage", 0.71, "Relative MAE follows the damage better than the peak does (ρ = 0.71)."),
+    )
+    return [
+        CorrelationRow(
+            scheme=STATIC,
+            scope="all",
+            predictor=predictor,
+            outcome=outcome,
+            n=120,
+            spearman=rho,
+            spearman_low=rho - 0.11,
+            spearman_high=rho + 0.09,
+            kendall=rho * 0.7,
+            kendall_low=rho * 0.7 - 0.09,
+            kendall_high=rho * 0.7 + 0.08,
+            reading=reading,
+        )
+        for predictor, outcome, rho, reading in rows
+    ]
+
+
+def _verdict(sites: list[SiteRow], simulation: Simulation) -> Verdict:
+    return Verdict(
+        policy="default",
+        headline="INT8 works with dynamic per-token activations; static per-tensor scales break three down_proj.",
+        schemes=[
+            SchemeVerdict(
+                scheme=STATIC,
+                title=TITLES[STATIC],
+                status="NOT READY",
+                kl=1.0132,
+                top1=0.531,
+                perplexity=17.18 * 2.731,
+                perplexity_base=17.18,
+                reason="KL 1.01 nats is far above the limit of 0.1, and nearly half of the predictions change.",
+                remedy="Leave the three worst groups unquantized (KL 0.24), or quantize per token (KL 0.046).",
+                worst_groups=_worst(sites, simulation, STATIC),
+            ),
+            SchemeVerdict(
+                scheme=DYNAMIC,
+                title=TITLES[DYNAMIC],
+                status="READY WITH CARE",
+                kl=0.0462,
+                top1=0.894,
+                perplexity=17.94,
+                perplexity_base=17.18,
+                reason="KL 0.046 nats is within the limit of 0.1, but above the 0.02 at which nothing is noticed.",
+                remedy="Usable as it is; leaving layers.3.mlp.down_proj unquantized removes most of that loss.",
+                worst_groups=_worst(sites, simulation, DYNAMIC),
+            ),
+        ],
+    )
+
+
+def _worst(sites: list[SiteRow], simulation: Simulation, scheme: str) -> list[WorstGroup]:
+    rows = [row for row in simulation.groups if row.scheme == scheme and row.damage is not None]
+    total = sum(row.damage or 0.0 for row in rows)
+    by_name = {site.name: site for site in sites}
+    errors = {row.group: row for row in simulation.sites}
+    worst = sorted(rows, key=lambda row: -(row.damage or 0.0))[:3]
+    return [
+        WorstGroup(
+            group=row.group,
+            damage=row.damage,
+            share=(row.damage or 0.0) / total,
+            amax=by_name[f"{row.group}.input"].amax,
+            zeroed_fraction=errors[row.group].zeroed_fraction,
+            explanation="One token's peak sets the scale, and ordinary values round to zero.",
+        )
+        for row in worst
+    ]
+
+
+def _summit(sites: list[SiteRow]) -> GlobalPeak:
+    site = max(sites, key=lambda row: row.amax or 0.0)
+    peak = site.peaks[0]
+    return GlobalPeak(
+        site=site.name,
+        kind=site.kind,
+        layer=site.layer,
+        amax=site.amax,
+        value=peak.value,
+        domain=peak.domain,
+        position=peak.position,
+        token=peak.token,
+        channel=peak.channel,
+    )
+
+
+def _model() -> ModelInfo:
+    digest = hashlib.sha256(b"weights").hexdigest()
+    return ModelInfo(
+        spec="demo",
+        name="SmolLM2-135M-Instruct",
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        dtype="bfloat16",
+        parameters=134_515_008,
+        layers=LAYERS,
+        hidden_size=576,
+        vocab_size=49152,
+        context_length=8192,
+        revision=None,
+        files={"model.gguf": digest},
+        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
+        config_sha256=hashlib.sha256(b"config").hexdigest(),
+        notes=["dequantized from GGUF Q4_1 to bfloat16"],
+        modules=[ModuleInfo(name="lm_head", classes=["Linear", "Module"], weight_shape=[49152, 576])],
+    )
+
+
+def _corpus() -> CorpusInfo:
+    return CorpusInfo(
+        spec="builtin",
+        name="quantaudit built-in corpus",
+        sha256=hashlib.sha256(b"corpus").hexdigest(),
+        samples=120,
+        tokens=131_072,
+        truncated=3,
+        max_length=2048,
+        seed=0,
+        calibration=SplitInfo(samples=80, tokens=87_400),
+        evaluation=SplitInfo(samples=40, tokens=43_672),
+        domains={domain: SplitInfo(samples=20, tokens=21_845) for domain in DOMAINS},
+    )
+
+
+def _environment() -> EnvironmentInfo:
+    return EnvironmentInfo(
+        python="3.11.7",
+        platform="Linux-6.1-x86_64",
+        packages={"torch": "2.13.0", "transformers": "5.17.0", "compressed-tensors": "0.19.0"},
+        device="cpu",
+        attention="sdpa",
+        batch_size=4,
+        seed=0,
+        timings={"measure": 61.2, "simulate": 148.9},
+    )
+
+
+def _coverage() -> Coverage:
+    return Coverage(
+        sites=243,
+        sites_measured=242,
+        linears=211,
+        linears_measured=210,
+        tokens=131_072,
+        unmeasured=[Unmeasured(module="model.vision|tower.<i>proj</i>", reason="no image reached it")],
+    )

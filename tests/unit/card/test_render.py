@@ -1,0 +1,279 @@
+"""The three files of a card: complete, stable, and inert whatever the card says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantaudit.card.jsonschema import schema_json
+from quantaudit.card.render import render_html, render_markdown, write_card
+from quantaudit.card.schema import Card, load_card
+from quantaudit.errors import FormatError
+from quantaudit.resources import resource_dir
+from tests.card_factory import HOSTILE_TOKENS, make_card, make_site
+
+ROOT = Path(__file__).parents[3]
+PNG = b"\x89PNG\r\n\x1a\n"
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script><!--",
+    '"><img src=x onerror=alert(1)>',
+    "' onload=alert(1) x='",
+    "`x` | y",
+    "a\n\n# head\n\n- item\n\n    code",
+    "- ",
+    "1. ",
+    "> ",
+    "](javascript:alert(1)) ![x](http://evil.example/x.png) ",
+    "{{ 7 * 7 }}{% raw %}",
+    "\u202e\u2066",
+    "**b** _i_ ~~s~~ $$x$$ \\",
+    "<!-- ",
+    "&lt;b&gt;",
+)
+_KEEP = {"schema_version", "status", "severity", "tap", "kind"}
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card()
+
+
+@pytest.fixture(scope="module")
+def page(card: Card) -> str:
+    return render_html(card)
+
+
+@pytest.fixture(scope="module")
+def section(card: Card) -> str:
+    return render_markdown(card)[0]
+
+
+def poison(value: Any, payload: str, key: str = "") -> Any:
+    """Every text of a card, names and keys included, with `payload` before it; relations between names hold."""
+    if isinstance(value, str):
+        return value if key in _KEEP else payload + value
+    if isinstance(value, list):
+        return [poison(item, payload, key) for item in value]
+    if isinstance(value, dict):
+        free = key in {"domains", "files", "packages", "timings"}
+        return {(payload + name if free else name): poison(item, payload, name) for name, item in value.items()}
+    return value
+
+
+def hostile_card(payload: str) -> Card:
+    return Card.model_validate(poison(make_card().model_dump(), payload))
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        # Prose may gain inline code, which is no structure.
+        if tag != "code":
+            self.tags.append((tag, tuple(name for name, _ in attrs)))
+
+
+def structure(html: str) -> list[tuple[str, tuple[str, ...]]]:
+    parser = _Tags()
+    parser.feed(html)
+    parser.close()
+    return parser.tags
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_text_of_a_card_changes_the_structure_of_the_page(payload: str, page: str) -> None:
+    assert structure(render_html(hostile_card(payload))) == structure(page)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_no_text_of_a_card_changes_the_structure_of_the_section(payload: str, section: str) -> None:
+    markdown_it = pytest.importorskip("markdown_it")
+    parser = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    hostile = render_markdown(hostile_card(payload))[0]
+    assert structure(parser.render(hostile)) == structure(parser.render(section))
+
+
+def test_addresses_in_a_card_do_not_become_links(section: str) -> None:
+    hostile = render_markdown(hostile_card("https://evil.example www.evil.example me@evil.example "))[0]
+    prose = re.sub(r"`[^`]*`", "", hostile)
+    assert "://" not in prose.replace("&#8288;://", "")
+    assert "www." not in prose
+    assert "@" not in prose.replace("&#8288;@", "")
+
+
+def test_hostile_tokens_are_shown_as_text(page: str) -> None:
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "\\u202egnp.exe" in page
+    assert "\u202e" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "<script>alert(1)" not in page
+
+
+@pytest.mark.parametrize("token", HOSTILE_TOKENS)
+def test_each_token_survives_in_tables(token: str, card: Card) -> None:
+    overall = card.peak.overall
+    assert overall is not None
+    changed = overall.model_copy(update={"token": token})
+    hostile = card.model_copy(update={"peak": card.peak.model_copy(update={"overall": changed})})
+    row = next(line for line in render_markdown(hostile)[0].splitlines() if line.startswith("| largest activation"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8
+
+
+def test_only_known_scripts_may_run_and_nothing_may_load(page: str) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    rules = {rule.split()[0]: rule.split()[1:] for rule in unescape(policy[1]).split(";")}
+    assert rules["default-src"] == ["'none'"]
+    assert rules["img-src"] == ["data:"]
+    assert len(rules["script-src"]) == page.count("<script>") == 2
+    assert all(source.startswith("'sha256-") for source in rules["script-src"])
+    assert not re.search(r'(?:src|href)="(?!#|data:,)', page.split("<script>")[0])
+
+
+def test_page_tells_whether_where_why_and_what_to_do(page: str, card: Card) -> None:
+    head = page[: page.index('id="peaks"')]
+    for verdict in card.verdict.schemes:
+        assert verdict.title in head
+        assert verdict.status in head
+        assert verdict.reason in head
+        assert verdict.remedy in head
+        assert all(group.group in head for group in verdict.worst_groups)
+    assert "17.2 → 46.9" in head
+    assert "53.1%" in head
+
+
+def test_sections_come_in_order(page: str) -> None:
+    wanted = "verdict findings peaks damage groups domains landscape coverage provenance glossary"
+    assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == wanted
+
+
+def test_nulls_are_dashes(card: Card) -> None:
+    empty = card.model_copy(
+        update={
+            "simulation": None,
+            "sites": [make_site("layers.0.output", "residual", 0, None)],
+            "peak": card.peak.model_copy(update={"overall": None, "quantized": None, "fp16_headroom": None}),
+            "correlation": [],
+            "findings": [],
+            "stability": None,
+            "verification": [],
+            "verdict": card.verdict.model_copy(update={"schemes": []}),
+        }
+    )
+    html, (markdown, assets) = render_html(empty), render_markdown(empty)
+    assert "No quantization scheme was judged" in html
+    assert "No quantization was simulated" in html
+    assert "None" not in html.split("<script>")[0]
+    assert "None" not in markdown
+    assert assets == {}
+
+
+def test_markdown_is_a_section_with_relative_images(card: Card, section: str) -> None:
+    assert section.startswith("## Activation card\n")
+    assert not re.search(r"^# ", section, re.MULTILINE)
+    _, assets = render_markdown(card)
+    assert list(assets) == re.findall(r"\]\((assets/[a-z_]+\.png)\)", section)
+    assert all(data.startswith(PNG) for data in assets.values())
+    assert "\n\n\n" not in section
+
+
+def test_equal_cards_give_equal_bytes(card: Card, page: str) -> None:
+    assert render_html(make_card()) == page
+    assert render_markdown(make_card()) == render_markdown(card)
+
+
+def test_write_card_leaves_all_files(card: Card, tmp_path: Path) -> None:
+    written = write_card(card, tmp_path / "out")
+    names = [path.relative_to(tmp_path / "out").as_posix() for path in written]
+    assert names[:3] == ["card.json", "card.html", "card.md"]
+    assert set(names[3:]) == {
+        f"assets/{name}.png" for name in ("peaks_by_layer", "peak_against_damage", "damage_by_layer")
+    }
+    assert all(path.stat().st_size > 0 for path in written)
+    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == sorted(written)
+    assert load_card(tmp_path / "out" / "card.json") == card
+
+
+def test_templates_are_overridden_file_by_file(card: Card, tmp_path: Path) -> None:
+    (tmp_path / "card.css.j2").write_text("body { color: #facade; }", encoding="utf-8")
+    changed = render_html(card, tmp_path)
+    assert "#facade" in changed
+    assert card.verdict.headline in changed
+    assert "#facade" not in render_html(card)
+
+
+def test_an_overridden_script_may_run(card: Card, tmp_path: Path) -> None:
+    (tmp_path / "card.js.j2").write_text('console.log("mine");', encoding="utf-8")
+    changed = render_html(card, tmp_path)
+    assert 'console.log("mine");' in changed
+    assert changed.count("sha256-") == 2
+
+
+def test_output_of_a_foreign_template_is_escaped_too(card: Card, tmp_path: Path) -> None:
+    (tmp_path / "card.md.j2").write_text("{{ card.model.name }}", "utf-8")
+    hostile = card.model_copy(update={"model": card.model.model_copy(update={"name": "<b>|x"})})
+    assert render_markdown(hostile, tmp_path)[0] == "&#60;b&#62;&#124;x"
+
+
+def test_a_missing_template_folder_is_an_error(card: Card, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="no such folder") as caught:
+        render_html(card, tmp_path / "absent")
+    assert caught.value.where == str(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "line"),
+    [
+        ("ok\n{% if %}", "does not compile", 2),
+        ("ok\n\n{{ nobody.knows }}", "does not run", 3),
+        ("{{ none | size }}", "does not run", 1),
+    ],
+)
+def test_a_broken_template_names_its_line(card: Card, tmp_path: Path, body: str, message: str, line: int) -> None:
+    (tmp_path / "card.md.j2").write_text(body, encoding="utf-8")
+    with pytest.raises(FormatError, match=message) as caught:
+        render_markdown(card, tmp_path)
+    assert caught.value.where == f"{tmp_path / 'card.md.j2'}:{line}"
+
+
+def test_templates_ship_with_the_package() -> None:
+    assert (resource_dir("templates") / "card.html.j2").is_file()
+
+
+def test_importing_render_is_light() -> None:
+    script = (
+        "import sys, quantaudit.card.render; print([m for m in ('torch', 'altair', 'vl_convert') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_rendering_needs_no_torch() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from tests.card_factory import make_card\n"
+        "from quantaudit.card.render import render_html, render_markdown\n"
+        "render_html(make_card()); render_markdown(make_card())"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_the_published_json_schema_is_current() -> None:
+    published = (ROOT / "docs" / "card.schema.json").read_text(encoding="utf-8")
+    assert published == schema_json(), "run `python -m quantaudit.card.jsonschema docs/card.schema.json`"
+
+
+def test_the_json_schema_requires_every_part() -> None:
+    schema = json.loads(schema_json())
+    assert set(schema["required"]) == set(Card.model_fields)
