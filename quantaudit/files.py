@@ -43,8 +43,19 @@ def check_directory(path: Path, *, force: bool) -> None:
     Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
     """
     if path.is_dir() and any(path.iterdir()) and not force:
-        raise OutputError("folder exists and is not empty", where=str(path), hint="add --force, or choose another --out")
+        raise OutputError(
+            "folder exists and is not empty", where=str(path), hint="add --force, or choose another --out"
+        )
     check_writable(path)
+
+
+def check_file(path: Path, *, force: bool) -> None:
+    """The same for a single file: raises OutputError when it is a folder, exists without `force`, or is unwritable."""
+    if path.is_dir():
+        raise OutputError("is a folder", where=str(path), hint="give a file with --out")
+    if path.exists() and not force:
+        raise OutputError("file exists", where=str(path), hint="add --force, or choose another --out")
+    check_writable(path.parent)
 
 
 def check_writable(path: Path) -> None:

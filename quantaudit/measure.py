@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +17,12 @@ from quantaudit.model.drive import Batch, batches, forward, one_logit
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.profile import Profile, Split
+from quantaudit.progress import Advance, no_advance
 from quantaudit.provenance import EnvironmentInfo, Provenance, Unmeasured
 from quantaudit.stats.accumulator import Accumulator, PatternCounter
 from quantaudit.stats.site import SiteStatistics
 
 PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "optimum", "numpy", "scipy")
-
-Progress = Callable[[int, int], None]
-"""Called after each batch with the samples and tokens it held."""
 
 
 def measure(
@@ -33,9 +31,9 @@ def measure(
     *,
     batch_size: int = 1,
     seed: int = 0,
-    progress: Progress = lambda samples, tokens: None,
+    progress: Advance = no_advance,
 ) -> Profile:
-    """One forward pass over the corpus with every site tapped."""
+    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch."""
     architecture = discover(loaded.model)
     count = PatternCounter()
     accumulators: defaultdict[tuple[str, Split], Accumulator] = defaultdict(lambda: Accumulator(count))
@@ -45,14 +43,12 @@ def measure(
         # Only the valid tokens of each row: padding never enters a statistic.
         rows = tensor.reshape(*batch.input_ids.shape, tensor.shape[-1])
         for x_TC, sample in zip(rows, batch.samples, strict=True):
-            accumulators[site, sample.split].update(
-                x_TC[: len(sample.ids)], sample=sample.index, tokens_T=sample.ids
-            )
+            accumulators[site, sample.split].update(x_TC[: len(sample.ids)], sample=sample.index, tokens_T=sample.ids)
 
     with capture(loaded.model, architecture.sites, receive) as fired, one_logit(loaded.model):
-        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device):  # noqa: B007
+        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device):
             forward(loaded.model, batch)
-            progress(len(batch.samples), batch.tokens)
+            progress(batch.tokens)
 
     statistics = {key: accumulator.result() for key, accumulator in accumulators.items()}
     return Profile(
@@ -72,12 +68,13 @@ def measure(
 
 def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
     """What the numbers of this run depend on beside the model and the text."""
+    config: Any = loaded.model.config
     return EnvironmentInfo(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         packages={name: metadata.version(name) for name in PACKAGES},
         device=_device_name(loaded.device),
-        attention=str(loaded.model.config._attn_implementation),
+        attention=str(config._attn_implementation),
         batch_size=batch_size,
         seed=seed,
         timings={},

@@ -137,14 +137,12 @@ def _key(key: str) -> tuple[str, Split]:
     site, split = key.removesuffix("/").rsplit("/", 1)
     if split not in SPLITS:
         raise KeyError(f"unknown split {split!r}")
-    return site, split  # type: ignore[return-value]
+    return site, split
 
 
 def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) -> SiteStatistics:
     return SiteStatistics(
-        distribution=Distribution(
-            encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]
-        ),
+        distribution=Distribution(encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]),
         extremes=Extremes(
             sample=arrays[key + "sample"],
             tokens=arrays[key + "tokens"],

@@ -286,7 +286,7 @@ def _scales(sites: list[SiteRow]) -> list[ScaleRow]:
         ScaleRow(
             site=site.name,
             group=group,
-            format="int8",
+            scheme=STATIC,
             observer="absolute_maximum",
             min=site.min,
             max=site.max,

@@ -12,14 +12,13 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from quantaudit.errors import FormatError
+from quantaudit.policy import Status
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Number, Row, Unmeasured, explain
 from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation
 
 SCHEMA_VERSION = "1.0"
 """History: 1.0 first edition."""
 
-
-Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
 Severity = Literal["error", "warning", "info"]
 
 

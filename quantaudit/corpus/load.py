@@ -64,7 +64,9 @@ def load_corpus(spec: str) -> Corpus:
         return _corpus(spec, "quantaudit built-in", rows)
     path = Path(spec).expanduser()
     if not path.is_file():
-        raise CorpusError("no such corpus file", where=spec, hint=f"`builtin`, or a file ending in {', '.join(SUFFIXES)}")
+        raise CorpusError(
+            "no such corpus file", where=spec, hint=f"`builtin`, or a file ending in {', '.join(SUFFIXES)}"
+        )
     if path.suffix not in SUFFIXES:
         raise CorpusError("unknown kind of corpus file", where=spec, hint=f"it must end in {', '.join(SUFFIXES)}")
     return _corpus(spec, path.name, list(_read(path)))
@@ -109,7 +111,9 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
-            raise CorpusError(f"not JSON: {error.msg}", where=f"{path}:{number}", hint="one JSON object a line") from error
+            raise CorpusError(
+                f"not JSON: {error.msg}", where=f"{path}:{number}", hint="one JSON object a line"
+            ) from error
 
 
 def _parquet(path: Path) -> Iterable[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a model spec resolved to a local folder whose weights are known to be whole and safe to load."""
+"""Where a checkpoint lies: a model spec resolved to a local folder whose weights are whole and safe to load."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Chec
             where=str(folder),
             hint="audit the unquantized checkpoint that it was made from",
         )
-    return Checkpoint(
-        spec=spec, name=name, folder=folder, gguf=None, revision=revision, weights=_safetensors(folder)
-    )
+    return Checkpoint(spec=spec, name=name, folder=folder, gguf=None, revision=revision, weights=_safetensors(folder))
 
 
 def _safetensors(folder: Path) -> tuple[Path, ...]:
@@ -152,7 +150,9 @@ def _download(spec: str, revision: str | None) -> Path:
             )
         )
     except RepositoryNotFoundError as error:
-        raise ModelError("no such model on the Hub", where=spec, hint="check the id, or log in with `hf auth login`") from error
+        raise ModelError(
+            "no such model on the Hub", where=spec, hint="check the id, or log in with `hf auth login`"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise ModelError(
             f"not in the local cache, and the Hub cannot be reached ({type(error).__name__})",

@@ -73,7 +73,8 @@ def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
     """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "architecture"), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    return model
 
 
 def load_model(
@@ -164,7 +165,16 @@ def _explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
     """Turn whatever a loader raises into one line that names the checkpoint and the part that failed."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        ImportError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         hint = "give a complete causal language model that transformers can load"
         if "trust_remote_code" in str(error):

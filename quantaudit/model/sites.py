@@ -49,7 +49,10 @@ class Architecture:
 
 
 def discover(model: nn.Module) -> Architecture:
-    """Sites and groups of a decoder model, in the order of its forward pass. Raises ModelError without decoder layers."""
+    """Sites and groups of a decoder model, in the order of its forward pass.
+
+    Raises ModelError where no decoder layers are found.
+    """
     path, layers = decoder_layers(model)
     blocks = tuple(f"{path}.{i}" for i in range(len(layers)))
     groups = {i: list(_groups(layer, blocks[i], i)) for i, layer in enumerate(layers)}
@@ -130,21 +133,26 @@ def _outer_groups(model: nn.Module, covered: set[str], names: dict[nn.Module, st
 def _append_block(
     sites: list[SiteInfo], missing: list[Unmeasured], layer: nn.Module, block: str, index: int, groups: list[Group]
 ) -> None:
+    """Sites of one decoder layer in the order in which they come to be, so that the first broken one can be named."""
     prefix = f"layers.{index}"
     children = dict(layer.named_children())
-    attention = next((name for name, child in children.items() if _ATTENTION.search(name) and _linears(child)), None)
-    mlp = next((name for name, child in children.items() if _MLP.search(name) and _linears(child)), None)
-    gates = [f"{block}.{name}" for name in _linears(layer) if name.rpartition(".")[2] == "gate_proj"]
+    rest = list(groups)
+    for name, kind, pattern in (("self_attn", "attention_output", _ATTENTION), ("mlp", "mlp_output", _MLP)):
+        child = next((child for child in children if pattern.search(child) and _linears(children[child])), None)
+        inside = [group for group in rest if child and group.members[0].startswith(f"{block}.{child}.")]
+        rest = [group for group in rest if group not in inside]
+        _append_groups(sites, inside, prefix)
+        _append(sites, missing, f"{prefix}.{name}.output", kind, index, f"{block}.{child}" if child else None, "output")
+    _append_groups(sites, rest, prefix)
+    _append(sites, missing, f"{prefix}.output", "residual", index, block, "output")
 
+
+def _append_groups(sites: list[SiteInfo], groups: list[Group], prefix: str) -> None:
     for group in groups:
         sites.append(_linear_input(group))
-        for gate in gates:
-            if gate in group.members:
-                _append(sites, missing, f"{prefix}.mlp.gate", "gate", index, gate, "output")
-    for name, child in (("self_attn", attention), ("mlp", mlp)):
-        kind = "attention_output" if name == "self_attn" else "mlp_output"
-        _append(sites, missing, f"{prefix}.{name}.output", kind, index, f"{block}.{child}" if child else None, "output")
-    _append(sites, missing, f"{prefix}.output", "residual", index, block, "output")
+        gate = next((member for member in group.members if member.rpartition(".")[2] == "gate_proj"), None)
+        if gate:
+            _append(sites, [], f"{prefix}.mlp.gate", "gate", group.layer, gate, "output")
 
 
 def _append(

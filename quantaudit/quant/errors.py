@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,11 +75,11 @@ def _effective_levels(codes: NDArray[np.float64], counts: NDArray[np.int64]) -> 
     return float(2 ** -(share @ np.log2(share)))
 
 
-def _decibel(signal: float, noise: float) -> float:
+def _decibel(signal: Any, noise: Any) -> float:
     if signal == 0:
         return float("nan")
     return float(10 * np.log10(signal / noise)) if noise > 0 else float("inf")
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: Any, whole: Any) -> float:
     return float(part / whole) if whole else 0.0

@@ -1,4 +1,4 @@
-"""Observers: from a tensor's calibration distribution to a range, and from the range to a scale, as the toolkit does it."""
+"""Observers: from a tensor's calibration distribution to a range, and from there to a scale as the toolkit does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QParams:
-    """x ≈ (q − zero_point) · scale. scale, zero_point: [1], the scale in the model's dtype as a checkpoint stores it."""
+    """x ≈ (q − zero_point) · scale. scale, zero_point: [1], the scale in the model's dtype as it is saved."""
 
     min: float
     max: float
@@ -97,9 +97,7 @@ def derive(
     if not all(np.isfinite(exact)):
         return None
     low, high = OBSERVERS[observer](distribution, exact, args)
-    scale, zero_point = calculate_qparams(
-        torch.tensor([low], dtype=dtype), torch.tensor([high], dtype=dtype), args
-    )
+    scale, zero_point = calculate_qparams(torch.tensor([low], dtype=dtype), torch.tensor([high], dtype=dtype), args)
     return QParams(min=low, max=high, scale=scale, zero_point=zero_point)
 
 
@@ -107,5 +105,5 @@ def _squared_errors(x: Tensor, weights: Tensor, exact: Range, shrinks: Tensor, a
     """Σ weights·(x − x̂)² for each candidate range: float64 [candidates]."""
     scale, zero_point = calculate_qparams(exact[0] * shrinks[:, None], exact[1] * shrinks[:, None], args)
     rows = x.expand(len(shrinks), -1)
-    error = rows - fake_quantize(rows, scale, zero_point, args)
-    return (error.double() ** 2) @ weights
+    error: Tensor = rows - fake_quantize(rows, scale, zero_point, args)
+    return error.double().square() @ weights

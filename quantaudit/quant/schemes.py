@@ -27,11 +27,19 @@ class Scheme:
 
 
 INT8 = QuantizationArgs(
-    num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.TENSOR, observer="static_minmax"
+    num_bits=8,
+    type=QuantizationType.INT,
+    symmetric=True,
+    strategy=QuantizationStrategy.TENSOR,
+    observer="static_minmax",
 )
 INT8_ASYMMETRIC = INT8.model_copy(update={"symmetric": False})
 FP8_E4M3 = QuantizationArgs(
-    num_bits=8, type=QuantizationType.FLOAT, symmetric=True, strategy=QuantizationStrategy.TENSOR, observer="static_minmax"
+    num_bits=8,
+    type=QuantizationType.FLOAT,
+    symmetric=True,
+    strategy=QuantizationStrategy.TENSOR,
+    observer="static_minmax",
 )
 INT8_PER_TOKEN = QuantizationArgs(
     num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.TOKEN, dynamic=True
@@ -39,9 +47,6 @@ INT8_PER_TOKEN = QuantizationArgs(
 INT8_PER_CHANNEL = QuantizationArgs(
     num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.CHANNEL
 )
-
-FORMATS: dict[str, QuantizationArgs] = {"int8": INT8, "int8_asymmetric": INT8_ASYMMETRIC, "fp8_e4m3": FP8_E4M3}
-"""Per-tensor activation formats for which scales are derived."""
 
 INT8_STATIC = Scheme(
     name="int8_static_per_tensor",
@@ -58,13 +63,21 @@ INT8_DYNAMIC = Scheme(
     observer=None,
 )
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (INT8_STATIC, INT8_DYNAMIC)}
+"""Schemes that a report simulates on fused groups and on the whole model."""
+
+STATIC_INPUTS: dict[str, QuantizationArgs] = {
+    INT8_STATIC.name: INT8,
+    "int8_asymmetric_static_per_tensor": INT8_ASYMMETRIC,
+    "fp8_e4m3_static_per_tensor": FP8_E4M3,
+}
+"""Ways to quantize an activation per tensor with a fixed scale: for each, scales and tensor errors are derived."""
 
 
-def find_format(name: str) -> QuantizationArgs:
-    """A per-tensor activation format by name. Raises UsageError."""
-    if name not in FORMATS:
-        raise UsageError("unknown scheme", where=f"--scheme {name}", hint=f"one of {', '.join(FORMATS)}")
-    return FORMATS[name]
+def find_static(name: str) -> QuantizationArgs:
+    """A static per-tensor scheme by name. Raises UsageError."""
+    if name not in STATIC_INPUTS:
+        raise UsageError("unknown scheme", where=f"--scheme {name}", hint=f"one of {', '.join(STATIC_INPUTS)}")
+    return STATIC_INPUTS[name]
 
 
 def dump_args(args: QuantizationArgs | None) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ Forward passes only, one block at work at a time; ranks fused groups as brute fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.capture import first_tensor
 from quantaudit.model.drive import batches, forward, one_logit
 from quantaudit.model.sites import Architecture, Group
+from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_weight, quantized
@@ -24,8 +25,6 @@ from quantaudit.simulate.records import GroupRow
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and keyword arguments of one call of a decoder block, as the model made it."""
-
-Progress = Callable[[], None]
 
 
 def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ def group_damage(
     samples: Sequence[TokenizedSample],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, QParams | None],
-    progress: Progress = lambda: None,
+    progress: Advance = no_advance,
 ) -> list[GroupRow]:
     """Damage of every fused group under every scheme. qparams: by group name, for static schemes.
 
@@ -74,9 +73,7 @@ def steps(architecture: Architecture, schemes: Sequence[Scheme]) -> int:
     return inside * (len(schemes) + len(_weight_variants(schemes)))
 
 
-def record_calls(
-    model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]
-) -> dict[str, list[Call]]:
+def record_calls(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> dict[str, list[Call]]:
     """What every decoder block was called with, sample by sample: hidden states with their masks and positions."""
     calls: dict[str, list[Call]] = {path: [] for path in blocks}
     with ExitStack() as stack:
@@ -102,7 +99,7 @@ class _Replay:
     calls: list[Call]
     clean: list[Tensor]
 
-    def rows(self, schemes: Sequence[Scheme], qparams: QParams | None, progress: Progress) -> Iterator[GroupRow]:
+    def rows(self, schemes: Sequence[Scheme], qparams: QParams | None, progress: Advance) -> Iterator[GroupRow]:
         weights_only: dict[str, float | None] = {}
         for scheme in _weight_variants(schemes):
             weights_only[str(scheme.weights)] = self.damage(scheme, None)

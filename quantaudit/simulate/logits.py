@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.drive import batches, forward
 from quantaudit.model.sites import Group
+from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import input_quantizer, quantize_weight, quantized
@@ -21,8 +23,6 @@ from quantaudit.simulate.records import DomainScore, RecipeRow
 LOGIT_BYTES = 1 << 29
 """Unquantized logits kept at once, at most; a larger evaluation runs in several rounds."""
 _SLICE = 128
-
-Progress = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +84,17 @@ def score_plans(
     groups: Sequence[Group],
     samples: Sequence[TokenizedSample],
     plans: Sequence[Plan],
-    progress: Progress = lambda: None,
+    progress: Advance = no_advance,
 ) -> list[RecipeRow]:
-    """Run the model as it is and under every plan on the same tokens. `progress` is called after each sample and plan."""
+    """Run the model as it is and under every plan, on the same tokens.
+
+    `progress` is called after each sample and plan.
+    """
     scores: list[list[_Score]] = [[] for _ in plans]
     weights = _Weights()
-    vocabulary = model.config.get_text_config().vocab_size * torch.finfo(model.dtype).bits // 8  # type: ignore[operator,union-attr,arg-type]
-    for chunk in _chunks(samples, LOGIT_BYTES // vocabulary):
+    config: Any = model.config
+    bytes_per_token = config.get_text_config().vocab_size * next(model.parameters()).element_size()
+    for chunk in _chunks(samples, LOGIT_BYTES // bytes_per_token):
         base = list(_logits(model, chunk))
         for plan, found in zip(plans, scores, strict=True):
             chosen = [group for group in groups if group.name in plan.schemes and group.name not in plan.unscaled]

@@ -14,7 +14,7 @@ class ScaleRow(Row):
 
     site: str
     group: str
-    format: str
+    scheme: str
     observer: str
     min: Number
     max: Number

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
 from quantaudit.model.load import LoadedModel
-from quantaudit.model.sites import discover
+from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
-from quantaudit.quant.schemes import Scheme, dump_args
+from quantaudit.progress import Stages, silent_stages
+from quantaudit.quant.ranges import model_dtype, site_qparams
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_args
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
 from quantaudit.simulate.logits import Plan, score_plans
-from quantaudit.simulate.records import Evaluation, SchemeInfo, Simulation
-from quantaudit.simulate.tensor import model_dtype, scale_table, site_qparams
+from quantaudit.simulate.records import Evaluation, GroupRow, SchemeInfo, Simulation
+from quantaudit.simulate.tensor import error_rows
 
-
-class Stages(Protocol):
-    """Shows how far each stage is: opened with its number of steps, then called once a step."""
-
-    def __call__(self, title: str, total: int) -> Callable[[], None]: ...
-
-
-def silent_stages(title: str, total: int) -> Callable[[], None]:
-    """Shows nothing."""
-    return lambda: None
+MIXED = "int8_static_worst_dynamic"
+"""The recipe that keeps static scales except where most of the damage is done."""
+MIXED_SHARE = 0.95
 
 
 def simulate(
@@ -60,17 +55,10 @@ def simulate(
     static = next((ranges for ranges in qparams.values() if ranges), {})
     tick = stages("replaying blocks", steps(architecture, schemes))
     groups = group_damage(loaded.model, architecture, chosen, schemes, static, tick)
-    # Every toolkit recipe leaves the output projection alone; so do these.
     inside = [group for group in architecture.groups if group.layer is not None]
-    plans = [
-        Plan(
-            name=scheme.name,
-            title=f"{scheme.title}, lm_head left alone",
-            schemes={group.name: scheme for group in inside},
-            qparams=qparams[scheme.name],
-        )
-        for scheme in schemes
-    ]
+    plans = [_uniform(scheme, inside, qparams[scheme.name]) for scheme in schemes]
+    if INT8_STATIC in schemes and INT8_DYNAMIC in schemes:
+        plans.append(_mixed(inside, groups, qparams[INT8_STATIC.name]))
     tick = stages("scoring the whole model", len(plans) * len(chosen))
     recipes = score_plans(loaded.model, inside, chosen, plans, tick)
     return Simulation(
@@ -81,9 +69,44 @@ def simulate(
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
         ),
         schemes=[describe(scheme) for scheme in schemes],
-        sites=scale_table(profile)[1],
+        sites=error_rows(profile),
         groups=groups,
         recipes=recipes,
+    )
+
+
+def worst_groups(rows: Sequence[GroupRow], scheme: str, share: float) -> list[str]:
+    """The fewest groups that together hold `share` of a scheme's damage, worst first."""
+    damages = sorted(
+        ((row.damage, row.group) for row in rows if row.scheme == scheme and row.damage is not None), reverse=True
+    )
+    total, held, chosen = sum(damage for damage, _ in damages), 0.0, []
+    for damage, group in damages:
+        if held >= share * total:
+            break
+        chosen.append(group)
+        held += damage
+    return chosen
+
+
+def _uniform(scheme: Scheme, groups: Sequence[Group], qparams: dict[str, QParams | None]) -> Plan:
+    # lm_head is not among the groups: every toolkit recipe leaves it alone.
+    return Plan(
+        name=scheme.name,
+        title=f"{scheme.title}, lm_head left alone",
+        schemes={group.name: scheme for group in groups},
+        qparams=qparams,
+    )
+
+
+def _mixed(groups: Sequence[Group], rows: Sequence[GroupRow], qparams: dict[str, QParams | None]) -> Plan:
+    """Static scales where they do little harm, dynamic ones for the groups that hold nearly all the damage."""
+    worst = set(worst_groups(rows, INT8_STATIC.name, MIXED_SHARE))
+    return Plan(
+        name=MIXED,
+        title=f"{INT8_STATIC.title}, the {len(worst)} worst groups dynamic per-token",
+        schemes={group.name: INT8_DYNAMIC if group.name in worst else INT8_STATIC for group in groups},
+        qparams=qparams,
     )
 
 

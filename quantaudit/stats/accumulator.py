@@ -1,4 +1,4 @@
-"""Gathers one tensor's statistics on its own device while the model runs: the only torch in this room, and the hot path."""
+"""Gathers one tensor's statistics while the model runs, on its device: the hot path, and the only torch here."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from quantaudit.stats import distribution, extremes, peaks, site
 from quantaudit.stats.distribution import BINS, Encoding
 
 
-
 def encoding_of(dtype: torch.dtype) -> Encoding:
     """Which 16-bit patterns stand for a tensor of this dtype."""
     return "float16" if dtype == torch.float16 else "bfloat16"
 
 
 class PatternCounter:
-    """Counts bit patterns through one reused buffer: allocating a fresh one for every tensor costs more than counting."""
+    """Counts bit patterns through one reused buffer: a fresh one for every tensor would cost more than counting."""
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
@@ -60,9 +59,13 @@ class Accumulator:
         amax_C = x_TC.abs().amax(0).float().cpu().numpy()
         self._channel_amax = amax_C if self._channel_amax is None else np.maximum(self._channel_amax, amax_C)
 
-        candidates = candidate_channels(amax_C, peaks.floor(self._peaks))
+        floor = peaks.floor(self._peaks)
+        candidates = candidate_channels(amax_C, floor)
+        if len(candidates) >= peaks.KEPT:
+            # Each candidate holds an element at least this high, so KEPT elements do; fewer channels promise nothing.
+            floor = max(floor, float(amax_C[candidates].min()))
         if len(candidates):
-            found = highest(x_TC, candidates, float(amax_C[candidates].min()), sample=sample, tokens_T=tokens_T)
+            found = highest(x_TC, candidates, floor, sample=sample, tokens_T=tokens_T)
             self._peaks = peaks.merge(self._peaks, found)
 
     def result(self) -> site.SiteStatistics:
@@ -83,8 +86,7 @@ def candidate_channels(amax_C: NDArray[np.float32], floor: float) -> NDArray[np.
     A channel below the lowest kept peak holds none, nor does one below the KEPT-th highest channel: there are KEPT
     elements above it already. Channels with a non-finite value give no peaks; zeros are none.
     """
-    floor = max(floor, float(np.finfo(np.float32).tiny))
-    candidates = np.flatnonzero((amax_C >= floor) & np.isfinite(amax_C))
+    candidates = np.flatnonzero((amax_C >= floor) & (amax_C > 0) & np.isfinite(amax_C))
     if len(candidates) > peaks.KEPT:
         reached = amax_C[candidates]
         candidates = candidates[reached >= np.partition(reached, -peaks.KEPT)[-peaks.KEPT]]
@@ -94,9 +96,10 @@ def candidate_channels(amax_C: NDArray[np.float32], floor: float) -> NDArray[np.
 def highest(
     x_TC: Tensor, candidates: NDArray[np.int32], floor: float, *, sample: int, tokens_T: NDArray[np.int64]
 ) -> peaks.Peaks:
-    """The KEPT elements of largest magnitude, at least `floor`, within the candidate channels of one sample."""
+    """The KEPT elements of largest magnitude, non-zero and at least `floor`, within a sample's candidate channels."""
     chosen = x_TC.index_select(1, torch.from_numpy(candidates).to(x_TC.device))
-    found = (chosen.abs() >= floor).nonzero().cpu().numpy()
+    magnitude = chosen.abs()
+    found = ((magnitude >= floor) & (magnitude > 0)).nonzero().cpu().numpy()
     position, column = found[:, 0], found[:, 1]
     value = chosen.float().cpu().numpy()[position, column]
     return peaks.select(

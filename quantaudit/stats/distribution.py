@@ -126,5 +126,5 @@ def summary(distribution: Distribution) -> Summary:
         p99=p99,
         p999=p999,
         p9999=p9999,
-        massive=int(counts[np.abs(values) > massive_threshold(median)].sum()) if total else 0,
+        massive=int(counts[np.abs(wide) > massive_threshold(median)].sum()) if total else 0,
     )

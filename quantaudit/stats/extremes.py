@@ -60,6 +60,7 @@ def _combine(
     lowest = np.full(len(unique), np.inf, np.float32)
     highest = np.full(len(unique), -np.inf, np.float32)
     np.add.at(total, inverse, tokens)
-    np.minimum.at(lowest, inverse, low)
-    np.maximum.at(highest, inverse, high)
+    with np.errstate(invalid="ignore"):  # a NaN is passed on, as promised, and not worth a warning
+        np.minimum.at(lowest, inverse, low)
+        np.maximum.at(highest, inverse, high)
     return Extremes(sample=unique, tokens=total, min=lowest, max=highest)

@@ -1,0 +1,167 @@
+"""The whole audit as functions: checkpoint + corpus → profile → simulation → card. The command line calls these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+from quantaudit.card.build import build_card
+from quantaudit.card.schema import Card
+from quantaudit.corpus.load import load_corpus
+from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.errors import FormatError
+from quantaudit.measure import measure
+from quantaudit.model.checkpoint import locate
+from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
+from quantaudit.policy import load_policy
+from quantaudit.profile import Profile
+from quantaudit.progress import Stages, silent_stages
+from quantaudit.provenance import SampleInfo
+from quantaudit.quant.schemes import SCHEMES
+from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.run import simulate
+from quantaudit.simulate.tensor import scale_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to audit and how. model, corpus: specs. samples: None for all. Tokens are counts."""
+
+    model: str = "demo"
+    corpus: str = "builtin"
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    samples: int | None = None
+    max_length: int = 2048
+    batch_size: int = 1
+    evaluation_tokens: int = 4096
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A model on its device, and the text that will be run through it."""
+
+    settings: Settings
+    loaded: LoadedModel
+    corpus: TokenizedCorpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The outcome of a whole audit."""
+
+    card: Card
+    profile: Profile
+    simulation: Simulation
+
+
+def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:
+    """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
+    device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
+    rows = load_corpus(settings.corpus)
+    checkpoint = locate(settings.model, revision=settings.revision)
+    say(f"loading {checkpoint.name}")
+    loaded = load_model(checkpoint, device=device, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+    corpus = tokenize(
+        rows,
+        loaded.tokenizer,
+        vocab_size=loaded.info.vocab_size,
+        context_length=loaded.info.context_length,
+        max_length=settings.max_length,
+        samples=settings.samples,
+        seed=settings.seed,
+    )
+    if corpus.info.truncated:
+        say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
+    return Subject(settings=settings, loaded=loaded, corpus=corpus)
+
+
+def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
+    """One forward pass over the corpus with every site tapped."""
+    advance = stages("measuring", subject.corpus.info.tokens, "tokens")
+    return measure(
+        subject.loaded,
+        subject.corpus,
+        batch_size=subject.settings.batch_size,
+        seed=subject.settings.seed,
+        progress=advance,
+    )
+
+
+def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:
+    """Predict what the schemes of a report do. Raises FormatError when the profile is of another model or corpus."""
+    check_profile(subject, profile)
+    return simulate(
+        subject.loaded,
+        profile,
+        subject.corpus.samples,
+        list(SCHEMES.values()),
+        evaluation_tokens=subject.settings.evaluation_tokens,
+        stages=stages,
+    )
+
+
+def audit(
+    settings: Settings,
+    *,
+    profile: Profile | None = None,
+    policy: str = "default",
+    redact_text: bool = False,
+    stages: Stages = silent_stages,
+    say: Callable[[str], None] = lambda text: None,
+) -> Audit:
+    """Everything that `quantaudit report` does, except writing files.
+
+    profile: one measured before, to skip measuring. Raises a QuantauditError that names cause and remedy.
+    """
+    rules = load_policy(policy)
+    start = perf_counter()
+    timings: dict[str, float] = {}
+
+    def lap(stage: str) -> None:
+        timings[stage] = perf_counter() - start - sum(timings.values())
+
+    subject = prepare(settings, say)
+    lap("loading")
+    say(cost(subject, measured=profile is not None))
+    if profile is None:
+        profile = measure_subject(subject, stages)
+        lap("measuring")
+    simulation = simulate_subject(subject, profile, stages)
+    lap("simulating")
+    scales = scale_rows(profile)
+    card = build_card(profile, scales, simulation, rules, timings=timings, redact_text=redact_text)
+    return Audit(card=card, profile=profile, simulation=simulation)
+
+
+def cost(subject: Subject, *, measured: bool = False) -> str:
+    """What a run will take, in forward passes, before it starts."""
+    info, budget = subject.corpus.info, subject.settings.evaluation_tokens
+    evaluation = min(budget, info.evaluation.tokens)
+    parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
+    return " and ".join([*parts, f"about 18 passes over {evaluation:,} evaluation tokens"])
+
+
+def check_profile(subject: Subject, profile: Profile) -> None:
+    """Raises FormatError unless the profile was measured on this model and on these samples."""
+    if profile.provenance.model.fingerprint != subject.loaded.info.fingerprint:
+        raise FormatError(
+            f"profile was measured on other weights ({profile.provenance.model.name})",
+            where="--profile",
+            hint="measure this model, or name the one that was measured",
+        )
+    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
+    if profile.provenance.corpus.sha256 != subject.corpus.info.sha256 or not same:
+        raise FormatError(
+            f"profile was measured on other text ({profile.provenance.corpus.name})",
+            where="--profile",
+            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured",
+        )
+
+
+def _identity(sample: SampleInfo) -> tuple[str, str, int]:
+    return sample.id, sample.split, sample.tokens

@@ -1,0 +1,188 @@
+"""Profile + simulation + policy → Card. Whatever is shown is computed here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+
+from quantaudit._version import __version__
+from quantaudit.card.findings import find
+from quantaudit.card.landscape import place
+from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
+from quantaudit.card.verdict import decide
+from quantaudit.correlate import correlate
+from quantaudit.policy import Policy
+from quantaudit.profile import Profile
+from quantaudit.provenance import SiteInfo
+from quantaudit.simulate.records import ScaleRow, Simulation
+from quantaudit.stats.peaks import Peaks
+from quantaudit.stats.site import SiteStatistics, summary
+
+FP16_MAX = 65504.0
+PEAKS_SHOWN = 5
+
+
+def build_card(
+    profile: Profile,
+    scales: Sequence[ScaleRow],
+    simulation: Simulation | None,
+    policy: Policy,
+    *,
+    timings: Mapping[str, float],
+    redact_text: bool = False,
+    created: datetime | None = None,
+) -> Card:
+    """The card of one audit. timings: seconds by stage. redact_text: keep the corpus' text (tokens) out of it."""
+    provenance = profile.provenance
+    sites = [site_row(profile, site, redact_text=redact_text) for site in profile.sites]
+    peak = peak_summary(sites)
+    covered = coverage(profile)
+    findings = find(provenance, sites, covered, peak, simulation, policy)
+    return Card(
+        quantaudit_version=__version__,
+        created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        model=provenance.model,
+        corpus=provenance.corpus,
+        environment=provenance.environment.model_copy(
+            update={"timings": {stage: round(seconds, 2) for stage, seconds in timings.items()}}
+        ),
+        peak=peak,
+        coverage=covered,
+        sites=sites,
+        scales=list(scales),
+        simulation=simulation,
+        verification=[],
+        correlation=correlate(simulation, _evaluation_amax(profile)) if simulation else [],
+        stability=None,
+        landscape=place(peak.overall.amax if peak.overall else None),
+        findings=findings,
+        verdict=decide(sites, covered, simulation, findings, policy),
+    )
+
+
+def site_row(profile: Profile, site: SiteInfo, *, redact_text: bool) -> SiteRow:
+    """One site over both splits; zeros and nulls where it never fired."""
+    whole = profile.whole(site.name)
+    if whole is None:
+        blank = dict.fromkeys(("amax", "min", "max", "mean", "rms", "median", "p99", "p999", "p9999"))
+        return SiteRow(
+            **site.model_dump(include={"name", "kind", "layer", "module", "tap"}),
+            **blank,
+            channels=0,
+            tokens=0,
+            nonfinite=0,
+            massive=0,
+            peaks=[],
+            domains={},
+        )
+    described = summary(whole)
+    return SiteRow(
+        **site.model_dump(include={"name", "kind", "layer", "module", "tap"}),
+        channels=len(whole.channel_amax),
+        amax=described.amax,
+        min=described.min,
+        max=described.max,
+        mean=described.mean,
+        rms=described.rms,
+        median=described.median,
+        p99=described.p99,
+        p999=described.p999,
+        p9999=described.p9999,
+        tokens=whole.tokens,
+        nonfinite=described.nan + described.inf,
+        massive=described.massive,
+        peaks=_peaks(profile, whole.peaks, redact_text=redact_text),
+        domains=_domains(profile, whole),
+    )
+
+
+def peak_summary(sites: Sequence[SiteRow]) -> PeakSummary:
+    """The paper's M, its counterpart among quantized tensors, and how far the residual stream is from FP16's limit."""
+    residual = [site.amax for site in sites if site.kind in ("residual", "embedding") and site.amax]
+    return PeakSummary(
+        overall=_highest(sites),
+        quantized=_highest([site for site in sites if site.kind == "linear_input"]),
+        fp16_headroom=FP16_MAX / max(residual) if residual else None,
+    )
+
+
+def coverage(profile: Profile) -> Coverage:
+    """What was measured. A Linear counts when its input was seen in both splits."""
+    provenance = profile.provenance
+    silent = {row.module for row in provenance.unmeasured}
+    linears = {member: site.name for site in profile.sites for member in site.members}
+    seen = [site for site in profile.sites if profile.whole(site.name) is not None]
+    return Coverage(
+        sites=len(profile.sites),
+        sites_measured=len(seen),
+        linears=len(linears),
+        linears_measured=sum(
+            member not in silent
+            and profile.split(site, "calibration") is not None
+            and profile.split(site, "evaluation") is not None
+            for member, site in linears.items()
+        ),
+        tokens=provenance.corpus.tokens,
+        unmeasured=provenance.unmeasured,
+    )
+
+
+def _highest(sites: Sequence[SiteRow]) -> GlobalPeak | None:
+    measured = [site for site in sites if site.amax is not None]
+    if not measured:
+        return None
+    site = max(measured, key=lambda row: row.amax or 0.0)
+    peak = site.peaks[0] if site.peaks else None
+    return GlobalPeak(
+        site=site.name,
+        kind=site.kind,
+        layer=site.layer,
+        amax=site.amax,
+        value=peak.value if peak else None,
+        domain=peak.domain if peak else None,
+        position=peak.position if peak else None,
+        token=peak.token if peak else None,
+        channel=peak.channel if peak else None,
+    )
+
+
+def _peaks(profile: Profile, peaks: Peaks, *, redact_text: bool) -> list[Peak]:
+    text = profile.provenance.token_text
+    rows = []
+    for i in range(min(PEAKS_SHOWN, len(peaks.value))):
+        sample, token = profile.samples[peaks.sample[i]], int(peaks.token[i])
+        rows.append(
+            Peak(
+                value=float(peaks.value[i]),
+                sample=sample.id,
+                domain=sample.domain,
+                position=int(peaks.position[i]),
+                token_id=token,
+                token=None if redact_text else text.get(token),
+                channel=int(peaks.channel[i]),
+            )
+        )
+    return rows
+
+
+def _domains(profile: Profile, whole: SiteStatistics) -> dict[str, float]:
+    """Domain → amax, from the extremes of its samples; NaN where one of them held a NaN."""
+    amax = np.maximum(whole.extremes.max, -whole.extremes.min)
+    highest: dict[str, float] = {}
+    for sample, value in zip(whole.extremes.sample, amax, strict=True):
+        domain = profile.samples[sample].domain
+        highest[domain] = float(np.maximum(highest.get(domain, 0.0), value))
+    return dict(sorted(highest.items()))
+
+
+def _evaluation_amax(profile: Profile) -> dict[str, float | None]:
+    """Group → amax of its input on the evaluation split, which errors are reported on."""
+    amax: dict[str, float | None] = {}
+    for site in profile.sites:
+        evaluation = profile.split(site.name, "evaluation") if site.kind == "linear_input" else None
+        if evaluation is not None:
+            value = summary(evaluation).amax
+            amax[site.name.removesuffix(".input")] = value if np.isfinite(value) else None
+    return amax

@@ -1,0 +1,217 @@
+"""Rules that look at a measurement or a simulation and say what is wrong: one finding each, under a stable code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow
+from quantaudit.policy import Policy
+from quantaudit.provenance import Provenance
+from quantaudit.simulate.records import Simulation, TensorErrorRow
+
+GOOD_SQNR_DB = 20.0
+"""The SQNR that arXiv 2605.15572 takes for a pass."""
+
+
+def find(
+    provenance: Provenance,
+    sites: Sequence[SiteRow],
+    coverage: Coverage,
+    peak: PeakSummary,
+    simulation: Simulation | None,
+    policy: Policy,
+) -> list[Finding]:
+    """All findings, errors first, then by code."""
+    found = [
+        *unmeasured(coverage),
+        *nonfinite(sites),
+        *corpus_notes(provenance),
+        *fp16_headroom(peak, policy),
+    ]
+    if simulation is not None:
+        found += [
+            *broken_load(provenance, simulation, policy),
+            *damage(simulation, policy),
+            *zeroed(simulation, policy),
+        ]
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(found, key=lambda finding: (order[finding.severity], finding.code))
+
+
+def unmeasured(coverage: Coverage) -> list[Finding]:
+    """QA101: modules that no statistic covers, one finding for each reason."""
+    rows = sorted(coverage.unmeasured, key=lambda row: row.reason)
+    found = []
+    for reason, group in groupby(rows, key=lambda row: row.reason):
+        modules = [row.module for row in group]
+        found.append(
+            Finding(
+                code="QA101",
+                severity="error",
+                module=modules[0],
+                message=f"{_count(len(modules), 'module')} not measured: {reason}",
+                value=float(len(modules)),
+                threshold=0.0,
+                reason="What was not measured cannot be declared safe.",
+                remedy="Give text that reaches these modules, or leave them out of the recipe.",
+            )
+        )
+    return found
+
+
+def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:
+    """QA102: NaN or infinite activations, naming the first site of the forward pass that has them."""
+    broken = [site for site in sites if site.nonfinite]
+    if not broken:
+        return []
+    first = broken[0]
+    return [
+        Finding(
+            code="QA102",
+            severity="error",
+            module=first.module,
+            message=f"activations first turn NaN or infinite at `{first.name}` ({len(broken)} sites in all)",
+            value=float(first.nonfinite),
+            threshold=0.0,
+            reason="A non-finite activation makes every later value meaningless, quantized or not.",
+            remedy=f"Check the weights of `{first.module}`, or load the model in a wider dtype (--dtype float32).",
+        )
+    ]
+
+
+def corpus_notes(provenance: Provenance) -> list[Finding]:
+    """QA103: samples that were cut; QA105: what tokenizing changed."""
+    corpus = provenance.corpus
+    found = []
+    if corpus.truncated:
+        limit = min(corpus.max_length, provenance.model.context_length or corpus.max_length)
+        found.append(
+            Finding(
+                code="QA103",
+                severity="info",
+                module=None,
+                message=f"{_count(corpus.truncated, 'sample')} cut to {limit:,} tokens",
+                value=float(corpus.truncated),
+                threshold=0.0,
+                reason="Peaks beyond the cut were not seen.",
+                remedy="Raise --max-length, as far as the model's context goes.",
+            )
+        )
+    found += [
+        Finding(
+            code="QA105",
+            severity="info",
+            module=None,
+            message=note,
+            value=None,
+            threshold=None,
+            reason="Peaks depend on the exact tokens, above all on the first ones.",
+            remedy="Audit with the tokenizer and chat template that the model is deployed with.",
+        )
+        for note in corpus.notes
+    ]
+    return found
+
+
+def fp16_headroom(peak: PeakSummary, policy: Policy) -> list[Finding]:
+    """QA201: a residual stream near or beyond FP16's largest value. It is not quantized, but it may overflow."""
+    headroom = peak.fp16_headroom
+    if headroom is None or headroom >= policy.fp16_headroom.warning:
+        return []
+    failed = headroom < policy.fp16_headroom.error
+    return [
+        Finding(
+            code="QA201",
+            severity="error" if failed else "warning",
+            module=None,
+            message=f"the residual stream {'overflows' if failed else 'comes near the limit of'} FP16",
+            value=headroom,
+            threshold=policy.fp16_headroom.error if failed else policy.fp16_headroom.warning,
+            reason=policy.fp16_headroom.reason,
+            remedy="Run the model in bfloat16.",
+        )
+    ]
+
+
+def broken_load(provenance: Provenance, simulation: Simulation, policy: Policy) -> list[Finding]:
+    """QA104: a model that hardly beats guessing on the evaluation text."""
+    base = next((row.perplexity_base for row in simulation.recipes), None)
+    limit = policy.perplexity_share.error * provenance.model.vocab_size
+    if base is None or base < limit:
+        return []
+    return [
+        Finding(
+            code="QA104",
+            severity="error",
+            module=None,
+            message=f"perplexity {base:,.0f} of the unquantized model is close to guessing",
+            value=base,
+            threshold=limit,
+            reason=policy.perplexity_share.reason,
+            remedy="Check that weights and tokenizer belong together and were converted completely.",
+        )
+    ]
+
+
+def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
+    """QA301: fused groups whose quantization alone damages their block, one finding for each scheme."""
+    found = []
+    for scheme in simulation.schemes:
+        rows = [
+            (row.damage, row.group)
+            for row in simulation.groups
+            if row.scheme == scheme.name and row.damage is not None and row.damage > policy.damage.warning
+        ]
+        if rows:
+            worst, group = max(rows)
+            found.append(
+                Finding(
+                    code="QA301",
+                    severity="warning",
+                    module=group,
+                    message=f"{scheme.title} damages {_count(len(rows), 'fused group')} noticeably, `{group}` most",
+                    value=worst,
+                    threshold=policy.damage.warning,
+                    reason=policy.damage.reason,
+                    remedy="Give these groups per-token scales, or leave them unquantized.",
+                )
+            )
+    return found
+
+
+def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
+    """QA302: tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass."""
+    found = []
+    for scheme in simulation.schemes:
+        rows: list[tuple[float, TensorErrorRow]] = [
+            (row.zeroed_fraction, row)
+            for row in simulation.sites
+            if row.scheme == scheme.name
+            and row.observer == scheme.observer
+            and row.zeroed_fraction is not None
+            and row.zeroed_fraction > policy.zeroed_fraction.warning
+        ]
+        if rows:
+            share, worst = max(rows, key=lambda pair: pair[0])
+            hidden = sum((row.sqnr_db or 0.0) >= GOOD_SQNR_DB for _, row in rows)
+            found.append(
+                Finding(
+                    code="QA302",
+                    severity="warning",
+                    module=worst.group,
+                    message=(
+                        f"{scheme.title} rounds most values of {_count(len(rows), 'tensor')} to zero "
+                        f"(`{worst.group}`: {share:.2%}); {hidden} of them would pass an SQNR check"
+                    ),
+                    value=share,
+                    threshold=policy.zeroed_fraction.warning,
+                    reason=policy.zeroed_fraction.reason,
+                    remedy="Give these tensors per-token scales; a percentile clip would cut off the peaks instead.",
+                )
+            )
+    return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,153 @@
+"""The answer in words: for every scheme a status, the groups that explain it, and what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, WorstGroup
+from quantaudit.policy import Policy, judge
+from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
+
+STOPPERS = {"QA104"}
+"""Findings that make every number meaningless."""
+_BETTER = 0.75
+"""A remedy is named where it brings the KL below this share of the scheme's own."""
+
+
+def decide(
+    sites: Sequence[SiteRow],
+    coverage: Coverage,
+    simulation: Simulation | None,
+    findings: Sequence[Finding],
+    policy: Policy,
+) -> Verdict:
+    """Verdict for every simulated scheme; without a simulation, one that says so."""
+    if simulation is None:
+        return Verdict(policy=policy.name, headline="Measured, not simulated: no verdict.", schemes=[])
+    by_name = {site.name: site for site in sites}
+    recipes = {row.name: row for row in simulation.recipes}
+    schemes = []
+    for scheme in simulation.schemes:
+        recipe = recipes.get(scheme.name)
+        status, reason = judge(policy, recipe, _obstacles(coverage, findings))
+        schemes.append(
+            SchemeVerdict(
+                scheme=scheme.name,
+                title=scheme.title,
+                status=status,
+                kl=recipe.kl if recipe else None,
+                top1=recipe.top1 if recipe else None,
+                perplexity=recipe.perplexity if recipe else None,
+                perplexity_base=recipe.perplexity_base if recipe else None,
+                reason=reason + _nonfinite_reason(findings),
+                remedy=_remedy(status, scheme, simulation, recipes, findings),
+                worst_groups=worst(scheme, simulation, by_name),
+            )
+        )
+    return Verdict(policy=policy.name, headline=headline(schemes), schemes=schemes)
+
+
+def headline(schemes: Sequence[SchemeVerdict]) -> str:
+    """Status of every scheme, and where the worst one breaks."""
+    parts = [f"{verdict.title} is {verdict.status}" for verdict in schemes]
+    text = "; ".join(parts) + "."
+    broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
+    if broken is not None:
+        groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)
+        text += f" It breaks first at {groups}."
+    return text
+
+
+def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRow], count: int = 3) -> list[WorstGroup]:
+    """The groups of most damage under a scheme, each with its share of the total and an explanation."""
+    rows = [row for row in simulation.groups if row.scheme == scheme.name and row.damage]
+    total = sum(row.damage or 0.0 for row in rows)
+    errors = {
+        row.group: row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer
+    }
+    return [
+        _worst_group(row, sites.get(f"{row.group}.input"), errors.get(row.group), total)
+        for row in sorted(rows, key=lambda row: -(row.damage or 0.0))[:count]
+    ]
+
+
+def _worst_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, total: float) -> WorstGroup:
+    return WorstGroup(
+        group=row.group,
+        damage=row.damage,
+        share=(row.damage or 0.0) / total,
+        amax=site.amax if site else None,
+        zeroed_fraction=error.zeroed_fraction if error else None,
+        explanation=explain_group(row, site, error),
+    )
+
+
+def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None) -> str:
+    """Why one group is damaged: its peak, where it sits, and what the scale leaves of ordinary values."""
+    if site is None or site.amax is None or not site.peaks:
+        return "Its input was not measured."
+    peak = site.peaks[0]
+    token = f" ({_quoted(peak.token)})" if peak.token is not None else ""
+    place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
+    text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
+    if site.median:
+        text += f", {site.amax / site.median:,.0f} times the median"
+    if error is not None and error.zeroed_fraction is not None and error.scale is not None:
+        text += f"; at a scale of {error.scale:.3g}, {_percent(error.zeroed_fraction)} of its values round to zero"
+        if error.sqnr_db is not None and error.sqnr_db >= 20 and error.zeroed_fraction > 0.5:
+            text += f", which its SQNR of {error.sqnr_db:.1f} dB does not show"
+    elif row.damage_weights_only and row.damage and row.damage_weights_only > row.damage / 2:
+        text += "; most of the damage comes from its weights"
+    return text + "."
+
+
+def _remedy(
+    status: str,
+    scheme: SchemeInfo,
+    simulation: Simulation,
+    recipes: Mapping[str, RecipeRow],
+    findings: Sequence[Finding],
+) -> str:
+    if status == "INCONCLUSIVE":
+        return next((finding.remedy for finding in findings if finding.severity == "error"), "Simulate the model.")
+    if any(finding.code == "QA102" for finding in findings):
+        return next(finding.remedy for finding in findings if finding.code == "QA102")
+    if status == "READY":
+        return "Quantize with this scheme."
+    own = recipes[scheme.name].kl or 0.0
+    better = [
+        f"{row.title} (KL {row.kl:.3g}, top-1 {row.top1:.0%})"
+        for row in sorted(simulation.recipes, key=lambda row: row.kl or float("inf"))
+        if row.name != scheme.name and row.kl is not None and row.top1 is not None and row.kl < _BETTER * own
+    ]
+    if better:
+        return f"Simulated on the same tokens, these do better: {'; or '.join(better)}."
+    return (
+        "Nothing simulated here does much better at 8 bits: "
+        "evaluate on your own tasks, or leave the worst groups unquantized."
+    )
+
+
+def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:
+    stopped = [
+        f"{finding.message[0].upper()}{finding.message[1:]}." for finding in findings if finding.code in STOPPERS
+    ]
+    missing = coverage.linears - coverage.linears_measured
+    if missing:
+        stopped.append(f"{missing:,} of {coverage.linears:,} Linears were not measured.")
+    return stopped
+
+
+def _nonfinite_reason(findings: Sequence[Finding]) -> str:
+    return "".join(
+        f" {finding.message[0].upper()}{finding.message[1:]}." for finding in findings if finding.code == "QA102"
+    )
+
+
+def _quoted(token: str) -> str:
+    return "`" + token.replace("\n", "\\n").replace("`", "'") + "`"
+
+
+def _percent(share: float) -> str:
+    # Rounding must not turn "nearly all" into "all".
+    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}".replace("100.00%", "100%")

@@ -1,0 +1,63 @@
+"""The command line: one verb a file. Only `main` prints errors; heavy packages load inside the verbs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import typer
+
+from quantaudit.cli import measure, render, report, scales, simulate, sites
+from quantaudit.errors import QuantauditError
+
+app = typer.Typer(
+    name="quantaudit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Tells, before an open-weight LLM is released or quantized, whether low-bit activations will work on it, "
+    "where they break, and what avoids it.",
+    epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive. "
+    "--debug anywhere shows tracebacks.",
+)
+for verb in (report, sites, measure, scales, simulate, render):
+    app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(verb.run)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from quantaudit._version import __version__
+
+        typer.echo(f"quantaudit {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point. Every error is one or two lines on stderr and its exit code; a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # A tokenizer that forks worker threads warns on stderr in every later subprocess.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Loaders draw bars of their own over ours.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        app()
+    except QuantauditError as error:
+        _fail(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130, debug)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[:1] or [""]
+        _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    typer.echo(f"error: {message}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,131 @@
+"""What people see in a terminal: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from quantaudit.card.schema import Card
+    from quantaudit.model.sites import Architecture
+    from quantaudit.progress import Advance, Stages
+    from quantaudit.provenance import SiteInfo
+    from quantaudit.simulate.records import Simulation
+
+out = Console()
+err = Console(stderr=True)
+
+COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "INCONCLUSIVE": "bright_black"}
+
+
+class _SpeedColumn(TextColumn):
+    """Units a second of the running stage."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="progress.data.speed")
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    err.print(escape(text), highlight=False)
+
+
+@contextmanager
+def progress() -> Iterator[Stages]:
+    """Bars on stderr for as long as the context lasts; gives what opens one."""
+    columns: list[Any] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        _SpeedColumn(""),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    ]
+    with Progress(*columns, console=err) as bars:
+
+        def open_stage(title: str, total: int, unit: str = "steps") -> Advance:
+            task = bars.add_task(title, total=total, unit=unit)
+
+            def advance(amount: int = 1) -> None:
+                bars.advance(task, amount)
+
+            return advance
+
+        yield open_stage
+
+
+def show_verdict(card: Card) -> None:
+    """The answer on stdout: a table of schemes, then for each where it breaks and what to do."""
+    table = Table(title=escape(f"{card.model.name}: INT8 activations"), title_justify="left")
+    for column in ("scheme", "verdict"):
+        table.add_column(column, no_wrap=True)
+    for column in ("KL", "top-1", "perplexity"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for verdict in card.verdict.schemes:
+        table.add_row(
+            escape(verdict.title),
+            f"[bold {COLOURS[verdict.status]}]{verdict.status}[/]",
+            "—" if verdict.kl is None else f"{verdict.kl:.3g}",
+            "—" if verdict.top1 is None else f"{verdict.top1:.1%}",
+            f"{_number(verdict.perplexity_base)} → {_number(verdict.perplexity)}",
+        )
+    out.print(table)
+    for verdict in card.verdict.schemes:
+        if verdict.status != "READY":
+            out.print(Text(f"\n{verdict.title}: {verdict.status}", style=f"bold {COLOURS[verdict.status]}"))
+            out.print(escape(f"{verdict.reason}"), highlight=False)
+            for group in verdict.worst_groups:
+                out.print(escape(f"  {group.group}: {group.explanation}"), highlight=False)
+            out.print(escape(f"  → {verdict.remedy}"), highlight=False)
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None else f"{value:,.4g}"
+
+
+def recipe_table(simulation: Simulation) -> Table:
+    """Whole-model scores of every simulated recipe."""
+    table = Table(title=f"{simulation.evaluation.tokens:,} evaluation tokens", title_justify="left")
+    for column, justify in (("recipe", "left"), ("KL", "right"), ("top-1", "right"), ("perplexity", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in simulation.recipes:
+        table.add_row(
+            escape(row.title),
+            "—" if row.kl is None else f"{row.kl:.3g} ± {row.kl_stderr or 0:.1g}",
+            "—" if row.top1 is None else f"{row.top1:.1%}",
+            f"{_number(row.perplexity_base)} → {_number(row.perplexity)}",
+        )
+    return table
+
+
+def site_table(architecture: Architecture) -> Table:
+    """Sites of one kind in a row, over all layers; then what is not measured."""
+    table = Table(title="observed tensors", title_justify="left")
+    for column in ("site", "kind", "layers", "members"):
+        table.add_column(column)
+    rows: dict[tuple[str, str], list[SiteInfo]] = {}
+    for site in architecture.sites:
+        name = site.name if site.layer is None else site.name.replace(f"layers.{site.layer}.", "layers.*.", 1)
+        rows.setdefault((name, site.kind), []).append(site)
+    for (name, kind), sites in rows.items():
+        layers = [site.layer for site in sites if site.layer is not None]
+        members = ", ".join(member.rpartition(".")[2] for member in sites[0].members)
+        table.add_row(escape(name), kind, _layers(layers), escape(members))
+    for row in architecture.unmeasured:
+        table.add_row(escape(row.module), "[red]not measured[/]", "", escape(row.reason))
+    return table
+
+
+def _layers(layers: list[int]) -> str:
+    if not layers:
+        return ""
+    whole = layers == list(range(layers[0], layers[-1] + 1))
+    return f"{layers[0]}–{layers[-1]}" if whole and len(layers) > 1 else ", ".join(map(str, layers))

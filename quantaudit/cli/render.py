@@ -1,0 +1,32 @@
+"""`quantaudit render`: the card's pages from its JSON, without the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantaudit.cli import options
+
+EXAMPLE = "Example: quantaudit render quantaudit-demo/card.json --out page/"
+
+
+def run(
+    card: Annotated[Path, typer.Argument(metavar="CARD", help="card.json written by `quantaudit report`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for card.html, card.md and their images.")],
+    template_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Render an activation card as HTML and Markdown."""
+    from quantaudit.card.render import write_card
+    from quantaudit.card.schema import load_card
+    from quantaudit.cli import console
+    from quantaudit.files import check_directory
+
+    loaded = load_card(card)
+    check_directory(out, force=force)
+    for path in write_card(loaded, out, template_dir):
+        console.say(f"wrote {path}")

