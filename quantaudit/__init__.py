@@ -1,0 +1,58 @@
+"""quantaudit: will low-bit activations work on this model, where do they break, and what avoids it?
+
+The names below are the public interface. They load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from quantaudit._version import __version__
+
+if TYPE_CHECKING:
+    from quantaudit.pipeline import Audit, Settings, audit
+    from quantaudit.card.render import write_card
+    from quantaudit.card.schema import Card, load_card
+    from quantaudit.errors import QuantauditError
+    from quantaudit.profile import Profile, load_profile, merge, save_profile
+
+_HOMES = {
+    "Audit": "quantaudit.pipeline",
+    "Card": "quantaudit.card.schema",
+    "Profile": "quantaudit.profile",
+    "QuantauditError": "quantaudit.errors",
+    "Settings": "quantaudit.pipeline",
+    "audit": "quantaudit.pipeline",
+    "load_card": "quantaudit.card.schema",
+    "load_profile": "quantaudit.profile",
+    "merge": "quantaudit.profile",
+    "save_profile": "quantaudit.profile",
+    "write_card": "quantaudit.card.render",
+}
+
+__all__ = [
+    "Audit",
+    "Card",
+    "Profile",
+    "QuantauditError",
+    "Settings",
+    "__version__",
+    "audit",
+    "load_card",
+    "load_profile",
+    "merge",
+    "save_profile",
+    "write_card",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'quantaudit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

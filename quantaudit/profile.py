@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from pydantic import ValidationError
@@ -70,7 +70,9 @@ def merge(a: Profile, b: Profile) -> Profile:
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
     token_text = dict(sorted({**a.provenance.token_text, **b.provenance.token_text}.items()))
-    return Profile(provenance=a.provenance.model_copy(update={"token_text": token_text}), statistics=combined)
+    unmeasured = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured]
+    provenance = a.provenance.model_copy(update={"token_text": token_text, "unmeasured": unmeasured})
+    return Profile(provenance=provenance, statistics=combined)
 
 
 def save_profile(profile: Profile, path: Path) -> None:
@@ -109,10 +111,10 @@ def load_profile(path: Path) -> Profile:
             provenance=provenance,
             statistics={_key(key): _statistics(key, value, arrays) for key, value in metadata["encodings"].items()},
         )
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise FormatError(f"not a readable profile: {error}", where=str(path), hint="measure again") from error
     except ValidationError as error:
         raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(f"not a readable profile: {error}", where=str(path), hint="measure again") from error
 
 
 def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
@@ -141,6 +143,8 @@ def _key(key: str) -> tuple[str, Split]:
 
 
 def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) -> SiteStatistics:
+    if encoding not in get_args(Encoding):
+        raise KeyError(f"unknown encoding {encoding!r}")
     return SiteStatistics(
         distribution=Distribution(encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]),
         extremes=Extremes(

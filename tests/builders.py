@@ -183,7 +183,9 @@ def weight_bytes(model: nn.Module) -> dict[str, bytes]:
 # Corpora -------------------------------------------------------------------------------------------------------------
 
 
-def random_corpus(lengths: Sequence[int], *, seed: int = 0, domains: Sequence[str] = ("a", "b", "c")) -> TokenizedCorpus:
+def random_corpus(
+    lengths: Sequence[int], *, seed: int = 0, domains: Sequence[str] = ("a", "b", "c")
+) -> TokenizedCorpus:
     """Samples of random bytes, domains in turn, split by the package's own rule."""
     rng = np.random.default_rng(seed)
     rows = [
@@ -196,9 +198,7 @@ def random_corpus(lengths: Sequence[int], *, seed: int = 0, domains: Sequence[st
 
 def sample(ids: Sequence[int], *, index: int = 0, domain: str = "a", split: Any = "evaluation") -> TokenizedSample:
     """One tokenized sample."""
-    return TokenizedSample(
-        index=index, id=f"s{index}", domain=domain, split=split, ids=np.asarray(ids, dtype=np.int64)
-    )
+    return TokenizedSample(index=index, id=f"s{index}", domain=domain, split=split, ids=np.asarray(ids, dtype=np.int64))
 
 
 # Profiles ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from itertools import groupby
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance
-from quantaudit.simulate.records import Simulation, TensorErrorRow
+from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
@@ -50,7 +50,7 @@ def unmeasured(coverage: Coverage) -> list[Finding]:
                 code="QA101",
                 severity="error",
                 module=modules[0],
-                message=f"{_count(len(modules), 'module')} not measured: {reason}",
+                message=f"{count(len(modules), 'module')} not measured: {reason}",
                 value=float(len(modules)),
                 threshold=0.0,
                 reason="What was not measured cannot be declared safe.",
@@ -91,7 +91,7 @@ def corpus_notes(provenance: Provenance) -> list[Finding]:
                 code="QA103",
                 severity="info",
                 module=None,
-                message=f"{_count(corpus.truncated, 'sample')} cut to {limit:,} tokens",
+                message=f"{count(corpus.truncated, 'sample')} cut to {limit:,} tokens",
                 value=float(corpus.truncated),
                 threshold=0.0,
                 reason="Peaks beyond the cut were not seen.",
@@ -170,7 +170,7 @@ def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
                     code="QA301",
                     severity="warning",
                     module=group,
-                    message=f"{scheme.title} damages {_count(len(rows), 'fused group')} noticeably, `{group}` most",
+                    message=f"{scheme.title} damages {count(len(rows), 'fused group')} noticeably, `{group}` most",
                     value=worst,
                     threshold=policy.damage.warning,
                     reason=policy.damage.reason,
@@ -184,16 +184,9 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
     """QA302: tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass."""
     found = []
     for scheme in simulation.schemes:
-        rows: list[tuple[float, TensorErrorRow]] = [
-            (row.zeroed_fraction, row)
-            for row in simulation.sites
-            if row.scheme == scheme.name
-            and row.observer == scheme.observer
-            and row.zeroed_fraction is not None
-            and row.zeroed_fraction > policy.zeroed_fraction.warning
-        ]
+        rows = zeroed_tensors(simulation, scheme, policy)
         if rows:
-            share, worst = max(rows, key=lambda pair: pair[0])
+            share, worst = rows[0]
             hidden = sum((row.sqnr_db or 0.0) >= GOOD_SQNR_DB for _, row in rows)
             found.append(
                 Finding(
@@ -201,8 +194,8 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
                     severity="warning",
                     module=worst.group,
                     message=(
-                        f"{scheme.title} rounds most values of {_count(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {share:.2%}); {hidden} of them would pass an SQNR check"
+                        f"{scheme.title} rounds most values of {count(len(rows), 'tensor')} to zero "
+                        f"(`{worst.group}`: {percent(share)}); {hidden} of them would pass an SQNR check"
                     ),
                     value=share,
                     threshold=policy.zeroed_fraction.warning,
@@ -213,5 +206,24 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
     return found
 
 
-def _count(number: int, noun: str) -> str:
+def zeroed_tensors(simulation: Simulation, scheme: SchemeInfo, policy: Policy) -> list[tuple[float, TensorErrorRow]]:
+    """(zeroed fraction, row) of the tensors beyond the policy's limit under a static scheme, worst first."""
+    rows = [
+        (row.zeroed_fraction, row)
+        for row in simulation.sites
+        if row.scheme == scheme.name
+        and row.observer == scheme.observer
+        and row.zeroed_fraction is not None
+        and row.zeroed_fraction > policy.zeroed_fraction.warning
+    ]
+    return sorted(rows, key=lambda pair: -pair[0])
+
+
+def count(number: int, noun: str) -> str:
+    """`1 sample`, `2 samples`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    """A share in words that never turn "nearly all" into "all"."""
+    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}"

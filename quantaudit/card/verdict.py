@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from quantaudit.card.findings import count, percent, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, WorstGroup
-from quantaudit.policy import Policy, judge
+from quantaudit.policy import Policy, Status, judge
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 STOPPERS = {"QA104"}
@@ -39,7 +40,7 @@ def decide(
                 top1=recipe.top1 if recipe else None,
                 perplexity=recipe.perplexity if recipe else None,
                 perplexity_base=recipe.perplexity_base if recipe else None,
-                reason=reason + _nonfinite_reason(findings),
+                reason=" ".join([reason, *_causes(status, scheme, simulation, findings, policy)]),
                 remedy=_remedy(status, scheme, simulation, recipes, findings),
                 worst_groups=worst(scheme, simulation, by_name),
             )
@@ -93,7 +94,7 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"
     if error is not None and error.zeroed_fraction is not None and error.scale is not None:
-        text += f"; at a scale of {error.scale:.3g}, {_percent(error.zeroed_fraction)} of its values round to zero"
+        text += f"; at a scale of {error.scale:.3g}, {percent(error.zeroed_fraction)} of its values round to zero"
         if error.sqnr_db is not None and error.sqnr_db >= 20 and error.zeroed_fraction > 0.5:
             text += f", which its SQNR of {error.sqnr_db:.1f} dB does not show"
     elif row.damage_weights_only and row.damage and row.damage_weights_only > row.damage / 2:
@@ -102,7 +103,7 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
 
 
 def _remedy(
-    status: str,
+    status: Status,
     scheme: SchemeInfo,
     simulation: Simulation,
     recipes: Mapping[str, RecipeRow],
@@ -129,25 +130,30 @@ def _remedy(
 
 
 def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:
-    stopped = [
-        f"{finding.message[0].upper()}{finding.message[1:]}." for finding in findings if finding.code in STOPPERS
-    ]
+    stopped = [_sentence(finding) for finding in findings if finding.code in STOPPERS]
     missing = coverage.linears - coverage.linears_measured
     if missing:
         stopped.append(f"{missing:,} of {coverage.linears:,} Linears were not measured.")
     return stopped
 
 
-def _nonfinite_reason(findings: Sequence[Finding]) -> str:
-    return "".join(
-        f" {finding.message[0].upper()}{finding.message[1:]}." for finding in findings if finding.code == "QA102"
-    )
+def _causes(
+    status: Status, scheme: SchemeInfo, simulation: Simulation, findings: Sequence[Finding], policy: Policy
+) -> list[str]:
+    """What explains a verdict that is not READY: broken activations, or tensors that lose their ordinary values."""
+    broken = [_sentence(finding) for finding in findings if finding.code == "QA102"]
+    lost = zeroed_tensors(simulation, scheme, policy)
+    if status == "READY" or broken or not lost:
+        return broken
+    return [
+        "One scale that covers the peaks is too coarse for everything else: "
+        f"{count(len(lost), 'tensor')} {'loses' if len(lost) == 1 else 'lose'} most values to zero."
+    ]
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.message[0].upper()}{finding.message[1:]}."
 
 
 def _quoted(token: str) -> str:
     return "`" + token.replace("\n", "\\n").replace("`", "'") + "`"
-
-
-def _percent(share: float) -> str:
-    # Rounding must not turn "nearly all" into "all".
-    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}".replace("100.00%", "100%")

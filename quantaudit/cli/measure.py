@@ -27,7 +27,7 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.audit import Settings, measure_subject, prepare
+    from quantaudit.pipeline import Settings, measure_subject, prepare
     from quantaudit.profile import save_profile
 
     settings = Settings(

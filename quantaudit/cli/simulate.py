@@ -32,7 +32,7 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.audit import Settings, prepare, simulate_subject
+    from quantaudit.pipeline import Settings, prepare, simulate_subject
     from quantaudit.profile import load_profile
 
     measured = load_profile(profile)

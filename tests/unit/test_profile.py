@@ -185,9 +185,14 @@ BREAKAGES: dict[str, Callable[[Path], Any]] = {
     "no provenance": with_metadata(lambda metadata: {k: v for k, v in metadata.items() if k != "provenance"}),
     "half a provenance": with_metadata(lambda metadata: metadata["provenance"].pop("model") and None),
     "a provenance with unknown parts": with_metadata(lambda metadata: metadata["provenance"].update(mystery=1)),
-    "a site without arrays": with_metadata(lambda metadata: metadata["encodings"].update({"x/calibration/": "float16"})),
+    "a site without arrays": with_metadata(
+        lambda metadata: metadata["encodings"].update({"x/calibration/": "float16"})
+    ),
     "an unknown split": with_metadata(lambda metadata: metadata["encodings"].update({"x/test/": "float16"})),
     "a key without a split": with_metadata(lambda metadata: metadata["encodings"].update({"x": "float16"})),
+    "an unknown encoding": with_metadata(
+        lambda metadata: metadata["encodings"].update(dict.fromkeys(metadata["encodings"], "int4"))
+    ),
     "encodings as a list": with_metadata(lambda metadata: metadata.update(encodings=["bfloat16"])),
 }
 

@@ -71,7 +71,12 @@ def test_a_broken_sample_leaves_the_summary_to_the_finite_values() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "encoding"),
-    [(torch.bfloat16, "bfloat16"), (torch.float16, "float16"), (torch.float32, "bfloat16"), (torch.float64, "bfloat16")],
+    [
+        (torch.bfloat16, "bfloat16"),
+        (torch.float16, "float16"),
+        (torch.float32, "bfloat16"),
+        (torch.float64, "bfloat16"),
+    ],
 )
 def test_only_float16_is_counted_in_float16_patterns(dtype: torch.dtype, encoding: str) -> None:
     assert encoding_of(dtype) == encoding

