@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from quantaudit._version import __version__
 
 if TYPE_CHECKING:
-    from quantaudit.pipeline import Audit, Settings, audit
     from quantaudit.card.render import write_card
     from quantaudit.card.schema import Card, load_card
     from quantaudit.errors import QuantauditError
+    from quantaudit.pipeline import Audit, Settings, audit
     from quantaudit.profile import Profile, load_profile, merge, save_profile
 
 _HOMES = {

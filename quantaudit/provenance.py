@@ -130,6 +130,9 @@ class Provenance(Row):
 
 def explain(error: ValidationError) -> str:
     """Every mistake of a pydantic error on one line: `path: what`, the first five of them."""
-    problems = [f"{'.'.join(map(str, item['loc'])) or 'top level'}: {item['msg']}" for item in error.errors()]
+    problems = [
+        ": ".join(part for part in (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) if part)
+        for item in error.errors()
+    ]
     more = f" (+{len(problems) - 5} more)" if len(problems) > 5 else ""
     return "; ".join(problems[:5]) + more

@@ -49,17 +49,22 @@ def progress() -> Iterator[Stages]:
         _SpeedColumn(""),
         TimeRemainingColumn(elapsed_when_finished=True),
     ]
-    with Progress(*columns, console=err) as bars:
+    bars = Progress(*columns, console=err)
 
-        def open_stage(title: str, total: int, unit: str = "steps") -> Advance:
-            task = bars.add_task(title, total=total, unit=unit)
+    def open_stage(title: str, total: int, unit: str = "steps") -> Advance:
+        # Not before there is something to show: an error while loading should stand alone.
+        bars.start()
+        task = bars.add_task(title, total=total, unit=unit)
 
-            def advance(amount: int = 1) -> None:
-                bars.advance(task, amount)
+        def advance(amount: int = 1) -> None:
+            bars.advance(task, amount)
 
-            return advance
+        return advance
 
+    try:
         yield open_stage
+    finally:
+        bars.stop()
 
 
 def show_verdict(card: Card) -> None:

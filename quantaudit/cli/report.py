@@ -44,8 +44,8 @@ def run(
     folder = out or default_folder(model)
     check_directory(folder, force=force)
 
-    from quantaudit.pipeline import Settings, audit
     from quantaudit.card.render import write_card
+    from quantaudit.pipeline import Settings, audit
     from quantaudit.profile import load_profile, save_profile
     from quantaudit.quant.export import save_scales
 

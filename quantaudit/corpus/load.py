@@ -42,7 +42,7 @@ class CorpusRow(BaseModel):
     def _one_content(self) -> CorpusRow:
         filled = [name for name in ("text", "messages", "input_ids") if getattr(self, name)]
         if len(filled) != 1 or (self.text is not None and not self.text.strip()):
-            raise ValueError(f"has {' and '.join(filled) if len(filled) > 1 else 'no text'}; {_SHAPE}")
+            raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
         return self
 
 

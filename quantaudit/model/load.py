@@ -44,10 +44,11 @@ def parse_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].partition(" device type at start")[0]
         raise UsageError(
-            f"device is not available here: {str(error).splitlines()[0]}",
+            "no such device" if reason.startswith("Expected one of") else f"device is not available here: {reason}",
             where=f"--device {name}",
-            hint="use auto, cpu, or a device that `torch.accelerator` lists",
+            hint="use auto, cpu, or an accelerator that this build of torch supports, such as cuda",
         ) from error
     if device.type == "meta":
         raise UsageError("the meta device holds no values", where="--device meta", hint="use auto, cpu or cuda")

@@ -12,7 +12,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize, qua
 from compressed_tensors.quantization.utils import calculate_range
 from numpy.typing import NDArray
 
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.scales import QParams, Range
 from quantaudit.stats.distribution import Distribution, finite, massive_threshold, quantiles
 
 
@@ -28,14 +28,20 @@ class TensorErrors:
     clip_rate: float
 
 
-def tensor_errors(distribution: Distribution, qparams: QParams, args: QuantizationArgs) -> TensorErrors:
+def tensor_errors(
+    distribution: Distribution, qparams: QParams, args: QuantizationArgs, exact: Range | None = None
+) -> TensorErrors:
     """Errors of the finite values, each distinct one quantized once by compressed_tensors and weighted by its count.
 
-    Quantization runs in the scale's dtype, as the toolkit does; sums in float64. NaN for an empty tensor.
+    exact: the tensor's true minimum and maximum, where known; float32 values that the distribution rounded past them
+    would look clipped, and are drawn back. Quantization runs in the scale's dtype, as the toolkit does; sums in
+    float64. NaN for an empty tensor.
     """
     values, counts = finite(distribution)
     if not len(values):
         return TensorErrors(**dict.fromkeys(TensorErrors.__slots__, float("nan")))
+    if exact is not None and np.isfinite(exact).all():
+        values = values.clip(*exact)
     x = torch.from_numpy(values).to(qparams.scale.dtype)
     restored = fake_quantize(x, qparams.scale, qparams.zero_point, args).double().numpy()
     codes = quantize(x, qparams.scale, qparams.zero_point, args).double().numpy()
@@ -63,8 +69,8 @@ def _clipped(x: NDArray[np.float64], qparams: QParams, args: QuantizationArgs) -
     low, high = (float(bound) for bound in calculate_range(args, qparams.scale.device))
     half = 0.5 if args.type == QuantizationType.INT else 0.0
     slack = 1 + torch.finfo(qparams.scale.dtype).eps / 2
-    code = x / float(qparams.scale) + float(qparams.zero_point)
-    return np.asarray((code > (high + half) * slack) | (code < (low - half) * slack))
+    code, zero = x / float(qparams.scale), float(qparams.zero_point)
+    return np.asarray((code > (high + half - zero) * slack) | (code < (low - half - zero) * slack))
 
 
 def _effective_levels(codes: NDArray[np.float64], counts: NDArray[np.int64]) -> float:

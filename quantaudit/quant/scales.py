@@ -55,7 +55,7 @@ def mse(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Ran
     In float32, over the distribution; `exact` bounds it.
     """
     values, counts = finite(distribution)
-    x = torch.from_numpy(values)
+    x = torch.from_numpy(values.clip(*exact))
     weights = torch.from_numpy(counts.astype(np.float64))
     coarse = torch.logspace(0, -3, 61, dtype=torch.float32)
     best = int(_squared_errors(x, weights, exact, coarse, args).argmin())

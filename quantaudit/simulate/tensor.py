@@ -44,7 +44,7 @@ def error_rows(profile: Profile) -> list[TensorErrorRow]:
             observer=observer,
             scale=float(qparams.scale),
             zero_point=int(qparams.zero_point),
-            **asdict(tensor_errors(evaluation.distribution, qparams, args)),
+            **asdict(tensor_errors(evaluation.distribution, qparams, args, evaluation.range)),
         )
         for site in quantizable(profile)
         if (evaluation := profile.split(site.name, "evaluation")) is not None

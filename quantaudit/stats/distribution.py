@@ -2,7 +2,7 @@
 
 Every per-tensor question (a quantile, a threshold, a bit width, an error) is answered from these counts without the
 model. bfloat16 and float16 tensors are counted as they are; wider ones after rounding to bfloat16, which moves a value
-by at most 2⁻⁹ of itself.
+by at most 2⁻⁸ of itself.
 """
 
 from __future__ import annotations

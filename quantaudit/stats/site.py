@@ -27,6 +27,13 @@ class SiteStatistics:
         """Token positions seen."""
         return int(self.extremes.tokens.sum())
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Exact minimum and maximum over all samples; NaN where a sample held one, or where there is none."""
+        if not len(self.extremes.sample):
+            return float("nan"), float("nan")
+        return float(self.extremes.min.min()), float(self.extremes.max.max())
+
 
 def zero(encoding: Encoding) -> SiteStatistics:
     """The identity of `merge`."""

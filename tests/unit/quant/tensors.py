@@ -1,0 +1,49 @@
+"""Tensors that quantization treats very differently, and the parameters they get."""
+
+from __future__ import annotations
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from torch import Tensor
+
+from quantaudit.quant.scales import QParams, Range, derive
+from tests.builders import distribution_of
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
+
+
+def _heavy() -> Tensor:
+    x = torch.randn(2, 30000, generator=_generator())
+    return (x[0] / x[1].abs().clamp_min(1e-2)).clamp(-700, 700)
+
+
+TENSORS = {
+    "gaussian": lambda: torch.randn(6000, generator=_generator()) * 2 + 0.3,
+    "tails": _heavy,
+    "massive outlier": lambda: torch.cat([torch.randn(6000, generator=_generator()), torch.tensor([3000.0, -40.0])]),
+    "one-sided": lambda: torch.rand(4000, generator=_generator()) * 5 + 1,
+    "negative": lambda: -torch.rand(4000, generator=_generator()) * 5 - 1,
+    "zeros": lambda: torch.zeros(50),
+    "constant": lambda: torch.full((50,), 1.375),
+    "sparse": lambda: torch.randn(6000, generator=_generator()).relu(),
+}
+SPREAD = ("gaussian", "tails", "massive outlier", "one-sided", "negative", "sparse")
+"""Those with more than one value."""
+
+
+def tensor(name: str, dtype: str) -> Tensor:
+    return TENSORS[name]().to(DTYPES[dtype])
+
+
+def extremes(x: Tensor) -> Range:
+    return float(x.min()), float(x.max())
+
+
+def qparams(x: Tensor, args: QuantizationArgs, observer: str = "absolute_maximum") -> QParams:
+    found = derive(distribution_of(x), extremes(x), args, observer, x.dtype)
+    assert found is not None
+    return found

@@ -1,0 +1,50 @@
+"""Formats and schemes are what compressed_tensors understands under these names."""
+
+from __future__ import annotations
+
+import pytest
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+
+from quantaudit.errors import UsageError
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES, STATIC_INPUTS, Scheme, dump_args, find_static
+
+
+@pytest.mark.parametrize("name", STATIC_INPUTS)
+def test_every_format_is_static_per_tensor_in_eight_bits(name: str) -> None:
+    args = find_static(name)
+    assert (args.num_bits, args.strategy, args.dynamic) == (8, QuantizationStrategy.TENSOR, False)
+    assert args.observer == "static_minmax"
+
+
+def test_formats_differ_in_type_and_symmetry() -> None:
+    kinds = {name: (args.type, args.symmetric) for name, args in STATIC_INPUTS.items()}
+    assert kinds == {
+        "int8_static_per_tensor": (QuantizationType.INT, True),
+        "int8_asymmetric_static_per_tensor": (QuantizationType.INT, False),
+        "fp8_e4m3_static_per_tensor": (QuantizationType.FLOAT, True),
+    }
+
+
+def test_an_unknown_format_is_a_usage_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="int8_asymmetric"):
+        find_static("int7")
+
+
+def test_schemes_are_found_under_their_own_names() -> None:
+    assert {name: scheme.name for name, scheme in SCHEMES.items()} == {name: name for name in SCHEMES}
+    assert INT8_STATIC.static
+    assert not INT8_DYNAMIC.static
+    assert not Scheme(name="w", title="w", weights=INT8_STATIC.weights, input_activations=None, observer=None).static
+
+
+@pytest.mark.parametrize(
+    "args", [*STATIC_INPUTS.values(), INT8_STATIC.weights, INT8_DYNAMIC.weights, INT8_DYNAMIC.input_activations]
+)
+def test_dumped_arguments_load_back_as_the_same(args: QuantizationArgs) -> None:
+    dumped = dump_args(args)
+    assert dumped is not None
+    assert QuantizationArgs(**dumped) == args
+
+
+def test_no_arguments_dump_as_null() -> None:
+    assert dump_args(None) is None
