@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from quantaudit.simulate.records import CorrelationRow, Simulation
+from quantaudit.simulate.records import CorrelationRow, Outcome, SchemeInfo, Simulation
 
 FEWEST = 8
 """Groups below which a rank correlation says nothing."""
 RESAMPLES = 500
-OUTCOMES = {
+OUTCOMES: dict[Outcome, str] = {
     "damage": "block damage",
     "sqnr_db": "SQNR",
     "bulk_sqnr_db": "bulk SQNR",
@@ -47,7 +47,7 @@ def correlate(simulation: Simulation, amax: Mapping[str, float | None], *, seed:
             for scope in scopes:
                 names = [row.group for row in groups if scope in ("all", row.projection)]
                 pairs = [(amax.get(name), values[name]) for name in names]
-                row = _row(scheme.name, scope, outcome, _paired(pairs), seed)
+                row = _row(scheme, scope, outcome, _paired(pairs), seed)
                 if row is not None:
                     rows.append(row)
     return rows
@@ -70,7 +70,9 @@ def _paired(pairs: Sequence[tuple[float | None, float | None]]) -> NDArray[np.fl
     return np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
 
 
-def _row(scheme: str, scope: str, outcome: str, pairs: NDArray[np.float64], seed: int) -> CorrelationRow | None:
+def _row(
+    scheme: SchemeInfo, scope: str, outcome: Outcome, pairs: NDArray[np.float64], seed: int
+) -> CorrelationRow | None:
     """None where there are too few groups, or where one side does not vary."""
     if len(pairs) < FEWEST or not np.ptp(pairs, axis=0).all():
         return None
@@ -79,7 +81,7 @@ def _row(scheme: str, scope: str, outcome: str, pairs: NDArray[np.float64], seed
     rho_low, rho_high = bootstrap_interval(x, y, "spearman", seed)
     tau_low, tau_high = bootstrap_interval(x, y, "kendall", seed)
     return CorrelationRow(
-        scheme=scheme,
+        scheme=scheme.name,
         scope=scope,
         predictor="amax",
         outcome=outcome,
@@ -90,20 +92,20 @@ def _row(scheme: str, scope: str, outcome: str, pairs: NDArray[np.float64], seed
         kendall=tau,
         kendall_low=tau_low,
         kendall_high=tau_high,
-        reading=read(scope, outcome, rho, rho_low, rho_high),
+        reading=read(scheme.title, scope, outcome, rho, rho_low, rho_high),
     )
 
 
-def read(scope: str, outcome: str, rho: float, low: float, high: float) -> str:
+def read(scheme: str, scope: str, outcome: Outcome, rho: float, low: float, high: float) -> str:
     """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size."""
-    where = "over all groups" if scope == "all" else f"within {scope} inputs"
-    numbers = f"(ρ = {_signed(rho)}, 95 % interval {_signed(low)} to {_signed(high)})"
+    where = f"{scheme}, over all groups" if scope == "all" else f"{scheme}, within {scope} inputs"
+    numbers = f"(ρ = {_signed(rho)}, 95% interval {_signed(low)} to {_signed(high)})"
     name = OUTCOMES[outcome]
     if low <= 0 <= high:
-        return f"{where.capitalize()}, the peak does not tell the {name} {numbers}."
+        return f"{where}: the peak does not tell the {name} {numbers}."
     strength = "closely" if abs(rho) >= 0.8 else "in part" if abs(rho) >= 0.4 else "only weakly"
     direction = "higher" if rho > 0 else "lower"
-    return f"{where.capitalize()}, a higher peak goes with a {direction} {name}, {strength} {numbers}."
+    return f"{where}: a higher peak goes with a {direction} {name}, {strength} {numbers}."
 
 
 def _signed(value: float) -> str:

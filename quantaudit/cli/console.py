@@ -114,7 +114,8 @@ def recipe_table(simulation: Simulation) -> Table:
 def site_table(architecture: Architecture) -> Table:
     """Sites of one kind in a row, over all layers; then what is not measured."""
     table = Table(title="observed tensors", title_justify="left")
-    for column in ("site", "kind", "layers", "members"):
+    table.add_column("site", no_wrap=True)
+    for column in ("kind", "layers", "members"):
         table.add_column(column)
     rows: dict[tuple[str, str], list[SiteInfo]] = {}
     for site in architecture.sites:

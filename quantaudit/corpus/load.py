@@ -7,15 +7,17 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import explain
 
 BUILTIN = Path(__file__).with_name("builtin")
 SUFFIXES = (".jsonl", ".txt", ".parquet")
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 _SHAPE = 'a row is {"text": …}, {"messages": [{"role": …, "content": …}]} or {"input_ids": […]}'
 
 
@@ -33,7 +35,7 @@ class CorpusRow(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     text: str | None = None
     messages: list[Message] | None = None
-    input_ids: list[int] | None = None
+    input_ids: list[TokenId] | None = None
     id: str | None = None
     domain: str = "unlabelled"
     split: Literal["calibration", "evaluation"] | None = None
@@ -43,6 +45,10 @@ class CorpusRow(BaseModel):
         filled = [name for name in ("text", "messages", "input_ids") if getattr(self, name)]
         if len(filled) != 1 or (self.text is not None and not self.text.strip()):
             raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError as error:
+            raise ValueError("it holds half of a surrogate pair, which is not text") from error
         return self
 
 

@@ -92,7 +92,7 @@ def tokenize(
 def _ids(row: CorpusRow, tokenizer: Any) -> NDArray[np.int64]:
     if row.input_ids:
         return np.asarray(row.input_ids, np.int64)
-    if row.messages is None:
+    if not row.messages:
         return np.asarray(tokenizer(row.text, verbose=False)["input_ids"], np.int64)
     if not tokenizer.chat_template:
         text = "\n".join(f"{message.role}: {message.content}" for message in row.messages)

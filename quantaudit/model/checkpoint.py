@@ -138,7 +138,12 @@ def _download(spec: str, revision: str | None) -> Path:
     """Fetch configuration, tokenizer and safetensors of a Hub repository into the cache, or find them there."""
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(
@@ -149,6 +154,12 @@ def _download(spec: str, revision: str | None) -> Path:
                 ignore_patterns=["*/*.safetensors"],
             )
         )
+    except HFValidationError as error:
+        raise ModelError(
+            "no such model folder, and not an id that the Hub allows",
+            where=spec,
+            hint="give a folder with config.json, a .gguf file, a Hub id or `demo`",
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             "no such model on the Hub", where=spec, hint="check the id, or log in with `hf auth login`"

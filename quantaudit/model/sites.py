@@ -20,6 +20,8 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 
 _ATTENTION = re.compile(r"attn|attention")
 _MLP = re.compile(r"mlp|feed_forward|ffn")
+_LAST = ("o_proj", "out_proj")
+"""Attention's own output projection runs last, even where a class defines it first (Phi-3)."""
 _NORM = re.compile(r"norm|ln_f")
 
 
@@ -141,7 +143,7 @@ def _append_block(
         child = next((child for child in children if pattern.search(child) and _linears(children[child])), None)
         inside = [group for group in rest if child and group.members[0].startswith(f"{block}.{child}.")]
         rest = [group for group in rest if group not in inside]
-        _append_groups(sites, inside, prefix)
+        _append_groups(sites, sorted(inside, key=lambda group: group.projection in _LAST), prefix)
         _append(sites, missing, f"{prefix}.{name}.output", kind, index, f"{block}.{child}" if child else None, "output")
     _append_groups(sites, rest, prefix)
     _append(sites, missing, f"{prefix}.output", "residual", index, block, "output")

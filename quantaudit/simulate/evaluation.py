@@ -14,7 +14,7 @@ SHORTEST = 2
 
 def sample_cap(budget: int) -> int:
     """Tokens taken from one sample at most, so that no long text decides alone."""
-    return max(512, budget // 8)
+    return max(256, budget // 16)
 
 
 def select(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSample]:

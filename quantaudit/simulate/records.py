@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from quantaudit.provenance import Number, Row
+
+
+Outcome = Literal["damage", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"]
 
 
 class ScaleRow(Row):
@@ -111,8 +114,8 @@ class CorrelationRow(Row):
 
     scheme: str
     scope: str = Field(description="'all' or one projection")
-    predictor: str
-    outcome: str
+    predictor: Literal["amax"]
+    outcome: Outcome
     n: int
     spearman: Number
     spearman_low: Number

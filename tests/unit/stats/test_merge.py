@@ -1,4 +1,4 @@
-"""Merging is associative and commutative and has an identity: ranks, shards and resumed runs may add up in any order."""
+"""Merging is associative and commutative and has an identity: shards and resumed runs add up in any order."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Peak = tuple[float, int, int, int, int]
 
 
 def brute_force(samples: list[Sample]) -> list[Peak]:
-    """All finite, non-zero elements of channels that are finite throughout a sample, fully sorted, the first hundred."""
+    """All non-zero elements of channels that are finite throughout a sample, fully sorted, the first hundred."""
     found: list[tuple[float, int, int, int, float, int]] = []
     for index, x_TC, tokens_T in samples:
         values = x_TC.double().numpy()

@@ -1,0 +1,327 @@
+"""The command line as its users meet it: what it leaves behind, what it says when the input is bad, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from quantaudit import cli
+from quantaudit.card.schema import Card, load_card
+from quantaudit.profile import load_profile
+from tests.builders import save_checkpoint, tiny_model
+
+Quantaudit = Callable[..., tuple[int, str, str]]
+REPORT = {"card.json", "card.html", "card.md", "assets", "profile.safetensors", "scales.safetensors"}
+
+
+@pytest.fixture
+def quantaudit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Quantaudit:
+    """Runs the command line in a folder of its own: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main(*arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def main(*arguments: object) -> int:
+    """The exit code of a command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve short texts in three domains, one chat among them."""
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    rows: list[dict[str, object]] = [
+        {"id": f"s{i}", "domain": "abc"[i % 3], "text": f"Sample number {i}: {'some words, ' * (i + 1)}and an end."}
+        for i in range(11)
+    ]
+    rows.append({"id": "chat", "domain": "a", "messages": [{"role": "user", "content": "Is this a chat?"}]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def report(tiny_folder: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one report leaves behind. Read only."""
+    folder = tmp_path_factory.mktemp("report") / "card"
+    assert main("report", tiny_folder, "--corpus", corpus_file, "--out", folder) == 0
+    return folder
+
+
+def comparable(card: Card) -> dict[str, Any]:
+    """A card without what may differ between equal runs."""
+    data = card.model_dump(mode="json")
+    del data["created"], data["environment"]["timings"]
+    return data
+
+
+def test_a_report_leaves_the_files_of_the_contract(report: Path) -> None:
+    assert {path.name for path in report.iterdir()} == REPORT
+    assert list((report / "assets").glob("*.png"))
+
+
+def test_the_card_covers_every_linear_and_both_schemes(report: Path) -> None:
+    card = load_card(report / "card.json")
+    assert card.simulation is not None
+    assert card.coverage.linears == card.coverage.linears_measured == 3 * 7 + 1
+    assert [row.scheme for row in card.verdict.schemes] == ["int8_static_per_tensor", "int8_dynamic_per_token"]
+    assert all(row.kl is not None and row.kl >= 0 for row in card.simulation.recipes)
+    measured = {row.group for row in card.simulation.groups if row.damage is not None}
+    assert measured == {row.group for row in card.simulation.groups} - {"lm_head"}
+
+
+def test_scales_are_those_of_the_card_under_the_toolkits_names(report: Path) -> None:
+    card = load_card(report / "card.json")
+    rows = {
+        row.group: row.scale
+        for row in card.scales
+        if (row.scheme, row.observer) == ("int8_static_per_tensor", "absolute_maximum")
+    }
+    with safe_open(report / "scales.safetensors", framework="pt") as file:
+        assert float(file.get_tensor("model.layers.1.mlp.down_proj.input_scale")) == rows["layers.1.mlp.down_proj"]
+        shared = {float(file.get_tensor(f"model.layers.0.self_attn.{m}_proj.input_scale")) for m in "qkv"}
+    assert shared == {rows["layers.0.self_attn.qkv_proj"]}
+
+
+def test_the_same_command_twice_gives_the_same_profile_and_card(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    code, _, _ = quantaudit("report", tiny_folder, "--corpus", corpus_file, "--out", tmp_path / "again")
+    assert code == 0
+    for name in ("profile.safetensors", "scales.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes()
+    assert comparable(load_card(tmp_path / "again" / "card.json")) == comparable(load_card(report / "card.json"))
+
+
+def test_the_steps_one_at_a_time_give_what_the_report_gives(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    profile = tmp_path / "p.safetensors"
+    assert quantaudit("measure", tiny_folder, "--corpus", corpus_file, "--out", profile)[0] == 0
+    assert profile.read_bytes() == (report / "profile.safetensors").read_bytes()
+    assert quantaudit("scales", profile, "--out", tmp_path / "s.safetensors")[0] == 0
+    assert (tmp_path / "s.safetensors").read_bytes() == (report / "scales.safetensors").read_bytes()
+    assert quantaudit("simulate", tiny_folder, "--profile", profile, "--out", tmp_path / "s.json")[0] == 0
+    card = load_card(report / "card.json")
+    assert card.simulation is not None
+    assert json.loads((tmp_path / "s.json").read_text()) == card.simulation.model_dump(mode="json")
+    assert quantaudit("render", report / "card.json", "--out", tmp_path / "page")[0] == 0
+    assert (tmp_path / "page" / "card.html").read_bytes() == (report / "card.html").read_bytes()
+
+
+def test_a_report_from_a_profile_equals_the_one_that_measured(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    profile = report / "profile.safetensors"
+    arguments = ("--corpus", corpus_file, "--profile", profile, "--out", tmp_path / "card")
+    assert quantaudit("report", tiny_folder, *arguments)[0] == 0
+    assert comparable(load_card(tmp_path / "card" / "card.json")) == comparable(load_card(report / "card.json"))
+
+
+def test_an_asymmetric_scheme_also_saves_zero_points(quantaudit: Quantaudit, report: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.safetensors"
+    arguments = ("--scheme", "int8_asymmetric_static_per_tensor", "--observer", "mse", "--out", out)
+    assert quantaudit("scales", report / "profile.safetensors", *arguments)[0] == 0
+    with safe_open(out, framework="pt") as file:
+        assert file.get_tensor("model.layers.0.mlp.down_proj.input_zero_point").dtype == torch.int8
+
+
+def test_redacted_cards_hold_no_token_text(
+    quantaudit: Quantaudit, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("--corpus", corpus_file, "--redact-text", "--out", tmp_path / "card")
+    assert quantaudit("report", tiny_folder, *arguments)[0] == 0
+    card = load_card(tmp_path / "card" / "card.json")
+    assert {peak.token for site in card.sites for peak in site.peaks} == {None}
+
+
+def test_sites_lists_what_would_be_observed_without_weights(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path
+) -> None:
+    code, out, err = quantaudit("sites", tiny_folder)
+    assert code == 0
+    assert "layers.*.self_attn.qkv_proj.input" in out
+    assert "13 fused groups of 22 Linears, 0 not measured" in err
+
+
+def test_a_report_refuses_to_overwrite_without_force(quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious.txt").write_text("mine")
+    code, _, err = quantaudit("report", tiny_folder, "--out", tmp_path / "full")
+    assert (code, "--force" in err) == (2, True)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious.txt"]
+
+
+def folder_without_config(tmp: Path, _: Path) -> list[object]:
+    (tmp / "empty").mkdir()
+    return ["report", tmp / "empty"]
+
+
+def truncated_weights(tmp: Path, tiny: Path) -> list[object]:
+    shutil.copytree(tiny, tmp / "cut")
+    weights = tmp / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return ["report", tmp / "cut"]
+
+
+def pickled_weights(tmp: Path, tiny: Path) -> list[object]:
+    shutil.copytree(tiny, tmp / "pickle")
+    (tmp / "pickle" / "model.safetensors").rename(tmp / "pickle" / "pytorch_model.bin")
+    return ["report", tmp / "pickle"]
+
+
+def corpus_of(name: str, *lines: str) -> Callable[[Path, Path], list[object]]:
+    def arguments(tmp: Path, tiny: Path) -> list[object]:
+        (tmp / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return ["report", tiny, "--corpus", tmp / name]
+
+    return arguments
+
+
+BAD: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
+    "missing folder": (lambda tmp, tiny: ["report", tmp / "nowhere"], "no such model folder"),
+    "folder without config": (folder_without_config, "no config.json"),
+    "truncated safetensors": (truncated_weights, "broken or truncated"),
+    "pickle only": (pickled_weights, "pickled"),
+    "unknown hub id offline": (lambda tmp, tiny: ["report", "nobody/no-such-model"], "Hub cannot be reached"),
+    "missing gguf": (lambda tmp, tiny: ["report", tmp / "no.gguf"], "no such GGUF file"),
+    "empty corpus": (corpus_of("empty.jsonl"), "corpus is empty"),
+    "single sample": (corpus_of("one.jsonl", '{"text": "alone"}'), "one sample only"),
+    "row without text": (corpus_of("rows.jsonl", '{"text": "fine"}', '{"body": "?"}'), "rows.jsonl:2: "),
+    "row that is not JSON": (corpus_of("bad.jsonl", '{"text": "fine"}', "text"), "bad.jsonl:2: not JSON"),
+    "ids beyond the vocabulary": (
+        corpus_of("ids.jsonl", '{"input_ids": [1, 2]}', '{"input_ids": [1, 99999]}'),
+        "99999 is outside the vocabulary",
+    ),
+    "unknown dtype": (lambda tmp, tiny: ["report", tiny, "--dtype", "int3"], "unknown dtype"),
+    "unknown device": (lambda tmp, tiny: ["report", tiny, "--device", "abacus"], "no such device"),
+    "unknown policy": (lambda tmp, tiny: ["report", tiny, "--policy", "hopeful"], "no such policy"),
+    "missing profile": (lambda tmp, tiny: ["report", tiny, "--profile", tmp / "p.safetensors"], "no such file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_exits_2_with_cause_and_remedy_and_leaves_nothing(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path, case: str
+) -> None:
+    build, cause = BAD[case]
+    arguments = build(tmp_path, tiny_folder)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = quantaudit(*arguments, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert cause in err
+    message = err[err.index("error: ") :].strip().splitlines()
+    assert len(message) == 2, "the cause on one line, the remedy on the next"
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("out", ["file.txt/card", "/proc/quantaudit/card"])
+def test_an_unwritable_place_is_refused_before_anything_runs(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "file.txt").write_text("a file")
+    code, _, err = quantaudit("report", tiny_folder, "--out", out)
+    assert (code, "cannot be written" in err, "loading" in err) == (2, True, False)
+
+
+def test_debug_shows_the_traceback(quantaudit: Quantaudit, tmp_path: Path) -> None:
+    assert "Traceback" in quantaudit("report", tmp_path / "nowhere", "--debug")[2]
+
+
+def test_samples_beyond_the_context_are_cut_and_reported(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path
+) -> None:
+    text = "\n".join(["short and fine", "x" * 5000, "another short one"])
+    (tmp_path / "long.txt").write_text(text)
+    code, _, err = quantaudit("report", tiny_folder, "--corpus", "long.txt", "--out", "card")
+    card = load_card(tmp_path / "card" / "card.json")
+    context = card.model.context_length
+    assert (code, card.corpus.truncated, "1 sample" in err) == (0, 1, True)
+    assert max(site.tokens for site in card.sites) == card.corpus.tokens <= 40 + (context or 0)
+    assert any(finding.code == "QA103" for finding in card.findings)
+
+
+def test_nan_weights_finish_name_their_first_site_and_are_not_ready(
+    quantaudit: Quantaudit, corpus_file: Path, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 5] = float("nan")
+    folder = save_checkpoint(tmp_path / "nan", model)
+    code, _, _ = quantaudit("report", folder, "--corpus", corpus_file, "--out", "card")
+    card = load_card(tmp_path / "card" / "card.json")
+    assert code == 0
+    assert {row.status for row in card.verdict.schemes} == {"NOT READY"}
+    finding = next(row for row in card.findings if row.code == "QA102")
+    assert "layers.1.mlp.output" in finding.message
+    assert all("layers.1.mlp.output" in row.reason for row in card.verdict.schemes)
+    text = (tmp_path / "card" / "card.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["simulation"]["recipes"][0]["kl"] is None
+
+
+def test_batch_size_changes_no_count_and_is_recorded(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.safetensors"
+    assert quantaudit("measure", tiny_folder, "--corpus", corpus_file, "--batch-size", 8, "--out", out)[0] == 0
+    one, eight = load_profile(report / "profile.safetensors"), load_profile(out)
+    assert eight.provenance.environment.batch_size == 8
+    for site in one.sites:
+        a, b = one.whole(site.name), eight.whole(site.name)
+        assert a is not None
+        assert b is not None
+        assert (a.tokens, a.distribution.counts.sum()) == (b.tokens, b.distribution.counts.sum())
+
+
+def test_a_profile_of_another_corpus_is_refused(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("one text\nanother text\n")
+    profile = report / "profile.safetensors"
+    arguments = ("--profile", profile, "--corpus", "other.txt", "--out", "card")
+    code, _, err = quantaudit("report", tiny_folder, *arguments)
+    assert (code, "other text" in err) == (2, True)
+
+
+def test_help_answers_without_torch() -> None:
+    program = (
+        "import sys; from quantaudit import cli; sys.argv = ['quantaudit', *sys.argv[1:]]\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'altair', 'vl_convert', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for arguments in (["--help"], ["report", "--help"], ["simulate", "--help"]):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Example" in done.stdout or "Commands" in done.stdout
+
+
+def test_every_verb_has_help_with_an_example(quantaudit: Quantaudit) -> None:
+    for verb in ("report", "sites", "measure", "scales", "simulate", "render"):
+        code, out, _ = quantaudit(verb, "--help")
+        assert (code, f"quantaudit {verb}" in out) == (0, True)
+
+
+def test_version(quantaudit: Quantaudit) -> None:
+    assert re.fullmatch(r"quantaudit \d+\.\d+\.\d+\n", quantaudit("--version")[1])

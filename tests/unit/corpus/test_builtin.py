@@ -1,0 +1,86 @@
+"""What the built-in corpus promises: many domains, many languages and scripts, nothing twice, and no silent change."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from typing import Any
+
+from quantaudit.corpus import generate
+from quantaudit.corpus.load import BUILTIN, load_corpus
+from quantaudit.corpus.split import assign
+
+SHA256 = "2f41c3b587cf2522d1dd8a93e6276cbc761dc9f01dc039e6d5b47b90a5eb0f54"
+"""Whoever changes the corpus changes every card made of it: then change this too, and say so in the changelog."""
+
+
+def rows() -> list[dict[str, Any]]:
+    files = sorted(BUILTIN.glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
+
+
+def text_of(row: dict[str, Any]) -> str:
+    return row["text"] if "text" in row else "\n".join(turn["content"] for turn in row["messages"])
+
+
+def script_of(text: str) -> str:
+    """The script of most letters, by the first word of their Unicode names."""
+    return Counter(unicodedata.name(c, "?").split()[0] for c in text if c.isalpha()).most_common(1)[0][0]
+
+
+def test_the_corpus_is_the_one_that_cards_name() -> None:
+    assert load_corpus("builtin").sha256 == SHA256
+
+
+def test_it_has_enough_samples_of_enough_domains() -> None:
+    corpus = load_corpus("builtin")
+    domains = Counter(row.domain for row in corpus.rows)
+    assert len(corpus.rows) >= 96
+    assert len(domains) >= 10
+    assert min(domains.values()) >= 3  # so that both splits hold some of each
+    assert corpus.name == "quantaudit built-in"
+
+
+def test_every_domain_has_its_own_file() -> None:
+    for file in BUILTIN.glob("*.jsonl"):
+        lines = file.read_text(encoding="utf-8").split("\n")
+        assert {json.loads(line)["domain"] for line in lines if line} == {file.stem}
+
+
+def test_ids_are_unique_and_tell_the_domain() -> None:
+    found = rows()
+    assert len({row["id"] for row in found}) == len(found)
+    assert all(row["id"].startswith(f"{row['domain']}-") for row in found)
+
+
+def test_no_text_occurs_twice() -> None:
+    texts = [" ".join(text_of(row).split()).casefold() for row in rows()]
+    assert len(set(texts)) == len(texts)
+
+
+def test_it_speaks_at_least_eight_languages_in_at_least_five_scripts() -> None:
+    found = rows()
+    languages = {row["language"] for row in found}
+    scripts = {script_of(text_of(row)) for row in found}
+    assert len(languages) >= 8, languages
+    assert len(scripts) >= 5, scripts
+    assert {"LATIN", "CYRILLIC", "ARABIC"} <= scripts
+
+
+def test_it_holds_chats_and_no_prepared_splits() -> None:
+    found = load_corpus("builtin").rows
+    assert any(row.messages for row in found)
+    assert all(row.split is None for row in found)
+
+
+def test_both_splits_hold_every_domain() -> None:
+    found = load_corpus("builtin").rows
+    assigned = {(row.domain, split) for row, split in zip(found, assign(found, 0), strict=True)}
+    assert len(assigned) == 2 * len({row.domain for row in found})
+
+
+def test_the_structured_domain_is_what_its_generators_make() -> None:
+    stored = (BUILTIN / "structured.jsonl").read_text(encoding="utf-8")
+    made = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in generate.rows())
+    assert stored == made

@@ -1,0 +1,223 @@
+"""Every kind of corpus file is read, and every bad one is refused with its place and a remedy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from quantaudit.corpus.load import Corpus, load_corpus
+from quantaudit.errors import CorpusError
+
+GOOD = '{"text": "a good row"}'
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def contents(corpus: Corpus) -> list[Any]:
+    return [row.text or row.input_ids or [m.model_dump() for m in row.messages or []] for row in corpus.rows]
+
+
+def test_jsonl_rows_are_text_chats_or_token_ids(tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    path = jsonl(
+        tmp_path / "c.jsonl",
+        {"text": "one", "domain": "law", "split": "evaluation", "id": "x"},
+        {"messages": chat},
+        {"input_ids": [3, 1, 2], "extra": {"ignored": True}},
+    )
+    corpus = load_corpus(str(path))
+    assert contents(corpus) == ["one", chat, [3, 1, 2]]
+    assert [(row.domain, row.split, row.id) for row in corpus.rows] == [
+        ("law", "evaluation", "x"),
+        ("unlabelled", None, None),
+        ("unlabelled", None, None),
+    ]
+    assert (corpus.spec, corpus.name) == (str(path), "c.jsonl")
+
+
+def test_empty_lines_of_jsonl_are_skipped_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b'\r\n{"text": "a"}\r\n   \r\n{"text": "b"}')
+    assert contents(load_corpus(str(path))) == ["a", "b"]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0c", "\x1e"])
+def test_a_row_may_hold_unicode_line_separators(tmp_path: Path, separator: str) -> None:
+    text = f"before{separator}after"
+    path = jsonl(tmp_path / "c.jsonl", {"text": text}, {"text": "b"})
+    if separator >= "\x20":  # JSON writes control characters escaped; these it writes as they are
+        assert separator in path.read_text(encoding="utf-8")
+    assert contents(load_corpus(str(path))) == [text, "b"]
+
+
+def test_every_line_of_a_text_file_is_a_sample(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("first\n\n  \nsecond \u2028 line\n", encoding="utf-8")
+    assert contents(load_corpus(str(path))) == ["first", "second \u2028 line"]
+
+
+def test_parquet_rows_are_read_with_their_nulls_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    chat = [{"role": "user", "content": "hi"}]
+    columns = {
+        "text": ["one", None, None],
+        "messages": [None, chat, None],
+        "input_ids": [None, None, [1, 2]],
+        "domain": ["law", None, "code"],
+        "split": [None, "calibration", None],
+    }
+    parquet.write_table(pa.table(columns), path)
+    corpus = load_corpus(str(path))
+    assert contents(corpus) == ["one", chat, [1, 2]]
+    assert [row.domain for row in corpus.rows] == ["law", "unlabelled", "code"]
+    assert [row.split for row in corpus.rows] == [None, "calibration", None]
+
+
+def test_a_chat_turn_keeps_what_templates_may_read(tmp_path: Path) -> None:
+    turn = {"role": "assistant", "content": "ok", "reasoning": "because"}
+    path = jsonl(tmp_path / "c.jsonl", {"messages": [turn]}, {"text": "b"})
+    assert contents(load_corpus(str(path)))[0] == [turn]
+
+
+@pytest.mark.parametrize("empty", [{"messages": []}, {"input_ids": []}, {"messages": None, "input_ids": None}])
+def test_empty_columns_beside_the_text_are_as_good_as_absent(tmp_path: Path, empty: dict[str, Any]) -> None:
+    path = jsonl(tmp_path / "c.jsonl", {"text": "a", **empty}, {"text": "b"})
+    assert contents(load_corpus(str(path))) == ["a", "b"]
+
+
+# The digest ----------------------------------------------------------------------------------------------------------
+
+
+def digest(folder: Path, *rows: Any) -> str:
+    return load_corpus(str(jsonl(folder / "c.jsonl", *rows))).sha256
+
+
+def test_the_digest_is_of_content_domain_and_split_alone(tmp_path: Path) -> None:
+    rows = [{"text": "a", "domain": "d"}, {"text": "b", "split": "evaluation"}]
+    base = digest(tmp_path, *rows)
+    assert digest(tmp_path, {**rows[0], "id": "named", "source": "elsewhere"}, rows[1]) == base
+    for changed in ({"text": "A", "domain": "d"}, {"text": "a", "domain": "e"}, {**rows[0], "split": "calibration"}):
+        assert digest(tmp_path, changed, rows[1]) != base
+    assert digest(tmp_path, *reversed(rows)) != base
+
+
+def test_the_digest_does_not_depend_on_the_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("one\ntwo\n")
+    parquet.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "c.parquet")
+    expected = digest(tmp_path, {"text": "one"}, {"text": "two"})
+    assert {load_corpus(str(tmp_path / name)).sha256 for name in ("c.txt", "c.parquet")} == {expected}
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+BAD_ROWS = {
+    "no text": "{}",
+    "another column only": '{"content": "text"}',
+    "empty text": '{"text": ""}',
+    "whitespace text": '{"text": " \\n\\t "}',
+    "no messages": '{"messages": []}',
+    "no ids": '{"input_ids": []}',
+    "two contents": '{"text": "a", "messages": [{"role": "user", "content": "b"}]}',
+    "text and ids": '{"text": "a", "input_ids": [1]}',
+    "text that is a number": '{"text": 7}',
+    "text that is null": '{"text": null}',
+    "a lone surrogate": '{"text": "\\ud800"}',
+    "messages that are text": '{"messages": "hi"}',
+    "a message without role": '{"messages": [{"content": "b"}]}',
+    "ids that are text": '{"input_ids": ["a"]}',
+    "ids that are fractions": '{"input_ids": [1.5]}',
+    "a negative id": '{"input_ids": [1, -1]}',
+    "an id beyond any vocabulary": '{"input_ids": [99999999999999999999]}',
+    "an unknown split": '{"text": "a", "split": "test"}',
+    "a list": '["a"]',
+    "a string": '"a"',
+    "a number": "3",
+    "null": "null",
+}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_row_that_cannot_be_used_names_file_line_and_shape(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(f"{GOOD}\n\n{BAD_ROWS[row]}\n{GOOD}\n")
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(str(path))
+    assert caught.value.where == f"{path}:3"
+    assert '{"text": …}' in (caught.value.hint or "")
+
+
+def test_two_contents_are_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "c.jsonl", {"text": "a", "input_ids": [1]}, {"text": "b"})
+    with pytest.raises(CorpusError, match="text and input_ids"):
+        load_corpus(str(path))
+
+
+@pytest.mark.parametrize("line", ["{", "{'text': 'a'}", "plain text", '{"text": "a"} {"text": "b"}'])
+def test_a_line_that_is_not_json_names_file_and_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(CorpusError, match="not JSON") as caught:
+        load_corpus(str(path))
+    assert caught.value.where == f"{path}:2"
+    assert caught.value.hint == "one JSON object a line"
+
+
+def test_a_bad_parquet_row_names_file_and_row(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    parquet.write_table(pa.table({"text": ["a", "b", " "]}), path)
+    with pytest.raises(CorpusError) as caught:
+        load_corpus(str(path))
+    assert caught.value.where == f"{path}:3"
+    assert caught.value.hint
+
+
+NO_TEXT = pa.table({"text": pa.array([], pa.string())})
+BAD_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "empty": ("c.jsonl", lambda path: path.write_bytes(b""), "empty"),
+    "blank lines only": ("c.jsonl", lambda path: path.write_text("\n \n"), "empty"),
+    "an empty text file": ("c.txt", lambda path: path.write_bytes(b""), "empty"),
+    "an empty table": ("c.parquet", lambda path: parquet.write_table(NO_TEXT, path), "empty"),
+    "one row": ("c.jsonl", lambda path: path.write_text(GOOD), "one sample only"),
+    "one line": ("c.txt", lambda path: path.write_text("one"), "one sample only"),
+    "an unknown suffix": ("c.csv", lambda path: path.write_text("text\na\nb\n"), "unknown kind"),
+    "no suffix": ("corpus", lambda path: path.write_text(GOOD), "unknown kind"),
+    "a missing file": ("c.jsonl", lambda path: None, "no such corpus file"),
+    "a folder": ("c.jsonl", lambda path: path.mkdir(), "no such corpus file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_that_is_no_corpus_is_named_with_a_remedy(tmp_path: Path, case: str) -> None:
+    name, make, message = BAD_FILES[case]
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(CorpusError, match=message) as caught:
+        load_corpus(str(path))
+    assert caught.value.where == str(path)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("c.jsonl", b'{"text": "caf\xe9"}\n', "UTF-8"),
+        ("c.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("c.parquet", b"PAR1 this is not a table", "Parquet"),
+        ("c.parquet", b"", "Parquet"),
+    ],
+)
+def test_a_file_of_another_encoding_is_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=message) as caught:
+        load_corpus(str(path))
+    assert caught.value.where == str(path)

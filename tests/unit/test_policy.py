@@ -1,0 +1,91 @@
+"""Policies are data, and verdicts follow from them at every threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantaudit.errors import FormatError
+from quantaudit.policy import judge, load_policy
+from quantaudit.simulate.records import RecipeRow
+
+POLICY = load_policy("default")
+
+
+def recipe(kl: float | None, top1: float | None, *, nonfinite: bool = False) -> RecipeRow:
+    return RecipeRow(
+        name="r",
+        title="R",
+        kl=kl,
+        kl_stderr=None,
+        top1=top1,
+        perplexity=10.0,
+        perplexity_base=9.0,
+        tokens=100,
+        samples=4,
+        nonfinite=nonfinite,
+        groups=3,
+        domains={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("kl", "top1", "status"),
+    [
+        (POLICY.kl.ready, POLICY.top1.ready, "READY"),
+        (POLICY.kl.ready * 1.01, POLICY.top1.ready, "READY WITH CARE"),
+        (POLICY.kl.ready, POLICY.top1.ready - 0.001, "READY WITH CARE"),
+        (POLICY.kl.care, POLICY.top1.care, "READY WITH CARE"),
+        (POLICY.kl.care * 1.01, POLICY.top1.ready, "NOT READY"),
+        (POLICY.kl.ready, POLICY.top1.care - 0.001, "NOT READY"),
+    ],
+)
+def test_the_worse_of_kl_and_top1_decides(kl: float, top1: float, status: str) -> None:
+    assert judge(POLICY, recipe(kl, top1), [])[0] == status
+
+
+def test_the_reason_names_what_was_broken() -> None:
+    assert "KL above 0.15" in judge(POLICY, recipe(1.0, 0.99), [])[1]
+    assert "top-1 below 80%" in judge(POLICY, recipe(0.01, 0.5), [])[1]
+
+
+def test_what_was_not_measured_is_never_ready() -> None:
+    assert judge(POLICY, recipe(0.0, 1.0), ["Two Linears were not measured."])[0] == "INCONCLUSIVE"
+    assert judge(POLICY, None, [])[0] == "INCONCLUSIVE"
+    assert judge(POLICY, recipe(None, None), [])[0] == "INCONCLUSIVE"
+
+
+def test_non_finite_is_not_ready_even_where_much_was_not_measured() -> None:
+    assert judge(POLICY, recipe(None, None, nonfinite=True), ["Two Linears were not measured."])[0] == "NOT READY"
+
+
+def test_every_threshold_has_its_reason() -> None:
+    for name, part in POLICY:
+        if name != "name":
+            assert len(part.reason) > 40
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("name: [", "not YAML"),
+        ("name: x\nkl: {ready: 0.1, care: 0.2, reason: r}\n", "top1"),
+        ("- a list", "not a policy"),
+    ],
+)
+def test_a_broken_policy_names_its_mistakes(tmp_path: Path, text: str, mistake: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(FormatError, match=mistake):
+        load_policy(str(path))
+
+
+def test_thresholds_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    shipped = Path("recipes/policies/default.yaml").resolve()
+    if not shipped.is_file():
+        shipped = Path(__file__).parents[2] / "recipes" / "policies" / "default.yaml"
+    path = tmp_path / "p.yaml"
+    path.write_text(shipped.read_text().replace("ready: 0.03", "ready: 0.5"))
+    with pytest.raises(FormatError, match="ready must not exceed care"):
+        load_policy(str(path))
