@@ -114,7 +114,7 @@ class CorrelationRow(Row):
 
     scheme: str
     scope: str = Field(description="'all' or one projection")
-    predictor: Literal["amax"]
+    predictor: str
     outcome: Outcome
     n: int
     spearman: Number
