@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 # Read when huggingface_hub is imported, so before anything else.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Tiny models gain nothing from threads, and lose minutes to waiting threads where other work holds the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -33,7 +33,7 @@ def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.devic
     if args is None:
         return None
     if args.dynamic:
-        return _once(lambda x: fake_quantize(x, *compute_dynamic_scales_and_zp(_rows(x), args, module=None), args))
+        return _once(lambda x: _dynamic(x, args))
     if qparams is None:
         raise ValueError("a static scheme needs quantization parameters")
     scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
@@ -83,6 +83,8 @@ def _once(quantize: InputQuantizer) -> InputQuantizer:
     return quantizer
 
 
-def _rows(x: Tensor) -> Tensor:
-    # compute_dynamic_scales_and_zp takes the first two axes for batch and token.
-    return x if x.ndim > 2 else x.unsqueeze(1)
+def _dynamic(x: Tensor, args: QuantizationArgs) -> Tensor:
+    # compute_dynamic_scales_and_zp takes the first two axes for batch and token; flattened tokens lack the first.
+    rows = x if x.ndim > 2 else x.unsqueeze(0)
+    restored: Tensor = fake_quantize(rows, *compute_dynamic_scales_and_zp(rows, args, module=None), args)
+    return restored.reshape(x.shape)

@@ -1,0 +1,180 @@
+"""Findings and verdicts: what each rule fires on, that it names the right module, and that it speaks plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quantaudit.card.build import peak_summary
+from quantaudit.card.findings import find
+from quantaudit.card.schema import Card, Coverage, Finding, SiteRow, Verdict
+from quantaudit.card.verdict import decide, explain_group
+from quantaudit.policy import load_policy
+from quantaudit.provenance import Provenance, Unmeasured
+from quantaudit.simulate.records import RecipeRow, Simulation
+from tests.card_factory import DYNAMIC, STATIC, make_card
+
+POLICY = load_policy("default")
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card()
+
+
+def simulation_of(card: Card, **changes: Any) -> Simulation:
+    """The factory's simulation; `changes` go to the static recipe's row."""
+    assert card.simulation is not None
+    recipes = [row.model_copy(update=changes) if row.name == STATIC else row for row in card.simulation.recipes]
+    return card.simulation.model_copy(update={"recipes": recipes})
+
+
+def audit(
+    card: Card,
+    simulation: Simulation,
+    *,
+    sites: list[SiteRow] | None = None,
+    coverage: Coverage | None = None,
+    **corpus: Any,
+) -> tuple[list[Finding], Verdict]:
+    """Findings and verdict of a card's parts, some of them replaced."""
+    sites = card.sites if sites is None else sites
+    coverage = coverage or card.coverage.model_copy(
+        update={"unmeasured": [], "linears_measured": card.coverage.linears}
+    )
+    provenance = Provenance(
+        quantaudit_version="0",
+        model=card.model,
+        corpus=card.corpus.model_copy(update=corpus),
+        environment=card.environment,
+        samples=[],
+        sites=[],
+        unmeasured=[],
+        token_text={},
+    )
+    findings = find(provenance, sites, coverage, peak_summary(sites), simulation, POLICY)
+    return findings, decide(sites, coverage, simulation, findings, POLICY)
+
+
+def only(findings: list[Finding], code: str) -> Finding:
+    found = [finding for finding in findings if finding.code == code]
+    assert len(found) == 1
+    return found[0]
+
+
+def status(verdict: Verdict, scheme: str) -> str:
+    return next(row.status for row in verdict.schemes if row.scheme == scheme)
+
+
+def test_a_passing_sqnr_does_not_hide_a_tensor_that_rounds_to_zero(card: Card) -> None:
+    simulation = simulation_of(card)
+    worst = max(
+        (row for row in simulation.groups if row.scheme == STATIC and row.damage), key=lambda row: row.damage or 0.0
+    )
+    sites = [
+        row.model_copy(update={"sqnr_db": 25.6, "zeroed_fraction": 0.9999} if row.group == worst.group else {})
+        for row in simulation.sites
+    ]
+    findings, verdict = audit(card, simulation.model_copy(update={"sites": sites}))
+    assert status(verdict, STATIC) == "NOT READY"
+    assert "would pass an SQNR check" in only(findings, "QA302").message
+    explained = verdict.schemes[0].worst_groups[0]
+    assert explained.group == worst.group
+    assert "99.99% of its values round to zero, which its SQNR of 25.6 dB does not show" in explained.explanation
+    assert "zero" in verdict.schemes[0].reason
+
+
+def test_the_headline_says_whether_and_where(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card))
+    assert verdict.headline.startswith(
+        "INT8 static per tensor is NOT READY; INT8 dynamic per token is READY WITH CARE."
+    )
+    assert all(f"`{group.group}`" in verdict.headline for group in verdict.schemes[0].worst_groups)
+
+
+def test_shares_are_of_all_damage(card: Card) -> None:
+    simulation = simulation_of(card)
+    _, verdict = audit(card, simulation)
+    damages = sorted((row.damage or 0.0 for row in simulation.groups if row.scheme == STATIC), reverse=True)
+    shares = [group.share for group in verdict.schemes[0].worst_groups]
+    assert shares == pytest.approx([damage / sum(damages) for damage in damages[:3]])
+
+
+def test_the_remedy_names_what_was_simulated_to_do_better_best_first(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card))
+    remedy = verdict.schemes[0].remedy
+    assert remedy.index("INT8 weights only (KL 0.0071") < remedy.index("INT8 dynamic per token (KL 0.0462")
+
+
+@pytest.mark.parametrize("kl", [0.001, 0.02])
+def test_a_scheme_within_limits_is_ready(card: Card, kl: float) -> None:
+    _, verdict = audit(card, simulation_of(card, kl=kl, top1=0.99))
+    assert status(verdict, STATIC) == "READY"
+    assert verdict.schemes[0].remedy == "Quantize with this scheme."
+
+
+def test_an_unmeasured_linear_makes_every_verdict_inconclusive(card: Card) -> None:
+    coverage = card.coverage.model_copy(
+        update={
+            "linears_measured": card.coverage.linears - 1,
+            "unmeasured": [Unmeasured(module="model.layers.3.mlp.up_proj", reason="never ran in the forward pass")],
+        }
+    )
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert only(findings, "QA101").module == "model.layers.3.mlp.up_proj"
+    assert findings[0].severity == "error"
+
+
+def test_a_model_that_hardly_beats_guessing_makes_every_verdict_inconclusive(card: Card) -> None:
+    base = card.model.vocab_size * 0.6
+    assert card.simulation is not None
+    recipes: list[RecipeRow] = [
+        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": base}) for row in card.simulation.recipes
+    ]
+    findings, verdict = audit(card, card.simulation.model_copy(update={"recipes": recipes}))
+    assert only(findings, "QA104").value == base
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+
+
+def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:
+    names = [site.name for site in card.sites]
+    broken = {names[12], names[40], names[13]}
+    sites = [site.model_copy(update={"nonfinite": 7} if site.name in broken else {}) for site in card.sites]
+    findings, verdict = audit(card, simulation_of(card, kl=None, top1=None, nonfinite=True), sites=sites)
+    assert names[12] in only(findings, "QA102").message
+    assert status(verdict, STATIC) == "NOT READY"
+    assert names[12] in verdict.schemes[0].reason
+
+
+@pytest.mark.parametrize(("peak", "severity"), [(20000.0, None), (40000.0, "warning"), (70000.0, "error")])
+def test_fp16_headroom_of_the_residual_stream(card: Card, peak: float, severity: str | None) -> None:
+    sites = [site.model_copy(update={"amax": peak} if site.kind == "residual" else {}) for site in card.sites]
+    found = [finding for finding in audit(card, simulation_of(card), sites=sites)[0] if finding.code == "QA201"]
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+    if found:
+        assert found[0].value == pytest.approx(65504 / peak)
+
+
+def test_cut_samples_and_notes_are_told(card: Card) -> None:
+    findings, _ = audit(card, simulation_of(card), truncated=3, notes=["the tokenizer has no chat template"])
+    assert "3 samples cut" in only(findings, "QA103").message
+    assert only(findings, "QA105").message == "the tokenizer has no chat template"
+
+
+def test_dynamic_schemes_count_no_zeroed_tensors(card: Card) -> None:
+    findings, verdict = audit(card, simulation_of(card))
+    assert "static" in only(findings, "QA302").message
+    assert status(verdict, DYNAMIC) == "READY WITH CARE"
+    assert "zero" not in verdict.schemes[1].reason
+
+
+def test_a_group_whose_input_was_not_measured_says_so(card: Card) -> None:
+    assert card.simulation is not None
+    assert explain_group(card.simulation.groups[0], None, None) == "Its input was not measured."
+
+
+def test_without_a_simulation_there_is_no_verdict(card: Card) -> None:
+    verdict = decide(card.sites, card.coverage, None, [], POLICY)
+    assert (verdict.schemes, "no verdict" in verdict.headline) == ([], True)

@@ -1,0 +1,65 @@
+"""Evaluation tokens come from evaluation samples, fairly over domains, within the budget and the cap."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.simulate.evaluation import SHORTEST, sample_cap, select
+from tests.builders import sample
+
+rows = st.tuples(st.integers(1, 700), st.sampled_from("abc"), st.sampled_from(["evaluation", "calibration"]))
+
+
+def make(drawn: list[tuple[int, str, str]]) -> list[TokenizedSample]:
+    return [sample(range(n), index=i, domain=domain, split=split) for i, (n, domain, split) in enumerate(drawn)]
+
+
+@given(st.lists(rows, max_size=25).map(make), st.integers(0, 6000))
+def test_the_budget_is_filled_and_never_exceeded(samples: list[TokenizedSample], budget: int) -> None:
+    chosen = select(samples, budget)
+    taken = sum(len(s.ids) for s in chosen)
+    usable = [s for s in samples if s.split == "evaluation" and len(s.ids) >= SHORTEST]
+    available = sum(min(len(s.ids), sample_cap(budget)) for s in usable)
+    assert taken <= budget
+    assert taken >= min(budget, available) - (SHORTEST - 1)
+
+
+@given(st.lists(rows, max_size=25).map(make), st.integers(0, 6000))
+def test_every_chosen_sample_is_the_beginning_of_an_evaluation_sample(
+    samples: list[TokenizedSample], budget: int
+) -> None:
+    chosen = select(samples, budget)
+    assert len({s.index for s in chosen}) == len(chosen)
+    for s in chosen:
+        original = samples[s.index]
+        assert original.split == "evaluation"
+        assert SHORTEST <= len(s.ids) <= sample_cap(budget)
+        assert s.ids.tolist() == original.ids[: len(s.ids)].tolist()
+    # Only the last one may be cut below the cap.
+    for s in chosen[:-1]:
+        assert len(s.ids) == min(len(samples[s.index].ids), sample_cap(budget))
+
+
+@given(st.lists(rows, max_size=25).map(make), st.integers(0, 6000))
+def test_domains_take_turns(samples: list[TokenizedSample], budget: int) -> None:
+    usable = Counter(s.domain for s in samples if s.split == "evaluation" and len(s.ids) >= SHORTEST)
+    taken: Counter[str] = Counter()
+    for s in select(samples, budget):
+        taken[s.domain] += 1
+        waiting = [domain for domain in usable if taken[domain] < usable[domain]]
+        assert all(taken[domain] >= taken[s.domain] - 1 for domain in waiting)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 100, 4096, 100_000])
+def test_the_cap_lets_several_samples_in(budget: int) -> None:
+    assert sample_cap(budget) >= 256
+    assert sample_cap(budget) <= max(512, budget // 8)
+
+
+def test_no_evaluation_sample_means_none_is_chosen() -> None:
+    assert select([sample([1, 2, 3], split="calibration"), sample([1])], 100) == []

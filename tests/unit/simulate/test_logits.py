@@ -1,0 +1,251 @@
+"""Scores of a recipe equal those of a quantized copy, computed in float64 with SciPy; the model is left as it was."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import Architecture, Group, discover
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate import logits
+from quantaudit.simulate.logits import Plan, kl_divergence, score_plans
+from tests.builders import hooks, sample, tiny_model, weight_bytes
+from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
+
+QParamsByGroup = dict[str, QParams | None]
+
+
+def plan(name: str, schemes: dict[str, Scheme], qparams: QParamsByGroup) -> Plan:
+    return Plan(name=name, title=name.title(), schemes=schemes, qparams=qparams)
+
+
+@pytest.fixture
+def groups(architecture: Architecture) -> list[Group]:
+    return [group for group in architecture.groups if group.layer is not None]
+
+
+@pytest.fixture
+def plans(groups: list[Group], qparams: QParamsByGroup) -> list[Plan]:
+    """Static, dynamic, weights only, a mixture, one group alone, and nothing at all."""
+    names = [group.name for group in groups]
+    mixture = {name: (INT8_STATIC, INT8_DYNAMIC, WEIGHTS_ONLY)[i % 3] for i, name in enumerate(names)}
+    return [
+        plan("static", dict.fromkeys(names, INT8_STATIC), qparams),
+        plan("dynamic", dict.fromkeys(names, INT8_DYNAMIC), {}),
+        plan("weights", dict.fromkeys(names, WEIGHTS_ONLY), {}),
+        plan("mixture", mixture, qparams),
+        plan("alone", {names[3]: INT8_STATIC}, qparams),
+        plan("nothing", {}, {}),
+    ]
+
+
+def log_probabilities(logits: torch.Tensor) -> np.ndarray:
+    return torch.log_softmax(logits.double(), -1).numpy()
+
+
+def test_scores_are_those_of_a_quantized_copy_in_float64(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    rows = score_plans(tiny_loaded.model, groups, samples, plans)
+    assert [row.name for row in rows] == [p.name for p in plans]
+    for row, p in zip(rows, plans, strict=True):
+        copy = quantized_copy(tiny_loaded.model, groups, p.schemes, p.qparams)
+        kls, agreed, losses, base_losses = [], [], [], []
+        for s in samples:
+            base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
+            kls.append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1))
+            agreed.append(base.argmax(-1) == changed.argmax(-1))
+            position = np.arange(len(s.ids) - 1)
+            losses.append(-changed[position, s.ids[1:]])
+            base_losses.append(-base[position, s.ids[1:]])
+        kl = np.concatenate(kls)
+        assert row.kl == pytest.approx(kl.mean(), rel=1e-4, abs=1e-7)
+        assert row.top1 == pytest.approx(np.concatenate(agreed).mean())
+        assert row.perplexity == pytest.approx(math.exp(np.concatenate(losses).mean()), rel=1e-5)
+        assert row.perplexity_base == pytest.approx(math.exp(np.concatenate(base_losses).mean()), rel=1e-5)
+        assert (row.tokens, row.samples, row.groups) == (len(kl), len(samples), len(p.schemes))
+        assert not row.nonfinite
+
+        # The ratio estimator's standard error over samples: residuals of sums about the common mean.
+        residuals = np.array([sums.sum() - len(sums) * kl.mean() for sums in kls])
+        n = len(samples)
+        expected = math.sqrt(residuals @ residuals * n / (n - 1)) / len(kl)
+        assert row.kl_stderr == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+        for domain, score in row.domains.items():
+            own = [k for k, s in enumerate(samples) if s.domain == domain]
+            assert score.tokens == sum(len(samples[k].ids) for k in own)
+            assert score.kl == pytest.approx(np.concatenate([kls[k] for k in own]).mean(), rel=1e-4, abs=1e-7)
+            assert score.top1 == pytest.approx(np.concatenate([agreed[k] for k in own]).mean())
+        assert set(row.domains) == {s.domain for s in samples}
+
+
+def test_a_plan_without_schemes_scores_exactly_nothing(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    """After other plans have run, so that nothing of theirs may linger."""
+    row = score_plans(tiny_loaded.model, groups, samples, plans)[-1]
+    assert (row.kl, row.kl_stderr, row.top1) == (0.0, 0.0, 1.0)
+    assert row.perplexity == row.perplexity_base
+    assert {score.kl for score in row.domains.values()} == {0.0}
+
+
+def test_quantizing_more_costs_more(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    kl = {row.name: row.kl or 0.0 for row in score_plans(tiny_loaded.model, groups, samples, plans)}
+    assert kl["static"] > kl["weights"] > 0
+    assert kl["static"] > kl["alone"] > 0
+
+
+@pytest.mark.parametrize("budget", [1, 30, 50])
+def test_rounds_of_a_few_samples_score_as_one_round_does(
+    tiny_loaded: LoadedModel,
+    groups: list[Group],
+    samples: list[TokenizedSample],
+    plans: list[Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    budget: int,
+) -> None:
+    whole = score_plans(tiny_loaded.model, groups, samples, plans)
+    vocabulary_bytes = tiny_loaded.info.vocab_size * 2
+    monkeypatch.setattr(logits, "LOGIT_BYTES", budget * vocabulary_bytes)
+    assert score_plans(tiny_loaded.model, groups, samples, plans) == whole
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_slices_of_positions_score_as_whole_samples_do(
+    tiny_loaded: LoadedModel,
+    groups: list[Group],
+    samples: list[TokenizedSample],
+    plans: list[Plan],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    whole = score_plans(tiny_loaded.model, groups, samples, plans[:1])[0]
+    monkeypatch.setattr(logits, "_SLICE", size)
+    sliced = score_plans(tiny_loaded.model, groups, samples, plans[:1])[0]
+    assert (sliced.kl, sliced.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-9)
+    assert (sliced.top1, sliced.tokens) == (whole.top1, whole.tokens)
+
+
+def test_the_order_of_plans_does_not_matter(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    forwards = score_plans(tiny_loaded.model, groups, samples[:2], plans)
+    backwards = score_plans(tiny_loaded.model, groups, samples[:2], plans[::-1])
+    assert forwards == backwards[::-1]
+
+
+def test_progress_is_called_for_every_sample_and_plan(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    calls: list[int] = []
+    score_plans(tiny_loaded.model, groups, samples, plans, lambda amount=1: calls.append(amount))
+    assert sum(calls) == len(samples) * len(plans)
+
+
+def test_a_single_sample_has_no_standard_error(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    assert score_plans(tiny_loaded.model, groups, samples[:1], plans[:1])[0].kl_stderr is None
+
+
+# Broken things -------------------------------------------------------------------------------------------------------
+
+
+def test_a_group_without_range_is_left_alone_and_the_row_says_so(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], qparams: QParamsByGroup
+) -> None:
+    names = [group.name for group in groups]
+    without = plan("without", dict.fromkeys(names, INT8_STATIC), {**qparams, names[5]: None})
+    other = plan("other", {name: INT8_STATIC for name in names if name != names[5]}, qparams)
+    assert without.unscaled == [names[5]]
+    found, expected = score_plans(tiny_loaded.model, groups, samples[:2], [without, other])
+    assert (found.kl, found.perplexity) == (expected.kl, expected.perplexity)
+    assert found.nonfinite
+    assert not expected.nonfinite
+
+
+def test_scores_that_are_not_numbers_are_null(samples: list[TokenizedSample]) -> None:
+    model = tiny_model("llama", num_hidden_layers=1)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    groups = [group for group in discover(model).groups if group.layer is not None]
+    (row,) = score_plans(model, groups, samples[:2], [plan("any", {groups[0].name: INT8_DYNAMIC}, {})])
+    assert row.nonfinite
+    assert (row.kl, row.kl_stderr, row.top1) == (None, None, None)
+    assert {(score.kl, score.top1) for score in row.domains.values()} == {(None, None)}
+
+
+def test_the_divergence_is_the_textbooks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(5, 300, generator=generator).mul(4).log_softmax(-1) for _ in range(2))
+    expected = scipy.special.rel_entr(p.double().exp().numpy(), q.double().exp().numpy()).sum(-1)
+    np.testing.assert_allclose(kl_divergence(p, q).numpy(), expected, rtol=1e-5)
+    assert kl_divergence(p, p).tolist() == [0.0] * 5
+
+
+# Housekeeping --------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_left_bit_for_bit_as_it_was(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    before, count = weight_bytes(tiny_loaded.model), hooks(tiny_loaded.model)
+    score_plans(tiny_loaded.model, groups, samples, plans)
+    assert weight_bytes(tiny_loaded.model) == before
+    assert hooks(tiny_loaded.model) == count
+
+
+def test_the_model_is_left_as_it_was_after_an_error_within_a_plan(
+    tiny_loaded: LoadedModel,
+    groups: list[Group],
+    samples: list[TokenizedSample],
+    plans: list[Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_loaded.model
+    before, count = weight_bytes(model), hooks(model)
+    exchanged: list[bool] = []
+
+    def fail(*_: object) -> None:
+        exchanged.append(weight_bytes(model) != before)
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(logits, "_compare", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        score_plans(model, groups, samples, plans)
+    assert exchanged == [True]
+    assert weight_bytes(model) == before
+    assert hooks(model) == count
+
+
+def test_a_tied_embedding_is_untouched_when_the_output_projection_is_quantized(
+    samples: list[TokenizedSample],
+) -> None:
+    model = tiny_model("llama", tie_word_embeddings=True, num_hidden_layers=1)
+    groups = list(discover(model).groups)
+    seen: list[torch.Tensor] = []
+    model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: seen.append(output))
+    before = weight_bytes(model)
+    (row,) = score_plans(model, groups, samples[:1], [plan("head", {"lm_head": WEIGHTS_ONLY}, {})])
+    assert row.kl is not None
+    assert row.kl > 0
+    assert len(seen) == 2
+    assert torch.equal(seen[0], seen[1])
+    assert weight_bytes(model) == before
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_two_tokens_are_enough(tiny_loaded: LoadedModel, groups: list[Group], plans: list[Plan]) -> None:
+    row = score_plans(tiny_loaded.model, groups, [sample([5, 9])], plans[:1])[0]
+    assert row.tokens == 2
+    assert row.perplexity is not None

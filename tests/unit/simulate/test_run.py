@@ -1,0 +1,107 @@
+"""The whole simulation: all three levels from one profile, on the same evaluation tokens."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import CorpusError
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import Architecture
+from quantaudit.profile import Profile
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
+from quantaudit.simulate.block import group_damage
+from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.records import GroupRow, Simulation
+from quantaudit.simulate.run import simulate, worst_groups
+from tests.builders import random_corpus
+from tests.unit.simulate.reference import ranges
+
+BUDGET = 60
+
+
+@pytest.fixture(scope="module")
+def simulation(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus) -> Simulation:
+    return simulate(tiny_loaded, tiny_profile, tiny_corpus.samples, list(SCHEMES.values()), evaluation_tokens=BUDGET)
+
+
+def test_every_level_covers_every_scheme(simulation: Simulation, architecture: Architecture) -> None:
+    names = set(SCHEMES)
+    assert {row.name for row in simulation.schemes} == names
+    assert {(row.group, row.scheme) for row in simulation.groups} == {
+        (group.name, scheme) for group in architecture.groups for scheme in names
+    }
+    assert names <= {row.name for row in simulation.recipes}
+    assert {row.group for row in simulation.sites} == {group.name for group in architecture.groups}
+
+
+def test_the_evaluation_tokens_are_those_that_were_selected(
+    simulation: Simulation, tiny_corpus: TokenizedCorpus
+) -> None:
+    chosen = select(tiny_corpus.samples, BUDGET)
+    assert simulation.evaluation.samples == [sample.id for sample in chosen]
+    assert simulation.evaluation.tokens == sum(len(sample.ids) for sample in chosen) <= BUDGET
+    assert {row.tokens for row in simulation.recipes} == {simulation.evaluation.tokens}
+    assert simulation.evaluation.arithmetic == "bfloat16"
+
+
+def test_static_ranges_come_from_the_calibration_samples(
+    simulation: Simulation,
+    tiny_loaded: LoadedModel,
+    architecture: Architecture,
+    tiny_corpus: TokenizedCorpus,
+) -> None:
+    """Ranges watched by hooks on the calibration samples alone give the very same damage."""
+    calibration = [sample for sample in tiny_corpus.samples if sample.split == "calibration"]
+    watched = ranges(tiny_loaded.model, architecture.groups, calibration)
+    chosen = select(tiny_corpus.samples, BUDGET)
+    expected = group_damage(tiny_loaded.model, architecture, chosen, [INT8_STATIC], watched)
+    found = [row for row in simulation.groups if row.scheme == INT8_STATIC.name]
+    assert [(row.group, row.damage) for row in found] == [(row.group, row.damage) for row in expected]
+
+
+def test_recipes_leave_the_output_projection_alone(simulation: Simulation, architecture: Architecture) -> None:
+    inside = sum(group.layer is not None for group in architecture.groups)
+    assert {row.groups for row in simulation.recipes} == {inside}
+    assert {row.damage for row in simulation.groups if row.group == "lm_head"} == {None}
+
+
+def test_the_simulation_survives_its_file(simulation: Simulation) -> None:
+    assert Simulation.model_validate_json(simulation.model_dump_json()) == simulation
+
+
+def test_a_corpus_that_cannot_be_evaluated_is_refused(tiny_loaded: LoadedModel, tiny_profile: Profile) -> None:
+    corpus = random_corpus([1, 1, 1, 1])
+    with pytest.raises(CorpusError, match="two tokens"):
+        simulate(tiny_loaded, tiny_profile, corpus.samples, [INT8_DYNAMIC], evaluation_tokens=BUDGET)
+
+
+def row(group: str, damage: float | None, scheme: str = "s") -> GroupRow:
+    return GroupRow(
+        group=group,
+        projection="p",
+        members=[],
+        layer=0,
+        scheme=scheme,
+        damage=damage,
+        damage_weights_only=None,
+        price=None,
+    )
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1e3)), max_size=12), st.floats(0, 1))
+def test_the_worst_groups_are_the_fewest_that_hold_the_share(damages: list[float | None], share: float) -> None:
+    rows = [row(f"g{i}", damage) for i, damage in enumerate(damages)] + [row("other", 1e9, "t")]
+    of = {r.group: r.damage or 0.0 for r in rows}
+    chosen = worst_groups(rows, "s", share)
+    total = sum(damage for damage in damages if damage is not None)
+    held = [of[name] for name in chosen]
+    assert held == sorted(held, reverse=True)
+    assert "other" not in chosen
+    assert sum(held) >= share * total * (1 - 1e-9)
+    if chosen:
+        assert sum(held[:-1]) < share * total * (1 + 1e-9)
+        left = [damage for name, damage in of.items() if name not in chosen and name != "other"]
+        assert all(damage <= held[-1] for damage in left)
