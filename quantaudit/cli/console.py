@@ -64,7 +64,8 @@ def progress() -> Iterator[Stages]:
     try:
         yield open_stage
     finally:
-        bars.stop()
+        if bars.live.is_started:
+            bars.stop()
 
 
 def show_verdict(card: Card) -> None:

@@ -48,7 +48,7 @@ def test_loading_a_profile_never_imports_torch(tmp_path: Path, call: str) -> Non
     path = tmp_path / "p.safetensors"
     samples = [SampleInfo(id="a", domain="d", split="calibration", tokens=4)]
     statistics = {("s", "calibration"): accumulate(make_samples([torch.ones(4, 3)]))}
-    save_profile(Profile(provenance=provenance([site_info("s")], samples), statistics=statistics), path)  # type: ignore[arg-type]
+    save_profile(Profile(provenance=provenance([site_info("s")], samples), statistics=statistics), path)
     result = run(
         "import sys; from pathlib import Path; from quantaudit.profile import load_profile;"
         "from quantaudit.stats.site import summary; path = Path(sys.argv[1]);"

@@ -86,7 +86,7 @@ def test_every_site_has_statistics_in_both_splits(tiny_profile: Profile) -> None
     assert len(tiny_profile.sites) == 3 * 8 + 3
     for site in tiny_profile.sites:
         for split in ("calibration", "evaluation"):
-            assert tiny_profile.split(site.name, split) is not None, site.name  # type: ignore[arg-type]
+            assert tiny_profile.split(site.name, split) is not None, site.name
     assert tiny_profile.provenance.unmeasured == []
 
 
@@ -95,7 +95,7 @@ def test_every_number_of_every_site_is_that_of_the_captured_tensors(
 ) -> None:
     for site in tiny_profile.sites:
         for split in ("calibration", "evaluation"):
-            found = tiny_profile.split(site.name, split)  # type: ignore[arg-type]
+            found = tiny_profile.split(site.name, split)
             own = [s for s in tiny_corpus.samples if s.split == split]
             tensors = [captured[site.name][s.index] for s in own]
             raw = torch.cat(tensors).double().numpy()
@@ -148,7 +148,7 @@ def test_the_provenance_tells_the_run(
     assert found.samples == tiny_corpus.sample_infos()
     assert (found.environment.device, found.environment.batch_size) == ("cpu", 1)
     assert found.environment.packages["torch"] == torch.__version__
-    assert found.environment.attention == tiny_loaded.model.config._attn_implementation  # type: ignore[union-attr]
+    assert found.environment.attention == tiny_loaded.model.config._attn_implementation
 
 
 def test_progress_is_told_every_token_once(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
@@ -283,7 +283,7 @@ def test_a_linear_that_never_runs_is_listed_as_unmeasured(
 ) -> None:
     model = copy.deepcopy(tiny_loaded.model)
     mlp = model.get_submodule("model.layers.1.mlp")
-    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)))  # type: ignore[operator,method-assign]
+    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)))
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     assert [row.module for row in profile.provenance.unmeasured] == ["model.layers.1.mlp.up_proj"]
     assert "never ran" in profile.provenance.unmeasured[0].reason
@@ -295,7 +295,7 @@ def test_a_layer_that_is_skipped_is_listed_with_all_its_tensors(
     model = copy.deepcopy(tiny_loaded.model)
     attention = model.get_submodule("model.layers.2.self_attn")
     layer = model.get_submodule("model.layers.2")
-    layer.forward = lambda hidden, *_, **__: hidden  # type: ignore[method-assign]
+    layer.forward = lambda hidden, *_, **__: hidden
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     listed = {row.module for row in profile.provenance.unmeasured}
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".2." in name}
@@ -311,7 +311,7 @@ def test_a_layer_that_is_skipped_is_listed_with_all_its_tensors(
 def test_nan_weights_are_counted_from_their_layer_on(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
     model = copy.deepcopy(tiny_loaded.model)
     with torch.no_grad():
-        model.get_submodule("model.layers.1.mlp.down_proj").weight[3, :] = float("nan")  # type: ignore[index]
+        model.get_submodule("model.layers.1.mlp.down_proj").weight[3, :] = float("nan")
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     broken = []
     for site in profile.sites:
@@ -333,14 +333,14 @@ def test_nan_weights_are_counted_from_their_layer_on(tiny_loaded: LoadedModel, t
 def test_infinite_activations_are_counted(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
     model = copy.deepcopy(tiny_loaded.model)
     with torch.no_grad():
-        model.get_submodule("model.layers.0.mlp.up_proj").weight[5] = 3e38  # type: ignore[index]
+        model.get_submodule("model.layers.0.mlp.up_proj").weight[5] = 3e38
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     found = profile.whole("layers.0.mlp.down_proj.input")
     assert found is not None
     described = summary(found)
     assert described.inf + described.nan > 0
     assert np.isfinite(described.amax)
-    assert summary(profile.whole("layers.0.mlp.gate_up_proj.input")).inf == 0  # type: ignore[arg-type]
+    assert summary(profile.whole("layers.0.mlp.gate_up_proj.input")).inf == 0
 
 
 def test_an_error_in_the_forward_leaves_no_hooks(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", ["templates", "recipes"])
 def test_the_checkout_wins(name: str) -> None:
-    assert resources.resource_dir(name) == ROOT / name  # type: ignore[arg-type]
+    assert resources.resource_dir(name) == ROOT / name
 
 
 def test_a_strangers_folder_beside_the_package_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

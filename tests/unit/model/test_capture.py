@@ -110,7 +110,7 @@ def test_a_site_is_received_once_however_many_members_read_it(model: nn.Module) 
 
 def test_a_member_that_does_not_run_is_not_counted(model: nn.Module) -> None:
     mlp = model.get_submodule("model.layers.0.mlp")
-    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)))  # type: ignore[operator,method-assign]
+    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)))
     with capture(model, discover(model).sites, ignore) as fired:
         run(model)
     assert fired["model.layers.0.mlp.gate_proj"] == 1
@@ -155,7 +155,7 @@ def test_all_members_of_a_site_read_the_same_tensor(model: nn.Module) -> None:
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: (None, x, x + 1), lambda x: [x]])
 def test_the_hidden_states_are_the_first_tensor(wrap: object) -> None:
     x = torch.ones(2)
-    assert first_tensor(wrap(x)) is x  # type: ignore[operator]
+    assert first_tensor(wrap(x)) is x
 
 
 # One logit -----------------------------------------------------------------------------------------------------------

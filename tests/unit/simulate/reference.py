@@ -74,7 +74,7 @@ def quantized_copy(
         for member in group.members if scheme else ():
             linear = changed.get_submodule(member)
             if scheme and scheme.weights is not None:
-                linear.weight = nn.Parameter(_rows(linear.weight.detach(), scheme.weights))  # type: ignore[arg-type]
+                linear.weight = nn.Parameter(_rows(linear.weight.detach(), scheme.weights))
             if scheme and scheme.input_activations is not None:
                 linear.register_forward_pre_hook(_input_hook(scheme.input_activations, qparams.get(group.name)))
     return changed

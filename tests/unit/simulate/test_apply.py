@@ -107,7 +107,7 @@ def test_within_the_context_members_use_the_given_weights_and_inputs(
     group = next(g for g in architecture.groups if g.name == "layers.1.mlp.gate_up_proj")
     model = tiny_loaded.model
     x = normal(1, 5, 64)
-    changed = {member: model.get_submodule(member).weight * 2 for member in group.members}  # type: ignore[operator]
+    changed = {member: model.get_submodule(member).weight * 2 for member in group.members}
     linear = model.get_submodule(group.members[1])
     other = model.get_submodule("model.layers.1.mlp.down_proj").weight
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_after_the_context_everything_is_bit_for_bit_as_before(
     before, count = weight_bytes(model), hooks(model)
     objects = {name: parameter for name, parameter in model.named_parameters()}  # noqa: C416
     weights = {
-        member: quantize_weight(model.get_submodule(member).weight, INT8_PER_CHANNEL)  # type: ignore[arg-type]
+        member: quantize_weight(model.get_submodule(member).weight, INT8_PER_CHANNEL)
         for group in architecture.groups
         for member in group.members
     }

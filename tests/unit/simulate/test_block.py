@@ -68,7 +68,7 @@ def block_outputs(model: nn.Module, path: str, samples: list[TokenizedSample]) -
     found: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _args: object, output: object) -> None:
-        found.append((output if isinstance(output, torch.Tensor) else output[0]).clone())  # type: ignore[index]
+        found.append((output if isinstance(output, torch.Tensor) else output[0]).clone())
 
     handle = model.get_submodule(path).register_forward_hook(keep)
     for sample in samples:
@@ -84,7 +84,7 @@ def two_forwards(
     layer = next(g.layer for g in architecture.groups if g.name == group)
     assert layer is not None
     path = architecture.blocks[layer]
-    changed = quantized_copy(model, architecture.groups, {group: scheme}, q)  # type: ignore[dict-item, arg-type]
+    changed = quantized_copy(model, architecture.groups, {group: scheme}, q)
     pairs = zip(block_outputs(model, path, samples), block_outputs(changed, path, samples), strict=True)
     return float(np.concatenate([by_hand(a, b).ravel() for a, b in pairs]).mean())
 

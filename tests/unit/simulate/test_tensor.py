@@ -72,7 +72,7 @@ def test_a_tensor_with_a_value_that_is_not_finite_has_no_scale(
 ) -> None:
     model = copy.deepcopy(tiny_loaded.model)
     with torch.no_grad():
-        model.get_submodule("model.layers.2.mlp.down_proj").weight[0] = float("inf")  # type: ignore[index]
+        model.get_submodule("model.layers.2.mlp.down_proj").weight[0] = float("inf")
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     scaled = {row.site for row in scale_rows(profile)}
     assert {site.name for site in quantizable(profile)} - scaled == {"lm_head.input"}
@@ -100,8 +100,8 @@ def test_float32_errors_are_bounded_by_the_true_extremes(
         for key in ((name, "calibration"), (name, "evaluation"))
         if split == "calibration"
     }
-    same = Profile(provenance=profile.provenance, statistics=one)  # type: ignore[arg-type]
+    same = Profile(provenance=profile.provenance, statistics=one)
     rows = [row for row in error_rows(same) if row.observer == "absolute_maximum" and "asymmetric" not in row.scheme]
     assert len(rows) == 26
     assert {row.clip_rate for row in rows} == {0.0}
-    assert np.isfinite([row.sqnr_db for row in rows]).all()  # type: ignore[list-item]
+    assert np.isfinite([row.sqnr_db for row in rows]).all()

@@ -26,11 +26,11 @@ _PATTERNS = st.one_of(
 @st.composite
 def sample_lists(draw: Callable[..., object], channels: int | None = None, count: int | None = None) -> list[Sample]:
     """Up to five samples of one site, of any bit patterns."""
-    dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]  # type: ignore[index]
+    dtype = DTYPES[draw(st.sampled_from(sorted(DTYPES)))]
     width = channels or draw(st.integers(1, 6))
     tensors = [
-        from_patterns(draw(arrays(np.uint16, (draw(st.integers(1, 8)), width), elements=_PATTERNS)), dtype)  # type: ignore[arg-type]
-        for _ in range(count or draw(st.integers(1, 5)))  # type: ignore[arg-type]
+        from_patterns(draw(arrays(np.uint16, (draw(st.integers(1, 8)), width), elements=_PATTERNS)), dtype)
+        for _ in range(count or draw(st.integers(1, 5)))
     ]
     return make_samples(tensors)
 
@@ -38,8 +38,8 @@ def sample_lists(draw: Callable[..., object], channels: int | None = None, count
 @st.composite
 def statistics_triples(draw: Callable[..., object]) -> tuple[SiteStatistics, SiteStatistics, SiteStatistics]:
     """Statistics of three shards of one site: no sample is in two of them."""
-    samples: list[Sample] = draw(sample_lists(count=5))  # type: ignore[assignment]
-    owner: list[int] = draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))  # type: ignore[assignment]
+    samples: list[Sample] = draw(sample_lists(count=5))
+    owner: list[int] = draw(st.lists(st.integers(0, 2), min_size=5, max_size=5))
     shards = [[s for s, o in zip(samples, owner, strict=True) if o == k] for k in range(3)]
     if not all(shards):  # an accumulator that saw nothing does not know its encoding
         shards = [samples[:1], samples[1:3], samples[3:]]

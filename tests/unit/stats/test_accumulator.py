@@ -20,7 +20,7 @@ from tests.unit.stats.strategies import sample_lists
 @given(sample_lists(), st.randoms(use_true_random=False))
 def test_any_order_of_samples_gives_the_same_statistics(samples: list[Sample], random: object) -> None:
     shuffled = list(samples)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)
     assert differences(accumulate(shuffled), accumulate(samples)) == []
 
 

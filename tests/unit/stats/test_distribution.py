@@ -98,7 +98,7 @@ def test_quantiles_pick_numpys_element_at_every_size(n: int) -> None:
 @pytest.mark.parametrize("encoding", DTYPES)
 def test_all_65536_patterns_decode_to_what_torch_reads(encoding: str) -> None:
     patterns = np.arange(1 << 16, dtype=np.uint16)
-    decoded = distribution.decode(encoding, patterns)  # type: ignore[arg-type]
+    decoded = distribution.decode(encoding, patterns)
     np.testing.assert_array_equal(decoded, from_patterns(patterns, DTYPES[encoding]).float().numpy())
 
 
