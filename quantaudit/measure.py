@@ -84,7 +84,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
 def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]:
     """Linears and components whose hook never fired."""
     silent = [
-        Unmeasured(module=member, reason="never ran in the forward pass")
+        Unmeasured(module=member, reason="never ran in the forward pass", weights=True)
         for group in architecture.groups
         for member in group.members
         if not fired[member]

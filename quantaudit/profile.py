@@ -66,6 +66,15 @@ def merge(a: Profile, b: Profile) -> Profile:
     for part in ("model", "samples", "sites"):
         if getattr(a.provenance, part) != getattr(b.provenance, part):
             raise FormatError(f"profiles differ in their {part}", hint="merge shards of one model and one corpus only")
+    if a.provenance.environment.attention != b.provenance.environment.attention:
+        raise FormatError(
+            "profiles were measured with different attention implementations", hint="measure all shards alike"
+        )
+    if twice := _samples(a) & _samples(b):
+        raise FormatError(
+            f"{len(twice)} samples are in both profiles, such as {a.samples[min(twice)].id}",
+            hint="merge shards that share no sample",
+        )
     combined = dict(a.statistics)
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
@@ -73,6 +82,11 @@ def merge(a: Profile, b: Profile) -> Profile:
     unmeasured = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured]
     provenance = a.provenance.model_copy(update={"token_text": token_text, "unmeasured": unmeasured})
     return Profile(provenance=provenance, statistics=combined)
+
+
+def _samples(profile: Profile) -> set[int]:
+    """Samples that any site has seen."""
+    return {int(sample) for value in profile.statistics.values() for sample in value.extremes.sample}
 
 
 def save_profile(profile: Profile, path: Path) -> None:

@@ -113,6 +113,7 @@ class Unmeasured(Row):
 
     module: str
     reason: str
+    weights: bool = Field(default=False, description="whether it holds weights that a recipe could quantize")
 
 
 class Provenance(Row):

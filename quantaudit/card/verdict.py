@@ -134,6 +134,9 @@ def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:
     missing = coverage.linears - coverage.linears_measured
     if missing:
         stopped.append(f"{missing:,} of {coverage.linears:,} Linears were not measured.")
+    others = [row for row in coverage.unmeasured if row.weights]
+    if others and not missing:
+        stopped.append(f"{count(len(others), 'module')} with weights not measured, such as `{others[0].module}`.")
     return stopped
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
 from quantaudit.errors import CorpusError
@@ -36,14 +36,14 @@ class CorpusRow(BaseModel):
     text: str | None = None
     messages: list[Message] | None = None
     input_ids: list[TokenId] | None = None
-    id: str | None = None
+    id: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
     domain: str = "unlabelled"
     split: Literal["calibration", "evaluation"] | None = None
 
     @model_validator(mode="after")
     def _one_content(self) -> CorpusRow:
         filled = [name for name in ("text", "messages", "input_ids") if getattr(self, name)]
-        if len(filled) != 1 or (self.text is not None and not self.text.strip()):
+        if len(filled) != 1 or (self.text and not self.text.strip()):
             raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
         try:
             self.model_dump_json()

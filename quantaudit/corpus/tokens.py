@@ -58,9 +58,16 @@ def tokenize(
     limit = min(max_length, context_length or max_length)
     chosen = sorted(stratified(corpus.rows, seed)[:samples]) if samples else list(range(len(corpus.rows)))
     rows = [corpus.rows[i] for i in chosen]
+    splits = assign(rows, seed)
+    if len(set(splits)) < 2:
+        raise CorpusError(
+            f"every sample is in the {splits[0]} split",
+            where=corpus.spec,
+            hint="scales come from one split and errors from the other: name both, or leave `split` out",
+        )
     taken: list[TokenizedSample] = []
     truncated = 0
-    for index, (row, split) in enumerate(zip(rows, assign(rows, seed), strict=True)):
+    for index, (row, split) in enumerate(zip(rows, splits, strict=True)):
         label = row.id or f"row-{chosen[index] + 1}"
         ids = _ids(row, tokenizer)
         _check(ids, vocab_size, where=f"{corpus.spec}: {label}")

@@ -93,7 +93,8 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Chec
         raise ModelError(f"config.json cannot be read: {error}", where=str(config)) from error
     if not isinstance(settings, dict):
         raise ModelError("config.json is not a JSON object", where=str(config))
-    if method := (settings.get("quantization_config") or {}).get("quant_method"):
+    if quantization := settings.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
         raise ModelError(
             f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
             where=str(folder),

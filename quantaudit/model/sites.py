@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from quantaudit.errors import ModelError
 from quantaudit.provenance import SiteInfo, Unmeasured
@@ -73,6 +74,7 @@ def discover(model: nn.Module) -> Architecture:
     outer = list(_outer_groups(model, covered, names))
     sites += [_linear_input(group) for group in outer]
     every = [group for block in groups.values() for group in block] + outer
+    missing += _other_weights(model, {member for group in every for member in group.members})
     return Architecture(blocks=blocks, sites=tuple(sites), groups=tuple(every), unmeasured=tuple(missing))
 
 
@@ -130,6 +132,16 @@ def _outer_groups(model: nn.Module, covered: set[str], names: dict[nn.Module, st
         if name not in covered:
             projection = "lm_head" if name == head else name
             yield Group(name=projection, projection=projection, layer=None, members=(name,))
+
+
+def _other_weights(model: nn.Module, covered: set[str]) -> Iterator[Unmeasured]:
+    """Modules with weight matrices that are no Linears, such as fused experts, which hooks on Linears would pass by."""
+    for name, module in model.named_modules():
+        if name in covered or isinstance(module, nn.Embedding | _ConvNd):
+            continue
+        if any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False)):
+            kind = type(module).__name__
+            yield Unmeasured(module=name, reason=f"its weights are in a {kind}, which is not a Linear", weights=True)
 
 
 def _append_block(

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from quantaudit.provenance import Number, Row
 
-
 Outcome = Literal["damage", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"]
 
 

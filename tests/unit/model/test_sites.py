@@ -181,3 +181,28 @@ def test_a_model_without_decoder_layers_is_refused() -> None:
 
 def test_every_tiny_configuration_is_a_family_of_its_own() -> None:
     assert len({tiny_config(name).model_type for name in CONFIGS}) == len(CONFIGS)
+
+
+def test_weights_outside_linears_are_listed_not_passed_by() -> None:
+    config = transformers.Qwen3MoeConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    missing = {row.module for row in discover(model).unmeasured if row.weights}
+    assert {f"model.layers.{i}.mlp.experts" for i in range(2)} <= missing
+
+
+def test_a_dense_model_has_no_weights_outside_linears() -> None:
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(tiny_config("llama"))
+    assert not [row for row in discover(model).unmeasured if row.weights]
