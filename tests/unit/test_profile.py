@@ -229,3 +229,17 @@ def test_an_empty_site_survives_the_file(tmp_path: Path) -> None:
     found = load_profile(tmp_path / "p").split("s", "calibration")
     assert found is not None
     assert differences(found, site.zero("float16")) == []
+
+
+def test_shards_that_share_a_sample_are_refused() -> None:
+    shard = profile_of(normal(2))
+    with pytest.raises(FormatError, match="samples are in both profiles"):
+        merge(shard, shard)
+
+
+def test_shards_of_different_attention_implementations_are_refused() -> None:
+    a = profile_of(normal(2))
+    environment = a.provenance.environment.model_copy(update={"attention": "another"})
+    b = Profile(provenance=a.provenance.model_copy(update={"environment": environment}), statistics={})
+    with pytest.raises(FormatError, match="attention implementations"):
+        merge(a, b)

@@ -150,3 +150,16 @@ def test_rows_without_a_name_are_called_after_their_place_in_the_file() -> None:
     assert [few.samples[k].id for k in range(3)] == [
         "named" if text == "text 1" else f"row-{int(text[-1]) + 1}" for text in texts(few)
     ]
+
+
+@pytest.mark.parametrize("split", ["calibration", "evaluation"])
+def test_a_corpus_of_one_split_only_is_refused(split: str) -> None:
+    with pytest.raises(CorpusError, match=f"every sample is in the {split} split"):
+        run(corpus_of({"text": "one", "split": split}, {"text": "two", "split": split}))
+
+
+def test_numbers_serve_as_names() -> None:
+    assert [sample.id for sample in run(corpus_of({"text": "one", "id": 7}, {"text": "two", "id": 8})).samples] == [
+        "7",
+        "8",
+    ]
