@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, load_card
-from quantaudit.profile import load_profile
+from quantaudit.profile import Profile, load_profile, save_profile
 from tests.builders import save_checkpoint, tiny_model
 
 Quantaudit = Callable[..., tuple[int, str, str]]
@@ -135,6 +135,16 @@ def test_a_report_from_a_profile_equals_the_one_that_measured(
     arguments = ("--corpus", corpus_file, "--profile", profile, "--out", tmp_path / "card")
     assert quantaudit("report", tiny_folder, *arguments)[0] == 0
     assert comparable(load_card(tmp_path / "card" / "card.json")) == comparable(load_card(report / "card.json"))
+
+
+def test_merged_shards_equal_the_whole_profile(quantaudit: Quantaudit, report: Path, tmp_path: Path) -> None:
+    whole = load_profile(report / "profile.safetensors")
+    for split in ("calibration", "evaluation"):
+        part = {key: value for key, value in whole.statistics.items() if key[1] == split}
+        save_profile(Profile(provenance=whole.provenance, statistics=part), tmp_path / f"{split}.safetensors")
+    out = tmp_path / "whole.safetensors"
+    assert quantaudit("merge", "calibration.safetensors", "evaluation.safetensors", "--out", out)[0] == 0
+    assert out.read_bytes() == (report / "profile.safetensors").read_bytes()
 
 
 def test_an_asymmetric_scheme_also_saves_zero_points(quantaudit: Quantaudit, report: Path, tmp_path: Path) -> None:
@@ -318,7 +328,7 @@ def test_help_answers_without_torch() -> None:
 
 
 def test_every_verb_has_help_with_an_example(quantaudit: Quantaudit) -> None:
-    for verb in ("report", "sites", "measure", "scales", "simulate", "render"):
+    for verb in ("report", "sites", "measure", "merge", "scales", "simulate", "render"):
         code, out, _ = quantaudit(verb, "--help")
         assert (code, f"quantaudit {verb}" in out) == (0, True)
 
