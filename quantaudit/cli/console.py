@@ -52,6 +52,7 @@ def progress() -> Iterator[Stages]:
     bars = Progress(*columns, console=err)
 
     def open_stage(title: str, total: int, unit: str = "steps") -> Advance:
+        """One bar; what advances it."""
         # Not before there is something to show: an error while loading should stand alone.
         bars.start()
         task = bars.add_task(title, total=total, unit=unit)

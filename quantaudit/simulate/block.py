@@ -100,6 +100,7 @@ class _Replay:
     clean: list[Tensor]
 
     def rows(self, schemes: Sequence[Scheme], qparams: QParams | None, progress: Advance) -> Iterator[GroupRow]:
+        """One row for each scheme; the weights alone are replayed once for schemes that quantize them alike."""
         weights_only: dict[str, float | None] = {}
         for scheme in _weight_variants(schemes):
             weights_only[str(scheme.weights)] = self.damage(scheme, None)

@@ -61,6 +61,7 @@ class _Weights:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, model: nn.Module, groups: Sequence[Group], plan: Plan) -> dict[str, Tensor]:
+        """Module path → weight [out, in] for every member of `groups` whose scheme quantizes weights."""
         wanted: dict[str, QuantizationArgs] = {
             member: args
             for group in groups
