@@ -44,9 +44,10 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(DEMO) ## Run the benchmarks that the README quotes
+bench: $(DEMO) ## Run the benchmarks that README and docs quote
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/tail_coverage.py
 
 corpus: $(INSTALLED) ## Generate the structured part of the built-in corpus anew
 	$(BIN)/python -m quantaudit.corpus.generate

@@ -75,6 +75,7 @@ class Policy(Row):
     damage: Warn
     zeroed_fraction: Warn
     fp16_headroom: WarnFail
+    calibration_excess: Warn
     perplexity_share: Fail
 
 

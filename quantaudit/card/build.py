@@ -11,6 +11,7 @@ from quantaudit._version import __version__
 from quantaudit.card.findings import find
 from quantaudit.card.landscape import place
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
+from quantaudit.card.stability import stability_info
 from quantaudit.card.verdict import decide
 from quantaudit.correlate import correlate
 from quantaudit.policy import Policy
@@ -39,7 +40,8 @@ def build_card(
     sites = [site_row(profile, site, redact_text=redact_text) for site in profile.sites]
     peak = peak_summary(sites)
     covered = coverage(profile)
-    findings = find(provenance, sites, covered, peak, simulation, policy)
+    stability = stability_info(profile, peak)
+    findings = find(provenance, sites, covered, peak, simulation, policy, stability)
     return Card(
         quantaudit_version=__version__,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
@@ -55,7 +57,7 @@ def build_card(
         simulation=simulation,
         verification=[],
         correlation=correlate(simulation, _evaluation_amax(profile)) if simulation else [],
-        stability=None,
+        stability=stability,
         landscape=place(peak.overall.amax if peak.overall else None),
         findings=findings,
         verdict=decide(sites, covered, simulation, findings, policy),

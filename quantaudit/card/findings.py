@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow
+from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance
 from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
@@ -21,6 +21,7 @@ def find(
     peak: PeakSummary,
     simulation: Simulation | None,
     policy: Policy,
+    stability: StabilityInfo | None = None,
 ) -> list[Finding]:
     """All findings, errors first, then by code."""
     found = [
@@ -29,6 +30,8 @@ def find(
         *corpus_notes(provenance),
         *fp16_headroom(peak, policy),
     ]
+    if stability is not None:
+        found += exceedance(stability, policy)
     if simulation is not None:
         found += [
             *broken_load(provenance, simulation, policy),
@@ -130,6 +133,26 @@ def fp16_headroom(peak: PeakSummary, policy: Policy) -> list[Finding]:
             threshold=policy.fp16_headroom.error if failed else policy.fp16_headroom.warning,
             reason=policy.fp16_headroom.reason,
             remedy="Run the model in bfloat16.",
+        )
+    ]
+
+
+def exceedance(stability: StabilityInfo, policy: Policy) -> list[Finding]:
+    """QA202: held-out text that goes beyond what a static scale was calibrated on; information where it hardly does."""
+    if not stability.exceedance.worst:
+        return []
+    worst = stability.exceedance.worst[0]
+    limit = policy.calibration_excess
+    return [
+        Finding(
+            code="QA202",
+            severity="warning" if (worst.ratio or 0.0) > limit.warning else "info",
+            module=worst.site.removesuffix(".input"),
+            message=stability.exceedance.reading,
+            value=worst.ratio,
+            threshold=limit.warning,
+            reason=limit.reason,
+            remedy="Calibrate on more text, and of more kinds, or give these tensors per-token scales.",
         )
     ]
 

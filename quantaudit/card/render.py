@@ -92,6 +92,7 @@ def _context(card: Card) -> dict[str, Any]:
         "groups": rows.group_lines(card),
         "peaks_quantized": rows.peak_lines(card, quantized=True)[:_PEAK_LIMIT],
         "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
+        "stable_peaks": rows.stable_peaks(card),
         "undrawn": rows.undrawn_sites(card),
         "landscape": rows.landscape_lines(card),
         "headroom": _headroom(card.peak.fp16_headroom),

@@ -12,6 +12,7 @@ from quantaudit.card.schema import (
     Card,
     Finding,
     Peak,
+    PeakStability,
     Severity,
     SiteRow,
 )
@@ -197,6 +198,18 @@ def landscape_lines(card: Card) -> list[LandscapeLine]:
 def undrawn_sites(card: Card) -> list[str]:
     """Names of layer sites that a logarithmic chart leaves out: no finite peak, or a peak of zero."""
     return [site.name for site in card.sites if site.layer is not None and not site.amax]
+
+
+def stable_peaks(card: Card) -> list[tuple[str, PeakStability]]:
+    """(label, stability) of the card's leading peaks; one where both are at the same site."""
+    if card.stability is None:
+        return []
+    pairs = (
+        ("largest activation", card.stability.overall),
+        ("largest that reaches a quantizer", card.stability.quantized),
+    )
+    found = [(label, row) for label, row in pairs if row is not None]
+    return found[:1] if len({row.site for _, row in found}) == 1 else found
 
 
 def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:

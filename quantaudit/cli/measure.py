@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from quantaudit.cli import options
 
 EXAMPLE = "Example: quantaudit measure demo --out smollm2.safetensors"
+
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        "--export-reference",
+        metavar="FILE",
+        help="Also write the statistics of arXiv 2605.15572, under its names (JSON).",
+    ),
+]
 
 
 def run(
@@ -19,13 +33,16 @@ def run(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
+    export_reference: Reference = None,
     force: options.Force = False,
 ) -> None:
     """Measure activation statistics at every site of a model."""
     from quantaudit.cli import console
-    from quantaudit.files import check_file
+    from quantaudit.files import check_file, write_text
 
     check_file(out, force=force)
+    if export_reference is not None:
+        check_file(export_reference, force=force)
 
     from quantaudit.pipeline import Settings, measure_subject, prepare
     from quantaudit.profile import save_profile
@@ -47,3 +64,8 @@ def run(
         profile = measure_subject(subject, stages)
     save_profile(profile, out)
     console.say(f"wrote {out}")
+    if export_reference is not None:
+        from quantaudit.reference import reference_json
+
+        write_text(export_reference, reference_json(profile))
+        console.say(f"wrote {export_reference}")

@@ -303,6 +303,19 @@ def test_batch_size_changes_no_count_and_is_recorded(
         assert (a.tokens, a.distribution.counts.sum()) == (b.tokens, b.distribution.counts.sum())
 
 
+def test_the_papers_statistics_are_written_beside_the_profile(
+    quantaudit: Quantaudit, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("measure", tiny_folder, "--corpus", corpus_file, "--out", "p.safetensors")
+    assert quantaudit(*arguments, "--export-reference", "r.json")[0] == 0
+    profile, data = load_profile(tmp_path / "p.safetensors"), json.loads((tmp_path / "r.json").read_text())
+    assert [row["site"] for row in data["sites"]] == [site.name for site in profile.sites]
+    (tmp_path / "p.safetensors").unlink()
+    code, _, err = quantaudit(*arguments, "--export-reference", "r.json")
+    assert (code, "r.json" in err) == (2, True)
+    assert not (tmp_path / "p.safetensors").exists()
+
+
 def test_a_profile_of_another_corpus_is_refused(
     quantaudit: Quantaudit, report: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -321,7 +334,7 @@ def test_help_answers_without_torch() -> None:
         "heavy = {'torch', 'transformers', 'altair', 'vl_convert', 'scipy', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    for arguments in (["--help"], ["report", "--help"], ["simulate", "--help"]):
+    for arguments in (["--help"], ["report", "--help"], ["measure", "--help"], ["simulate", "--help"]):
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "Example" in done.stdout or "Commands" in done.stdout

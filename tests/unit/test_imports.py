@@ -19,6 +19,7 @@ LIGHT = (
     "quantaudit.files",
     "quantaudit.profile",
     "quantaudit.provenance",
+    "quantaudit.reference",
     "quantaudit.resources",
     "quantaudit.card.schema",
     "quantaudit.card.render",
@@ -26,6 +27,8 @@ LIGHT = (
     "quantaudit.corpus.split",
     "quantaudit.simulate.records",
     "quantaudit.stats.site",
+    "quantaudit.stats.stability",
+    "quantaudit.stats.tail",
 )
 
 

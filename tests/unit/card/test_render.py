@@ -155,7 +155,7 @@ def test_page_tells_whether_where_why_and_what_to_do(page: str, card: Card) -> N
 
 
 def test_sections_come_in_order(page: str) -> None:
-    wanted = "verdict findings peaks damage groups domains landscape coverage provenance glossary"
+    wanted = "verdict findings peaks stability damage groups domains landscape coverage provenance glossary"
     assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == wanted
 
 
