@@ -19,6 +19,9 @@ from quantaudit.card.schema import (
     Peak,
     PeakStability,
     PeakSummary,
+    PersistentChannel,
+    PlaceRow,
+    PlacesInfo,
     SchemeVerdict,
     SiteRow,
     StabilityInfo,
@@ -83,6 +86,7 @@ def make_card(**overrides: Any) -> Card:
         "verification": [{"recipe": "w8a8.yaml", "agrees": True, "scales": {"max_relative_difference": 2e-7}}],
         "correlation": _correlation(),
         "stability": _stability(overall, quantized),
+        "places": _places(),
         "landscape": place(15168.0),
         "findings": make_findings(),
         "verdict": _verdict(sites, simulation),
@@ -450,6 +454,31 @@ def _peak_stability(peak: GlobalPeak, *, few: bool) -> PeakStability:
             reading="Ten times the samples would peak about a third higher.",
         ),
         reading="Over all subsets of a fifth of the samples the peak varies by 3.4%.",
+    )
+
+
+def _places() -> PlacesInfo:
+    kinds = ("residual", "linear_input", "gate")
+    return PlacesInfo(
+        kinds=[
+            PlaceRow(
+                kind=kind,
+                tensors=LAYERS,
+                peaks=100,
+                first_position=0.9 - 0.4 * i,
+                special_tokens=0.3,
+                delimiters=0.1 * i,
+                channels=1 + 3 * i,
+            )
+            for i, kind in enumerate(kinds)
+        ],
+        layers=LAYERS,
+        channels=[
+            PersistentChannel(
+                channel=507, layers=29, amax=15168.0, layer=3, tokens_at_most=0.003, nature="massive activation"
+            ),
+            PersistentChannel(channel=31, layers=16, amax=96.0, layer=20, tokens_at_most=0.4, nature="many tokens"),
+        ],
     )
 
 

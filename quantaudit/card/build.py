@@ -10,6 +10,7 @@ import numpy as np
 from quantaudit._version import __version__
 from quantaudit.card.findings import find
 from quantaudit.card.landscape import place
+from quantaudit.card.places import places_info
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
 from quantaudit.card.stability import stability_info
 from quantaudit.card.verdict import decide
@@ -58,6 +59,7 @@ def build_card(
         verification=[],
         correlation=correlate(simulation, _evaluation_amax(profile)) if simulation else [],
         stability=stability,
+        places=places_info(profile),
         landscape=place(peak.overall.amax if peak.overall else None),
         findings=findings,
         verdict=decide(sites, covered, simulation, findings, policy),

@@ -183,6 +183,39 @@ class StabilityInfo(Row):
     exceedance: ExceedanceInfo
 
 
+class PlaceRow(Row):
+    """Where the highest peaks of all tensors of one kind are; shares are of `peaks`."""
+
+    kind: str
+    tensors: int
+    peaks: int = Field(description="the highest elements over all these tensors, a hundred at most")
+    first_position: Number
+    special_tokens: Number = Field(description="as far as the token's text tells")
+    delimiters: Number = Field(description="tokens of nothing but punctuation or white space")
+    channels: int = Field(description="how many channels hold them")
+
+
+class PersistentChannel(Row):
+    """A channel of the residual stream whose amax stands out (six median channels) in at least half of the layers."""
+
+    channel: int
+    layers: int = Field(description="layers in which it stands out")
+    amax: Number
+    layer: int = Field(description="where amax was reached; the next two fields are of that layer")
+    tokens_at_most: float = Field(description="upper bound of the share of tokens that reach half of amax there")
+    nature: Literal["massive activation", "few tokens", "many tokens"] = Field(
+        description="a peak of few tokens (massive: above 100 and 1,000 medians), or possibly an outlier channel"
+    )
+
+
+class PlacesInfo(Row):
+    """Where peaks live."""
+
+    kinds: list[PlaceRow]
+    layers: int = Field(description="layers whose residual stream was compared")
+    channels: list[PersistentChannel] = Field(description="standing out in most layers first")
+
+
 class Finding(Row):
     """One rule's result."""
 
@@ -247,6 +280,7 @@ class Card(Row):
     verification: list[dict[str, Any]]
     correlation: list[CorrelationRow]
     stability: StabilityInfo | None
+    places: PlacesInfo | None
     landscape: Landscape
     findings: list[Finding]
     verdict: Verdict

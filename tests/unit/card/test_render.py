@@ -39,7 +39,7 @@ PAYLOADS = (
     "<!-- ",
     "&lt;b&gt;",
 )
-_KEEP = {"schema_version", "status", "severity", "tap", "kind", "outcome"}
+_KEEP = {"schema_version", "nature", "status", "severity", "tap", "kind", "outcome"}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,7 @@ def test_nulls_are_dashes(card: Card) -> None:
             "correlation": [],
             "findings": [],
             "stability": None,
+            "places": None,
             "verification": [],
             "verdict": card.verdict.model_copy(update={"schemes": []}),
         }
