@@ -200,7 +200,7 @@ def _recorder(reads: list[Read], member: str) -> Any:
         if read is None:
             read = Read(x)
             reads.append(read)
-        output.register_hook(lambda gradient: read.gradients[member].append(gradient.detach()))
+        output.register_hook(lambda gradient: read.gradients[member].append(gradient.detach()))  # type: ignore[no-untyped-call]
 
     return hook
 
@@ -215,7 +215,7 @@ def _add(
 ) -> None:
     """Price what was recorded, group by group, and forget it."""
     for group in groups:
-        weights = {member: model.get_submodule(member).weight.detach() for member in group.members}  # type: ignore[union-attr, operator]
+        weights = {member: model.get_submodule(member).weight.detach() for member in group.members}  # type: ignore[operator]
         ranges = {scheme.name: qparams.get(scheme.name, {}).get(group.name) for scheme in schemes}
         for scheme, total in price_reads(rounds.pop(group.name, []), weights, schemes, ranges).items():
             totals[group.name, scheme] += total
