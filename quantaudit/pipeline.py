@@ -20,7 +20,7 @@ from quantaudit.progress import Stages, silent_stages
 from quantaudit.provenance import SampleInfo
 from quantaudit.quant.schemes import SCHEMES
 from quantaudit.simulate.records import Simulation
-from quantaudit.simulate.run import simulate
+from quantaudit.simulate.run import find_score, simulate
 from quantaudit.simulate.tensor import scale_rows
 
 
@@ -38,6 +38,7 @@ class Settings:
     max_length: int = 2048
     batch_size: int = 1
     evaluation_tokens: int = 4096
+    score: str = "auto"
     seed: int = 0
 
 
@@ -62,6 +63,7 @@ class Audit:
 def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:
     """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
     device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
+    find_score(settings.score)
     rows = load_corpus(settings.corpus)
     checkpoint = locate(settings.model, revision=settings.revision)
     say(f"loading {checkpoint.name}")
@@ -101,6 +103,7 @@ def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent
         subject.corpus.samples,
         list(SCHEMES.values()),
         evaluation_tokens=subject.settings.evaluation_tokens,
+        score=subject.settings.score,
         stages=stages,
     )
 

@@ -224,7 +224,11 @@ def _simulation(sites: list[SiteRow]) -> Simulation:
     inputs = _group_sites(sites)
     return Simulation(
         evaluation=Evaluation(
-            tokens=4096, samples=["law-003", "python-001"], max_tokens_per_sample=512, arithmetic="bfloat16"
+            tokens=4096,
+            samples=["law-003", "python-001"],
+            max_tokens_per_sample=512,
+            arithmetic="bfloat16",
+            priced=True,
         ),
         schemes=schemes,
         sites=[_tensor_error(group, site) for group, site in inputs],

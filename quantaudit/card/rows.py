@@ -43,6 +43,7 @@ class GroupLine:
     damage: float | None
     damage_weights_only: float | None
     damage_dynamic: float | None
+    price: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +251,7 @@ def _group_line(
         damage=row.damage,
         damage_weights_only=row.damage_weights_only,
         damage_dynamic=dynamic.damage if dynamic else None,
+        price=row.price,
     )
 
 

@@ -23,6 +23,13 @@ BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Samples in one
 EvaluationTokens = Annotated[
     int, typer.Option(metavar="TOKENS", min=16, help="Tokens that damage and whole-model scores are taken on.")
 ]
+Score = Annotated[
+    str,
+    typer.Option(
+        metavar="SCORE",
+        help="gradient: groups priced in nats by a backward pass; damage: forward passes only; auto: what fits.",
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")]

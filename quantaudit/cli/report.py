@@ -23,6 +23,7 @@ def run(
     max_length: options.MaxLength = 2048,
     batch_size: options.BatchSize = 1,
     evaluation_tokens: options.EvaluationTokens = 4096,
+    score: options.Score = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -60,6 +61,7 @@ def run(
         max_length=max_length,
         batch_size=batch_size,
         evaluation_tokens=evaluation_tokens,
+        score=score,
         seed=seed,
     )
     measured = load_profile(profile) if profile else None

@@ -20,6 +20,7 @@ def run(
         str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
     ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
+    score: options.Score = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -47,6 +48,7 @@ def run(
         samples=text.samples,
         max_length=text.max_length,
         evaluation_tokens=evaluation_tokens,
+        score=score,
         seed=text.seed,
     )
     subject = prepare(settings, console.say)

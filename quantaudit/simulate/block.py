@@ -44,10 +44,10 @@ def group_damage(
     architecture: Architecture,
     samples: Sequence[TokenizedSample],
     schemes: Sequence[Scheme],
-    qparams: Mapping[str, QParams | None],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
     progress: Advance = no_advance,
 ) -> list[GroupRow]:
-    """Damage of every fused group under every scheme. qparams: by group name, for static schemes.
+    """Damage of every fused group under every scheme. qparams: by scheme name, then by group name, for static schemes.
 
     A group whose static range is not finite gets null; so do Linears outside the blocks.
     `progress` is called after each group and variant.
@@ -60,7 +60,8 @@ def group_damage(
         for group in architecture.groups:
             if group.layer == index:
                 replay = _Replay(model, block, group, calls[path], clean)
-                rows += replay.rows(schemes, qparams.get(group.name), progress)
+                ranges = {name: found.get(group.name) for name, found in qparams.items()}
+                rows += replay.rows(schemes, ranges, progress)
         calls[path].clear()
     outside = [group for group in architecture.groups if group.layer is None]
     rows += [_row(group, scheme, None, None) for group in outside for scheme in schemes]
@@ -99,16 +100,22 @@ class _Replay:
     calls: list[Call]
     clean: list[Tensor]
 
-    def rows(self, schemes: Sequence[Scheme], qparams: QParams | None, progress: Advance) -> Iterator[GroupRow]:
-        """One row for each scheme; the weights alone are replayed once for schemes that quantize them alike."""
+    def rows(
+        self, schemes: Sequence[Scheme], ranges: Mapping[str, QParams | None], progress: Advance
+    ) -> Iterator[GroupRow]:
+        """One row for each scheme; weights alone are replayed once for schemes that quantize them alike.
+
+        ranges: the group's own, by scheme name.
+        """
         weights_only: dict[str, float | None] = {}
         for scheme in _weight_variants(schemes):
             weights_only[str(scheme.weights)] = self.damage(scheme, None)
             progress()
         for scheme in schemes:
             damage = None
-            if not scheme.static or qparams is not None:
-                damage = self.damage(scheme, input_quantizer(scheme, qparams, self.clean[0].device))
+            found = ranges.get(scheme.name)
+            if not scheme.static or found is not None:
+                damage = self.damage(scheme, input_quantizer(scheme, found, self.clean[0].device))
             progress()
             yield _row(self.group, scheme, damage, weights_only.get(str(scheme.weights)))
 

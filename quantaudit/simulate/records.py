@@ -96,6 +96,8 @@ class Evaluation(Row):
     samples: list[str]
     max_tokens_per_sample: int
     arithmetic: str = Field(description="dtype in which quantization was simulated")
+    priced: bool = Field(default=False, description="whether fused groups have prices")
+    note: str | None = Field(default=None, description="why there are no prices although they were wanted")
 
 
 class Simulation(Row):

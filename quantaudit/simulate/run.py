@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import CorpusError
+from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
@@ -16,12 +16,16 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_arg
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
 from quantaudit.simulate.logits import Plan, score_plans
+from quantaudit.simulate.price import PriceList, price_groups
 from quantaudit.simulate.records import Evaluation, GroupRow, SchemeInfo, Simulation
 from quantaudit.simulate.tensor import error_rows
 
 MIXED = "int8_static_worst_dynamic"
 """The recipe that keeps static scales except where most of the damage is done."""
 MIXED_SHARE = 0.95
+
+SCORES = ("auto", "gradient", "damage")
+"""What groups are scored by: block damage alone, or prices beside it, demanded or where a backward pass fits."""
 
 
 def simulate(
@@ -31,12 +35,14 @@ def simulate(
     schemes: Sequence[Scheme],
     *,
     evaluation_tokens: int,
+    score: str = "auto",
     stages: Stages = silent_stages,
 ) -> Simulation:
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. Raises CorpusError when no evaluation sample has two tokens.
+    from the evaluation split. score: one of SCORES. Raises CorpusError when no evaluation sample has two tokens, and
+    MeasurementError when prices are demanded and the backward pass fails.
     """
     chosen = evaluation.select(samples, evaluation_tokens)
     if not chosen:
@@ -52,9 +58,22 @@ def simulate(
         }
         for scheme in schemes
     }
-    static = next((ranges for ranges in qparams.values() if ranges), {})
     tick = stages("replaying blocks", steps(architecture, schemes))
-    groups = group_damage(loaded.model, architecture, chosen, schemes, static, tick)
+    groups = group_damage(loaded.model, architecture, chosen, schemes, qparams, tick)
+    note = None
+    if score != "damage":
+        tick = stages("pricing groups", len(chosen), "samples")
+        try:
+            groups = with_prices(
+                groups, price_groups(loaded.model, architecture.groups, chosen, schemes, qparams, progress=tick)
+            )
+        except RuntimeError as error:
+            # Out of memory, or an operation without a derivative.
+            note = f"no prices: the backward pass failed ({str(error).partition(chr(10))[0]})"
+            if score == "gradient":
+                raise MeasurementError(
+                    note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
+                ) from error
     inside = [group for group in architecture.groups if group.layer is not None]
     plans = [_uniform(scheme, inside, qparams[scheme.name]) for scheme in schemes]
     if INT8_STATIC in schemes and INT8_DYNAMIC in schemes:
@@ -67,12 +86,26 @@ def simulate(
             samples=[sample.id for sample in chosen],
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
+            priced=score != "damage" and note is None,
+            note=note,
         ),
         schemes=[describe(scheme) for scheme in schemes],
         sites=error_rows(profile),
         groups=groups,
         recipes=recipes,
     )
+
+
+def find_score(name: str) -> str:
+    """Check the name of a score. Raises UsageError."""
+    if name not in SCORES:
+        raise UsageError("unknown score", where=f"--score {name}", hint=f"one of {', '.join(SCORES)}")
+    return name
+
+
+def with_prices(rows: Sequence[GroupRow], prices: PriceList) -> list[GroupRow]:
+    """The rows with their prices."""
+    return [row.model_copy(update={"price": prices.get((row.group, row.scheme))}) for row in rows]
 
 
 def worst_groups(rows: Sequence[GroupRow], scheme: str, share: float) -> list[str]:

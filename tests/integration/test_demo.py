@@ -84,7 +84,8 @@ def test_its_damage_is_static_alone(demo_loaded: LoadedModel, corpus: TokenizedC
     architecture = discover(demo_loaded.model)
     group = next(group for group in architecture.groups if group.name == MASSIVE)
     only = type(architecture)(blocks=architecture.blocks, sites=architecture.sites, groups=(group,))
-    qparams = {MASSIVE: site_qparams(profile, group.site, INT8_STATIC.input_activations, "absolute_maximum")}
+    found = site_qparams(profile, group.site, INT8_STATIC.input_activations, "absolute_maximum")
+    qparams = {INT8_STATIC.name: {MASSIVE: found}}
     with torch.no_grad():
         rows = group_damage(demo_loaded.model, only, select(corpus.samples, 96), [INT8_STATIC, INT8_DYNAMIC], qparams)
     damage = {row.scheme: row.damage or 0.0 for row in rows}

@@ -64,6 +64,13 @@ def ranges(model: nn.Module, groups: Sequence[Group], samples: Iterable[Tokenize
     return found
 
 
+def by_scheme(
+    qparams: Mapping[str, QParams | None], schemes: Sequence[Scheme] = ALL
+) -> dict[str, Mapping[str, QParams | None]]:
+    """The same ranges for every scheme."""
+    return {scheme.name: qparams for scheme in schemes}
+
+
 def quantized_copy(
     model: nn.Module, groups: Iterable[Group], schemes: Mapping[str, Scheme], qparams: Mapping[str, QParams | None]
 ) -> nn.Module:

@@ -17,7 +17,16 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate import block
 from quantaudit.simulate.block import block_damage, group_damage, record_calls, steps
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
-from tests.unit.simulate.reference import ALL, INPUTS_ONLY, NOTHING, WEIGHTS_ONLY, quantized_copy, ranges, run
+from tests.unit.simulate.reference import (
+    ALL,
+    INPUTS_ONLY,
+    NOTHING,
+    WEIGHTS_ONLY,
+    by_scheme,
+    quantized_copy,
+    ranges,
+    run,
+)
 
 QParamsByGroup = dict[str, QParams | None]
 
@@ -91,7 +100,7 @@ def two_forwards(
 
 def compare(model: nn.Module, architecture: Architecture, samples: list[TokenizedSample], q: QParamsByGroup) -> None:
     """Every group of the first and last layer, under every scheme."""
-    rows = group_damage(model, architecture, samples, ALL, q)
+    rows = group_damage(model, architecture, samples, ALL, by_scheme(q))
     schemes = {scheme.name: scheme for scheme in ALL}
     assert len(rows) == len(architecture.groups) * len(ALL)
     for row in rows:
@@ -127,7 +136,11 @@ def test_a_coarser_scale_does_more_damage(
 ) -> None:
     coarse = {name: replace(found, scale=found.scale * 8) for name, found in qparams.items() if found is not None}
     fine, rough = (
-        [row.damage for row in group_damage(tiny_loaded.model, architecture, samples, [INPUTS_ONLY], q) if row.damage]
+        [
+            row.damage
+            for row in group_damage(tiny_loaded.model, architecture, samples, [INPUTS_ONLY], by_scheme(q))
+            if row.damage
+        ]
         for q in (qparams, coarse)
     )
     assert len(fine) == 12
@@ -170,7 +183,7 @@ def test_a_group_without_finite_range_and_linears_outside_the_blocks_are_null(
 ) -> None:
     name = "layers.1.mlp.down_proj"
     rows = group_damage(
-        tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INT8_DYNAMIC], {**qparams, name: None}
+        tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INT8_DYNAMIC], by_scheme({**qparams, name: None})
     )
     null = {(row.group, row.scheme) for row in rows if row.damage is None}
     assert null == {(name, INT8_STATIC.name), ("lm_head", INT8_STATIC.name), ("lm_head", INT8_DYNAMIC.name)}
@@ -198,7 +211,7 @@ def test_progress_is_called_as_often_as_announced(
             architecture,
             samples[:1],
             schemes,
-            qparams,
+            by_scheme(qparams),
             lambda amount=1, calls=calls: calls.append(amount),
         )
         assert sum(calls) == steps(architecture, schemes)
@@ -208,7 +221,7 @@ def test_the_model_is_left_bit_for_bit_as_it_was(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
     before, count = weight_bytes(tiny_loaded.model), hooks(tiny_loaded.model)
-    group_damage(tiny_loaded.model, architecture, samples[:1], ALL, qparams)
+    group_damage(tiny_loaded.model, architecture, samples[:1], ALL, by_scheme(qparams))
     assert weight_bytes(tiny_loaded.model) == before
     assert hooks(tiny_loaded.model) == count
 
@@ -234,7 +247,7 @@ def test_the_model_is_left_as_it_was_after_an_error_within_a_replay(
 
     monkeypatch.setattr(block, "block_damage", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        group_damage(model, architecture, samples[:1], [INT8_STATIC], qparams)
+        group_damage(model, architecture, samples[:1], [INT8_STATIC], by_scheme(qparams))
     assert within[-1]  # it did happen while weights were exchanged
     assert weight_bytes(model) == before
     assert hooks(model) == count
@@ -254,3 +267,14 @@ def test_recording_calls_leaves_no_hooks_and_replays_bit_for_bit(
             with torch.no_grad():
                 output = model.get_submodule(path)(*args, **kwargs)
             assert torch.equal(output if isinstance(output, torch.Tensor) else output[0], expected)
+
+
+def test_every_static_scheme_uses_its_own_ranges(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
+) -> None:
+    coarse = {name: replace(found, scale=found.scale * 8) for name, found in qparams.items() if found is not None}
+    mixed = {INT8_STATIC.name: qparams, INPUTS_ONLY.name: coarse}
+    together = group_damage(tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], mixed)
+    for scheme in (INT8_STATIC, INPUTS_ONLY):
+        alone = group_damage(tiny_loaded.model, architecture, samples[:1], [scheme], {scheme.name: mixed[scheme.name]})
+        assert [row.damage for row in together if row.scheme == scheme.name] == [row.damage for row in alone]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.errors import CorpusError
+from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture
 from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.price import price_groups
 from quantaudit.simulate.records import GroupRow, Simulation
-from quantaudit.simulate.run import simulate, worst_groups
+from quantaudit.simulate.run import find_score, simulate, worst_groups
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import ranges
 
@@ -57,7 +59,7 @@ def test_static_ranges_come_from_the_calibration_samples(
     calibration = [sample for sample in tiny_corpus.samples if sample.split == "calibration"]
     watched = ranges(tiny_loaded.model, architecture.groups, calibration)
     chosen = select(tiny_corpus.samples, BUDGET)
-    expected = group_damage(tiny_loaded.model, architecture, chosen, [INT8_STATIC], watched)
+    expected = group_damage(tiny_loaded.model, architecture, chosen, [INT8_STATIC], {INT8_STATIC.name: watched})
     found = [row for row in simulation.groups if row.scheme == INT8_STATIC.name]
     assert [(row.group, row.damage) for row in found] == [(row.group, row.damage) for row in expected]
 
@@ -76,6 +78,55 @@ def test_a_corpus_that_cannot_be_evaluated_is_refused(tiny_loaded: LoadedModel, 
     corpus = random_corpus([1, 1, 1, 1])
     with pytest.raises(CorpusError, match="two tokens"):
         simulate(tiny_loaded, tiny_profile, corpus.samples, [INT8_DYNAMIC], evaluation_tokens=BUDGET)
+
+
+def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
+    simulation: Simulation, tiny_loaded: LoadedModel, architecture: Architecture, tiny_corpus: TokenizedCorpus
+) -> None:
+    calibration = [sample for sample in tiny_corpus.samples if sample.split == "calibration"]
+    watched = ranges(tiny_loaded.model, architecture.groups, calibration)
+    chosen = select(tiny_corpus.samples, BUDGET)
+    expected = price_groups(
+        tiny_loaded.model, architecture.groups, chosen, list(SCHEMES.values()), {INT8_STATIC.name: watched}
+    )
+    assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
+    assert all(price is not None and price > 0 for price in expected.values())
+    assert simulation.evaluation.priced
+    assert simulation.evaluation.note is None
+
+
+@pytest.mark.parametrize("score", ["damage", "auto", "gradient"])
+def test_where_no_backward_pass_fits_damage_stands_alone(
+    tiny_loaded: LoadedModel,
+    tiny_profile: Profile,
+    tiny_corpus: TokenizedCorpus,
+    monkeypatch: pytest.MonkeyPatch,
+    score: str,
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("out of memory\ndetails")
+
+    monkeypatch.setattr("quantaudit.simulate.run.price_groups", fail)
+
+    def found() -> Simulation:
+        return simulate(
+            tiny_loaded, tiny_profile, tiny_corpus.samples, [INT8_DYNAMIC], evaluation_tokens=BUDGET, score=score
+        )
+
+    if score == "gradient":
+        with pytest.raises(MeasurementError, match="backward pass failed"):
+            found()
+        return
+    simulation = found()
+    assert {row.price for row in simulation.groups} == {None}
+    assert not simulation.evaluation.priced
+    assert (simulation.evaluation.note is None) == (score == "damage")
+    assert "details" not in (simulation.evaluation.note or "")
+
+
+def test_an_unknown_score_is_refused() -> None:
+    with pytest.raises(UsageError, match="score"):
+        find_score("guess")
 
 
 def row(group: str, damage: float | None, scheme: str = "s") -> GroupRow:

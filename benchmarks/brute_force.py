@@ -1,0 +1,297 @@
+"""Predictions against brute force: the logits KL of every fused group quantized alone, static INT8, on any checkpoint.
+
+Every ranking is set against that truth: the KL mass that its first k groups hold, its rank agreement, and the KL of the
+model when its first k groups stay unquantized, as a ratio to leaving brute force's. Exits with 1 when block damage or
+the price list misses a target, and prints which.
+
+    python benchmarks/brute_force.py [MODEL] [--evaluation-tokens N] [--samples N] [--out RESULT.json]
+
+It takes about as many forward passes over the evaluation tokens as the model has fused groups. `--profile` uses a
+profile measured before; `--truth RESULT.json` takes the KLs (and what they cost) from an earlier result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from compressed_tensors.quantization import QuantizationStrategy
+from overhead import seconds
+from scipy.stats import spearmanr
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import FormatError
+from quantaudit.model.sites import Architecture, Group, discover
+from quantaudit.pipeline import Settings, Subject, check_profile, measure_subject, prepare
+from quantaudit.profile import Profile, load_profile
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate import evaluation
+from quantaudit.simulate.block import group_damage
+from quantaudit.simulate.logits import Plan, score_plans
+from quantaudit.simulate.price import price_groups
+from quantaudit.simulate.tensor import error_rows
+
+MASS_AT, LEFT_ALONE = (4, 8, 10, 16), (4, 8, 16)
+TARGETS = {"mass_at_10": 0.98, "left_alone_ratio": 1.10, "damage_cost": 1 / 20, "price_cost": 1 / 10}
+JUDGED = ("damage", "price")
+
+_ASYMMETRIC = replace(
+    INT8_STATIC, name="int8_asymmetric_static_per_tensor", title="asymmetric", input_activations=INT8_ASYMMETRIC
+)
+_FP8 = replace(
+    INT8_STATIC,
+    name="fp8_e4m3_static_per_tensor",
+    title="FP8",
+    weights=FP8_E4M3.model_copy(update={"strategy": QuantizationStrategy.CHANNEL}),
+    input_activations=FP8_E4M3,
+)
+_WEIGHTS = replace(INT8_STATIC, name="weights_only", title="weights only", input_activations=None, observer=None)
+FIVE = (INT8_STATIC, INT8_DYNAMIC, _ASYMMETRIC, _FP8, _WEIGHTS)
+"""What the price pass prices side by side while it is timed."""
+
+Ranges = dict[str, dict[str, QParams | None]]
+Scores = dict[str, float]
+"""By group name; higher means worse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One model with its evaluation tokens and calibrated ranges (by scheme, then group)."""
+
+    subject: Subject
+    profile: Profile
+    architecture: Architecture
+    groups: list[Group]
+    samples: list[TokenizedSample]
+    ranges: Ranges
+
+    @property
+    def model(self) -> Any:
+        """The model itself."""
+        return self.subject.loaded.model
+
+    def plan(self, name: str, groups: Sequence[str]) -> Plan:
+        """Static INT8 on the named groups, nothing elsewhere."""
+        return Plan(
+            name=name,
+            title=name,
+            schemes=dict.fromkeys(groups, INT8_STATIC),
+            qparams=self.ranges[INT8_STATIC.name],
+        )
+
+    def kls(self, plans: Sequence[Plan]) -> Scores:
+        """Logits KL of every plan, nats per token; plans that are not finite are left out."""
+        rows = score_plans(self.model, self.groups, self.samples, plans)
+        return {row.name: row.kl for row in rows if row.kl is not None and math.isfinite(row.kl) and not row.nonfinite}
+
+
+def main(
+    model: Annotated[str, typer.Argument()] = "demo",
+    evaluation_tokens: int = 4096,
+    samples: int | None = None,
+    corpus: str = "builtin",
+    device: str = "auto",
+    profile: Path | None = None,
+    truth: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure, compare, report."""
+    settings = Settings(model=model, corpus=corpus, samples=samples, evaluation_tokens=evaluation_tokens, device=device)
+    case = prepare_case(settings, profile)
+    kl, brute_seconds = known_truth(truth, case) if truth else brute_force(case)
+    scores, costs = rankings(case, brute_seconds)
+    table = {name: compare(values, kl) for name, values in scores.items()}
+    curve = left_alone(case, {"brute force": kl, **scores}, list(kl))
+    result = {
+        "model": case.subject.loaded.info.name,
+        "fingerprint": case.subject.loaded.info.fingerprint,
+        "corpus": case.subject.corpus.info.name,
+        "tokens": sum(len(sample.ids) for sample in case.samples),
+        "samples": [sample.id for sample in case.samples],
+        "scheme": INT8_STATIC.name,
+        "seconds": {"brute_force": round(brute_seconds, 1), **{k: round(v, 1) for k, v in costs.items()}},
+        "cost": {name: round(spent / brute_seconds, 4) for name, spent in costs.items()},
+        "rankings": table,
+        "left_alone_kl": curve,
+        "kl": kl,
+        "scores": scores,
+    }
+    result["missed"] = missed(result)
+    show(result)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(1 if result["missed"] else 0)
+
+
+def prepare_case(settings: Settings, profile: Path | None) -> Case:
+    """Load, measure unless a profile is given, and calibrate."""
+    subject = prepare(settings)
+    measured = load_profile(profile) if profile else measure_subject(subject)
+    check_profile(subject, measured)
+    architecture = discover(subject.loaded.model)
+    return Case(
+        subject=subject,
+        profile=measured,
+        architecture=architecture,
+        groups=[group for group in architecture.groups if group.layer is not None],
+        samples=evaluation.select(subject.corpus.samples, settings.evaluation_tokens),
+        ranges={scheme.name: _ranges(measured, architecture.groups, scheme) for scheme in FIVE},
+    )
+
+
+def _ranges(profile: Profile, groups: Sequence[Group], scheme: Scheme) -> dict[str, QParams | None]:
+    if scheme.input_activations is None or scheme.observer is None:
+        return {}
+    return {g.name: site_qparams(profile, g.site, scheme.input_activations, scheme.observer) for g in groups}
+
+
+def brute_force(case: Case) -> tuple[Scores, float]:
+    """KL of every fused group quantized alone, and the seconds that took."""
+    found: Scores = {}
+    plans = [case.plan(group.name, [group.name]) for group in case.groups]
+    spent = seconds(lambda: found.update(case.kls(plans)))
+    return found, spent
+
+
+def known_truth(path: Path, case: Case) -> tuple[Scores, float]:
+    """The same from an earlier result, which must be of these weights and tokens."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    same = stored["fingerprint"] == case.subject.loaded.info.fingerprint
+    if not same or stored["samples"] != [sample.id for sample in case.samples]:
+        raise FormatError("this truth is of other weights or tokens", where=str(path))
+    return dict(stored["kl"]), float(stored["seconds"]["brute_force"])
+
+
+def rankings(case: Case, brute_seconds: float) -> tuple[dict[str, Scores], dict[str, float]]:
+    """Scores by ranking, and seconds of the damage pass and of the price pass for five schemes."""
+    rows: list[Any] = []
+    prices: dict[tuple[str, str], float | None] = {}
+    inside = replace(case.architecture, groups=tuple(case.groups))
+    costs = {
+        "damage": seconds(
+            lambda: rows.extend(group_damage(case.model, inside, case.samples, [INT8_STATIC], case.ranges))
+        ),
+        "price_five_schemes": seconds(
+            lambda: prices.update(price_groups(case.model, case.groups, case.samples, FIVE, case.ranges))
+        ),
+    }
+    errors = {
+        row.group: row
+        for row in error_rows(case.profile)
+        if row.scheme == INT8_STATIC.name and row.observer == INT8_STATIC.observer
+    }
+    names = [group.name for group in case.groups]
+    scores: dict[str, dict[str, float | None]] = {
+        "damage": {row.group: row.damage for row in rows},
+        "price": {name: prices[name, INT8_STATIC.name] for name in names},
+        "sqnr": {name: _negative(errors[name].sqnr_db) for name in names if name in errors},
+        "amax": {name: _amax(case.ranges[INT8_STATIC.name][name]) for name in names},
+        "relative_mae": {name: errors[name].relative_mae for name in names if name in errors},
+        "zeroed_fraction": {name: errors[name].zeroed_fraction for name in names if name in errors},
+    }
+    return {kind: _known(values) for kind, values in scores.items()}, costs
+
+
+def _known(values: Mapping[str, float | None]) -> Scores:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _amax(found: QParams | None) -> float | None:
+    return None if found is None else max(-found.min, found.max)
+
+
+def worst(scores: Mapping[str, float], k: int) -> list[str]:
+    """The k groups of the highest scores, worst first."""
+    return sorted(scores, key=lambda name: -scores[name])[:k]
+
+
+def compare(scores: Scores, kl: Scores) -> dict[str, float]:
+    """KL mass at k against brute force's, Spearman's ρ, and how far a score is from the KL itself."""
+    known = [name for name in kl if name in scores]
+    found = {
+        f"mass_at_{k}": sum(kl.get(name, 0.0) for name in worst(scores, k)) / sum(kl[name] for name in worst(kl, k))
+        for k in MASS_AT
+    }
+    rho = spearmanr([scores[name] for name in known], [kl[name] for name in known]).statistic
+    ten = worst(kl, 10)
+    near = sum(abs(scores.get(name, math.inf) / kl[name] - 1) <= 0.35 for name in ten)
+    ratio = float(np.median([scores.get(name, 0.0) / kl[name] for name in ten]))
+    return {
+        **{key: round(value, 4) for key, value in found.items()},
+        "spearman": round(float(rho), 4),
+        "worst_ten_within_35_percent": near,
+        "worst_ten_median_ratio": round(ratio, 4),
+        "sum": round(sum(scores.values()), 4),
+    }
+
+
+def left_alone(case: Case, scores: Mapping[str, Scores], names: Sequence[str]) -> dict[str, Scores]:
+    """KL of the model by ranking and k, when its k worst groups stay unquantized and all others are static INT8."""
+    kept = {
+        (kind, k): [name for name in names if name not in worst(values, k)]
+        for kind, values in scores.items()
+        for k in (0, *LEFT_ALONE)
+    }
+    # Rankings that leave the same groups alone share one run.
+    different = {tuple(groups): f"plan {i}" for i, groups in enumerate(kept.values())}
+    found = case.kls([case.plan(name, groups) for groups, name in different.items()])
+    return {kind: {str(k): found[different[tuple(kept[kind, k])]] for k in (0, *LEFT_ALONE)} for kind in scores}
+
+
+def missed(result: Mapping[str, Any]) -> list[str]:
+    """What falls short of the targets, in words."""
+    found = []
+    oracle = result["left_alone_kl"]["brute force"]
+    for kind in JUDGED:
+        mass = result["rankings"][kind]["mass_at_10"]
+        if not mass >= TARGETS["mass_at_10"]:
+            found.append(f"{kind}: KL mass at 10 is {mass:.3f}, below {TARGETS['mass_at_10']}")
+        for k in map(str, LEFT_ALONE):
+            ratio = result["left_alone_kl"][kind][k] / oracle[k]
+            if not ratio <= TARGETS["left_alone_ratio"]:
+                found.append(f"{kind}: leaving {k} alone gives {ratio:.2f} times brute force's KL")
+    for kind, target in (("damage", "damage_cost"), ("price_five_schemes", "price_cost")):
+        if not result["cost"][kind] <= TARGETS[target]:
+            found.append(f"{kind}: costs {result['cost'][kind]:.3f} of brute force, above {TARGETS[target]:.3f}")
+    return found
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The report as Markdown tables on stdout."""
+    print(f"{result['model']}: {len(result['kl'])} fused groups, {result['tokens']:,} tokens, {result['scheme']}")
+    print(f"sum of single KLs {sum(result['kl'].values()):.3f}, all together {_left(result, 'brute force', 0):.3f}\n")
+    heads = [*(f"mass at {k}" for k in MASS_AT), "Spearman", *(f"KL leaving {k}" for k in LEFT_ALONE)]
+    print("| ranking by | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
+    for kind in result["left_alone_kl"]:
+        row = result["rankings"].get(kind)
+        cells = [f"{row[f'mass_at_{k}']:.3f}" for k in MASS_AT] if row else ["1"] * len(MASS_AT)
+        cells += [f"{row['spearman']:.2f}" if row else "1"]
+        cells += [f"{_left(result, kind, k):.3f}" for k in LEFT_ALONE]
+        print(f"| {kind} | " + " | ".join(cells) + " |")
+    price = result["rankings"]["price"]
+    print(
+        f"\nprices of the ten worst: {price['worst_ten_within_35_percent']} within 35 % of the KL, "
+        f"median ratio {price['worst_ten_median_ratio']:.2f}; all together {price['sum']:.3f}"
+    )
+    print(f"cost, brute force = 1: {result['cost']}")
+    print("\n".join(result["missed"]) or "all targets met")
+
+
+def _left(result: Mapping[str, Any], kind: str, k: int) -> float:
+    return float(result["left_alone_kl"][kind][str(k)])
+
+
+if __name__ == "__main__":
+    typer.run(main)

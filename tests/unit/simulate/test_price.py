@@ -1,0 +1,260 @@
+"""Prices: against an estimate written a second time, against the true KL, and leaving nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import Architecture, Group, discover
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate.price import differentiable, predicted_scores, price_groups, record
+from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
+from tests.unit.simulate.reference import (
+    ALL,
+    INPUTS_ONLY,
+    NOTHING,
+    WEIGHTS_ONLY,
+    by_scheme,
+    quantized_copy,
+    ranges,
+    run,
+)
+
+Ranges = dict[str, QParams | None]
+
+
+def linear_outputs(model: nn.Module, groups: Sequence[Group], sample: TokenizedSample) -> dict[str, Tensor]:
+    """Output [tokens, out] of every Linear, by module path."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(member).register_forward_hook(
+            lambda _m, _a, output, member=member: found.__setitem__(member, output[0].detach().clone())
+        )
+        for group in groups
+        for member in group.members
+    ]
+    run(model, sample)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def nudged_loss(model: Any, labels: Tensor, sample: TokenizedSample, nudges: Mapping[str, Tensor]) -> Tensor:
+    """Negative log-likelihood of labels, with a nudge added to the output of each named Linear."""
+    handles = [
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, output, nudge=nudge: output + nudge)
+        for path, nudge in nudges.items()
+    ]
+    logits = model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False).logits[0]
+    for handle in handles:
+        handle.remove()
+    return nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+@pytest.fixture(scope="module")
+def exact() -> tuple[Any, Architecture, list[TokenizedSample], Ranges]:
+    """A float32 model, so that the references need no allowance for rounding."""
+    model = tiny_model("llama", dtype=torch.float32, num_hidden_layers=2)
+    corpus = random_corpus([24, 20, 16, 12])
+    architecture = discover(model)
+    return model, architecture, list(corpus.samples), ranges(model, architecture.groups, corpus.samples)
+
+
+# Against references --------------------------------------------------------------------------------------------------
+
+
+def test_prices_are_those_of_gradients_taken_one_linear_at_a_time(
+    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
+) -> None:
+    """Δy from a copy quantized for good, gradients with respect to nudges, the sum as the formula has it."""
+    model, architecture, samples, qparams = exact
+    sample = samples[0]
+    found = price_groups(model, architecture.groups, [sample], ALL, by_scheme(qparams), seed=3)
+    generator = torch.Generator().manual_seed(3)
+    p = run(model, sample).softmax(-1)
+    labels = torch.multinomial(p, 1, generator=generator)[:, 0]
+    clean = linear_outputs(model, architecture.groups, sample)
+    for group in architecture.groups:
+        nudges = {path: torch.zeros_like(clean[path], requires_grad=True) for path in group.members}
+        gradients = torch.autograd.grad(nudged_loss(model, labels, sample, nudges), list(nudges.values()))
+        for scheme in ALL:
+            changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
+            after = linear_outputs(changed, [group], sample)
+            felt = sum(
+                (gradient.double() * (after[path] - clean[path]).double()).sum(-1)
+                for path, gradient in zip(group.members, gradients, strict=True)
+            )
+            expected = 0.5 * float(torch.as_tensor(felt).square().sum()) / len(sample.ids)
+            assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+
+
+def test_with_many_draws_prices_come_near_the_true_kl(
+    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
+) -> None:
+    """Two independent roads to one number: second order from backward passes, and KL of a copy that really changed."""
+    model, architecture, samples, qparams = exact
+    found = price_groups(model, architecture.groups, samples, [INT8_DYNAMIC], by_scheme(qparams), draws=60)
+    near = 0
+    for group in architecture.groups:
+        changed = quantized_copy(model, [group], {group.name: INT8_DYNAMIC}, qparams)
+        kl = 0.0
+        for sample in samples:
+            p, q = (run(m, sample).double().log_softmax(-1) for m in (model, changed))
+            kl += float((p.exp() * (p - q)).sum())
+        kl /= sum(len(sample.ids) for sample in samples)
+        price = found[group.name, INT8_DYNAMIC.name]
+        assert price is not None
+        assert price == pytest.approx(kl, rel=0.6), group.name
+        near += abs(price / kl - 1) < 0.3
+    assert near >= 0.75 * len(architecture.groups)
+
+
+def test_scores_have_the_covariance_of_the_fisher_information() -> None:
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.0])
+    scores = predicted_scores(logits.expand(200_000, 4), torch.Generator().manual_seed(0)).double()
+    p = logits.double().softmax(-1)
+    assert torch.allclose(scores.mean(0), torch.zeros(4, dtype=torch.float64), atol=5e-3)
+    assert torch.allclose(scores.T @ scores / len(scores), p.diag() - torch.outer(p, p), atol=5e-3)
+
+
+# Laws ----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_changes_nothing_costs_nothing(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample]
+) -> None:
+    found = price_groups(tiny_loaded.model, architecture.groups, samples[:2], [NOTHING], {})
+    assert set(found.values()) == {0.0}
+    assert len(found) == len(architecture.groups)
+
+
+def test_schemes_priced_together_cost_what_they_cost_alone(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
+) -> None:
+    def prices(schemes: Sequence[Scheme]) -> dict[tuple[str, str], float | None]:
+        return price_groups(tiny_loaded.model, architecture.groups, samples[:2], schemes, by_scheme(qparams))
+
+    together = prices(ALL)
+    for scheme in ALL:
+        alone = prices([scheme])
+        assert {key: together[key] for key in alone} == alone
+
+
+def test_members_add_up_inside_the_token_before_they_are_squared(
+    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
+) -> None:
+    """√(2·price) is a length: a group's is at most the sum of its members', one by one."""
+    model, architecture, samples, qparams = exact
+    for group in architecture.groups:
+        single = [
+            Group(name=f"{group.name}.{i}", projection="p", layer=group.layer, members=(member,))
+            for i, member in enumerate(group.members)
+        ]
+        q = {INPUTS_ONLY.name: {**qparams, **{g.name: qparams[group.name] for g in single}}}
+        found = price_groups(model, [group, *single], samples[:2], [INPUTS_ONLY], q)
+        whole, *parts = (found[g.name, INPUTS_ONLY.name] or 0.0 for g in [group, *single])
+        assert whole**0.5 <= sum(part**0.5 for part in parts) * (1 + 1e-6)
+        if len(single) > 1:
+            assert whole != pytest.approx(sum(parts), rel=1e-6)
+
+
+def test_every_scheme_uses_its_own_ranges(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
+) -> None:
+    name = architecture.groups[0].name
+    found = price_groups(
+        tiny_loaded.model, architecture.groups, samples[:1], [INT8_STATIC, INPUTS_ONLY], {INT8_STATIC.name: qparams}
+    )
+    assert found[name, INT8_STATIC.name] is not None
+    assert found[name, INPUTS_ONLY.name] is None
+
+
+def test_the_same_seed_gives_the_same_prices(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
+) -> None:
+    def prices(seed: int) -> dict[tuple[str, str], float | None]:
+        return price_groups(
+            tiny_loaded.model, architecture.groups, samples[:2], [INT8_STATIC], by_scheme(qparams), seed=seed
+        )
+
+    assert prices(1) == prices(1)
+    assert prices(1) != prices(2)
+
+
+def test_several_rounds_give_what_one_round_gives(
+    tiny_loaded: LoadedModel,
+    architecture: Architecture,
+    samples: list[TokenizedSample],
+    qparams: Ranges,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def prices() -> dict[tuple[str, str], float | None]:
+        return price_groups(tiny_loaded.model, architecture.groups, samples[:3], ALL, by_scheme(qparams))
+
+    whole = prices()
+    monkeypatch.setattr("quantaudit.simulate.price.RECORD_BYTES", 1)
+    assert prices() == pytest.approx(whole, rel=1e-12)
+
+
+def test_broken_weights_have_no_price(samples: list[TokenizedSample]) -> None:
+    model = tiny_model("llama", num_hidden_layers=1)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    found = price_groups(model, discover(model).groups, samples[:1], [WEIGHTS_ONLY], {})
+    assert set(found.values()) == {None}
+
+
+@pytest.mark.parametrize("name", ["gemma2", "qwen3", "phi3"])
+def test_other_families_are_priced(name: str) -> None:
+    model = tiny_model(name, num_hidden_layers=1)
+    found = price_groups(model, discover(model).groups, random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
+    assert all(price is not None and price > 0 for price in found.values())
+
+
+# Housekeeping --------------------------------------------------------------------------------------------------------
+
+
+def state(model: nn.Module) -> tuple[Any, ...]:
+    return (
+        weight_bytes(model),
+        hooks(model),
+        [parameter.requires_grad for parameter in model.parameters()],
+        [parameter.grad for parameter in model.parameters()],
+        [module.training for module in model.modules()],
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_is_left_behind(samples: list[TokenizedSample], fails: bool) -> None:
+    model = tiny_model("llama", num_hidden_layers=2)
+    model.model.layers[1].train()
+    model.lm_head.weight.requires_grad_(False)
+    before = state(model)
+
+    def progress(amount: int = 1) -> None:
+        if fails:
+            raise RuntimeError("in the middle")
+
+    try:
+        price_groups(model, discover(model).groups, samples[:2], [INT8_DYNAMIC], {}, progress=progress)
+    except RuntimeError:
+        assert fails
+    assert state(model) == before
+
+
+def test_an_error_inside_the_forward_pass_leaves_no_hook(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample]
+) -> None:
+    model = tiny_loaded.model
+    before = hooks(model)
+    broken = Group(name="g", projection="g", layer=0, members=("no.such.module",))
+    with differentiable(model), pytest.raises(AttributeError):
+        record(model, [*architecture.groups, broken], samples[0], 1, torch.Generator())
+    assert hooks(model) == before
