@@ -146,7 +146,10 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     info, budget = subject.corpus.info, subject.settings.evaluation_tokens
     evaluation = min(budget, info.evaluation.tokens)
     parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
-    return " and ".join([*parts, f"about 18 passes over {evaluation:,} evaluation tokens"])
+    # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
+    passes = 18 if subject.settings.score == "damage" else 25
+    backward = "" if subject.settings.score == "damage" else ", one of them backward too"
+    return " and ".join([*parts, f"about {passes} passes over {evaluation:,} evaluation tokens{backward}"])
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:
