@@ -14,9 +14,11 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.checkpoint import Checkpoint, fingerprint
+from quantaudit.model.experts import linearize
 from quantaudit.provenance import ModelInfo, ModuleInfo
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -75,6 +77,7 @@ def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "architecture"), torch.device("meta"):
         model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    linearize(model)
     return model
 
 
@@ -111,6 +114,9 @@ def load_model(
         )
     if unexpected := sorted(report["unexpected_keys"]):
         notes.append(f"{len(unexpected)} stored tensors are not used, such as {unexpected[0]}")
+    notes += linearize(model)
+    if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
+        notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     model.eval().to(device)
     return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
 
