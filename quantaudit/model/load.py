@@ -13,7 +13,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import ModelError, UsageError
@@ -93,6 +101,12 @@ def load_model(
     if checkpoint.gguf and dtype == "auto":
         dtype = "bfloat16"
         notes.append("GGUF weights dequantized to bfloat16")
+    if checkpoint.quantization:
+        dtype = "bfloat16" if dtype == "auto" else dtype
+        notes.append(
+            f"weights were quantized already ({checkpoint.quantization}) and are dequantized to {dtype}: "
+            "activations are those of the dequantized weights"
+        )
     with _explained(checkpoint, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
@@ -105,6 +119,7 @@ def load_model(
             use_safetensors=None if checkpoint.gguf else True,
             output_loading_info=True,
             **_gguf_argument(checkpoint),
+            **_dequantization(checkpoint),
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
@@ -165,6 +180,13 @@ def _config_hash(config: PretrainedConfig) -> str:
 
 def _gguf_argument(checkpoint: Checkpoint) -> dict[str, str]:
     return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+def _dequantization(checkpoint: Checkpoint) -> dict[str, Any]:
+    configs = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    if checkpoint.quantization is None:
+        return {}
+    return {"quantization_config": configs[checkpoint.quantization](dequantize=True)}
 
 
 @contextlib.contextmanager
