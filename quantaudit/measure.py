@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections import Counter
 from contextlib import ExitStack
 from functools import reduce
@@ -124,7 +125,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
 def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]:
     """Linears and components whose hook never fired."""
     silent = [
-        Unmeasured(module=member, reason="never ran in the forward pass", weights=True)
+        Unmeasured(module=member, reason=_why_silent(member), weights=True)
         for group in architecture.groups
         for member in group.members
         if not fired[member]
@@ -135,6 +136,11 @@ def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]
         if site.tap == "output" and not fired[f"{site.module}:output"]
     ]
     return silent
+
+
+def _why_silent(member: str) -> str:
+    images = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
+    return "no images in the corpus" if images else "never ran in the forward pass"
 
 
 def _pad(loaded: LoadedModel) -> int:

@@ -14,8 +14,13 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING as _CAUSAL,
+)
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     FineGrainedFP8Config,
     Mxfp4Config,
@@ -84,7 +89,7 @@ def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
     """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "architecture"), torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model: nn.Module = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     linearize(model)
     return model
 
@@ -111,8 +116,9 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "weights"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = _auto_class(config).from_pretrained(
             checkpoint.folder,
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
@@ -159,6 +165,12 @@ def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> Mode
         notes=notes,
         modules=[_module_info(name, module) for name, module in model.named_modules() if name],
     )
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    """What loads a model of this configuration: as a language model, or as one that can be given images as well."""
+    only_with_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in _CAUSAL
+    return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
 
 
 def _module_info(name: str, module: nn.Module) -> ModuleInfo:
