@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter, defaultdict
+import re
+from collections import Counter
+from contextlib import ExitStack
+from functools import reduce
 from importlib import metadata
 from typing import Any
 
@@ -15,12 +18,13 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.model.capture import capture
 from quantaudit.model.drive import Batch, batches, forward, one_logit
 from quantaudit.model.load import LoadedModel
+from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture, discover
-from quantaudit.profile import Profile, Split
+from quantaudit.profile import SPLITS, Profile, Split, starved
 from quantaudit.progress import Advance, no_advance
 from quantaudit.provenance import EnvironmentInfo, Provenance, Unmeasured
 from quantaudit.stats.accumulator import Accumulator, PatternCounter
-from quantaudit.stats.site import SiteStatistics
+from quantaudit.stats.site import SiteStatistics, merge
 
 PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "optimum", "numpy", "scipy")
 
@@ -35,35 +39,72 @@ def measure(
 ) -> Profile:
     """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch."""
     architecture = discover(loaded.model)
-    count = PatternCounter()
-    accumulators: defaultdict[tuple[str, Split], Accumulator] = defaultdict(lambda: Accumulator(count))
-    batch: Batch
+    gathered = _Gathered(architecture)
 
-    def receive(site: str, tensor: Tensor) -> None:
-        # Only the valid tokens of each row: padding never enters a statistic.
-        rows = tensor.reshape(*batch.input_ids.shape, tensor.shape[-1])
-        for x_TC, sample in zip(rows, batch.samples, strict=True):
-            accumulators[site, sample.split].update(x_TC[: len(sample.ids)], sample=sample.index, tokens_T=sample.ids)
-
-    with capture(loaded.model, architecture.sites, receive) as fired, one_logit(loaded.model):
+    with ExitStack() as stack:
+        stack.enter_context(gathered.routing.follow(loaded.model))
+        fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
+        stack.enter_context(one_logit(loaded.model))
         for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device):
+            gathered.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
 
-    statistics = {key: accumulator.result() for key, accumulator in accumulators.items()}
-    return Profile(
-        provenance=Provenance(
-            quantaudit_version=__version__,
-            model=loaded.info,
-            corpus=corpus.info,
-            environment=environment(loaded, batch_size=batch_size, seed=seed),
-            samples=corpus.sample_infos(),
-            sites=list(architecture.sites),
-            unmeasured=[*architecture.unmeasured, *_silent(architecture, fired)],
-            token_text=_token_text(loaded, statistics),
-        ),
-        statistics=statistics,
+    statistics = gathered.result()
+    provenance = Provenance(
+        quantaudit_version=__version__,
+        model=loaded.info,
+        corpus=corpus.info,
+        environment=environment(loaded, batch_size=batch_size, seed=seed),
+        samples=corpus.sample_infos(),
+        sites=list(architecture.sites),
+        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired)],
+        token_text=_token_text(loaded, statistics),
     )
+    few = starved(Profile(provenance=provenance, statistics=statistics))
+    return Profile(
+        provenance=provenance.model_copy(update={"unmeasured": [*provenance.unmeasured, *few]}), statistics=statistics
+    )
+
+
+class _Gathered:
+    """Statistics by site and split, fed with whole tensors of the batch at hand."""
+
+    batch: Batch
+
+    def __init__(self, architecture: Architecture) -> None:
+        self._sites = architecture.sites
+        self._bank = {
+            site.name: bank.path
+            for bank in architecture.banks
+            for site in architecture.sites
+            if site.module.startswith(f"{bank.path}.")
+        }
+        self._count = PatternCounter()
+        self._accumulators: dict[tuple[str, Split], Accumulator] = {}
+        self.routing = Routing(architecture.banks)
+
+    def receive(self, site: str, tensor: Tensor) -> None:
+        """Add a site's tensor: only valid tokens, padding never enters a statistic."""
+        x_NC = tensor.reshape(-1, tensor.shape[-1])
+        bank = self._bank.get(site)
+        shares = self.batch.shares(x_NC, site) if bank is None else self.batch.routed(x_NC, self.routing.of(bank), site)
+        for sample, x_TC, positions_T in shares:
+            key = (site, sample.split)
+            if key not in self._accumulators:
+                self._accumulators[key] = Accumulator(self._count, sparse=bank is not None)
+            tokens_T = sample.ids if positions_T is None else sample.ids[positions_T]
+            self._accumulators[key].update(x_TC, sample=sample.index, tokens_T=tokens_T, positions_T=positions_T)
+
+    def result(self) -> dict[tuple[str, Split], SiteStatistics]:
+        """What was gathered; a site with parts is their merge."""
+        found = {key: accumulator.result() for key, accumulator in self._accumulators.items()}
+        for site in self._sites:
+            for split in SPLITS:
+                parts = [found[part, split] for part in site.parts if (part, split) in found]
+                if parts:
+                    found[site.name, split] = reduce(merge, parts)
+        return found
 
 
 def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
@@ -84,7 +125,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
 def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]:
     """Linears and components whose hook never fired."""
     silent = [
-        Unmeasured(module=member, reason="never ran in the forward pass", weights=True)
+        Unmeasured(module=member, reason=_why_silent(member), weights=True)
         for group in architecture.groups
         for member in group.members
         if not fired[member]
@@ -95,6 +136,11 @@ def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]
         if site.tap == "output" and not fired[f"{site.module}:output"]
     ]
     return silent
+
+
+def _why_silent(member: str) -> str:
+    images = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
+    return "no images in the corpus" if images else "never ran in the forward pass"
 
 
 def _pad(loaded: LoadedModel) -> int:

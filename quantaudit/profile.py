@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes
-from quantaudit.provenance import Provenance, SampleInfo, SiteInfo, explain
+from quantaudit.provenance import Provenance, SampleInfo, SiteInfo, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
@@ -31,6 +31,8 @@ FORMAT_VERSION = 1
 """History: 1 first edition."""
 
 Split = Literal["calibration", "evaluation"]
+EXPERT_TOKENS = 16
+"""Routed tokens that an expert must see to count as measured."""
 SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
 
 
@@ -79,9 +81,22 @@ def merge(a: Profile, b: Profile) -> Profile:
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
     token_text = dict(sorted({**a.provenance.token_text, **b.provenance.token_text}.items()))
-    unmeasured = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured]
+    kept = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured and row not in starved(a)]
+    unmeasured = [*kept, *starved(Profile(provenance=a.provenance, statistics=combined))]
     provenance = a.provenance.model_copy(update={"token_text": token_text, "unmeasured": unmeasured})
     return Profile(provenance=provenance, statistics=combined)
+
+
+def starved(profile: Profile) -> list[Unmeasured]:
+    """Linears of experts that saw fewer than EXPERT_TOKENS routed tokens: too few to know their range."""
+    rows = []
+    for site in profile.sites:
+        if site.kind == "expert_input":
+            seen = sum(part.tokens for split in SPLITS if (part := profile.split(site.name, split)) is not None)
+            if seen < EXPERT_TOKENS:
+                reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
+                rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
+    return rows
 
 
 def _samples(profile: Profile) -> set[int]:

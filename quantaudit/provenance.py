@@ -106,6 +106,8 @@ class SiteInfo(Row):
     module: str
     tap: Literal["input", "output"]
     members: list[str]
+    modules: list[str] = Field(default=[], description="where a site gathers several modules' outputs, all of them")
+    parts: list[str] = Field(default=[], description="sites, one for each expert, that this one is the merge of")
 
 
 class Unmeasured(Row):

@@ -20,8 +20,8 @@ def peaks(card: Card) -> list[dict[str, Any]]:
     names = rows.projections(card)
     data = []
     for site in card.sites:
-        if site.layer is None or not site.amax or site.amax < 0:
-            continue
+        if site.layer is None or not site.amax or site.amax < 0 or site.kind == "expert_input":
+            continue  # the experts of a layer are drawn as one, by their merged site
         first = next((peak for peak in site.peaks if peak.value is not None), None)
         data.append(
             {

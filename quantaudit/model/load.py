@@ -13,10 +13,25 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING as _CAUSAL,
+)
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.checkpoint import Checkpoint, fingerprint
+from quantaudit.model.experts import linearize
 from quantaudit.provenance import ModelInfo, ModuleInfo
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -74,7 +89,8 @@ def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
     """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "architecture"), torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model: nn.Module = _auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    linearize(model)
     return model
 
 
@@ -90,18 +106,26 @@ def load_model(
     if checkpoint.gguf and dtype == "auto":
         dtype = "bfloat16"
         notes.append("GGUF weights dequantized to bfloat16")
+    if checkpoint.quantization:
+        dtype = "bfloat16" if dtype == "auto" else dtype
+        notes.append(
+            f"weights were quantized already ({checkpoint.quantization}) and are dequantized to {dtype}: "
+            "activations are those of the dequantized weights"
+        )
     with _explained(checkpoint, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     with _explained(checkpoint, "weights"):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = _auto_class(config).from_pretrained(
             checkpoint.folder,
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=None if checkpoint.gguf else True,
             output_loading_info=True,
             **_gguf_argument(checkpoint),
+            **_dequantization(checkpoint),
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
@@ -111,6 +135,9 @@ def load_model(
         )
     if unexpected := sorted(report["unexpected_keys"]):
         notes.append(f"{len(unexpected)} stored tensors are not used, such as {unexpected[0]}")
+    notes += linearize(model)
+    if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
+        notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     model.eval().to(device)
     return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
 
@@ -140,6 +167,12 @@ def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> Mode
     )
 
 
+def _auto_class(config: PretrainedConfig) -> Any:
+    """What loads a model of this configuration: as a language model, or as one that can be given images as well."""
+    only_with_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in _CAUSAL
+    return AutoModelForImageTextToText if only_with_images else AutoModelForCausalLM
+
+
 def _module_info(name: str, module: nn.Module) -> ModuleInfo:
     weight = getattr(module, "weight", None)
     return ModuleInfo(
@@ -159,6 +192,13 @@ def _config_hash(config: PretrainedConfig) -> str:
 
 def _gguf_argument(checkpoint: Checkpoint) -> dict[str, str]:
     return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+def _dequantization(checkpoint: Checkpoint) -> dict[str, Any]:
+    configs = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    if checkpoint.quantization is None:
+        return {}
+    return {"quantization_config": configs[checkpoint.quantization](dequantize=True)}
 
 
 @contextlib.contextmanager

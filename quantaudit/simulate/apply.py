@@ -27,6 +27,14 @@ def quantize_weight(weight: Tensor, args: QuantizationArgs) -> Tensor:
     return quantized
 
 
+def quantize_linear(linear: nn.Module, args: QuantizationArgs) -> Tensor:
+    """Fake-quantized copy of a Linear's weight, in its own layout: transformers' Conv1D keeps [in, out]."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    if isinstance(linear, nn.Linear):
+        return quantize_weight(weight, args)
+    return quantize_weight(weight.T.contiguous(), args).T.contiguous()
+
+
 def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device) -> InputQuantizer | None:
     """What the inputs of one fused group go through; None where the scheme leaves activations alone."""
     args = scheme.input_activations

@@ -20,7 +20,7 @@ from quantaudit.model.sites import Architecture, Group
 from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_weight, quantized
+from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.records import GroupRow
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -124,7 +124,7 @@ class _Replay:
         weights = {}
         if scheme.weights is not None:
             for member in self.group.members:
-                weights[member] = quantize_weight(self.model.get_submodule(member).weight, scheme.weights)  # type: ignore[arg-type]
+                weights[member] = quantize_linear(self.model.get_submodule(member), scheme.weights)
         total = torch.zeros((), dtype=torch.float64, device=self.clean[0].device)
         with quantized(self.model, [self.group], weights, {self.group.name: quantizer}):
             for (args, kwargs), clean in zip(self.calls, self.clean, strict=True):

@@ -17,7 +17,7 @@ from quantaudit.model.sites import Group
 from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.apply import input_quantizer, quantize_weight, quantized
+from quantaudit.simulate.apply import input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.records import DomainScore, RecipeRow
 
 LOGIT_BYTES = 1 << 29
@@ -72,8 +72,7 @@ class _Weights:
         if key != self.key:
             self.tensors = {}
             self.tensors = {
-                member: quantize_weight(model.get_submodule(member).weight, args)  # type: ignore[arg-type]
-                for member, args in wanted.items()
+                member: quantize_linear(model.get_submodule(member), args) for member, args in wanted.items()
             }
             self.key = key
         return self.tensors

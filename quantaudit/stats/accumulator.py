@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,25 +36,35 @@ class PatternCounter:
 
 
 class Accumulator:
-    """Running statistics of one site in one split. Counts live on the tensor's device, the rest on the host."""
+    """Running statistics of one site in one split. Counts live on the tensor's device, the rest on the host.
 
-    def __init__(self, count: PatternCounter) -> None:
+    sparse: keep only the bins that were hit, on the host. Slower, but there may be thousands (experts).
+    """
+
+    def __init__(self, count: PatternCounter, *, sparse: bool = False) -> None:
         self._count = count
+        self._sparse = sparse
         self._encoding: Encoding = "bfloat16"
         self._counts: Tensor | None = None
+        self._folded: distribution.Distribution | None = None
         self._rows: list[tuple[int, int, float, float]] = []
         self._channel_amax: NDArray[np.float32] | None = None
         self._peaks = peaks.zero()
 
-    def update(self, x_TC: Tensor, *, sample: int, tokens_T: NDArray[np.int64]) -> None:
-        """Add the valid tokens of one sample.
+    def update(
+        self,
+        x_TC: Tensor,
+        *,
+        sample: int,
+        tokens_T: NDArray[np.int64],
+        positions_T: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add valid tokens of one sample, at least one.
 
-        x_TC: [tokens, channels], any float dtype, no padding. tokens_T: int64 [tokens], the ids at those positions.
+        x_TC: [tokens, channels], any float dtype, no padding. tokens_T: int64 [tokens], the ids at those positions;
+        positions_T: where they are in the sample, from its start on where not given.
         """
-        if self._counts is None:
-            self._encoding = encoding_of(x_TC.dtype)
-            self._counts = torch.zeros(BINS, dtype=torch.int64, device=x_TC.device)
-        self._counts += self._count(x_TC)
+        self._add_counts(x_TC)
 
         low, high = torch.aminmax(x_TC)
         self._rows.append((sample, len(tokens_T), float(low), float(high)))
@@ -66,14 +78,29 @@ class Accumulator:
             floor = max(floor, float(amax_C[candidates].min()))
         if len(candidates):
             found = highest(x_TC, candidates, floor, sample=sample, tokens_T=tokens_T)
+            if positions_T is not None:
+                found = replace(found, position=positions_T[found.position].astype(np.int32))
             self._peaks = peaks.merge(self._peaks, found)
+
+    def _add_counts(self, x_TC: Tensor) -> None:
+        self._encoding = encoding_of(x_TC.dtype)
+        counts = self._count(x_TC)
+        if self._sparse:
+            new = distribution.from_dense(self._encoding, counts.cpu().numpy())
+            self._folded = new if self._folded is None else distribution.merge(self._folded, new)
+        else:
+            self._counts = counts if self._counts is None else self._counts.add_(counts)
 
     def result(self) -> site.SiteStatistics:
         """What was gathered so far, on the host."""
-        if self._counts is None or self._channel_amax is None:
+        if self._channel_amax is None:
             return site.zero(self._encoding)
+        counted = self._folded
+        if self._counts is not None:
+            counted = distribution.from_dense(self._encoding, self._counts.cpu().numpy())
+        assert counted is not None
         return site.SiteStatistics(
-            distribution=distribution.from_dense(self._encoding, self._counts.cpu().numpy()),
+            distribution=counted,
             extremes=extremes.from_rows(self._rows),
             channel_amax=self._channel_amax,
             peaks=self._peaks,

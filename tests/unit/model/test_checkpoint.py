@@ -113,11 +113,17 @@ def test_a_config_that_is_not_an_object_is_named(folder: Path, content: str) -> 
     assert refused(folder, "not a JSON object").where == str(folder / "config.json")
 
 
-@pytest.mark.parametrize("method", ["gptq", "compressed-tensors", "fp8", "mxfp4"])
+@pytest.mark.parametrize("method", ["gptq", "compressed-tensors", "awq"])
 def test_a_quantized_checkpoint_is_refused_with_the_remedy(folder: Path, method: str) -> None:
     change_config(folder, quantization_config={"quant_method": method})
     error = refused(folder, f"quantized already \\({method}\\)")
     assert "unquantized" in (error.hint or "")
+
+
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_what_loading_can_dequantize_is_found_with_its_method(folder: Path, method: str) -> None:
+    change_config(folder, quantization_config={"quant_method": method})
+    assert locate(str(folder)).quantization == method
 
 
 @pytest.mark.parametrize("config", [None, {}])

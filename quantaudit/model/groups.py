@@ -1,0 +1,100 @@
+"""Fused groups: the Linears that serving engines run as one and that must share a scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from quantaudit.model.structure import Bank, join, linears
+
+FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "w13": ("w1", "w3"),
+    "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa"),
+    "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
+    "in_proj_ba": ("in_proj_b", "in_proj_a"),
+}
+"""Linears that serving engines run as one (vLLM's packed modules): they read one tensor and share a scheme."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A fused group. name: `layers.7.mlp.gate_up_proj`; projection: `gate_up_proj`; members: full module paths.
+
+    experts: for a projection of routed experts, expert by expert the members that read that expert's tokens.
+    """
+
+    name: str
+    projection: str
+    layer: int | None
+    members: tuple[str, ...]
+    experts: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def site(self) -> str:
+        """Name of the tensor that the members read."""
+        return f"{self.name}.input"
+
+
+def layer_groups(layer: nn.Module, block: str, index: int, banks: Sequence[Bank]) -> list[Group]:
+    """Fused groups of one decoder layer at path `block`, in definition order."""
+    inside = {path for bank in banks for path in bank.experts}
+    own = [name for name in linears(layer) if not _below(f"{block}.{name}", inside)]
+    groups = [
+        Group(
+            name=f"layers.{index}.{join(parent, projection)}",
+            projection=projection,
+            layer=index,
+            members=tuple(f"{block}.{join(parent, leaf)}" for leaf in leaves),
+        )
+        for parent, projection, leaves in _fuse(own)
+    ]
+    return groups + [group for bank in banks for group in _expert_groups(layer, block, index, bank)]
+
+
+def outer_groups(model: nn.Module, covered: set[str], head: str | None) -> Iterator[Group]:
+    """Linears outside the decoder layers, the output embedding (at path `head`) under the name `lm_head`."""
+    for name in linears(model):
+        if name not in covered:
+            projection = "lm_head" if name == head else name
+            yield Group(name=projection, projection=projection, layer=None, members=(name,))
+
+
+def _expert_groups(layer: nn.Module, block: str, index: int, bank: Bank) -> Iterator[Group]:
+    """One group for each projection, over all experts of the layer."""
+    first = layer.get_submodule(bank.experts[0].removeprefix(f"{block}."))
+    name = bank.path.removeprefix(f"{block}.")
+    for parent, projection, leaves in _fuse(list(linears(first))):
+        experts = tuple(tuple(f"{path}.{join(parent, leaf)}" for leaf in leaves) for path in bank.experts)
+        yield Group(
+            name=f"layers.{index}.{name}.{join(parent, projection)}",
+            projection=projection,
+            layer=index,
+            members=tuple(member for members in experts for member in members),
+            experts=experts,
+        )
+
+
+def _fuse(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(parent, projection, leaves) of each fused group among Linears given by relative path."""
+    done: set[str] = set()
+    for name in names:
+        if name in done:
+            continue
+        parent, _, leaf = name.rpartition(".")
+        projection: str = leaf
+        leaves: tuple[str, ...] = (leaf,)
+        for fused, members in FUSED.items():
+            present = tuple(member for member in members if join(parent, member) in names)
+            if leaf in present and len(present) > 1:
+                projection, leaves = fused, present
+        done.update(join(parent, leaf) for leaf in leaves)
+        yield parent, projection, leaves
+
+
+def _below(path: str, roots: set[str]) -> bool:
+    parts = path.split(".")
+    return any(".".join(parts[:end]) in roots for end in range(1, len(parts)))

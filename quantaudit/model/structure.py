@@ -1,0 +1,148 @@
+"""What a module is, told from its structure and the words in its name, never from the name of the model."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from transformers.pytorch_utils import Conv1D
+
+from quantaudit.errors import ModelError
+
+_ATTENTION = re.compile(r"attn|attention")
+_MIXER = re.compile(r"mixer|mamba|ssm")
+_MLP = re.compile(r"mlp|feed_forward|ffn|moe")
+_NORM = re.compile(r"norm|ln_f")
+_ROUTER = re.compile(r"router|gate|wg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bank:
+    """The routed experts of one layer. path: their container; experts: each expert. Full module paths."""
+
+    path: str
+    experts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A part of a decoder layer. name: what it is called in site names; child: its own name in the layer."""
+
+    name: str
+    kind: str
+    child: str
+
+
+def linears(module: nn.Module) -> dict[str, nn.Module]:
+    """Every Linear below a module by relative path; transformers' Conv1D is one, with its weight transposed."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)}
+
+
+def join(parent: str, leaf: str) -> str:
+    """`parent.leaf`, or `leaf` alone below the root."""
+    return f"{parent}.{leaf}" if parent else leaf
+
+
+def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights."""
+    root = _text_decoder(model)
+    names = {module: name for name, module in model.named_modules()}
+    candidates = [
+        (sum(parameter.numel() for parameter in module.parameters()), names[module], module)
+        for module in root.modules()
+        if isinstance(module, nn.ModuleList) and len(module) and all(linears(child) for child in module)
+    ]
+    if not candidates:
+        raise ModelError(
+            "no decoder layers found: no list of modules that hold Linears",
+            where=type(model).__name__,
+            hint="quantaudit audits decoder models with torch.nn.Linear projections",
+        )
+    _, name, module = max(candidates, key=lambda candidate: (candidate[0], -len(candidate[1])))
+    return name, module
+
+
+def _text_decoder(model: nn.Module) -> nn.Module:
+    """The language model of a multimodal one, as the model itself names it; the model where it names none."""
+    get = getattr(model, "get_decoder", None)
+    found = get() if callable(get) else None
+    return found if isinstance(found, nn.Module) and linears(found) else model
+
+
+def mixers(layer: nn.Module) -> list[Component]:
+    """What mixes a layer's tokens: attention, linear attention (it has a convolution), a state-space mixer."""
+    found = []
+    for child, module in layer.named_children():
+        recurrent = any(isinstance(part, _ConvNd) for part in module.modules())
+        if not linears(module):
+            continue
+        if _ATTENTION.search(child):
+            name, kind = ("linear_attn", "linear_attention_output") if recurrent else ("self_attn", "attention_output")
+            found.append(Component(name=name, kind=kind, child=child))
+        elif recurrent and _MIXER.search(child):
+            found.append(Component(name="mixer", kind="mixer_output", child=child))
+    return found
+
+
+def mlp(layer: nn.Module) -> Component | None:
+    """The MLP of a layer, dense or of experts. Where a layer holds its two projections itself, the second of them."""
+    for child, module in layer.named_children():
+        if _MLP.search(child) and not _NORM.search(child) and any(p.ndim > 1 for p in module.parameters()):
+            return Component(name="mlp", kind="mlp_output", child=child)
+    own = [child for child, module in layer.named_children() if isinstance(module, nn.Linear | Conv1D)]
+    return Component(name="mlp", kind="mlp_output", child=own[1]) if len(own) == 2 else None
+
+
+def output_module(component: nn.Module) -> str:
+    """Relative path of the module that puts out a component's own contribution; empty for the component itself.
+
+    A component that is given the residual adds it (BLOOM): there, its last Linear is the one.
+    """
+    adds_residual = "residual" in inspect.signature(component.forward).parameters
+    return list(linears(component))[-1] if adds_residual else ""
+
+
+def expert_banks(layer: nn.Module, path: str) -> list[Bank]:
+    """Lists of experts in a layer at `path`: modules alike in their Linears, in a ModuleList that is called so."""
+    found = []
+    for name, module in layer.named_modules():
+        leaf = name.rpartition(".")[2]
+        if not isinstance(module, nn.ModuleList) or "expert" not in leaf or "shared" in leaf:
+            continue
+        shapes = {child: _shapes(expert) for child, expert in module.named_children() if linears(expert)}
+        if len(shapes) > 1 and len({str(shape) for shape in shapes.values()}) == 1:
+            bank = f"{path}.{name}"
+            found.append(Bank(path=bank, experts=tuple(f"{bank}.{child}" for child in shapes)))
+    return found
+
+
+def router(model: nn.Module, bank: Bank) -> str | None:
+    """Path of the module whose output holds the logits over a bank's experts; None where it is not recognised.
+
+    It stands beside the experts and has one row of weights for each of them, itself or in a Linear of its own.
+    """
+    parent = bank.path.rpartition(".")[0]
+    for name, sibling in model.get_submodule(parent).named_children():
+        if not _ROUTER.search(name):
+            continue
+        for inner, module in sibling.named_modules():
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.ndim == 2 and weight.shape[0] == len(bank.experts):
+                return join(f"{parent}.{name}", inner) if inner else f"{parent}.{name}"
+    return None
+
+
+def final_norm(parent: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
+    """The norm behind the last layer: defined after the layers, or before them under a name that says `final`."""
+    children = [(name, child) for name, child in parent.named_children() if not linears(child) or child is layers]
+    split = [child is layers for _, child in children].index(True)
+    after = [child for name, child in children[split + 1 :] if _NORM.search(name)]
+    before = [child for name, child in children[:split] if _NORM.search(name) and "final" in name]
+    return next(iter(after + before), None)
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(linear.weight.shape) for name, linear in linears(module).items()}  # type: ignore[arg-type]

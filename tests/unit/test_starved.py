@@ -1,0 +1,35 @@
+"""Experts that saw too few tokens are told again whenever profiles are added up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from quantaudit.profile import Profile, merge, starved
+from quantaudit.provenance import SampleInfo
+from tests.builders import accumulate, provenance, site_info
+
+SITE = site_info("layers.0.mlp.experts.1.down_proj.input", kind="expert_input", members=["m.experts.1.down_proj"])
+SAMPLES = [SampleInfo(id=str(i), domain="a", split="calibration", tokens=20) for i in range(2)]
+
+
+def shard(sample: int, tokens: int) -> Profile:
+    made = accumulate([(sample, torch.ones(tokens, 2), np.zeros(tokens, np.int64))])
+    profile = Profile(provenance=provenance([SITE], SAMPLES), statistics={(SITE.name, "calibration"): made})
+    return Profile(
+        provenance=profile.provenance.model_copy(update={"unmeasured": starved(profile)}),
+        statistics=profile.statistics,
+    )
+
+
+def test_shards_that_saw_enough_together_are_measured() -> None:
+    a, b = shard(0, 9), shard(1, 7)
+    assert [row.reason for row in a.provenance.unmeasured] == ["expert saw 9 tokens, fewer than 16"]
+    assert merge(a, b).provenance.unmeasured == []
+
+
+def test_shards_that_saw_too_few_together_stay_unmeasured() -> None:
+    for first, second in ((9, 6), (7, 7)):
+        rows = merge(shard(0, first), shard(1, second)).provenance.unmeasured
+        assert [(row.module, row.weights) for row in rows] == [("m.experts.1.down_proj", True)]
+        assert rows[0].reason == f"expert saw {first + second} tokens, fewer than 16"
