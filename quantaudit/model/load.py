@@ -116,9 +116,11 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
-    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
+    auto: Any = AutoModelForCausalLM
+    if not checkpoint.gguf:  # reading a GGUF's configuration takes seconds, and it holds a language model only
+        auto = _auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code))
     with _explained(checkpoint, "weights"):
-        model, report = _auto_class(config).from_pretrained(
+        model, report = auto.from_pretrained(
             checkpoint.folder,
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
