@@ -20,7 +20,7 @@ from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.records import DomainScore, RecipeRow
 
-LOGIT_BYTES = 1 << 29
+LOGIT_BYTES = 1 << 28
 """Unquantized logits kept at once, at most; a larger evaluation runs in several rounds."""
 _SLICE = 128
 

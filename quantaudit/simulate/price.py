@@ -31,7 +31,7 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import input_quantizer, quantize_weight
 
-RECORD_BYTES = 1 << 30
+RECORD_BYTES = 1 << 28
 """Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights anew."""
 
 PriceList = dict[tuple[str, str], float | None]
