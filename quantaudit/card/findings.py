@@ -43,15 +43,16 @@ def find(
 
 
 def unmeasured(coverage: Coverage) -> list[Finding]:
-    """QA101: modules that no statistic covers, one finding for each reason."""
+    """QA101: what no statistic covers, one finding for each reason; an error where it holds weights."""
     rows = sorted(coverage.unmeasured, key=lambda row: row.reason)
     found = []
     for reason, group in groupby(rows, key=lambda row: row.reason):
-        modules = [row.module for row in group]
+        members = list(group)
+        modules = [row.module for row in members]
         found.append(
             Finding(
                 code="QA101",
-                severity="error",
+                severity="error" if any(row.weights for row in members) else "warning",
                 module=modules[0],
                 message=f"{count(len(modules), 'module')} not measured: {reason}",
                 value=float(len(modules)),

@@ -118,13 +118,23 @@ def test_an_unmeasured_linear_makes_every_verdict_inconclusive(card: Card) -> No
     coverage = card.coverage.model_copy(
         update={
             "linears_measured": card.coverage.linears - 1,
-            "unmeasured": [Unmeasured(module="model.layers.3.mlp.up_proj", reason="never ran in the forward pass")],
+            "unmeasured": [
+                Unmeasured(module="model.layers.3.mlp.up_proj", reason="never ran in the forward pass", weights=True)
+            ],
         }
     )
     findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
     assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
     assert only(findings, "QA101").module == "model.layers.3.mlp.up_proj"
     assert findings[0].severity == "error"
+
+
+def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) -> None:
+    missing = [Unmeasured(module="layers.0.mlp.output", reason="the layer has no MLP")]
+    coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears, "unmeasured": missing})
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
+    assert only(findings, "QA101").severity == "warning"
+    assert status(verdict, STATIC) == "READY"
 
 
 def test_a_model_that_hardly_beats_guessing_makes_every_verdict_inconclusive(card: Card) -> None:
