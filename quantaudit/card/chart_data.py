@@ -17,6 +17,7 @@ _LABELLED_POINTS = 3
 
 
 def peaks(card: Card) -> list[dict[str, Any]]:
+    """One row for each site of a layer with a positive peak, experts merged. amax in the tensor's units."""
     names = rows.projections(card)
     data = []
     for site in card.sites:
@@ -39,6 +40,7 @@ def peaks(card: Card) -> list[dict[str, Any]]:
 
 
 def damages(card: Card) -> list[dict[str, Any]]:
+    """One row for each fused group and scheme with a positive damage, its input's peak beside it."""
     titles, sites, errors = rows.scheme_titles(card), rows.sites_by_name(card), rows.tensor_errors(card)
     data = []
     for row in card.simulation.groups if card.simulation else []:
@@ -84,6 +86,7 @@ def heat(card: Card) -> list[dict[str, Any]]:
 
 
 def zeroed(card: Card) -> list[dict[str, Any]]:
+    """One row for each tensor of a layer: its zeroed fraction, 0 to 1, under the static scheme."""
     return [
         {
             "group": visible(line.group),
