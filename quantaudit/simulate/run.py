@@ -15,7 +15,8 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_args
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
-from quantaudit.simulate.logits import Plan, score_plans
+from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.price import PriceList, price_groups
 from quantaudit.simulate.records import Evaluation, GroupRow, SchemeInfo, Simulation
 from quantaudit.simulate.tensor import error_rows
@@ -79,7 +80,7 @@ def simulate(
     if INT8_STATIC in schemes and INT8_DYNAMIC in schemes:
         plans.append(_mixed(inside, groups, qparams[INT8_STATIC.name]))
     tick = stages("scoring the whole model", len(plans) * len(chosen))
-    recipes = score_plans(loaded.model, inside, chosen, plans, tick)
+    recipes = score_plans(loaded.model, chosen, plans, blocks=architecture.blocks, progress=tick)
     return Simulation(
         evaluation=Evaluation(
             tokens=sum(len(sample.ids) for sample in chosen),
@@ -124,9 +125,10 @@ def worst_groups(rows: Sequence[GroupRow], scheme: str, share: float) -> list[st
 
 def _uniform(scheme: Scheme, groups: Sequence[Group], qparams: dict[str, QParams | None]) -> Plan:
     # lm_head is not among the groups: every toolkit recipe leaves it alone.
-    return Plan(
+    return Plan.of_groups(
         name=scheme.name,
         title=f"{scheme.title}, lm_head left alone",
+        groups=groups,
         schemes={group.name: scheme for group in groups},
         qparams=qparams,
     )
@@ -135,9 +137,10 @@ def _uniform(scheme: Scheme, groups: Sequence[Group], qparams: dict[str, QParams
 def _mixed(groups: Sequence[Group], rows: Sequence[GroupRow], qparams: dict[str, QParams | None]) -> Plan:
     """Static scales where they do little harm, dynamic ones for the groups that hold nearly all the damage."""
     worst = set(worst_groups(rows, INT8_STATIC.name, MIXED_SHARE))
-    return Plan(
+    return Plan.of_groups(
         name=MIXED,
         title=f"{INT8_STATIC.title}, the {len(worst)} worst groups dynamic per-token",
+        groups=groups,
         schemes={group.name: INT8_DYNAMIC if group.name in worst else INT8_STATIC for group in groups},
         qparams=qparams,
     )
