@@ -86,6 +86,9 @@ class RecipeRow(Row):
     samples: int
     nonfinite: bool
     groups: int = Field(description="fused groups that the recipe quantizes")
+    digest: str | None = Field(
+        default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
+    )
     domains: dict[str, DomainScore]
 
 
