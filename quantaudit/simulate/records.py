@@ -90,8 +90,10 @@ class RecipeRow(Row):
     samples: int
     nonfinite: bool
     groups: int = Field(description="fused groups that the recipe quantizes")
+    digest: str | None = Field(
+        default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
+    )
     domains: dict[str, DomainScore]
-    digest: str | None = Field(default=None, description="of the schemes that a recipe file resolves to")
     approximate: list[str] = Field(default=[], description="what of the recipe is simulated nearly, not exactly")
     unsimulated: list[str] = Field(default=[], description="what of the recipe is not in these numbers")
     propagation: list[Number] = Field(
