@@ -263,6 +263,45 @@ class Verdict(Row):
     schemes: list[SchemeVerdict]
 
 
+class AdvicePoint(Row):
+    """One mixed recipe between what was written and what costs nothing."""
+
+    name: str
+    kept: Number = Field(description="share of the quantized Linears' MACs that keep the recipe's own format")
+    estimated_kl: Number = Field(description="sum of prices, nats per token")
+    kl: Number = Field(description="simulated, nats per token")
+    kl_stderr: Number
+    top1: Number
+    options: dict[str, int] = Field(description="fused groups by what is done to them")
+
+
+class AdviceChange(Row):
+    """A fused group that the advised recipe treats otherwise than the recipe that was given."""
+
+    group: str
+    option: str
+    title: str
+    keeps: bool
+    price_before: Number
+    price_after: Number
+    amax: Number
+
+
+class AdviceInfo(Row):
+    """What was advised instead of a recipe, and what else could have been: simulated, not only estimated."""
+
+    recipe: str
+    goal: str
+    budget: Number
+    met: bool
+    tokens: int = Field(description="evaluation tokens of prices and simulations")
+    before: AdvicePoint
+    references: list[AdvicePoint] = Field(description="uniform alternatives, such as dynamic everywhere")
+    curve: list[AdvicePoint] = Field(description="least KL at given shares of MACs that keep their format")
+    advised: AdvicePoint
+    changes: list[AdviceChange]
+
+
 class Card(Row):
     """The activation card."""
 
@@ -279,6 +318,7 @@ class Card(Row):
     simulation: Simulation | None
     verification: list[dict[str, Any]]
     correlation: list[CorrelationRow]
+    advice: list[AdviceInfo] = Field(default=[])
     stability: StabilityInfo | None
     places: PlacesInfo | None
     landscape: Landscape

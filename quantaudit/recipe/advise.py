@@ -1,0 +1,192 @@
+"""A better recipe: the fewest MACs that leave the recipe's format, for a KL that a user accepts.
+
+Every option of every fused group is priced in one backward pass; a knapsack chooses among sums of prices; what it
+chooses is simulated before it is advised, and corrected where the sum of prices was too kind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compressed_tensors.quantization import QuantizationScheme
+
+from quantaudit.card.schema import AdviceInfo, AdvicePoint
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import RecipeError, UsageError
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import Group
+from quantaudit.profile import Profile
+from quantaudit.progress import Stages, silent_stages
+from quantaudit.recipe.candidates import Candidate, Choice, candidates, changes, uniform
+from quantaudit.recipe.digest import scheme_digest
+from quantaudit.recipe.knapsack import cheapest, least_lost
+from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.plan import Plan
+from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.records import RecipeRow
+
+SHARES = (0.95, 0.85, 0.75, 0.6, 0.5)
+"""Shares of MACs kept at which the curve is drawn."""
+REFERENCES = ("dynamic",)
+"""Options that are simulated everywhere, to compare with."""
+WRITTEN = "as written"
+ROUNDS = 4
+"""How often a choice is simulated and, where it breaks its budget, made anew with a smaller one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What KL is acceptable, nats per token: a number, or that of a uniform alternative (`dynamic`)."""
+
+    max_kl: float | None = None
+    as_good_as: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.max_kl is None) == (self.as_good_as is None):
+            raise UsageError("one goal is needed", where="--max-kl, --as-good-as", hint="--as-good-as dynamic")
+        if self.max_kl is not None and self.max_kl <= 0:
+            raise UsageError("a KL budget is above zero", where=f"--max-kl {self.max_kl}", hint="--max-kl 0.05")
+
+    def __str__(self) -> str:
+        return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group."""
+
+    info: AdviceInfo
+    schemes: dict[str, QuantizationScheme]
+    groups: dict[str, tuple[Group, QuantizationScheme | None]]
+
+
+def advise(
+    loaded: LoadedModel,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    resolution: Resolution,
+    goal: Goal,
+    *,
+    name: str,
+    moving_averages: bool = True,
+    stages: Stages = silent_stages,
+) -> Advice:
+    """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
+
+    samples: the evaluation tokens. Raises RecipeError where the recipe does what cannot be simulated.
+    """
+    if resolution.unsimulated:
+        raise RecipeError(
+            f"cannot be advised on: {resolution.unsimulated[0]}",
+            where=name,
+            hint="advise on the recipe without it; what it gains comes on top",
+        )
+    found = candidates(loaded, profile, samples, resolution, moving_averages=moving_averages, stages=stages)
+    if not found:
+        raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
+    search = _Search(loaded, profile, samples, found, stages)
+    items = [candidate.item for candidate in found]
+    unavoidable = sum(min(item.losses) for item in items)
+    choices = {WRITTEN: uniform(found, "as_written", otherwise="unquantized")}
+    choices |= {f"{option} everywhere": uniform(found, option) for option in REFERENCES}
+    choices |= {f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share}
+    points = search.simulate({title: choice for title, choice in choices.items() if choice is not None})
+    budget = goal.max_kl
+    if goal.as_good_as is not None:
+        if f"{goal.as_good_as} everywhere" not in points:
+            raise UsageError(
+                f"this recipe has no alternative `{goal.as_good_as}`", where="--as-good-as", hint="give --max-kl"
+            )
+        budget = points[f"{goal.as_good_as} everywhere"].kl
+    if budget is None:
+        raise RecipeError("its reference is not finite", where=name, hint="give --max-kl")
+    chosen, advised, met = search.within(budget, points.values())
+    schemes, groups = search.schemes(chosen), search.groups(chosen)
+    info = AdviceInfo(
+        recipe=name,
+        goal=str(goal),
+        budget=budget,
+        met=met,
+        tokens=sum(len(sample.ids) for sample in samples),
+        before=points[WRITTEN],
+        references=[point for title, point in points.items() if title.endswith(" everywhere")],
+        curve=[point for title, point in points.items() if title.endswith(" kept")],
+        advised=advised,
+        changes=changes(found, chosen, profile),
+    )
+    return Advice(info=info, schemes=schemes, groups=groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Choices, simulated."""
+
+    loaded: LoadedModel
+    profile: Profile
+    samples: Sequence[TokenizedSample]
+    found: Sequence[Candidate]
+    stages: Stages
+
+    def simulate(self, choices: Mapping[str, Choice]) -> dict[str, AdvicePoint]:
+        """A simulated point for each choice."""
+        plans = [self.plan(title, choice) for title, choice in choices.items()]
+        advance = self.stages("simulating choices", len(plans) * len(self.samples))
+        rows = score_plans(self.loaded.model, self.samples, plans, progress=advance)
+        return {
+            title: self.point(title, choice, row) for (title, choice), row in zip(choices.items(), rows, strict=True)
+        }
+
+    def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, bool]:
+        """The choice that keeps most within a simulated KL of `budget`, its point, and whether it is within.
+
+        Prices are estimates: a choice that breaks the budget is made anew with as much less as it was over.
+        """
+        ratios = sorted(p.kl / p.estimated_kl for p in known if p.kl and p.estimated_kl and p.name.endswith("kept"))
+        allowed = budget / max(1.0, ratios[len(ratios) // 2] if ratios else 1.0)
+        best: tuple[Choice, AdvicePoint] | None = None
+        for _ in range(ROUNDS):
+            choice = least_lost([candidate.item for candidate in self.found], allowed)
+            point = self.simulate({"advised": choice})["advised"]
+            if point.kl is not None and point.kl <= budget:
+                return choice, point, True
+            if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
+                best = choice, point
+            allowed *= 0.97 * budget / point.kl if point.kl else 0.5
+        assert best is not None
+        return *best, False
+
+    def plan(self, title: str, choice: Choice) -> Plan:
+        schemes = self.schemes(choice)
+        resolved = ResolvedRecipe(name=title, schemes=schemes, digest=scheme_digest(schemes))
+        return recipe_plan(resolved, self.loaded.model, [c.group for c in self.found], self.profile)
+
+    def schemes(self, choice: Choice) -> dict[str, QuantizationScheme]:
+        """By module path; unquantized modules are left out."""
+        return {
+            member: scheme
+            for group, scheme in self.groups(choice).values()
+            if scheme is not None
+            for member in group.members
+        }
+
+    def groups(self, choice: Choice) -> dict[str, tuple[Group, QuantizationScheme | None]]:
+        """By group name, what a choice does to it."""
+        return {
+            candidate.group.name: (candidate.group, candidate.options[index].scheme)
+            for candidate, index in zip(self.found, choice, strict=True)
+        }
+
+    def point(self, title: str, choice: Choice, row: RecipeRow) -> AdvicePoint:
+        picked = [(c, c.options[index], c.prices[index]) for c, index in zip(self.found, choice, strict=True)]
+        return AdvicePoint(
+            name=title,
+            kept=sum(candidate.share for candidate, option, _ in picked if option.keeps),
+            estimated_kl=sum(price for _, _, price in picked),
+            kl=row.kl,
+            kl_stderr=row.kl_stderr,
+            top1=row.top1,
+            options=dict(Counter(option.name for _, option, _ in picked)),
+        )

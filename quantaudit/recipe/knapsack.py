@@ -1,0 +1,58 @@
+"""Which option for which group: a multiple-choice knapsack, solved exactly (HiGHS, through scipy)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One group. costs, losses: by option, what it costs in nats and what share of the MACs it takes away."""
+
+    costs: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+def cheapest(items: Sequence[Item], most_lost: float) -> list[int]:
+    """The option of each item with the least Σ costs among choices with Σ losses ≤ most_lost.
+
+    Some option of each item must lose nothing.
+    """
+    return _solve([item.costs for item in items], [item.losses for item in items], most_lost)
+
+
+def least_lost(items: Sequence[Item], budget: float) -> list[int]:
+    """The option of each item with the least Σ losses among choices with Σ costs ≤ budget.
+
+    Some option of each item must cost nothing.
+    """
+    return _solve([item.losses for item in items], [item.costs for item in items], budget)
+
+
+def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[float]], limit: float) -> list[int]:
+    sizes = [len(values) for values in minimised]
+    objective, weights = _flat(minimised), _flat(limited)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    one_each = (owner[None] == np.arange(len(sizes))[:, None]).astype(np.float64)
+    # Scaled to 1: the solver's tolerances are absolute, and KLs may be small. Ties go to what uses less of the limit.
+    top, bound = float(objective.max(initial=0.0)) or 1.0, max(limit, np.finfo(np.float64).tiny)
+    solution = milp(
+        objective / top + 1e-9 * weights / bound,
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint((weights / bound)[None], -np.inf, 1.0)],
+        integrality=np.ones(len(objective), np.int64),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 1e-4, "time_limit": 30.0},
+    )
+    if solution.x is None:
+        raise ValueError(f"no choice within the limit: {solution.message}")
+    ends = np.cumsum(sizes)
+    return [int(solution.x[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    return np.array([value for row in rows for value in row], np.float64)

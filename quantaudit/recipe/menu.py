@@ -1,0 +1,79 @@
+"""What can be done to a fused group instead of what a recipe does to it, as far as a recipe can say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy, QuantizationType
+
+from quantaudit.quant.limits import obstacles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to treat a fused group. scheme: None where it is left unquantized.
+
+    keeps: whether the group keeps the recipe's own format, so that no speed is lost: the same bits for weights and
+    inputs, and scales that are static where they were.
+    """
+
+    name: str
+    title: str
+    scheme: QuantizationScheme | None
+    keeps: bool
+
+
+def menu(scheme: QuantizationScheme, *, moving_averages: bool = True) -> list[Option]:
+    """Options for a group that a recipe gives `scheme`, the recipe's own first, unquantized last.
+
+    moving_averages: whether to offer the observer `minmax`, whose ranges hang on the order of the calibration samples.
+    """
+    found = [Option(name="as_written", title="as written", scheme=scheme, keeps=True)]
+    seen = {str(scheme.input_activations)}
+    for name, title, args, keeps in _inputs(scheme.input_activations, moving_averages):
+        if str(args) not in seen:
+            seen.add(str(args))
+            changed = scheme.model_copy(update={"input_activations": args})
+            found.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
+    return [*found, Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)]
+
+
+def fits(option: Option, shapes: list[tuple[int, ...]]) -> bool:
+    """Whether an option can be simulated on Linears whose weights have these shapes [out, in]."""
+    return option.scheme is None or not any(obstacles(option.scheme, shape) for shape in shapes)
+
+
+def _inputs(args: QuantizationArgs | None, moving_averages: bool) -> Iterator[tuple[str, str, QuantizationArgs, bool]]:
+    """(name, title, arguments, keeps) of other treatments of an input; only 8-bit formats of whole tokens have any."""
+    if (
+        args is None
+        or args.num_bits != 8
+        or args.strategy
+        not in (
+            QuantizationStrategy.TENSOR,
+            QuantizationStrategy.TOKEN,
+        )
+    ):
+        return
+    integer = args.type == QuantizationType.INT
+    static = not args.dynamic
+    if static:
+        for observer, title in (("static_minmax", "whole range"), ("minmax", "moving average of batches")):
+            if observer == "minmax" and not moving_averages:
+                continue
+            for symmetric in (True, False) if integer else (True,):
+                grid = "" if symmetric else "asymmetric, "
+                name = f"{observer}{'' if symmetric else '_asymmetric'}"
+                yield name, f"static, {grid}{title}", _change(args, observer=observer, symmetric=symmetric), True
+    for symmetric in (True, False) if integer else (True,):
+        dynamic = _change(args, strategy="token", dynamic=True, symmetric=symmetric)
+        name = f"dynamic{'' if symmetric else '_asymmetric'}"
+        yield name, f"dynamic per token{'' if symmetric else ', asymmetric'}", dynamic, not static
+
+
+def _change(args: QuantizationArgs, **values: Any) -> QuantizationArgs:
+    """Arguments with some replaced, validated anew: the toolkit fills in what follows from them."""
+    kept = {"num_bits": args.num_bits, "type": args.type, "strategy": args.strategy, "dynamic": args.dynamic}
+    return QuantizationArgs(**{**kept, "symmetric": args.symmetric, **values})
