@@ -1,4 +1,4 @@
-"""A simulated recipe equals reality: llm-compressor runs it on the demo, and the saved checkpoint is scored beside it."""
+"""A simulated recipe equals reality: llm-compressor runs it on the demo, and what it saves is scored beside it."""
 
 from __future__ import annotations
 
