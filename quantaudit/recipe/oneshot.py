@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch.utils.data import DataLoader
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
 from quantaudit.model.load import LoadedModel
+from quantaudit.quant.scales import QParams
+from quantaudit.recipe.source import toolkit_quiet
+from quantaudit.simulate.plan import Plan
 
 PARAMETERS = ("scale", "zero_point", "global_scale")
 """What quantization saves beside a weight, after `input_` or `weight_`."""
@@ -35,10 +39,11 @@ def run_oneshot(
     pipeline: llm-compressor's; `basic` runs the model as it is, the others trace it and force eager attention.
     Raises RecipeError where llm-compressor refuses the recipe or fails on it.
     """
-    from llmcompressor import oneshot
+    with toolkit_quiet():
+        from llmcompressor import oneshot
 
     model: Any = loaded.model
-    with _quiet(), _described(model):
+    with toolkit_quiet(), _quiet(), _described(model):
         try:
             oneshot(
                 model=model,
@@ -105,6 +110,37 @@ def saved_inputs(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor
         if kind.startswith("input_"):
             found.setdefault(module, {})[kind.removeprefix("input_")] = value
     return found
+
+
+def with_saved_ranges(plan: Plan, parameters: Mapping[str, Tensor]) -> Plan:
+    """The plan with what was saved about inputs in place of what a profile predicted.
+
+    Raises ModelError where a module of the plan has no saved scale although its scheme is static.
+    """
+    saved = saved_inputs(parameters)
+    found: dict[str, QParams | None] = {}
+    made: dict[tuple[str, ...], QParams] = {}
+    for path, scheme in plan.schemes.items():
+        if not scheme.static:
+            continue
+        if path not in saved:
+            raise ModelError("no input scale was saved", where=path, hint="compare with the recipe that made it")
+        # Equal parameters are one object: modules that read one tensor then share its quantized form.
+        key = tuple(str(value.float().tolist()) for _, value in sorted(saved[path].items()))
+        found[path] = made.setdefault(key, _qparams(saved[path]))
+    return replace(plan, qparams=found)
+
+
+def _qparams(saved: Mapping[str, Tensor]) -> QParams:
+    nan, none = float("nan"), torch.empty(0)
+    scale = saved.get("scale", none)
+    return QParams(
+        min=nan,
+        max=nan,
+        scale=scale,
+        zero_point=saved.get("zero_point", torch.zeros_like(scale, dtype=torch.int8)),
+        global_scale=saved.get("global_scale"),
+    )
 
 
 def _parameter(name: str) -> bool:

@@ -68,11 +68,23 @@ def score_plans(
         for plan, found in zip(plans, scores, strict=True):
             with quantized_modules(model, weights.of(model, plan), plan.inputs(device)):
                 for base in clean:
-                    with _drifts(model, blocks, base.hidden) as drifts:
-                        logits = _logits(model, base.sample)
-                    found.append(_compare(base, logits, [float(drift) for drift in drifts]))
+                    found.append(_score(model, base, blocks))
                     progress()
     return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
+
+
+@torch.no_grad()
+def score_checkpoint(
+    model: nn.Module, other: nn.Module, samples: Sequence[TokenizedSample], plan: Plan, *, blocks: Sequence[str] = ()
+) -> RecipeRow:
+    """Run a model and another of the same architecture, such as a quantized checkpoint, on the same tokens.
+
+    plan: what the other is said to be; it gives the row its names and is not applied.
+    """
+    scores: list[SampleScore] = []
+    for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        scores += [_score(other, base, blocks) for base in _clean(model, chunk, blocks)]
+    return recipe_row(plan, scores)
 
 
 def divergence(p: Tensor, p_normalizer: Tensor, q: Tensor, q_normalizer: Tensor) -> Tensor:
@@ -100,6 +112,13 @@ def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequenc
             loss=torch.cat(losses).double().cpu().numpy(),
             hidden=hidden,
         )
+
+
+def _score(model: nn.Module, base: Clean, blocks: Sequence[str]) -> SampleScore:
+    """What the model, as it is now, makes of a sample."""
+    with _drifts(model, blocks, base.hidden) as drifts:
+        logits = _logits(model, base.sample)
+    return _compare(base, logits, [float(drift) for drift in drifts])
 
 
 def _compare(base: Clean, logits: Tensor, drift: list[float]) -> SampleScore:
