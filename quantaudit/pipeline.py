@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
@@ -69,6 +70,19 @@ class Audit:
     card: Card
     profile: Profile
     simulation: Simulation
+
+
+def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed: Any) -> Settings:
+    """Settings under which a profile's samples are drawn again. corpus: where its corpus lies now, if it has moved."""
+    text = profile.provenance.corpus
+    return Settings(
+        model=model,
+        corpus=corpus or text.spec,
+        samples=text.samples,
+        max_length=text.max_length,
+        seed=text.seed,
+        **changed,
+    )
 
 
 def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from quantaudit.card.schema import Card
+    from quantaudit.card.schema import AdviceInfo, Card
     from quantaudit.model.sites import Architecture
     from quantaudit.progress import Advance, Stages
     from quantaudit.provenance import SiteInfo
@@ -111,6 +111,27 @@ def recipe_table(simulation: Simulation) -> Table:
             "—" if row.top1 is None else f"{row.top1:.1%}",
             f"{_number(row.perplexity_base)} → {_number(row.perplexity)}",
         )
+    return table
+
+
+def advice_table(advice: AdviceInfo) -> Table:
+    """Before, after, and the curve between: what each choice keeps and costs."""
+    table = Table(title=escape(f"{advice.recipe}: {advice.goal}"), title_justify="left")
+    for column, justify in (("choice", "left"), ("MACs kept", "right"), ("KL", "right"), ("estimate", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table.add_column("top-1", justify="right")
+    rows = [advice.before, *advice.curve, *advice.references, advice.advised]
+    for point in rows:
+        table.add_row(
+            escape(point.name),
+            "—" if point.kept is None else f"{point.kept:.1%}",
+            "—" if point.kl is None else f"{point.kl:.4f} ± {point.kl_stderr or 0:.1g}",
+            _number(point.estimated_kl),
+            "—" if point.top1 is None else f"{point.top1:.1%}",
+            style="bold green" if point is advice.advised and advice.met else None,
+        )
+    if not advice.met:
+        table.caption = f"The goal, a KL of {advice.budget:.4g}, was not met."
     return table
 
 

@@ -35,25 +35,22 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.pipeline import Settings, prepare, simulate_subject
+    from quantaudit.pipeline import prepare, repeat, simulate_subject
     from quantaudit.profile import load_profile
 
     measured = load_profile(profile)
-    text = measured.provenance.corpus
-    settings = Settings(
-        model=model,
-        corpus=corpus or text.spec,
+    settings = repeat(
+        measured,
+        model,
+        corpus=corpus,
         revision=revision,
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
-        samples=text.samples,
-        max_length=text.max_length,
         evaluation_tokens=evaluation_tokens,
         score=score,
         schemes=tuple(scheme or ()),
         recipes=tuple(recipe or ()),
-        seed=text.seed,
     )
     subject = prepare(settings, console.say)
     with console.progress() as stages:

@@ -40,10 +40,11 @@ def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[floa
     owner = np.repeat(np.arange(len(sizes)), sizes)
     one_each = (owner[None] == np.arange(len(sizes))[:, None]).astype(np.float64)
     # Scaled to 1: the solver's tolerances are absolute, and KLs may be small. Ties go to what uses less of the limit.
-    top, bound = float(objective.max(initial=0.0)) or 1.0, max(limit, np.finfo(np.float64).tiny)
+    top = float(objective.max(initial=0.0)) or 1.0
+    unit = limit if limit > 0 else float(weights.max(initial=0.0)) or 1.0
     solution = milp(
-        objective / top + 1e-9 * weights / bound,
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint((weights / bound)[None], -np.inf, 1.0)],
+        objective / top + 1e-9 * weights / unit,
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint((weights / unit)[None], -np.inf, limit / unit)],
         integrality=np.ones(len(objective), np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-4, "time_limit": 30.0},

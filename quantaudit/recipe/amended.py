@@ -1,0 +1,63 @@
+"""The advised recipe as a file, checked: llm-compressor must read it, and resolve it to exactly what was simulated."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from quantaudit.card.schema import AdviceChange, AdviceInfo, AdvicePoint
+from quantaudit.errors import RecipeError
+from quantaudit.provenance import ModelInfo
+from quantaudit.recipe.advise import Advice
+from quantaudit.recipe.digest import scheme_digest
+from quantaudit.recipe.emit import Target, config_groups, names, write_recipe
+from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.source import parse_recipe
+
+
+def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
+    """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
+    reasons = {change.group: explain(change) for change in advice.info.changes}
+    left = [
+        Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
+        for group, scheme in advice.groups.values()
+        if scheme is None
+    ]
+    text = write_recipe(config_groups(advice.groups.values(), reasons), header=header(advice.info, info), left=left)
+    found = resolve(parse_recipe(text, "advised recipe"), model)
+    if found.digest != scheme_digest(advice.schemes):
+        raise RecipeError(
+            "the advised recipe does not resolve to what was simulated",
+            where=advice.info.recipe,
+            hint="please report this with the model's name",
+        )
+    return text
+
+
+def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
+    """What the file is, for whom, and what it was simulated to cost."""
+    lines = [
+        f"{advice.recipe}, amended for {model.name} (weights {model.fingerprint[:16]}): {advice.goal}.",
+        f"Simulated on {advice.tokens:,} tokens: {told(advice.before)} as written, {told(advice.advised)} here,",
+        f"where {advice.advised.kept or 0.0:.1%} of the quantized Linears' MACs keep the format of the original.",
+    ]
+    lines += [f"For comparison, {point.name}: {told(point)}." for point in advice.references]
+    if any(change.option.startswith("minmax") for change in advice.changes):
+        lines.append(
+            "Ranges of `minmax` hang on the order of calibration samples: calibrate on the card's, in its order,"
+        )
+        lines.append("one sample a batch, or verify what you get.")
+    if not advice.met:
+        lines.append(f"The goal was NOT met: the budget was a KL of {advice.budget:.4g}.")
+    return lines
+
+
+def told(point: AdvicePoint) -> str:
+    """A point in words."""
+    return "no finite KL" if point.kl is None else f"KL {point.kl:.4f}, top-1 {point.top1 or 0.0:.1%}"
+
+
+def explain(change: AdviceChange) -> str:
+    """Why one group is changed: its peak, and what it is estimated to cost before and after."""
+    before = "no finite price" if change.price_before is None else f"{change.price_before:.2g}"
+    peak = "" if change.amax is None else f"peak {change.amax:,.4g}; "
+    return f"{change.title}: {peak}estimated KL {before} → {change.price_after or 0.0:.2g}"
