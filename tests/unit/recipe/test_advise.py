@@ -1,0 +1,189 @@
+"""Advice on a small model with one planted outlier: what it changes, what it promises, and the file it writes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import yaml
+
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import RecipeError, UsageError
+from quantaudit.measure import measure
+from quantaudit.model.experts import linearize
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import Group, discover
+from quantaudit.profile import Profile
+from quantaudit.recipe.advise import Advice, Goal, advise
+from quantaudit.recipe.amended import amended
+from quantaudit.recipe.candidates import candidates, multiplications
+from quantaudit.recipe.emit import names
+from quantaudit.recipe.resolve import Resolution, resolve
+from quantaudit.recipe.source import parse_recipe, read_recipe
+from quantaudit.resources import resource_dir
+from quantaudit.simulate import evaluation
+from tests.builders import load, loaded_from, random_corpus, save_checkpoint, tiny_model
+from tests.families import family_model
+
+STATIC = resource_dir("recipes") / "w8a8_static.yaml"
+CULPRIT = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """One channel of one down_proj's input is thousands of times its neighbours."""
+    model = tiny_model("llama", num_hidden_layers=3)
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight[5] *= 3000
+        model.get_submodule(CULPRIT).weight[:, 5] /= 3000
+    return load(save_checkpoint(tmp_path_factory.mktemp("advise") / "llama", model))
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TokenizedCorpus:
+    return random_corpus([40, 33, 29, 24, 20, 17, 13, 9])
+
+
+@pytest.fixture(scope="module")
+def profile(loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
+    return measure(loaded, corpus)
+
+
+@pytest.fixture(scope="module")
+def resolution(loaded: LoadedModel) -> Resolution:
+    return resolve(read_recipe(STATIC), loaded.model)
+
+
+@pytest.fixture(scope="module")
+def advice(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution) -> Advice:
+    samples = evaluation.select(corpus.samples, 512)
+    return advise(loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static")
+
+
+def test_the_goal_is_met_in_simulation_and_better_than_as_written(advice: Advice) -> None:
+    info = advice.info
+    assert info.met
+    assert info.advised.kl is not None
+    assert info.budget is not None
+    assert info.before.kl is not None
+    assert info.advised.kl <= info.budget < info.before.kl
+
+
+def test_most_of_the_model_keeps_its_format_and_the_culprit_does_not_stay_as_it_was(advice: Advice) -> None:
+    assert advice.info.before.kept == pytest.approx(1.0)
+    assert 0.5 < (advice.info.advised.kept or 0.0) < 1.0
+    changed = {change.group: change for change in advice.info.changes}
+    assert "layers.1.mlp.down_proj" in changed
+    assert advice.info.changes[0].group == "layers.1.mlp.down_proj"
+    assert not changed["layers.1.mlp.down_proj"].keeps
+
+
+def test_the_curve_falls_as_less_is_kept(advice: Advice) -> None:
+    estimates = [point.estimated_kl for point in advice.info.curve]
+    assert len(estimates) >= 4
+    assert estimates == sorted(estimates, reverse=True)  # type: ignore[type-var]
+
+
+def test_the_file_resolves_to_what_was_simulated_and_says_why(loaded: LoadedModel, advice: Advice) -> None:
+    text = amended(advice, loaded.info, loaded.model)
+    found = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
+    assert set(found.schemes) == set(advice.schemes)
+    assert not found.unmatched
+    assert not found.overlaps
+    assert "lm_head" not in found.schemes
+    assert f"KL {advice.info.advised.kl:.4f}" in text
+    line = next(line for line in text.splitlines() if CULPRIT in line)
+    assert "estimated KL" in line
+    assert yaml.safe_load(text)["quant_stage"]["quant_modifiers"]["QuantizationModifier"]["config_groups"]
+
+
+def test_unquantized_groups_are_named_in_a_comment_only(loaded: LoadedModel, advice: Advice) -> None:
+    left = [change.group for change in advice.info.changes if change.option == "unquantized"]
+    members = {g.name: g.members for g in discover(loaded.model).groups}
+    text = amended(advice, loaded.info, loaded.model)
+    for group in left:
+        assert any(line.startswith("#") and members[group][0] in line for line in text.splitlines())
+        assert not set(members[group]) & set(advice.schemes)
+
+
+def test_a_budget_that_everything_meets_changes_nothing_of_the_format(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    samples = evaluation.select(corpus.samples, 128)
+    found = advise(loaded, profile, samples, resolution, Goal(max_kl=50.0), name="w8a8_static")
+    assert found.info.met
+    assert found.info.advised.kept == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_multiplications_are_those_of_the_tokens_that_reached_a_group(
+    family: str, loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
+    """Against a count by forward hooks."""
+    model = tiny_model("llama") if family == "llama" else family_model(family)
+    linearize(model)
+    counted: dict[str, int] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, a, _o, name=name: counted.__setitem__(
+                name, counted.get(name, 0) + a[0].numel() // a[0].shape[-1] * m.weight.numel()
+            )
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    with torch.no_grad():
+        for sample in corpus.samples:
+            model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    other = loaded_from(model, loaded)
+    profile = measure(other, corpus)
+    for group in discover(model).groups:
+        if group.layer is not None:
+            expected = sum(counted.get(member, 0) for member in group.members)
+            assert multiplications(other, profile, group) == pytest.approx(expected), group.name
+
+
+def test_a_group_of_which_a_recipe_quantizes_a_part_is_taken_whole(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: [lm_head, "re:.*q_proj$"]')
+    partial = resolve(parse_recipe(text, "partial.yaml"), loaded.model)
+    found = candidates(loaded, profile, evaluation.select(corpus.samples, 64), partial)
+    assert len(found) == len([g for g in discover(loaded.model).groups if g.layer is not None])
+    assert sum(candidate.share for candidate in found) == pytest.approx(1.0)
+
+
+def test_experts_of_a_projection_are_one_pattern_that_matches_no_other() -> None:
+    members = tuple(f"model.layers.3.mlp.experts.{i}.down_proj" for i in (0, 1, 12))
+    group = Group(
+        name="layers.3.mlp.experts.down_proj",
+        projection="down_proj",
+        layer=3,
+        members=members,
+        experts=tuple((member,) for member in members),
+    )
+    (pattern,) = names(group)
+    compiled = re.compile(pattern.removeprefix("re:"))
+    assert all(compiled.match(member) for member in members)
+    for other in ("model.layers.13.mlp.experts.0.down_proj", "model.layers.3.mlp.experts.0.up_proj"):
+        assert not compiled.match(other)
+
+
+def test_advice_needs_one_goal() -> None:
+    with pytest.raises(UsageError, match="one goal"):
+        Goal()
+    with pytest.raises(UsageError, match="one goal"):
+        Goal(max_kl=0.1, as_good_as="dynamic")
+    with pytest.raises(UsageError, match="above zero"):
+        Goal(max_kl=-1.0)
+
+
+def test_a_recipe_that_cannot_be_simulated_is_refused(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    smooth = resolve(read_recipe(resource_dir("recipes") / "w8a8_smoothquant.yaml"), loaded.model)
+    with pytest.raises(RecipeError, match="cannot be advised on"):
+        advise(loaded, profile, corpus.samples, smooth, Goal(max_kl=0.1), name="w8a8_smoothquant")
