@@ -48,7 +48,7 @@ class Conformance(Row):
     static: int = Field(description="static input ranges in the artifact")
     dynamic: int = Field(description="Linears whose input scales are computed as the model runs")
     unquantized: list[str] = Field(description="Linears on the card that the artifact holds as they were")
-    ranges: list[RangeRow] = Field(description="lowest coverage first")
+    ranges: list[RangeRow] = Field(description="those without a coverage, then lowest coverage first")
     findings: list[Finding]
 
 
@@ -80,7 +80,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
         static=len(artifact.inputs),
         dynamic=len(artifact.dynamic),
         unquantized=[name for name in sites if name not in quantized],
-        ranges=sorted(rows, key=lambda row: (row.coverage is None, row.coverage or 0.0)),
+        ranges=sorted(rows, key=lambda row: (row.coverage is not None, row.coverage or 0.0)),
         findings=sorted(findings, key=lambda finding: (order[finding.severity], finding.code)),
     )
 

@@ -86,8 +86,8 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
     if row.factors is None and site.median is not None and max(row.high, -row.low) < site.median:
         return (
             "QA603",
-            f"`{name}` reaches {share:.3g} of the measured peak, less than half of all values "
-            f"(|x| of {site.median:.3g} is the median)",
+            f"`{name}` clips most values: its range ends below {site.median:.3g}, the median magnitude, "
+            f"at {share:.3g} of the measured peak",
             site.median,
             "No observer clips most of what it saw: this scale was never calibrated, or was damaged afterwards.",
         )
