@@ -6,12 +6,14 @@ QuantauditError                 exit 2
 ├── CorpusError                 a corpus that is missing, empty, or has a row that cannot be used
 ├── FormatError                 a profile, card, simulation or policy file that cannot be read
 ├── OutputError                 a place that cannot be written
-└── MeasurementError            a forward pass that did not run as announced
+├── MeasurementError            a forward pass that did not run as announced
+└── AuditError                  an audit inside llm-compressor that stops a recipe
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
     "CorpusError",
     "FormatError",
     "MeasurementError",
@@ -64,3 +66,7 @@ class OutputError(QuantauditError):
 
 class MeasurementError(QuantauditError):
     """A forward pass that did not run as announced."""
+
+
+class AuditError(QuantauditError):
+    """An audit inside llm-compressor that stops a recipe: it failed its policy, or could only come too late."""
