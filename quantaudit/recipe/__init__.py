@@ -1,1 +1,1 @@
-"""Recipes and what they made: whether one is safe on a measured model, and whether an artifact agrees with its card."""
+"""llm-compressor recipes: read, resolved on a model's modules, and judged against a card."""

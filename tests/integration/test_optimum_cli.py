@@ -87,5 +87,5 @@ def test_errors_and_exit_codes_are_handed_on(optimum_cli: OptimumCli, tmp_path: 
 def test_nothing_else_of_optimum_is_shipped(site: Path) -> None:
     """Optimum's namespace must stay one: no `__init__.py` anywhere in it."""
     for folder in (site, ROOT):
-        files = [path for path in (folder / "optimum").rglob("*.py")]
+        files = list((folder / "optimum").rglob("*.py"))
         assert [path.name for path in files] == ["register_quantaudit.py"] or (folder == site and not files)
