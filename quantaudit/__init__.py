@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from quantaudit.card.render import write_card
     from quantaudit.card.schema import Card, load_card
     from quantaudit.errors import QuantauditError
+    from quantaudit.observation import Observation, observe
     from quantaudit.pipeline import Audit, Settings, audit
     from quantaudit.profile import Profile, load_profile, merge, save_profile
 
 _HOMES = {
     "Audit": "quantaudit.pipeline",
     "Card": "quantaudit.card.schema",
+    "Observation": "quantaudit.observation",
     "Profile": "quantaudit.profile",
     "QuantauditError": "quantaudit.errors",
     "Settings": "quantaudit.pipeline",
@@ -27,6 +29,7 @@ _HOMES = {
     "load_card": "quantaudit.card.schema",
     "load_profile": "quantaudit.profile",
     "merge": "quantaudit.profile",
+    "observe": "quantaudit.observation",
     "save_profile": "quantaudit.profile",
     "write_card": "quantaudit.card.render",
 }
@@ -34,6 +37,7 @@ _HOMES = {
 __all__ = [
     "Audit",
     "Card",
+    "Observation",
     "Profile",
     "QuantauditError",
     "Settings",
@@ -42,6 +46,7 @@ __all__ = [
     "load_card",
     "load_profile",
     "merge",
+    "observe",
     "save_profile",
     "write_card",
 ]

@@ -7,12 +7,14 @@ QuantauditError                 exit 2
 ├── RecipeError                 a recipe that llm-compressor cannot read, or would read as something else than it says
 ├── FormatError                 a profile, card, simulation or policy file that cannot be read
 ├── OutputError                 a place that cannot be written
-└── MeasurementError            a forward pass that did not run as announced
+├── MeasurementError            a forward pass that did not run as announced
+└── AuditError                  an audit inside llm-compressor that stops a recipe
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AuditError",
     "CorpusError",
     "FormatError",
     "MeasurementError",
@@ -70,3 +72,7 @@ class OutputError(QuantauditError):
 
 class MeasurementError(QuantauditError):
     """A forward pass that did not run as announced."""
+
+
+class AuditError(QuantauditError):
+    """An audit inside llm-compressor that stops a recipe: it failed its policy, or could only come too late."""

@@ -76,6 +76,8 @@ class Policy(Row):
     zeroed_fraction: Warn
     fp16_headroom: WarnFail
     calibration_excess: Warn
+    range_coverage: Warn
+    range_excess: WarnFail
     perplexity_share: Fail
 
 

@@ -146,12 +146,34 @@ def load_model(
 
 def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> ModelInfo:
     """Provenance of a loaded model."""
-    config: Any = model.config
-    text = config.get_text_config()
     files, digest = fingerprint(checkpoint)
-    return ModelInfo(
+    return model_info(
+        model,
+        notes,
         spec=checkpoint.spec,
         name=checkpoint.name,
+        revision=checkpoint.revision,
+        files=files,
+        digest=digest,
+    )
+
+
+def model_info(
+    model: nn.Module,
+    notes: list[str],
+    *,
+    spec: str,
+    name: str,
+    revision: str | None,
+    files: dict[str, str],
+    digest: str,
+) -> ModelInfo:
+    """Provenance of a model, wherever it came from. digest: what tells its weights from others."""
+    config: Any = model.config
+    text = config.get_text_config()
+    return ModelInfo(
+        spec=spec,
+        name=name,
         architecture=type(model).__name__,
         model_type=config.model_type,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -160,7 +182,7 @@ def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> Mode
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         context_length=getattr(text, "max_position_embeddings", None),
-        revision=checkpoint.revision,
+        revision=revision,
         files=files,
         fingerprint=digest,
         config_sha256=_config_hash(config),

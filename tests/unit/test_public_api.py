@@ -12,6 +12,7 @@ def test_the_exported_names() -> None:
     assert quantaudit.__all__ == [
         "Audit",
         "Card",
+        "Observation",
         "Profile",
         "QuantauditError",
         "Settings",
@@ -20,6 +21,7 @@ def test_the_exported_names() -> None:
         "load_card",
         "load_profile",
         "merge",
+        "observe",
         "save_profile",
         "write_card",
     ]

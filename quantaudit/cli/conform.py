@@ -1,0 +1,49 @@
+"""`quantaudit conform`: a quantized artifact that exists already, against the card of the model it was made from."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: quantaudit conform Llama-3.2-1B-W8A8/ --card quantaudit-llama/card.json"
+
+
+class Format(StrEnum):
+    """How the result is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def run(
+    artifact: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT", help="Folder saved by llm-compressor or optimum-quanto, or an OpenVINO model (.xml)."
+        ),
+    ],
+    card: Annotated[Path, typer.Option(metavar="CARD", help="card.json of the unquantized model.")],
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
+    ] = "default",
+    output: Annotated[Format, typer.Option("--format", help="text, or json for machines.")] = Format.TEXT,
+) -> None:
+    """Check the scales of a quantized model: garbage, missing ones, ranges that clip what was measured."""
+    from quantaudit.card.schema import load_card
+    from quantaudit.policy import load_policy
+
+    rules, loaded = load_policy(policy), load_card(card)
+
+    from quantaudit.cli import conform_text
+    from quantaudit.recipe.artifact.read import read_artifact
+    from quantaudit.recipe.conform import EXIT_CODES, conform
+
+    result = conform(read_artifact(artifact, loaded.model.modules), loaded, rules)
+    if output is Format.JSON:
+        typer.echo(result.model_dump_json(indent=1))
+    else:
+        conform_text.show(result)
+    raise typer.Exit(EXIT_CODES[result.outcome])

@@ -1,0 +1,123 @@
+"""What activation statistics alone can decide about a recipe. Nothing is simulated: no KL, no damage to the output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from compressed_tensors.quantization import QuantizationArgs
+
+from quantaudit.card.build import coverage, peak_summary, site_row
+from quantaudit.card.findings import fp16_headroom, percent
+from quantaudit.card.schema import Finding
+from quantaudit.policy import Policy
+from quantaudit.profile import Profile
+from quantaudit.provenance import SiteInfo
+from quantaudit.quant.errors import tensor_errors
+from quantaudit.quant.ranges import model_dtype
+from quantaudit.quant.scales import derive
+from quantaudit.stats.site import SiteStatistics, summary
+
+
+def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], policy: Policy) -> list[Finding]:
+    """Findings about the inputs that a recipe quantizes, errors first. targets: Linear → how its input is quantized.
+
+    Static scales are those of the absolute maximum over everything that was seen, and errors are of the same data.
+    """
+    sites = {
+        member: site
+        for site in profile.sites
+        if site.kind in ("linear_input", "expert_input")
+        for member in site.members
+    }
+    chosen: dict[str, tuple[SiteInfo, QuantizationArgs]] = {}
+    lost: list[str] = []
+    silent = {row.module for row in profile.provenance.unmeasured}
+    for member, args in targets.items():
+        site = sites.get(member)
+        if site is None or member in silent or profile.whole(site.name) is None:
+            lost.append(member)
+        else:
+            chosen.setdefault(site.name, (site, args))
+    found = [_unseen(member) for member in lost]
+    for site, args in chosen.values():
+        whole = profile.whole(site.name)
+        assert whole is not None
+        described = summary(whole)
+        if described.nan or described.inf:
+            found.append(_nonfinite(site, described.nan + described.inf))
+        elif args.dynamic is False and args.strategy == "tensor":
+            found += _zeroed(profile, site, whole, args, policy)
+    found += _headroom(profile, policy)
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(found, key=lambda finding: (order[finding.severity], finding.code))
+
+
+def _unseen(member: str) -> Finding:
+    return Finding(
+        code="QA101",
+        severity="error",
+        module=member,
+        message="its input is to be quantized, and no calibration token reached it",
+        value=0.0,
+        threshold=None,
+        reason="What was not measured cannot be declared safe, and its scale would be whatever memory held.",
+        remedy="Calibrate on text that reaches this module, or add it to the recipe's `ignore`.",
+    )
+
+
+def _nonfinite(site: SiteInfo, values: int) -> Finding:
+    return Finding(
+        code="QA102",
+        severity="error",
+        module=site.module,
+        message=f"{values:,} NaN or infinite values in its input",
+        value=float(values),
+        threshold=0.0,
+        reason="A scale taken from them is no number, and is saved without an error.",
+        remedy="Load the model in a wider dtype, and check its weights.",
+    )
+
+
+def _zeroed(
+    profile: Profile, site: SiteInfo, whole: SiteStatistics, args: QuantizationArgs, policy: Policy
+) -> list[Finding]:
+    low, high = float(whole.extremes.min.min()), float(whole.extremes.max.max())
+    qparams = derive(whole.distribution, (low, high), args, "absolute_maximum", model_dtype(profile))
+    if qparams is None:
+        return []
+    errors = tensor_errors(whole.distribution, qparams, args, (low, high))
+    limit = policy.zeroed_fraction
+    if math.isnan(errors.zeroed_fraction) or errors.zeroed_fraction <= limit.warning:
+        return []
+    return [
+        Finding(
+            code="QA302",
+            severity="error",
+            module=site.module,
+            message=(
+                f"a static scale rounds {percent(errors.zeroed_fraction)} of its input to zero: it peaks at "
+                f"{max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels (SQNR {errors.sqnr_db:.1f} dB)"
+            ),
+            value=errors.zeroed_fraction,
+            threshold=limit.warning,
+            reason=limit.reason,
+            remedy="Quantize this input dynamically per token, or add the module to the recipe's `ignore`.",
+        )
+    ]
+
+
+def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
+    """QA201; where the model runs in another dtype than float16 it is a warning at most, as nothing overflows here."""
+    peak = peak_summary([site_row(profile, site, redact_text=True) for site in profile.sites])
+    found = fp16_headroom(peak, policy)
+    if profile.provenance.model.dtype == "float16":
+        return found
+    return [row.model_copy(update={"severity": "warning"}) for row in found]
+
+
+def measured(profile: Profile) -> str:
+    """How much was seen, in words."""
+    seen = coverage(profile)
+    corpus = profile.provenance.corpus
+    return f"{corpus.samples:,} samples, {corpus.tokens:,} tokens, {seen.sites_measured:,} of {seen.sites:,} tensors"

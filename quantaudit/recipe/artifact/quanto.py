@@ -1,0 +1,107 @@
+"""Models that optimum-quanto saved: safetensors with a `quanto_qmap.json` beside it. Its files say all there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from quantaudit.errors import ModelError
+from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
+from quantaudit.recipe.artifact.tensors import Tensors, epsilons, read_json
+
+MAPS = ("quanto_qmap.json", "quantization_map.json")
+"""As the library saves a transformers model, and as its documentation saves any other."""
+LAST_CODE = {
+    "qint8": 127.0,
+    "qfloat8": 448.0,
+    "qfloat8_e4m3fn": 448.0,
+    "qfloat8_e4m3fnuz": 240.0,
+    "qfloat8_e5m2": 57344.0,
+}
+"""Largest code of quanto's activation types; its grids are symmetric, INT8 without −128."""
+INITIAL = 1.0
+"""What a module's scales are before anything was calibrated."""
+
+
+def find_map(folder: Path) -> Path | None:
+    """The quantization map in a folder, if there is one."""
+    return next((folder / name for name in MAPS if (folder / name).is_file()), None)
+
+
+def read_quanto(folder: Path) -> Artifact:
+    """Scales of a saved model. Raises ModelError."""
+    path = find_map(folder)
+    if path is None:
+        raise ModelError("holds no quantization map", where=str(folder), hint=f"save it as {MAPS[0]}")
+    settings = read_json(path)
+    if not isinstance(settings, dict) or not all(isinstance(row, dict) for row in settings.values()):
+        raise ModelError("is not a quantization map", where=str(path), hint="save it with optimum-quanto")
+    tensors = Tensors(folder)
+    inputs, others, missing = [], [], []
+    for module, types in settings.items():
+        kind = types.get("activations", "none")
+        scaled = [("weight._scale", types.get("weights", "none"), "its weights")]
+        # A LayerNorm in the map has a scale for its output only, and so has no static input range.
+        if kind != "none" and _is_linear(tensors, module):
+            scaled += [("input_scale", kind, "its input"), ("output_scale", kind, "its output")]
+        for leaf, quantized, what in scaled:
+            name = f"{module}.{leaf}"
+            if quantized == "none":
+                continue
+            if name not in tensors:
+                missing.append(
+                    Missing(module=module, tensor=name, reason=f"{path.name} quantizes {what} to {quantized}")
+                )
+            elif leaf == "input_scale":
+                inputs.append(_input_range(tensors, module, _last_code(quantized, path)))
+            else:
+                values = tensors.values(name)
+                idle = np.zeros(len(values), bool)
+                codes = f"{module}.weight._data"
+                if leaf == "weight._scale" and codes in tensors and tensors.shape(codes)[0] == len(values) > 1:
+                    idle = ~tensors.tensor(codes).float().bool().any(1).numpy()
+                others.append(OtherScale(module=module, tensor=name, values=values, idle=idle))
+    return Artifact(
+        kind="optimum-quanto",
+        path=str(folder),
+        weights=_weights(tensors),
+        inputs=inputs,
+        others=others,
+        missing=missing,
+    )
+
+
+def _is_linear(tensors: Tensors, module: str) -> bool:
+    names = (f"{module}.weight._data", f"{module}.weight")
+    return any(name in tensors and len(tensors.shape(name)) == 2 for name in names)
+
+
+def _last_code(kind: str, path: Path) -> float:
+    if kind not in LAST_CODE:
+        raise ModelError(f"activations of the type {kind!r}", where=str(path), hint=f"one of {', '.join(LAST_CODE)}")
+    return LAST_CODE[kind]
+
+
+def _input_range(tensors: Tensors, module: str, last: float) -> InputRange:
+    name = f"{module}.input_scale"
+    scale = tensors.scalar(name)
+    return InputRange(
+        module=module,
+        tensor=name,
+        scale=scale,
+        zero_point=0.0,
+        low=-last * scale,
+        high=last * scale,
+        epsilons=(*epsilons(tensors.tensor(name).dtype), INITIAL),
+    )
+
+
+def _weights(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """Module → shape; weights below 8 bits are packed, and tell none."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in tensors:
+        module, weight, rest = name.partition(".weight")
+        if weight:
+            found[module] = tensors.shape(name) if rest in ("", "._data") else found.get(module, ())
+    return found

@@ -1,0 +1,130 @@
+"""An existing artifact against a card: does every static range cover what was measured, is every scale a scale?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from quantaudit.card.schema import Card, Finding, SiteRow
+from quantaudit.errors import ModelError
+from quantaudit.policy import Policy
+from quantaudit.provenance import Number, Row
+from quantaudit.recipe import conform_rules as rules
+from quantaudit.recipe.artifact.records import Artifact, InputRange
+from quantaudit.recipe.members import fused_groups, input_sites
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+class RangeRow(Row):
+    """One static input range beside what was measured. low, high: the ends of the grid, in the tensor's units."""
+
+    module: str
+    site: str | None = Field(description="null where the card does not know the module, or did not measure it")
+    tensor: str
+    scale: Number
+    zero_point: Number
+    low: Number
+    high: Number
+    amax: Number = Field(description="the measured peak, over both splits")
+    smoothed: bool = Field(
+        description="whether channels are scaled before, so that the range is not of the tensor itself"
+    )
+    coverage: Number = Field(description="what the range reaches over what was measured; below 1 the peak is clipped")
+
+
+class Conformance(Row):
+    """What `quantaudit conform` found. outcome: fail on any error, else inconclusive where something is unmeasured."""
+
+    artifact: str
+    kind: str
+    model: str = Field(description="the model that the card is about")
+    policy: str
+    outcome: Outcome
+    linears: int = Field(description="Linears that the card measured")
+    static: int = Field(description="static input ranges in the artifact")
+    dynamic: int = Field(description="Linears whose input scales are computed as the model runs")
+    unquantized: list[str] = Field(description="Linears on the card that the artifact holds as they were")
+    ranges: list[RangeRow] = Field(description="those without a coverage, then lowest coverage first")
+    findings: list[Finding]
+
+
+def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
+    """Compare. Raises ModelError where the artifact is of another model than the card."""
+    check_model(artifact, card)
+    sites = input_sites(card)
+    pairs = [(row, sites.get(row.module)) for row in artifact.inputs]
+    findings = [
+        *rules.broken_inputs(pairs, policy),
+        *rules.broken_others(artifact.others, policy),
+        *rules.missing(artifact.missing),
+        *rules.coverage(pairs, policy),
+        *rules.disagreement(artifact.inputs, fused_groups(card), sites),
+        *rules.unknown(pairs),
+        *rules.nothing_static(artifact),
+    ]
+    order = {"error": 0, "warning": 1, "info": 2}
+    rows = [range_row(row, site) for row, site in pairs]
+    quantized = {row.module for row in artifact.inputs} | {row.module for row in artifact.others}
+    quantized |= {row.module for row in artifact.missing} | set(artifact.dynamic)
+    return Conformance(
+        artifact=artifact.path,
+        kind=artifact.kind,
+        model=card.model.name,
+        policy=policy.name,
+        outcome=outcome(findings),
+        linears=len(sites),
+        static=len(artifact.inputs),
+        dynamic=len(artifact.dynamic),
+        unquantized=[name for name in sites if name not in quantized],
+        ranges=sorted(rows, key=lambda row: (row.coverage is not None, row.coverage or 0.0)),
+        findings=sorted(findings, key=lambda finding: (order[finding.severity], finding.code)),
+    )
+
+
+def check_model(artifact: Artifact, card: Card) -> None:
+    """Raises ModelError unless the artifact holds the card's Linears, in their shapes. A tied output may be absent."""
+    shapes = {module.name: module.weight_shape for module in card.model.modules if module.weight_shape}
+    linears = [name for members in fused_groups(card).values() for name in members]
+    absent = [name for name in linears if name not in artifact.weights and "layers." in name]
+    if artifact.weights and len(absent) == len(linears):
+        raise _other_model(artifact, card, f"none of its modules is one of the card's, such as `{linears[0]}`")
+    if absent:
+        raise _other_model(artifact, card, f"{len(absent)} of the card's Linears are not in it, such as `{absent[0]}`")
+    for name, shape in artifact.weights.items():
+        if shape and name in shapes and tuple(shapes[name] or ()) != shape:
+            raise _other_model(artifact, card, f"`{name}` has the shape {list(shape)}, on the card {shapes[name]}")
+
+
+def outcome(findings: Sequence[Finding]) -> Outcome:
+    """What the findings amount to: what is unmeasured never passes."""
+    if any(finding.severity == "error" for finding in findings):
+        return "fail"
+    return "inconclusive" if any(finding.code == rules.UNKNOWN for finding in findings) else "pass"
+
+
+def range_row(row: InputRange, site: SiteRow | None) -> RangeRow:
+    """A range and its coverage."""
+    return RangeRow(
+        module=row.module,
+        site=site.name if site is not None and site.amax is not None else None,
+        tensor=row.tensor,
+        scale=row.scale,
+        zero_point=row.zero_point,
+        low=row.low,
+        high=row.high,
+        amax=site.amax if site else None,
+        smoothed=row.factors is not None,
+        coverage=rules.covered(row, site) if site else None,
+    )
+
+
+def _other_model(artifact: Artifact, card: Card, what: str) -> ModelError:
+    return ModelError(
+        f"not the model of the card ({card.model.name}): {what}",
+        where=artifact.path,
+        hint="give the card of the model that this artifact was made from",
+    )

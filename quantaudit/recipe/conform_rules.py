@@ -1,0 +1,274 @@
+"""Rules about the scales of an artifact, one finding each, under stable codes.
+
+QA601  a scale is NaN or infinite
+QA602  a scale is zero, negative, or what a toolkit writes where it saw nothing
+QA603  a scale that no calibration yields: it clips most values, or spans far more than was ever measured
+QA604  a range that ends below the measured peak, or far above it
+QA605  members of a fused group, which read one tensor, have different scales
+QA606  the artifact says that a module is quantized, and does not hold its scale
+QA607  a static range where nothing was measured
+QA608  no static range at all
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from quantaudit.card.schema import Finding, Severity, SiteRow
+from quantaudit.policy import Policy
+from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
+
+UNKNOWN = "QA607"
+SAME = 0.01
+"""Relative difference up to which two scales of one tensor are the same: a step of bfloat16 is 1/128."""
+PLAUSIBLE = 2.0
+"""A value that stands for `nothing seen` is believed to be a real scale where its range is within this of the peak."""
+
+Pair = tuple[InputRange, SiteRow | None]
+_BROKEN = "A scale that is no positive finite number turns every activation behind it into NaN, infinity or zero."
+_RECALIBRATE = "Quantize again with calibration data that reaches this module; do not publish this artifact."
+
+
+def covered(row: InputRange, site: SiteRow) -> float | None:
+    """What a range reaches over what was measured, on the side where that is least; None where nothing was measured.
+
+    Infinite where the tensor was measured to be zero throughout. Of a smoothed tensor the card knows the highest
+    peaks with their channels, and coverage is that of those peaks.
+    """
+    if site.min is None or site.max is None:
+        return None
+    extremes = [site.max, site.min]
+    if row.factors is not None:
+        extremes = [peak.value * _factor(row, peak.channel) for peak in site.peaks if peak.value is not None]
+    sides = [(row.high if value > 0 else row.low) / value for value in extremes if value]
+    return min(sides, default=math.inf)
+
+
+def _factor(row: InputRange, channel: int) -> float:
+    factors = row.factors
+    assert factors is not None
+    return float(factors[channel] if len(factors) > 1 else factors[0])
+
+
+def broken_inputs(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
+    """QA601, QA602, QA603 for static input scales."""
+    found = []
+    for row, site in pairs:
+        problem = broken(row, site, policy)
+        if problem is not None:
+            code, message, threshold, reason = problem
+            found.append(_finding(code, "error", row.module, message, row.scale, threshold, reason, _RECALIBRATE))
+    return found
+
+
+def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, str, float | None, str] | None:
+    """(code, message, threshold, reason) where an input scale is garbage."""
+    name = row.tensor
+    if not math.isfinite(row.scale):
+        return "QA601", f"`{name}` is {_spell(row.scale)}", None, _BROKEN
+    if row.scale <= 0:
+        return "QA602", f"`{name}` is {row.scale:g}, which is no scale", 0.0, _BROKEN
+    if not row.low <= 0 <= row.high:
+        return "QA602", f"zero lies outside the range of `{name}` ({row.low:.3g} … {row.high:.3g})", 0.0, _BROKEN
+    share = None if site is None else covered(row, site)
+    if share is None or site is None or site.amax is None or math.isinf(share):
+        return None
+    if row.scale in row.epsilons and not 1 / PLAUSIBLE <= share <= PLAUSIBLE:
+        return (
+            "QA602",
+            f"`{name}` is {row.scale:.3g}, a placeholder for a range never seen: it reaches {share:.3g} of the peak",
+            None,
+            "Toolkits write this value where an observer saw only zeros, or nothing at all.",
+        )
+    if row.factors is None and site.median is not None and max(row.high, -row.low) < site.median:
+        return (
+            "QA603",
+            f"`{name}` clips most values: its range ends below {site.median:.3g}, the median magnitude, "
+            f"at {share:.3g} of the measured peak",
+            site.median,
+            "No observer clips most of what it saw: this scale was never calibrated, or was damaged afterwards.",
+        )
+    if share > policy.range_excess.error:
+        limit = policy.range_excess
+        return "QA603", f"`{name}` spans {share:.3g} times the measured peak", limit.error, limit.reason
+    return None
+
+
+def broken_others(scales: Iterable[OtherScale], policy: Policy) -> list[Finding]:
+    """QA601, QA602, QA603 for every other scale: a card knows no weights, so one is held against its own tensor."""
+    found = []
+    for row in scales:
+        used = row.values[~row.idle]
+        wrong = ~np.isfinite(used)
+        if wrong.any():
+            message = f"{_count(wrong, row)} {_spell(float(used[wrong][0]))}"
+            found.append(
+                _finding("QA601", "error", row.module, message, float(wrong.sum()), 0.0, _BROKEN, _RECALIBRATE)
+            )
+            continue
+        wrong = used <= 0
+        if wrong.any():
+            message = f"{_count(wrong, row)} {used[wrong][0]:g}, which is no scale"
+            found.append(
+                _finding("QA602", "error", row.module, message, float(wrong.sum()), 0.0, _BROKEN, _RECALIBRATE)
+            )
+            continue
+        found += _stray(row, used, policy)
+    return found
+
+
+def _stray(row: OtherScale, used: np.ndarray, policy: Policy) -> list[Finding]:
+    limit = policy.range_excess.error
+    if len(used) < 3:
+        return []
+    ratio = used / np.median(used)
+    wrong = (ratio > limit) | (ratio < 1 / limit)
+    if not wrong.any():
+        return []
+    message = f"{_count(wrong, row)} {used[wrong][0]:.3g}, while {np.median(used):.3g} is usual in that tensor"
+    reason = "Output channels of one weight do not differ by such a factor: this looks like memory never written."
+    return [_finding("QA603", "error", row.module, message, float(wrong.sum()), limit, reason, _RECALIBRATE)]
+
+
+def missing(rows: Iterable[Missing]) -> list[Finding]:
+    """QA606."""
+    reason = "An engine that trusts the configuration fails on this module, or runs it with whatever its memory held."
+    remedy = "Save the artifact again, or add the module to the configuration's `ignore`."
+    return [
+        _finding("QA606", "error", row.module, f"`{row.tensor}` is missing: {row.reason}", None, None, reason, remedy)
+        for row in rows
+    ]
+
+
+def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
+    """QA604: ranges that clip the measured peak, or waste most of their levels; garbage is not told twice."""
+    found = []
+    for row, site in pairs:
+        share = None if site is None else covered(row, site)
+        if share is None or site is None or math.isinf(share) or broken(row, site, policy):
+            continue
+        if share < policy.range_coverage.warning:
+            message = f"static range reaches {share:.3g} of the measured peak, {site.amax:,.4g}, and clips it"
+            limit, reason = policy.range_coverage.warning, policy.range_coverage.reason
+            remedy = "Measure whether this clipping helps or hurts: run both artifacts on your own evaluation."
+        elif share > policy.range_excess.warning:
+            message = f"static range reaches {share:.3g} times the measured peak, {site.amax:,.4g}: levels are wasted"
+            limit, reason = policy.range_excess.warning, policy.range_excess.reason
+            remedy = "Calibrate on text like the text that is served, or audit on text like that of the calibration."
+        else:
+            continue
+        found.append(_finding("QA604", "warning", row.module, message, share, limit, reason, remedy))
+    return found
+
+
+def disagreement(
+    inputs: Sequence[InputRange], groups: Mapping[str, Sequence[str]], sites: Mapping[str, SiteRow]
+) -> list[Finding]:
+    """QA605: Linears of one fused group that read one tensor, at scales that differ. Names the smallest."""
+    found = []
+    scales = {row.module: row for row in inputs if math.isfinite(row.scale) and row.scale > 0}
+    for group, members in groups.items():
+        readers: dict[str, list[InputRange]] = {}
+        for member in members:
+            if member in scales and member in sites:
+                readers.setdefault(sites[member].name, []).append(scales[member])
+        for rows in readers.values():
+            smallest = min(rows, key=lambda row: row.scale)
+            largest = max(rows, key=lambda row: row.scale)
+            if largest.scale > smallest.scale * (1 + SAME):
+                found.append(
+                    _finding(
+                        "QA605",
+                        "warning",
+                        smallest.module,
+                        f"reads the same tensor as `{largest.module}` at {smallest.scale / largest.scale:.3g} "
+                        f"of its scale, in the fused group `{group}`",
+                        smallest.scale / largest.scale,
+                        1 - SAME,
+                        "Serving engines run a fused group with one input scale, the largest: what was evaluated "
+                        "member by member is not what is served.",
+                        "Give all members of the group one scale.",
+                    )
+                )
+    return found
+
+
+def unknown(pairs: Iterable[Pair]) -> list[Finding]:
+    """QA607."""
+    found = []
+    for row, site in pairs:
+        if site is not None and site.amax is not None and covered(row, site) is not None:
+            continue
+        what = "the card does not know" if site is None else "the card did not measure"
+        found.append(
+            _finding(
+                UNKNOWN,
+                "warning",
+                row.module,
+                f"has a static input range of {max(row.high, -row.low):.4g}, and {what} its input",
+                row.scale,
+                None,
+                "What was not measured cannot be declared safe.",
+                "Measure with text that reaches this module, on the model that the artifact was made from.",
+            )
+        )
+    return found
+
+
+def nothing_static(artifact: Artifact) -> list[Finding]:
+    """QA608: information only; weight-only and dynamic artifacts are like that."""
+    if artifact.inputs or artifact.missing:
+        return []
+    how = (
+        f"{len(artifact.dynamic)} inputs get their scales at run time"
+        if artifact.dynamic
+        else "inputs stay as they are"
+    )
+    return [
+        _finding(
+            "QA608",
+            "info",
+            None,
+            f"the artifact has no static input range: {how}",
+            0.0,
+            None,
+            "Ranges that are computed as the model runs cannot miss a peak.",
+            "Nothing to do; what dynamic scales cost is on the card.",
+        )
+    ]
+
+
+def _count(wrong: np.ndarray, row: OtherScale) -> str:
+    number = int(wrong.sum())
+    if len(row.values) == 1:
+        return f"`{row.tensor}` is"
+    return f"{number:,} of {len(row.values):,} values of `{row.tensor}` {'is' if number == 1 else 'are'}"
+
+
+def _spell(value: float) -> str:
+    return "NaN" if math.isnan(value) else f"{'−' if value < 0 else ''}infinite"
+
+
+def _finding(
+    code: str,
+    severity: Severity,
+    module: str | None,
+    message: str,
+    value: float | None,
+    threshold: float | None,
+    reason: str,
+    remedy: str,
+) -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        module=module,
+        message=message,
+        value=value,
+        threshold=threshold,
+        reason=reason,
+        remedy=remedy,
+    )

@@ -1,0 +1,227 @@
+"""The audit inside a real `oneshot`: it passes, it stops before anything is quantized, it says when it is too late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.utils.data import DataLoader
+
+import quantaudit
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import AuditError
+from quantaudit.profile import load_profile
+from tests.builders import PAD, differences, hooks, save_checkpoint, tiny_model, weight_bytes
+from tests.families import family_model
+from tests.toolkit import DYNAMIC, W8A8, loader, open_model
+
+AUDIT = """
+audit_stage:
+  audit_modifiers:
+    AuditModifier: {policy: POLICY, profile: PROFILE}
+"""
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """The modifier registers itself; no session outlives a test."""
+    import quantaudit.integrations.llmcompressor  # noqa: F401
+
+    yield
+    from llmcompressor.core import reset_session
+
+    reset_session()
+
+
+@pytest.fixture
+def tame(tmp_path: Path) -> Path:
+    """A checkpoint without outliers, of which a static scale zeroes little."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(tiny_model("llama").config).bfloat16()
+    return save_checkpoint(tmp_path / "tame", model)
+
+
+@pytest.fixture
+def wild(tmp_path: Path) -> Path:
+    """The same with one outlier channel, so large that a static scale zeroes the rest of that input."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(tiny_model("llama").config).bfloat16()
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight[-1] *= 2000
+    return save_checkpoint(tmp_path / "wild", model)
+
+
+def run(
+    model: Any, recipe: str, data: Any, *, policy: str = "default", profile: Path | None = None, **options: Any
+) -> None:
+    from llmcompressor import oneshot
+
+    text = AUDIT.replace("POLICY", policy).replace("PROFILE", "null" if profile is None else str(profile)) + recipe
+    oneshot(model=model, dataset=data, recipe=text, **options)
+
+
+def test_a_sane_model_passes_and_is_quantized(tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    model, reference = open_model(tame), open_model(tame)
+    samples = list(tiny_corpus.samples)
+    before = hooks(model)
+    run(model, W8A8, loader(samples), profile=tmp_path / "p.safetensors")
+    assert hooks(model) == before
+    scale = model.get_submodule("model.layers.1.mlp.down_proj").input_scale
+    assert torch.isfinite(scale).all()
+
+    seen = load_profile(tmp_path / "p.safetensors")
+    assert seen.provenance.unmeasured == []
+    assert seen.provenance.corpus.tokens == sum(len(sample.ids) for sample in samples)
+    assert seen.provenance.environment.attention == "eager"
+    with torch.no_grad(), quantaudit.observe(reference) as observation:
+        for sample in samples:
+            reference(torch.from_numpy(sample.ids)[None])
+    expected = observation.profile()
+    assert seen.statistics.keys() == expected.statistics.keys()
+    for key, value in expected.statistics.items():
+        assert not differences(seen.statistics[key].distribution, value.distribution), key
+    # What the audit saw is what the quantization saw.
+    for layer in range(3):
+        amax = seen.statistics[f"layers.{layer}.mlp.down_proj.input", "calibration"].channel_amax.max()
+        found = model.get_submodule(f"model.layers.{layer}.mlp.down_proj").input_scale
+        assert float(found) == pytest.approx(amax / 127.5, rel=2**-8)
+
+
+def test_an_outlier_stops_the_recipe_before_a_weight_is_touched(
+    wild: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    model = open_model(wild)
+    before, count = weight_bytes(model), hooks(model)
+    with pytest.raises(AuditError, match=r"QA302 model\.layers\.1\.mlp\.down_proj") as stop:
+        run(model, W8A8, loader(list(tiny_corpus.samples)), profile=tmp_path / "p.safetensors")
+    after = weight_bytes(model)
+    assert {name: after[name] for name in before} == before
+    assert hooks(model) == count
+    assert "before anything was quantized" in str(stop.value)
+    assert "nothing simulated" in str(stop.value)
+    assert "layers.0" not in str(stop.value)
+    assert load_profile(tmp_path / "p.safetensors").sites
+
+
+def test_a_dynamic_recipe_may_have_outliers(wild: Path, tiny_corpus: TokenizedCorpus) -> None:
+    run(open_model(wild), DYNAMIC, loader(list(tiny_corpus.samples)))
+
+
+def test_a_target_that_is_ignored_is_not_judged(wild: Path, tiny_corpus: TokenizedCorpus) -> None:
+    recipe = W8A8.replace("[lm_head]", "[lm_head, model.layers.1.mlp.down_proj]")
+    run(open_model(wild), recipe, loader(list(tiny_corpus.samples)))
+
+
+def test_a_policy_of_ones_own_decides(wild: Path, tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    import yaml
+
+    from quantaudit.policy import load_policy
+
+    for limit, folder, fails in ((1.0, wild, False), (1e-6, tame, True)):
+        policy = load_policy().model_dump()
+        policy["zeroed_fraction"]["warning"] = limit
+        path = tmp_path / f"{limit}.yaml"
+        path.write_text(yaml.safe_dump(policy))
+        if fails:
+            with pytest.raises(AuditError, match="QA302"):
+                run(open_model(folder), W8A8, loader(list(tiny_corpus.samples)), policy=str(path))
+        else:
+            run(open_model(folder), W8A8, loader(list(tiny_corpus.samples)), policy=str(path))
+
+
+def test_infinite_activations_stop_the_recipe(tame: Path, tiny_corpus: TokenizedCorpus) -> None:
+    model = open_model(tame)
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight[3] = float("inf")
+    with pytest.raises(AuditError, match=r"QA102 model\.layers\.1\.mlp\.down_proj"):
+        run(model, W8A8, loader(list(tiny_corpus.samples)))
+
+
+@pytest.mark.parametrize("pipeline", ["sequential", "basic"])
+def test_a_shared_pass_is_too_late_and_is_told_before_it_starts(
+    tame: Path, tiny_corpus: TokenizedCorpus, pipeline: str
+) -> None:
+    model = open_model(tame)
+    before, count = weight_bytes(model), hooks(model)
+    with pytest.raises(AuditError, match="too late: it shares its calibration pass with QuantizationModifier"):
+        run(model, W8A8, loader(list(tiny_corpus.samples)), pipeline=pipeline)
+    after = weight_bytes(model)
+    assert {name: after[name] for name in before} == before
+    # Its observers are not attached either: the calibration has not begun for anyone behind the audit.
+    assert hooks(model) == count
+
+
+def test_an_audit_behind_the_quantization_is_too_late(tame: Path, tiny_corpus: TokenizedCorpus) -> None:
+    from llmcompressor import oneshot
+
+    recipe = W8A8 + AUDIT.replace("POLICY", "default").replace("PROFILE", "null")
+    with pytest.raises(AuditError, match="QuantizationModifier stands before AuditModifier"):
+        oneshot(model=open_model(tame), dataset=loader(list(tiny_corpus.samples)), recipe=recipe)
+
+
+def test_an_audit_without_data_is_an_error(tame: Path) -> None:
+    from llmcompressor import oneshot
+
+    with pytest.raises(AuditError, match="no calibration data"):
+        oneshot(model=open_model(tame), recipe=AUDIT.replace("POLICY", "default").replace("PROFILE", "null") + DYNAMIC)
+
+
+def test_padding_enters_no_statistic(tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    """Batches of three, shuffled anew at every iteration: masks are found by what is in the batch."""
+    samples = list(tiny_corpus.samples)[:9]
+    width = max(len(sample.ids) for sample in samples)
+    rows = []
+    for sample in samples:
+        ids, mask = np.full(width, PAD), np.zeros(width, np.int64)
+        ids[: len(sample.ids)], mask[: len(sample.ids)] = sample.ids, 1
+        rows.append({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
+    data: Any = DataLoader(rows, batch_size=3, shuffle=True)  # type: ignore[arg-type]
+    run(open_model(tame), W8A8, data, profile=tmp_path / "p.safetensors")
+    seen = load_profile(tmp_path / "p.safetensors")
+    for key, value in seen.statistics.items():
+        assert value.tokens == sum(len(sample.ids) for sample in samples), key
+    assert sorted(sample.tokens for sample in seen.samples) == sorted(len(sample.ids) for sample in samples)
+    tokens = {int(token) for value in seen.statistics.values() for token in value.peaks.token}
+    assert PAD not in tokens
+
+
+def test_a_recipe_with_the_modifier_reloads(tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
+    from llmcompressor.recipe import Recipe
+
+    model = open_model(tame)
+    run(model, W8A8, loader(list(tiny_corpus.samples)))
+    model.save_pretrained(tmp_path / "q", save_compressed=True)
+    names = [
+        type(modifier).__name__ for modifier in Recipe.create_instance(str(tmp_path / "q" / "recipe.yaml")).modifiers
+    ]
+    assert names == ["AuditModifier", "QuantizationModifier"]
+
+
+def test_experts_on_all_tokens_are_not_audited_as_if_they_were_routed(
+    tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    folder = save_checkpoint(tmp_path / "moe", family_model("qwen3-moe"))
+    recipe = W8A8.replace("[lm_head]", "[lm_head, 're:.*mlp.gate$']")
+    with pytest.raises(AuditError, match="experts are calibrated on all tokens"):
+        run(open_model(folder), recipe, loader(list(tiny_corpus.samples)))
+    path = tmp_path / "p.safetensors"
+    run(
+        open_model(folder),
+        recipe,
+        loader(list(tiny_corpus.samples)),
+        profile=path,
+        moe_calibrate_all_experts=False,
+    )
+    seen = load_profile(path)
+    routed = [
+        seen.statistics[site.name, "calibration"].tokens
+        for site in seen.sites
+        if site.kind == "expert_input" and site.name.startswith("layers.0.") and "gate_up" in site.name
+    ]
+    chosen = open_model(folder).config.num_experts_per_tok
+    assert sum(routed) == chosen * seen.provenance.corpus.tokens

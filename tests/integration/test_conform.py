@@ -1,0 +1,224 @@
+"""Artifacts that toolkits really wrote, then damaged on purpose, against the card of their model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from quantaudit.card.schema import Card
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.recipe.conform import Conformance
+from tests.artifacts import DOWN, GATE, OUT, compare, rewrite, run, told
+from tests.builders import save_checkpoint, tiny_model
+from tests.toolkit import ASYMMETRIC, DYNAMIC, FP8, W8A8, quantized_checkpoint
+
+
+@pytest.fixture
+def damaged(artifact: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the artifact with some tensors replaced, or dropped where they are None."""
+
+    def change(**tensors: Any) -> Path:
+        return rewrite(artifact, tmp_path / "damaged", tensors)
+
+    return change
+
+
+def test_the_toolkits_own_artifact_covers_exactly_what_was_measured(artifact: Path, card: Card) -> None:
+    result = compare(artifact, card)
+    assert (result.outcome, result.kind, result.findings) == ("pass", "compressed-tensors", [])
+    assert result.static == 3 * 7
+    assert {row.module for row in result.ranges} == {
+        name for name in (m.name for m in card.model.modules) if name.endswith("_proj")
+    }
+    for row in result.ranges:
+        # Two bfloat16 roundings, of the division and of the scale.
+        assert row.coverage == pytest.approx(1, rel=2**-7), row.module
+    stored = load_file(artifact / "model.safetensors")[f"{DOWN}.input_scale"]
+    (row,) = [row for row in result.ranges if row.module == DOWN]
+    site = next(site for site in card.sites if site.name == "layers.1.mlp.down_proj.input")
+    assert row.coverage == pytest.approx(float(stored) * 127.5 / site.amax)
+
+
+def test_a_nan_an_eps_and_a_shrunken_scale_are_found_where_they_are(damaged: Callable[..., Path], card: Card) -> None:
+    path = damaged(
+        **{
+            f"{DOWN}.input_scale": torch.full((1,), float("nan")).bfloat16(),
+            f"{OUT}.input_scale": torch.full((1,), torch.finfo(torch.float32).eps).bfloat16(),
+            f"{GATE}.input_scale": lambda scale: scale / 2,
+        }
+    )
+    result = compare(path, card)
+    assert result.outcome == "fail"
+    assert told(result) == {("QA601", DOWN), ("QA602", OUT), ("QA604", GATE), ("QA605", GATE)}
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        (float("inf"), "QA601"),
+        (0.0, "QA602"),
+        (-0.01, "QA602"),
+        (1e-38, "QA603"),
+        (3e38, "QA603"),
+        (torch.finfo(torch.bfloat16).smallest_normal, "QA603"),
+    ],
+)
+def test_other_garbage(damaged: Callable[..., Path], card: Card, value: float, code: str) -> None:
+    result = compare(damaged(**{f"{DOWN}.input_scale": torch.tensor([value]).bfloat16()}), card)
+    assert told(result) == {(code, DOWN)}
+    assert result.outcome == "fail"
+
+
+def test_a_shrunken_scale_alone_is_a_warning_not_a_failure(damaged: Callable[..., Path], card: Card) -> None:
+    result = compare(damaged(**{f"{DOWN}.input_scale": lambda scale: scale * 0.75}), card)
+    assert told(result) == {("QA604", DOWN)}
+    assert result.outcome == "pass"
+    assert result.findings[0].value == pytest.approx(0.75, rel=0.05)
+    assert result.ranges[0].module == DOWN
+
+
+def test_a_range_that_wastes_levels_is_a_warning(damaged: Callable[..., Path], card: Card) -> None:
+    result = compare(damaged(**{f"{DOWN}.input_scale": lambda scale: scale * 8}), card)
+    assert told(result) == {("QA604", DOWN)}
+    assert "levels are wasted" in result.findings[0].message
+
+
+def test_garbage_among_weight_scales_is_found(damaged: Callable[..., Path], card: Card) -> None:
+    def plant(value: float) -> Callable[[Tensor], Tensor]:
+        return lambda scale: scale.clone().index_fill_(0, torch.tensor([5]), value)
+
+    path = damaged(
+        **{
+            f"{DOWN}.weight_scale": plant(float("nan")),
+            f"{GATE}.weight_scale": plant(0.0),
+            f"{OUT}.weight_scale": plant(1e-12),
+        }
+    )
+    assert told(compare(path, card)) == {("QA601", DOWN), ("QA602", GATE), ("QA603", OUT)}
+
+
+def test_a_channel_without_weights_may_have_any_scale(damaged: Callable[..., Path], card: Card) -> None:
+    def blank(weight: Tensor) -> Tensor:
+        weight[5] = 0
+        return weight
+
+    tiny = lambda scale: scale.index_fill_(0, torch.tensor([5]), 1e-12)  # noqa: E731
+    assert told(compare(damaged(**{f"{OUT}.weight": blank, f"{OUT}.weight_scale": tiny}), card)) == set()
+
+
+def test_what_the_configuration_targets_must_have_its_scales(damaged: Callable[..., Path], card: Card) -> None:
+    path = damaged(**{f"{DOWN}.input_scale": None, f"{OUT}.weight_scale": None})
+    result = compare(path, card)
+    assert told(result) == {("QA606", DOWN), ("QA606", OUT)}
+    assert result.outcome == "fail"
+
+
+def test_a_range_that_nothing_was_measured_for_is_inconclusive(artifact: Path, card: Card) -> None:
+    """The card without one site, as when its hook never fired."""
+    blank = [
+        site.model_copy(update={"amax": None, "min": None, "max": None, "median": None})
+        if site.name == "layers.1.mlp.down_proj.input"
+        else site
+        for site in card.sites
+    ]
+    result = compare(artifact, card.model_copy(update={"sites": blank}))
+    assert told(result) == {("QA607", DOWN)}
+    assert result.outcome == "inconclusive"
+
+
+@pytest.mark.parametrize("recipe", [ASYMMETRIC, FP8])
+def test_other_static_grids_cover_what_was_measured(
+    recipe: str, tiny_folder: Path, tiny_corpus: TokenizedCorpus, card: Card, tmp_path: Path
+) -> None:
+    result = compare(quantized_checkpoint(tiny_folder, tmp_path / "q", recipe, list(tiny_corpus.samples)), card)
+    assert (result.outcome, result.findings) == ("pass", [])
+    for row in result.ranges:
+        # As above; a rounded zero point moves one end by up to half a step more.
+        assert row.coverage == pytest.approx(1, rel=2**-6), row.module
+
+
+def test_a_dynamic_artifact_has_nothing_to_compare_and_says_so(
+    tiny_folder: Path, tiny_corpus: TokenizedCorpus, card: Card, tmp_path: Path
+) -> None:
+    result = compare(quantized_checkpoint(tiny_folder, tmp_path / "q", DYNAMIC, list(tiny_corpus.samples)), card)
+    assert (result.outcome, result.static, result.dynamic) == ("pass", 0, 21)
+    assert told(result, "info") == {("QA608", None)}
+
+
+def test_the_members_of_groups_are_the_same_without_a_simulation(artifact: Path, card: Card) -> None:
+    bare = card.model_copy(update={"simulation": None})
+    assert compare(artifact, bare).ranges == compare(artifact, card).ranges
+
+
+# The command line ----------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_passes_and_fails(
+    artifact: Path, damaged: Callable[..., Path], card_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(capsys, artifact, "--card", card_file)
+    assert code == 0
+    assert "21 static input ranges" in out
+    assert "PASS" in out
+    bad = damaged(**{f"{DOWN}.input_scale": torch.tensor([float("nan")]).bfloat16()})
+    code, out, _ = run(capsys, bad, "--card", card_file)
+    assert code == 1
+    assert "QA601" in out
+    assert "FAIL" in out
+    code, out, _ = run(capsys, bad, "--card", card_file, "--format", "json")
+    assert code == 1
+    result = Conformance.model_validate_json(out)
+    assert [finding.module for finding in result.findings] == [DOWN]
+    assert next(row for row in result.ranges if row.module == DOWN).scale is None
+
+
+def test_another_model_is_an_error(
+    card_file: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for changes, words in (
+        ({"num_hidden_layers": 2}, "7 of the card's Linears are not in it"),
+        ({"intermediate_size": 96}, "has the shape [64, 96], on the card [64, 128]"),
+    ):
+        source = save_checkpoint(tmp_path / f"m{len(words)}", tiny_model("llama", **changes))
+        path = quantized_checkpoint(source, tmp_path / f"q{len(words)}", W8A8, list(tiny_corpus.samples)[:2])
+        code, _, err = run(capsys, path, "--card", card_file)
+        assert code == 2
+        assert "not the model of the card" in err
+        assert words in " ".join(err.split())
+
+
+def test_bad_input_is_one_clear_error(
+    artifact: Path, tiny_folder: Path, card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncated = rewrite(artifact, tmp_path / "truncated", {})
+    weights = truncated / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    unknown = rewrite(artifact, tmp_path / "unknown", {})
+    config = json.loads((unknown / "config.json").read_text())
+    config["quantization_config"]["quant_method"] = "gptq"
+    (unknown / "config.json").write_text(json.dumps(config))
+    broken = rewrite(artifact, tmp_path / "broken", {})
+    config["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": 3}}}
+    (broken / "config.json").write_text(json.dumps(config))
+    two = rewrite(artifact, tmp_path / "two", {f"{DOWN}.input_scale": torch.ones(2)})
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path, words in (
+        (tmp_path / "nowhere", "no such artifact"),
+        (empty, "holds no config.json"),
+        (tiny_folder, "is not quantized"),
+        (truncated, "the file is incomplete"),
+        (unknown, "is quantized by 'gptq'"),
+        (broken, "quantization_config is not one of compressed-tensors"),
+        (two, "holds 2 values where one is expected"),
+    ):
+        code, _, err = run(capsys, path, "--card", card_file)
+        assert (code, words in " ".join(err.split())) == (2, True), err
+    assert run(capsys, artifact, "--card", tmp_path / "none.json")[0] == 2
