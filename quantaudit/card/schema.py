@@ -7,7 +7,7 @@ NumPy's `inverted_cdf`. Magnitudes are in the units of the tensor; errors carry 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -302,6 +302,40 @@ class AdviceInfo(Row):
     changes: list[AdviceChange]
 
 
+class VerifiedScore(Row):
+    """The whole model on the evaluation tokens."""
+
+    kl: Number
+    top1: Number
+    perplexity: Number
+
+
+class ScaleComparison(Row):
+    """Saved scales beside predicted ones. worst: |saved − predicted| / predicted, and the module where it is."""
+
+    compared: int
+    worst: Number
+    module: str | None
+
+
+class Verification(Row):
+    """What llm-compressor really made of a recipe, beside what was predicted."""
+
+    recipe: str
+    digest: str
+    pipeline: str
+    calibration_samples: int
+    tokens: int
+    input_scales: ScaleComparison
+    weight_scales: ScaleComparison
+    predicted: VerifiedScore
+    with_saved_scales: VerifiedScore | None = Field(description="simulated with the scales as saved")
+    actual: VerifiedScore = Field(description="the saved checkpoint, loaded again")
+    kl_error: Number = Field(description="|predicted − actual| / actual")
+    findings: list[Finding]
+    agrees: bool
+
+
 class Card(Row):
     """The activation card."""
 
@@ -316,7 +350,7 @@ class Card(Row):
     sites: list[SiteRow]
     scales: list[ScaleRow]
     simulation: Simulation | None
-    verification: list[dict[str, Any]]
+    verification: list[Verification]
     correlation: list[CorrelationRow]
     advice: list[AdviceInfo] = Field(default=[])
     stability: StabilityInfo | None

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from quantaudit.card.schema import AdviceInfo, Card
+    from quantaudit.card.schema import AdviceInfo, Card, Verification
     from quantaudit.model.sites import Architecture
     from quantaudit.progress import Advance, Stages
     from quantaudit.provenance import SiteInfo
@@ -133,6 +133,33 @@ def advice_table(advice: AdviceInfo) -> Table:
     if not advice.met:
         table.caption = f"The goal, a KL of {advice.budget:.4g}, was not met."
     return table
+
+
+def show_verification(result: Verification) -> None:
+    """Predicted beside actual, then what is wrong with the saved scales."""
+    table = Table(title=escape(f"{result.recipe}, run by llm-compressor"), title_justify="left")
+    table.add_column("")
+    for column in ("KL", "top-1", "perplexity"):
+        table.add_column(column, justify="right")
+    scores = {
+        "predicted": result.predicted,
+        "with the saved scales": result.with_saved_scales,
+        "actual, loaded again": result.actual,
+    }
+    for title, score in scores.items():
+        if score is not None:
+            top1 = "—" if score.top1 is None else f"{score.top1:.1%}"
+            table.add_row(title, _number(score.kl), top1, _number(score.perplexity))
+    out.print(table)
+    for name, scales in (("input", result.input_scales), ("weight", result.weight_scales)):
+        if scales.compared:
+            worst = "not saved, or no number" if scales.worst is None else f"at most {scales.worst:.1e} apart"
+            out.print(escape(f"{scales.compared} {name} scales: {worst} (`{scales.module}`)"), highlight=False)
+    for finding in result.findings:
+        if finding.severity == "error":
+            out.print(escape(f"{finding.code} {finding.module}: {finding.message}"), style="red", highlight=False)
+    verdict = "agrees with the prediction" if result.agrees else "does not agree with the prediction"
+    out.print(Text(f"What was saved {verdict}.", style="bold green" if result.agrees else "bold red"))
 
 
 def site_table(architecture: Architecture) -> Table:

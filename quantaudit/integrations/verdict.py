@@ -14,8 +14,7 @@ from quantaudit.policy import Policy
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.ranges import model_dtype
-from quantaudit.quant.scales import derive
+from quantaudit.quant.ranges import model_dtype, statistics_qparams
 from quantaudit.stats.site import SiteStatistics, summary
 
 
@@ -82,8 +81,8 @@ def _nonfinite(site: SiteInfo, values: int) -> Finding:
 def _zeroed(
     profile: Profile, site: SiteInfo, whole: SiteStatistics, args: QuantizationArgs, policy: Policy
 ) -> list[Finding]:
-    low, high = float(whole.extremes.min.min()), float(whole.extremes.max.max())
-    qparams = derive(whole.distribution, (low, high), args, "absolute_maximum", model_dtype(profile))
+    low, high = whole.range
+    qparams = statistics_qparams(whole, args, "absolute_maximum", model_dtype(profile))
     if qparams is None:
         return []
     errors = tensor_errors(whole.distribution, qparams, args, (low, high))

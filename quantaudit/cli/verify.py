@@ -1,0 +1,97 @@
+"""`quantaudit verify`: run a recipe for real, and set what comes out beside the prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantaudit.cli import options
+
+EXAMPLE = "Example: quantaudit verify advised.yaml demo --card quantaudit-demo/card.json --save SmolLM2-W8A8/"
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="llm-compressor recipe.")],
+    model: options.Model,
+    card: Annotated[Path, typer.Option(metavar="CARD", help="card.json of this model; the result is added to it.")],
+    save: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the quantized checkpoint here; discarded by default.")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="PROFILE", help="Profile of the card; beside it by default.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
+    ] = None,
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="llm-compressor's calibration pipeline: basic runs the model as it was measured; sequential fits "
+            "where the whole model does not, with eager attention.",
+        ),
+    ] = "basic",
+    tolerance: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.0, help="Relative difference of the KL that still agrees.")
+    ] = 0.05,
+    evaluation_tokens: options.EvaluationTokens = 4096,
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
+    ] = "default",
+    device: options.Device = "auto",
+    trust_remote_code: options.TrustRemoteCode = False,
+    force: options.Force = False,
+) -> None:
+    """Let llm-compressor run a recipe on the card's calibration samples, and compare scales, KL and perplexity.
+
+    Exit code 1 where the result does not agree with the prediction, or holds broken scales.
+    """
+    import tempfile
+
+    from quantaudit.cli import console
+    from quantaudit.files import check_directory
+
+    if save is not None:
+        check_directory(save, force=force)
+
+    from quantaudit.card.render import write_card
+    from quantaudit.card.schema import load_card
+    from quantaudit.pipeline import check_profile, prepare, repeat
+    from quantaudit.policy import load_policy
+    from quantaudit.profile import load_profile
+    from quantaudit.recipe.resolve import resolve
+    from quantaudit.recipe.source import read_recipe
+    from quantaudit.recipe.verify import compare, make, predict
+    from quantaudit.simulate import evaluation
+
+    rules, parsed, told = load_policy(policy), read_recipe(recipe), load_card(card)
+    measured = load_profile(profile or card.parent / "profile.safetensors")
+    settings = repeat(measured, model, corpus=corpus, device=device, trust_remote_code=trust_remote_code)
+    subject = prepare(settings, console.say)
+    check_profile(subject, measured)
+    samples = evaluation.select(subject.corpus.samples, evaluation_tokens)
+    resolution = resolve(parsed, subject.loaded.model)
+    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:
+        folder = save or Path(scratch)
+        plan, predicted, weights = predict(subject.loaded, measured, samples, resolution, recipe.stem, stages)
+        calibrated = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
+        result = compare(
+            prepare(settings).loaded,
+            folder,
+            samples,
+            plan,
+            predicted,
+            weights,
+            told,
+            rules,
+            pipeline=pipeline,
+            calibration_samples=calibrated,
+            tolerance=tolerance,
+            stages=stages,
+        )
+    others = [row for row in told.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
+    write_card(told.model_copy(update={"verification": [*others, result]}), card.parent)
+    console.show_verification(result)
+    raise typer.Exit(0 if result.agrees else 1)

@@ -1,0 +1,166 @@
+"""Predicted against actual: llm-compressor runs a recipe, and what it saved is read back, checked and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from compressed_tensors.quantization import QuantizationScheme
+from compressed_tensors.quantization.utils import calculate_qparams
+from torch import Tensor, nn
+
+from quantaudit.card.schema import Card, Finding, ScaleComparison, Verification, VerifiedScore
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import ModelError
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import discover
+from quantaudit.policy import Policy
+from quantaudit.profile import Profile
+from quantaudit.progress import Stages, silent_stages
+from quantaudit.quant.schemes import global_scaled
+from quantaudit.quant.weights import weight_range
+from quantaudit.recipe.artifact.read import read_artifact
+from quantaudit.recipe.conform import conform
+from quantaudit.recipe.oneshot import load_saved, run_oneshot, saved_parameters, with_saved_ranges
+from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.logits import score_checkpoint, score_plans
+from quantaudit.simulate.plan import Plan
+from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.records import RecipeRow
+
+TOLERANCE = 0.05
+"""Relative difference of the KL above which a prediction does not agree with what was made."""
+
+Scales = dict[str, Tensor]
+"""By module path: the scale of its input [1], or of its weight, in the shape it is saved in."""
+
+
+def predict(
+    loaded: LoadedModel,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    resolution: Resolution,
+    name: str,
+    stages: Stages = silent_stages,
+) -> tuple[Plan, RecipeRow, Scales]:
+    """What will be verified, before the model is changed: the plan, its score, the scales of its weights."""
+    recipe = ResolvedRecipe(
+        name=name,
+        schemes=resolution.schemes,
+        digest=resolution.digest,
+        beyond=tuple(change.reason for change in resolution.unsimulated),
+    )
+    plan = recipe_plan(recipe, loaded.model, discover(loaded.model).groups, profile)
+    advance = stages("predicting", len(samples), "samples")
+    (row,) = score_plans(loaded.model, samples, [plan], progress=advance)
+    return plan, row, weight_scales(loaded.model, resolution.schemes)
+
+
+def make(loaded: LoadedModel, recipe: Path, samples: Iterable[TokenizedSample], folder: Path, *, pipeline: str) -> int:
+    """Quantize the model in place on the corpus's calibration samples, in their order, and save it. Their number."""
+    calibration = [sample for sample in samples if sample.split == "calibration"]
+    run_oneshot(loaded, recipe, calibration, folder, pipeline=pipeline)
+    return len(calibration)
+
+
+def compare(
+    base: LoadedModel,
+    folder: Path,
+    samples: Sequence[TokenizedSample],
+    plan: Plan,
+    predicted: RecipeRow,
+    weights: Scales,
+    card: Card,
+    policy: Policy,
+    *,
+    pipeline: str,
+    calibration_samples: int,
+    tolerance: float = TOLERANCE,
+    stages: Stages = silent_stages,
+) -> Verification:
+    """What was saved in `folder`, beside the prediction. base: the model as it was before. Raises ModelError."""
+    saved = saved_parameters(folder)
+    advance = stages("scoring the saved checkpoint", 2, "models")
+    device = next(base.model.parameters()).device
+    actual = score_checkpoint(base.model, load_saved(folder, device), samples, plan)
+    advance()
+    rescaled = _rescaled(base.model, samples, plan, saved)
+    advance()
+    findings = conform(read_artifact(folder, card.model.modules), card, policy).findings
+    kl_error = None if not actual.kl or predicted.kl is None else abs(predicted.kl - actual.kl) / actual.kl
+    return Verification(
+        recipe=plan.name,
+        digest=plan.digest or "",
+        pipeline=pipeline,
+        calibration_samples=calibration_samples,
+        tokens=actual.tokens,
+        input_scales=compare_scales(_predicted_inputs(plan), saved, "input_scale"),
+        weight_scales=compare_scales(weights, saved, "weight_scale"),
+        predicted=_score(predicted),
+        with_saved_scales=rescaled,
+        actual=_score(actual),
+        kl_error=kl_error,
+        findings=findings,
+        agrees=_agrees(kl_error, predicted, actual, findings, tolerance),
+    )
+
+
+@torch.no_grad()
+def weight_scales(model: nn.Module, schemes: Mapping[str, QuantizationScheme]) -> Scales:
+    """The scale that llm-compressor will save for every weight, where no global scale is shared."""
+    found: Scales = {}
+    for path, scheme in schemes.items():
+        module = model.get_submodule(path)
+        if scheme.weights is not None and isinstance(module, nn.Linear) and not global_scaled(scheme.weights):
+            found[path], _ = calculate_qparams(*weight_range(module.weight, scheme.weights), scheme.weights)
+    return found
+
+
+def compare_scales(predicted: Scales, saved: Mapping[str, Tensor], leaf: str) -> ScaleComparison:
+    """The worst relative difference; infinite where a scale was not saved, or is no number."""
+    worst, where = 0.0, None
+    for path, expected in predicted.items():
+        found = saved.get(f"{path}.{leaf}")
+        if found is None or found.numel() != expected.numel():
+            difference = float("inf")
+        else:
+            want = expected.double().flatten().cpu()
+            error = (found.double().flatten().cpu() - want).abs() / want.abs().clamp_min(torch.finfo(torch.double).tiny)
+            difference = float(error.nan_to_num(float("inf")).max())
+        if where is None or difference > worst:
+            worst, where = difference, path
+    return ScaleComparison(compared=len(predicted), worst=worst if predicted else None, module=where)
+
+
+def _predicted_inputs(plan: Plan) -> Scales:
+    return {
+        path: qparams.scale
+        for path, qparams in plan.qparams.items()
+        if qparams is not None and qparams.global_scale is None
+    }
+
+
+def _rescaled(
+    model: nn.Module, samples: Sequence[TokenizedSample], plan: Plan, saved: Mapping[str, Tensor]
+) -> VerifiedScore | None:
+    """The simulation with the scales as saved; None where one that the plan needs was not saved."""
+    try:
+        (row,) = score_plans(model, samples, [with_saved_ranges(plan, saved)])
+    except ModelError:
+        return None
+    return _score(row)
+
+
+def _score(row: RecipeRow) -> VerifiedScore:
+    return VerifiedScore(kl=row.kl, top1=row.top1, perplexity=row.perplexity)
+
+
+def _agrees(
+    kl_error: float | None, predicted: RecipeRow, actual: RecipeRow, findings: Sequence[Finding], tolerance: float
+) -> bool:
+    if any(finding.severity == "error" for finding in findings):
+        return False
+    if kl_error is None:
+        return predicted.kl == actual.kl
+    return kl_error <= tolerance
