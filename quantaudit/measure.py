@@ -10,23 +10,36 @@ from functools import reduce
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.model.capture import capture
-from quantaudit.model.drive import Batch, batches, forward, one_logit
+from quantaudit.model.drive import NO_TOKEN, Batch, Side, batches, forward, one_logit
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.routing import Routing
-from quantaudit.model.sites import Architecture, discover
+from quantaudit.model.sites import Architecture, discover, outside_text
 from quantaudit.profile import SPLITS, Profile, Split, starved
 from quantaudit.progress import Advance, no_advance
 from quantaudit.provenance import EnvironmentInfo, Provenance, Unmeasured
 from quantaudit.stats.accumulator import Accumulator, PatternCounter
 from quantaudit.stats.site import SiteStatistics, merge
 
-PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "optimum", "numpy", "scipy")
+PATCH = "image patch"
+"""What a peak in a vision tower has for a token's text."""
+PACKAGES = (
+    "torch",
+    "transformers",
+    "compressed-tensors",
+    "llmcompressor",
+    "optimum",
+    "numpy",
+    "scipy",
+    "datasets",
+    "pillow",
+)
 
 
 def measure(
@@ -34,18 +47,22 @@ def measure(
     corpus: TokenizedCorpus,
     *,
     batch_size: int = 1,
+    padding_side: Side = "right",
     seed: int = 0,
     progress: Advance = no_advance,
 ) -> Profile:
-    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch."""
+    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
+
+    Samples with images run one at a time, whatever the batch size.
+    """
     architecture = discover(loaded.model)
-    gathered = _Gathered(architecture)
+    gathered = _Gathered(architecture, aside=outside_text(loaded.model, architecture.sites))
 
     with ExitStack() as stack:
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
         stack.enter_context(one_logit(loaded.model))
-        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device):
+        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device, side=padding_side):
             gathered.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
@@ -58,7 +75,7 @@ def measure(
         environment=environment(loaded, batch_size=batch_size, seed=seed),
         samples=corpus.sample_infos(),
         sites=list(architecture.sites),
-        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired)],
+        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired, images=corpus.info.images > 0)],
         token_text=_token_text(loaded, statistics),
     )
     few = starved(Profile(provenance=provenance, statistics=statistics))
@@ -72,8 +89,9 @@ class _Gathered:
 
     batch: Batch
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, aside: frozenset[str]) -> None:
         self._sites = architecture.sites
+        self._aside = aside
         self._bank = {
             site.name: bank.path
             for bank in architecture.banks
@@ -88,12 +106,20 @@ class _Gathered:
         """Add a site's tensor: only valid tokens, padding never enters a statistic."""
         x_NC = tensor.reshape(-1, tensor.shape[-1])
         bank = self._bank.get(site)
-        shares = self.batch.shares(x_NC, site) if bank is None else self.batch.routed(x_NC, self.routing.of(bank), site)
+        patches = bool(self.batch.inputs) and site in self._aside
+        if patches:
+            shares = self.batch.patches(x_NC)
+        elif bank is None:
+            shares = self.batch.shares(x_NC, site)
+        else:
+            shares = self.batch.routed(x_NC, self.routing.of(bank), site)
         for sample, x_TC, positions_T in shares:
             key = (site, sample.split)
             if key not in self._accumulators:
                 self._accumulators[key] = Accumulator(self._count, sparse=bank is not None)
             tokens_T = sample.ids if positions_T is None else sample.ids[positions_T]
+            if patches:
+                tokens_T = np.full(len(x_TC), NO_TOKEN, np.int64)
             self._accumulators[key].update(x_TC, sample=sample.index, tokens_T=tokens_T, positions_T=positions_T)
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
@@ -122,10 +148,10 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
     )
 
 
-def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]:
+def _silent(architecture: Architecture, fired: Counter[str], *, images: bool) -> list[Unmeasured]:
     """Linears and components whose hook never fired."""
     silent = [
-        Unmeasured(module=member, reason=_why_silent(member), weights=True)
+        Unmeasured(module=member, reason=_why_silent(member, images=images), weights=True)
         for group in architecture.groups
         for member in group.members
         if not fired[member]
@@ -138,9 +164,9 @@ def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]
     return silent
 
 
-def _why_silent(member: str) -> str:
-    images = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
-    return "no images in the corpus" if images else "never ran in the forward pass"
+def _why_silent(member: str, *, images: bool) -> str:
+    vision = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
+    return "no images in the corpus" if vision and not images else "never ran in the forward pass"
 
 
 def _pad(loaded: LoadedModel) -> int:
@@ -150,7 +176,7 @@ def _pad(loaded: LoadedModel) -> int:
 
 def _token_text(loaded: LoadedModel, statistics: dict[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
     ids = sorted({int(token) for value in statistics.values() for token in value.peaks.token})
-    return {token: loaded.tokenizer.decode([token]) for token in ids}
+    return {token: PATCH if token == NO_TOKEN else loaded.tokenizer.decode([token]) for token in ids}
 
 
 def _device_name(device: torch.device) -> str:

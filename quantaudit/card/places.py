@@ -52,7 +52,8 @@ def place_row(profile: Profile, kind: str) -> PlaceRow | None:
         kind=kind,
         tensors=sites,
         peaks=min(KEPT, len(highest.value)),
-        first_position=float((highest.position == 0).mean()),
+        # Where images ran, a vision tower's peaks are at patches: they have no token, and no first position.
+        first_position=float(((highest.position == 0) & (highest.token >= 0)).mean()),
         special_tokens=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_special(text)]),
         delimiters=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_delimiter(text)]),
         channels=len(np.unique(highest.channel)),

@@ -90,6 +90,8 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     peak = site.peaks[0]
     token = f" ({_quoted(peak.token)})" if peak.token is not None else ""
     place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
+    if peak.token_id < 0:  # a vision tower's rows are no tokens
+        token, place = "", f"image patch {peak.position:,}"
     text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"

@@ -17,7 +17,7 @@ from quantaudit.model.groups import FUSED, Group, layer_groups, outer_groups
 from quantaudit.model.structure import Bank, Component, decoder_layers, join, linears
 from quantaudit.provenance import SiteInfo, Unmeasured
 
-__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover"]
+__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "outside_text"]
 
 _LAST = ("o_proj", "out_proj")
 """A token mixer's own output projection runs last, even where a class defines it first (Phi-3)."""
@@ -70,6 +70,16 @@ def discover(model: nn.Module) -> Architecture:
         unmeasured=(*listing.missing, *_other_weights(model, measured)),
         banks=tuple(banks),
     )
+
+
+def outside_text(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str]:
+    """Names of the sites of a vision tower and its projector: all outside the text decoder but the output projection.
+
+    Where images run, their rows are patches and not tokens. None in a model of text alone.
+    """
+    decoder = structure.text_decoder(model)
+    inside = {id(module) for module in decoder.modules()} | {id(model.get_output_embeddings())}  # type: ignore[operator]
+    return frozenset(site.name for site in sites if id(model.get_submodule(site.module)) not in inside)
 
 
 @dataclass(slots=True)

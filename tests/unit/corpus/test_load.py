@@ -191,7 +191,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an unknown suffix": ("c.csv", lambda path: path.write_text("text\na\nb\n"), "unknown kind"),
     "no suffix": ("corpus", lambda path: path.write_text(GOOD), "unknown kind"),
     "a missing file": ("c.jsonl", lambda path: None, "no such corpus file"),
-    "a folder": ("c.jsonl", lambda path: path.mkdir(), "no such corpus file"),
+    "an empty folder": ("c.jsonl", lambda path: path.mkdir(), "doesn't contain any data files"),
 }  # fmt: skip
 
 

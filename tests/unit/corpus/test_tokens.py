@@ -163,3 +163,47 @@ def test_numbers_serve_as_names() -> None:
         "7",
         "8",
     ]
+
+
+# Special tokens ------------------------------------------------------------------------------------------------------
+
+
+def with_start_token() -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", BYTES + 1)]
+    )
+    return tokenizer
+
+
+def test_without_special_tokens_the_text_stands_alone_as_in_the_paper() -> None:
+    corpus = corpus_of({"text": "ab"}, {"text": "c"})
+    options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9}
+    tokenizer = with_start_token()
+    deployed = tokenize(corpus, tokenizer, **options)
+    bare = tokenize(corpus, tokenizer, **options, special_tokens="none")
+    assert [len(s.ids) for s in deployed.samples] == [3, 2]
+    for sample, text in zip(bare.samples, ("ab", "c"), strict=True):
+        assert sample.ids.tolist() == tokenizer.encode(text, add_special_tokens=False)
+    assert (deployed.info.special_tokens, bare.info.special_tokens) == ("auto", "none")
+    assert bare.info.notes == []
+
+
+def test_without_special_tokens_chats_are_plain_lines_and_this_is_noted() -> None:
+    corpus = run(corpus_of({"messages": CHAT}, {"text": "b"}), special_tokens="none")
+    assert texts(corpus) == ["user: hi\nassistant: yes", "b"]
+    assert len(corpus.info.notes) == 1
+    assert "without the chat template" in corpus.info.notes[0]
+
+
+def test_ids_are_taken_as_they_are_either_way() -> None:
+    corpus = run(corpus_of({"input_ids": [BYTES + 1, 5]}, {"text": "b"}), special_tokens="none")
+    assert corpus.samples[0].ids.tolist() == [BYTES + 1, 5]
+
+
+def test_what_reading_left_out_and_the_revision_are_told() -> None:
+    rows = corpus_of({"text": "a"}, {"text": "b"}).rows
+    corpus = run(Corpus(spec="o/n", name="o/n", sha256="d", rows=rows, revision="c0ffee", notes=("3 empty rows",)))
+    assert (corpus.info.revision, corpus.info.notes, corpus.info.images) == ("c0ffee", ["3 empty rows"], 0)
