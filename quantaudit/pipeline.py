@@ -13,7 +13,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError
 from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import LoadedModel, load_model, load_processor, parse_device, parse_dtype
+from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
@@ -37,6 +37,7 @@ class Settings:
     samples: int | None = None
     max_length: int = 2048
     special_tokens: SpecialTokens = "auto"
+    corpus_tokenizer: str | None = None
     batch_size: int = 1
     evaluation_tokens: int = 4096
     score: str = "auto"
@@ -66,6 +67,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
     find_score(settings.score)
     rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
+    source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
     checkpoint = locate(settings.model, revision=settings.revision)
     processor = None
     if any(row.pictures for row in rows.rows):
@@ -82,6 +84,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         samples=settings.samples,
         seed=settings.seed,
         special_tokens=settings.special_tokens,
+        source=source,
         processor=processor,
     )
     if corpus.info.truncated:
@@ -173,6 +176,12 @@ def check_profile(subject: Subject, profile: Profile) -> None:
             f"profile was measured with --special-tokens {text.special_tokens}",
             where="--profile",
             hint=f"add --special-tokens {text.special_tokens}, or measure again",
+        )
+    if text.tokenizer != subject.corpus.info.tokenizer:
+        raise FormatError(
+            f"profile was measured on ids of {text.tokenizer or 'the model itself'}",
+            where="--profile",
+            hint="give the same --corpus-tokenizer as when it was measured",
         )
     same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
     if text.sha256 != subject.corpus.info.sha256 or not same:

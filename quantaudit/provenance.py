@@ -80,6 +80,7 @@ class CorpusInfo(Row):
     special_tokens: SpecialTokens = Field(
         default="auto", description="auto: the tokenizer's own and its chat template; none: neither"
     )
+    tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
     images: int = Field(default=0, description="samples with images")
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
 

@@ -28,6 +28,7 @@ def run(
     samples: options.Samples = None,
     max_length: options.MaxLength = 2048,
     special_tokens: options.SpecialTokens = "auto",
+    corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -58,6 +59,7 @@ def run(
         samples=samples,
         max_length=max_length,
         special_tokens=special_tokens,
+        corpus_tokenizer=corpus_tokenizer,
         batch_size=batch_size,
         seed=seed,
     )

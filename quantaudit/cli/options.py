@@ -13,7 +13,8 @@ Model = Annotated[
 CORPUS_HELP = (
     "`builtin`; a .jsonl, .txt or .parquet file; or a dataset, a Hub id or a folder, streamed, not downloaded whole: "
     "ORG/NAME[@REVISION][:CONFIG[:SPLIT[:COLUMN]]], such as Salesforce/wikitext:wikitext-2-raw-v1:test. "
-    "Without SPLIT the only one or `train`; without COLUMN text, messages or input_ids, with domain and split."
+    "Without SPLIT the only one or `train`; without COLUMN text, messages or input_ids; domain (or category) and split "
+    "are read too."
 )
 Corpus = Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")]
@@ -35,6 +36,14 @@ SpecialTokens = Annotated[
     typer.Option(
         help="auto: as deployed, with the tokenizer's special tokens and chat template; "
         "none: without them, as in arXiv 2605.15572."
+    ),
+]
+CorpusTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKENIZER",
+        help="Folder or Hub id of the tokenizer that a corpus of input_ids was made with, if it is not the model's: "
+        "its ids are decoded, and tokenized anew.",
     ),
 ]
 BatchSize = Annotated[

@@ -52,6 +52,7 @@ def run(
         samples=text.samples,
         max_length=text.max_length,
         special_tokens=special_tokens or text.special_tokens,
+        corpus_tokenizer=text.tokenizer,
         evaluation_tokens=evaluation_tokens,
         score=score,
         seed=text.seed,

@@ -13,15 +13,16 @@ from quantaudit.errors import CorpusError
 from quantaudit.provenance import SpecialTokens
 
 
+def plain(message: Message, placeholder: str = "") -> str:
+    """A turn's text, each image in it a placeholder."""
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text if part.type == "text" else placeholder for part in message.content)
+
+
 def plain_chat(messages: list[Message], placeholder: str = "") -> str:
     """A chat as `role: content` lines, each image a placeholder."""
-    lines = []
-    for message in messages:
-        content = message.content
-        if not isinstance(content, str):
-            content = "".join(part.text if part.type == "text" else placeholder for part in content)
-        lines.append(f"{message.role}: {content}")
-    return "\n".join(lines)
+    return "\n".join(f"{message.role}: {plain(message, placeholder)}" for message in messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Pictures:
                     add_special_tokens=self.special_tokens == "auto",
                     return_tensors="pt",
                 )
-        except (ValueError, TypeError, OSError, RuntimeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, StopIteration) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise CorpusError(
                 f"the model's processor cannot take this row: {reason}",

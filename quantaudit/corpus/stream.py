@@ -17,6 +17,8 @@ SAMPLES = 512
 """Rows read where --samples does not say how many: what llm-compressor's examples calibrate on."""
 BUFFER = 1000
 """Rows that are shuffled at once: more would have to be downloaded before the first sample is there."""
+CATEGORY = "category"
+"""What datasets of many domains call them where they do not say `domain`, that of arXiv 2605.15572 among them."""
 _SPLITS = ("calibration", "evaluation")
 
 
@@ -42,10 +44,11 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
         dataset = _split(spec, _load(spec, revision))
         names = dataset.column_names or list(next(iter(dataset), {}))
         choose(names, spec.column, where=str(spec), how=SYNTAX)
-        shuffled = dataset.select_columns(columns(names, spec.column)).shuffle(seed=seed, buffer_size=BUFFER)
+        wanted = columns(names, spec.column) + [CATEGORY] * (CATEGORY in names and spec.column != CATEGORY)
+        shuffled = dataset.select_columns(wanted).shuffle(seed=seed, buffer_size=BUFFER)
         for number, found in enumerate(shuffled, start=1):
             where = f"{spec}: row {number} of the stream"
-            known = _domain_and_split(record(found, spec.column, where=where))
+            known = _domain_and_split(found, record(found, spec.column, where=where))
             if not any(_filled(known.get(name)) for name in CONTENTS):
                 empty += 1
                 continue
@@ -78,13 +81,15 @@ def _split(spec: Spec, splits: Mapping[str, Any]) -> Any:
     return splits[name]
 
 
-def _domain_and_split(row: dict[str, Any]) -> dict[str, Any]:
-    """Others' columns of these names: a domain may be a number, and a split that is none of ours says nothing."""
-    if "domain" in row:
-        row["domain"] = str(row["domain"])
-    if row.get("split") not in _SPLITS:
-        row.pop("split", None)
-    return row
+def _domain_and_split(row: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What others' columns say of them: a domain may be a number, and a split that is none of ours says nothing."""
+    domain = known.pop("domain", None)
+    domain = row.get(CATEGORY) if domain is None else domain
+    if isinstance(domain, str | int):
+        known["domain"] = str(domain)
+    if known.get("split") not in _SPLITS:
+        known.pop("split", None)
+    return known
 
 
 def _filled(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.pictures import Pictures, plain_chat
+from quantaudit.corpus.pictures import Pictures, plain, plain_chat
 from quantaudit.corpus.split import Split, assign, stratified
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
@@ -54,12 +54,15 @@ def tokenize(
     samples: int | None = None,
     seed: int = 0,
     special_tokens: SpecialTokens = "auto",
+    source: Any = None,
     processor: Any = None,
 ) -> TokenizedCorpus:
     """Tokenize, split and cut a corpus. samples: how many rows to take, fairly over domains; None for all.
 
-    processor: what makes images and their text ready for the model; needed where rows have images. Raises CorpusError
-    for a row without tokens, with ids outside the vocabulary, or whose images do not fit into `max_length`.
+    source: the tokenizer that the corpus' token ids are of, where it is not the model's: they are decoded with it,
+    special tokens included, and tokenized like text. processor: what makes images and their text ready for the model;
+    needed where rows have images. Raises CorpusError for a row without tokens, with ids outside the vocabulary, or
+    whose images do not fit into `max_length`.
     """
     limit = min(max_length, context_length or max_length)
     chosen = sorted(stratified(corpus.rows, seed)[:samples]) if samples else list(range(len(corpus.rows)))
@@ -77,7 +80,7 @@ def tokenize(
         label = row.id or f"row-{chosen[index] + 1}"
         where = f"{corpus.spec}: {label}"
         pictures = Pictures(row, processor, special_tokens, where) if row.pictures else None
-        ids = pictures.ids() if pictures else _ids(row, tokenizer, special_tokens)
+        ids = pictures.ids() if pictures else _ids(row, tokenizer, special_tokens, source, where)
         _check(ids, vocab_size, where=where)
         if pictures:
             pictures.check(ids, limit)
@@ -104,19 +107,26 @@ def tokenize(
             },
             revision=corpus.revision,
             special_tokens=special_tokens,
+            tokenizer=source.name_or_path if source is not None else None,
             images=sum(sample.pictures is not None for sample in taken),
             notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens)],
         ),
     )
 
 
-def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens) -> NDArray[np.int64]:
-    if row.input_ids:
+def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: Any, where: str) -> NDArray[np.int64]:
+    if row.input_ids and source is None:
         return np.asarray(row.input_ids, np.int64)
     if row.messages and tokenizer.chat_template and special_tokens == "auto":
-        turns = [message.model_dump() for message in row.messages]
+        turns = [{**message.model_dump(), "content": plain(message)} for message in row.messages]
         return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
-    text = plain_chat(row.messages) if row.messages else row.text
+    text = row.text
+    if row.messages:
+        text = plain_chat(row.messages)
+    elif row.input_ids:
+        # An id beyond the vocabulary would be decoded to nothing, in silence.
+        _check(np.asarray(row.input_ids, np.int64), len(source), where)
+        text = source.decode(row.input_ids)
     found = tokenizer(text, verbose=False, add_special_tokens=special_tokens == "auto")
     return np.asarray(found["input_ids"], np.int64)
 
@@ -137,7 +147,7 @@ def _check(ids: NDArray[np.int64], vocab_size: int, where: str) -> None:
         raise CorpusError(
             f"token id {outside[0]} is outside the vocabulary of {vocab_size}",
             where=where,
-            hint="use the ids of this model's own tokenizer, or give text",
+            hint="give ids of this model's tokenizer, text, or with --corpus-tokenizer the tokenizer that they are of",
         )
 
 

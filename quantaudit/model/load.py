@@ -147,6 +147,21 @@ def load_model(
     return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
 
 
+def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    """A tokenizer alone, from a folder or the Hub. Raises ModelError."""
+    _quiet()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"tokenizer cannot be loaded: {reason}",
+            where=f"--corpus-tokenizer {place}",
+            hint="give a folder with a tokenizer, or a Hub id that can be reached",
+        ) from error
+    return tokenizer
+
+
 def load_processor(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
     """What makes images and text ready for this model, as the checkpoint defines it. Raises ModelError."""
     _quiet()

@@ -63,6 +63,9 @@ def discover(model: nn.Module) -> Architecture:
     groups += outer
     measured = {member for group in groups for member in group.members}
     measured |= {site.module for site in listing.sites if site.kind == "router_logits"}
+    for name in _bare_projectors(model, measured):
+        listing.add(f"{name}.output", "projector_output", None, name)
+        measured.add(name)
     return Architecture(
         blocks=tuple(blocks),
         sites=tuple(listing.sites),
@@ -179,6 +182,13 @@ def _expert_name(member: str, group: Group) -> str:
     """The part of a member's path that names its expert: `model.layers.0.mlp.experts.3.up_proj` → `3`."""
     different = zip(group.experts[0][0].split("."), group.experts[-1][0].split("."), strict=True)
     return member.split(".")[[a != b for a, b in different].index(True)]
+
+
+def _bare_projectors(model: nn.Module, covered: set[str]) -> list[str]:
+    """Projectors from images to text whose weight is a parameter of their own (Gemma 3), which no recipe quantizes."""
+    other = [row.module for row in _other_weights(model, covered)]
+    inside = set(structure.text_decoder(model).modules())
+    return [name for name in other if "projector" in name and model.get_submodule(name) not in inside]
 
 
 def _other_weights(model: nn.Module, covered: set[str]) -> Iterator[Unmeasured]:

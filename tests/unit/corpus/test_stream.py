@@ -26,6 +26,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` pauses for five seconds after each stream of Parquet, against a crash at the interpreter's exit."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A dataset of Parquet files: `train` of sixty rows in three files, `test` of five."""
@@ -126,6 +132,14 @@ def test_domains_may_be_numbers_and_others_splits_say_nothing(folder: Path) -> N
     rows = load_corpus(str(folder), samples=60).rows
     assert {row.domain for row in rows} == {"0", "1"}
     assert {row.split for row in rows} == {None}
+
+
+def test_a_category_is_a_domain_where_there_is_no_other(tmp_path: Path) -> None:
+    """As in the set of arXiv 2605.15572: token ids, and a category."""
+    made = jsonl_folder(tmp_path / "a", *({"input_ids": [i, 1], "category": "math"} for i in range(3)))
+    assert {row.domain for row in load_corpus(str(made)).rows} == {"math"}
+    made = jsonl_folder(tmp_path / "b", *({"text": f"{i}", "category": "math", "domain": "law"} for i in range(3)))
+    assert {row.domain for row in load_corpus(str(made)).rows} == {"law"}
 
 
 def test_our_own_splits_are_kept(tmp_path: Path) -> None:
