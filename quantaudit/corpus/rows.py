@@ -88,9 +88,20 @@ def parse_row(record: Any, *, where: str, folder: Path | None = None, hint: str 
         if folder is not None and paths:
             record["pictures"] = [_picture(folder / path, where) for path in paths]
     try:
-        return CorpusRow.model_validate(record)
+        row = CorpusRow.model_validate(record)
     except ValidationError as error:
         raise CorpusError(f"row cannot be used: {explain(error)}", where=where, hint=hint) from error
+    if folder is None and any(part.type == "image" for turn in row.messages or () for part in _parts(turn)):
+        raise CorpusError(
+            "a chat has images, which are read from .jsonl files only",
+            where=where,
+            hint='write a .jsonl file with {"type": "image", "image": PATH} in `content`',
+        )
+    return row
+
+
+def _parts(message: Message) -> list[TextPart | ImagePart]:
+    return [] if isinstance(message.content, str) else list(message.content)
 
 
 def _take_images(record: dict[str, Any], where: str) -> Iterator[str]:

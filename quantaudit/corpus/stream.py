@@ -56,6 +56,8 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
             if len(rows) == samples:
                 break
     notes = [f"{empty} empty rows of the dataset were passed over"] if empty else []
+    if unread := [name for name in ("image", "images") if name in names]:
+        notes.append(f"column {unread[0]} of the dataset was not read: images come from .jsonl files only")
     return Read(name=spec.place if spec.hub else spec.path.resolve().name, revision=revision, rows=rows, notes=notes)
 
 

@@ -6,8 +6,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
+import huggingface_hub
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -109,6 +111,38 @@ def test_a_dataset_folder_is_measured_and_simulated_from_the_same_rows(
     assert (found.spec, found.name, found.samples, set(found.domains)) == (spec, "set", 12, {"a", "b"})
     simulate = ("simulate", tiny_folder, "--profile", "a.safetensors", "--score", "damage", "--evaluation-tokens", 64)
     assert run(*simulate, "--out", "s.json")[0] == 0
+
+
+def test_a_profile_of_a_hub_dataset_is_simulated_at_the_commit_that_was_measured(
+    run: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"main": "a" * 40}
+    asked: list[tuple[str, str | None]] = []
+    real = datasets.load_dataset
+    for name, commit in (("one", "a" * 40), ("two", "b" * 40)):
+        (tmp_path / commit).mkdir()
+        rows = [json.dumps({"text": f"row {i} of {name}"}) for i in range(9)]
+        (tmp_path / commit / "test.jsonl").write_text("\n".join(rows))
+
+    def dataset_info(_self: object, place: str, *, revision: str | None = None) -> SimpleNamespace:
+        asked.append((place, revision))
+        return SimpleNamespace(sha=commits.get(revision or "main", revision))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda place, *, name, revision, streaming: real(str(tmp_path / revision), streaming=streaming),
+    )
+    assert run("measure", tiny_folder, "--corpus", "org/name::test", "--out", "p.safetensors")[0] == 0
+    assert load_profile(Path("p.safetensors")).provenance.corpus.revision == "a" * 40
+    commits["main"] = "b" * 40  # the dataset moves on
+    simulate = ("simulate", tiny_folder, "--profile", "p.safetensors", "--score", "damage", "--evaluation-tokens", 64)
+    assert run(*simulate, "--out", "s.json")[0] == 0
+    assert asked == [("org/name", None), ("org/name", "a" * 40)]
+    report = ("report", tiny_folder, "--corpus", "org/name::test", "--profile", "p.safetensors", "--out", "card")
+    code, err = run(*report)
+    assert (code, "other text" in err, f"it was read at revision {'a' * 40}" in err) == (2, True, True)
 
 
 def test_a_dataset_out_of_reach_is_one_error(run: Run, tiny_folder: Path) -> None:

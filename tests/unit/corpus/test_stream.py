@@ -184,6 +184,17 @@ def test_empty_rows_are_passed_over_and_noted(tmp_path: Path) -> None:
     assert corpus.notes == ("2 empty rows of the dataset were passed over",)
 
 
+def test_images_of_a_dataset_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    made = jsonl_folder(tmp_path / "beside", *[{"text": "a", "image": "a.png"}] * 2)
+    corpus = load_corpus(str(made))
+    assert corpus.rows[0].pictures is None
+    assert corpus.notes == ("column image of the dataset was not read: images come from .jsonl files only",)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
+    made = jsonl_folder(tmp_path / "inside", *[{"messages": [turn]}] * 2)
+    with pytest.raises(CorpusError, match=r"read from \.jsonl files only"):
+        load_corpus(str(made))
+
+
 def test_a_column_of_a_file_can_be_chosen_too(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"body": ["one", "two"], "text": ["x", "y"]}), tmp_path / "c.parquet")
     (tmp_path / "c.jsonl").write_text('{"body": "one", "text": "x"}\n{"body": "two"}\n')
