@@ -27,8 +27,8 @@ from quantaudit.stats.extremes import Extremes
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics
 
-FORMAT_VERSION = 1
-"""History: 1 first edition."""
+FORMAT_VERSION = 2
+"""History: 1 first edition; 2 the median of a peak's own token, and the number of massive activations."""
 
 Split = Literal["calibration", "evaluation"]
 EXPERT_TOKENS = 16
@@ -161,6 +161,8 @@ def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
         "peak_position": p.position,
         "peak_token": p.token,
         "peak_channel": p.channel,
+        "peak_median": p.median,
+        "massive": np.asarray([value.massive], np.int64),
     }
 
 
@@ -189,5 +191,7 @@ def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) 
             position=arrays[key + "peak_position"],
             token=arrays[key + "peak_token"],
             channel=arrays[key + "peak_channel"],
+            median=arrays[key + "peak_median"],
         ),
+        massive=int(arrays[key + "massive"][0]),
     )

@@ -15,11 +15,11 @@ import numpy as np
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.stats import distribution
-from quantaudit.stats.distribution import massive_threshold, quantiles
+from quantaudit.stats.distribution import MASSIVE_FLOOR, MASSIVE_RATIO, massive_threshold, quantiles
 from quantaudit.stats.site import SiteStatistics, summary
 
-FORMAT_VERSION = 1
-"""History: 1 first edition."""
+FORMAT_VERSION = 2
+"""History: 1 first edition; 2 massive activations by the median of their own token, which `top` gives."""
 
 COMPONENTS = {
     "embedding": "embedding",
@@ -92,8 +92,9 @@ def site_statistics(profile: Profile, site: SiteInfo) -> dict[str, Any] | None:
             for level, value in zip(LEVELS, quantiles(whole.distribution, list(LEVELS)), strict=True)
         },
         "massive_activations": {
-            "count": described.massive,
-            "threshold": _number(massive_threshold(described.median)),
+            "count": whole.massive,
+            "above": MASSIVE_FLOOR,
+            "above_medians_of_own_token": MASSIVE_RATIO,
         },
         "top": _top(profile, whole),
     }
@@ -118,6 +119,8 @@ def _top(profile: Profile, statistics: SiteStatistics) -> list[dict[str, Any]]:
             "position": int(peaks.position[i]),
             "token_id": int(peaks.token[i]),
             "channel": int(peaks.channel[i]),
+            "token_median": _number(float(peaks.median[i])),
+            "massive": bool(abs(float(peaks.value[i])) > massive_threshold(float(peaks.median[i]))),
         }
         for i in range(min(TOP, len(peaks.value)))
     ]

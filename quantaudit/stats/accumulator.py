@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantaudit.stats import distribution, extremes, peaks, site
-from quantaudit.stats.distribution import BINS, Encoding
+from quantaudit.stats.distribution import BINS, MASSIVE_FLOOR, MASSIVE_RATIO, Encoding
 
 
 def encoding_of(dtype: torch.dtype) -> Encoding:
@@ -50,6 +50,7 @@ class Accumulator:
         self._rows: list[tuple[int, int, float, float]] = []
         self._channel_amax: NDArray[np.float32] | None = None
         self._peaks = peaks.zero()
+        self._massive = 0
 
     def update(
         self,
@@ -68,8 +69,12 @@ class Accumulator:
 
         low, high = torch.aminmax(x_TC)
         self._rows.append((sample, len(tokens_T), float(low), float(high)))
-        amax_C = x_TC.abs().amax(0).float().cpu().numpy()
+        magnitude = x_TC.abs()
+        amax_C = magnitude.amax(0).float().cpu().numpy()
         self._channel_amax = amax_C if self._channel_amax is None else np.maximum(self._channel_amax, amax_C)
+
+        if not amax_C.max() <= MASSIVE_FLOOR:  # or NaN
+            self._massive += count_massive(magnitude)
 
         floor = peaks.floor(self._peaks)
         candidates = candidate_channels(amax_C, floor)
@@ -104,6 +109,7 @@ class Accumulator:
             extremes=extremes.from_rows(self._rows),
             channel_amax=self._channel_amax,
             peaks=self._peaks,
+            massive=self._massive,
         )
 
 
@@ -129,10 +135,41 @@ def highest(
     found = ((magnitude >= floor) & (magnitude > 0)).nonzero().cpu().numpy()
     position, column = found[:, 0], found[:, 1]
     value = chosen.float().cpu().numpy()[position, column]
-    return peaks.select(
+    selected = peaks.select(
         value=value,
         sample=np.full(len(value), sample, np.int32),
         position=position.astype(np.int32),
         token=tokens_T[position].astype(np.int32),
         channel=candidates[column],
+        median=np.full(len(value), np.nan, np.float32),
     )
+    # Medians of the few rows that made it, not of all that were looked at.
+    rows, row = np.unique(selected.position, return_inverse=True)
+    medians = row_medians(x_TC.index_select(0, torch.from_numpy(rows).to(x_TC.device)).abs())
+    return replace(selected, median=medians.cpu().numpy()[row])
+
+
+def row_medians(magnitude: Tensor) -> Tensor:
+    """Median of the finite |x| of each row, the lower one of two, which is a value that occurred: float32 [rows].
+
+    magnitude: [rows, channels], of any float dtype.
+    """
+    wide = magnitude.float()
+    return wide.where(wide.isfinite(), torch.nan).nanmedian(1).values
+
+
+def count_massive(magnitude: Tensor) -> int:
+    """Finite elements above 100 and above 1,000 medians of their own row. magnitude: |x|, [tokens, channels].
+
+    Medians are taken of few rows only: above 1,000 medians lies nothing where most of the row exceeds a thousandth of
+    its maximum. A 900th is compared, to be clear of rounding in the tensor's dtype.
+    """
+    finite = magnitude.where(magnitude.isfinite(), 0)
+    amax_T = finite.amax(1)
+    small = (finite <= amax_T[:, None] / 900).sum(1)
+    rows = ((amax_T > MASSIVE_FLOOR) & (2 * small >= magnitude.shape[1])).nonzero()[:, 0]
+    if not len(rows):
+        return 0
+    median = row_medians(magnitude[rows]).double()[:, None]
+    wide = finite[rows].double()
+    return int(((wide > MASSIVE_FLOOR) & (wide > MASSIVE_RATIO * median)).sum())

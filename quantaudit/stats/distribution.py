@@ -44,7 +44,6 @@ class Summary:
     p99: float
     p999: float
     p9999: float
-    massive: int
 
 
 def zero(encoding: Encoding) -> Distribution:
@@ -102,7 +101,10 @@ def quantiles(distribution: Distribution, levels: list[float]) -> list[float]:
 
 
 def massive_threshold(median: float) -> float:
-    """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762)."""
+    """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762).
+
+    median: of |x| over the token's own channels; that of a whole tensor where tokens cannot be told apart.
+    """
     return max(MASSIVE_FLOOR, MASSIVE_RATIO * median)
 
 
@@ -126,5 +128,4 @@ def summary(distribution: Distribution) -> Summary:
         p99=p99,
         p999=p999,
         p9999=p9999,
-        massive=int(counts[np.abs(wide) > massive_threshold(median)].sum()) if total else 0,
     )
