@@ -73,6 +73,9 @@ class CorpusInfo(Row):
     evaluation: SplitInfo
     domains: dict[str, SplitInfo]
     notes: list[str] = Field(default=[], description="what tokenizing changed, such as a missing chat template")
+    padded: list[str] = Field(
+        default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"
+    )
 
 
 class EnvironmentInfo(Row):

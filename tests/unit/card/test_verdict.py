@@ -137,15 +137,47 @@ def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) ->
     assert status(verdict, STATIC) == "READY"
 
 
-def test_a_model_that_hardly_beats_guessing_makes_every_verdict_inconclusive(card: Card) -> None:
-    base = card.model.vocab_size * 0.6
+def broken_load(card: Card, perplexity: float | None, unigram: float | None, tokens: int = 10_000) -> list[Finding]:
+    """QA104 of a model whose recipes look fine."""
     assert card.simulation is not None
     recipes: list[RecipeRow] = [
-        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": base}) for row in card.simulation.recipes
+        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": perplexity})
+        for row in card.simulation.recipes
     ]
-    findings, verdict = audit(card, card.simulation.model_copy(update={"recipes": recipes}))
-    assert only(findings, "QA104").value == base
-    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    evaluation = card.simulation.evaluation.model_copy(update={"unigram_perplexity": unigram, "tokens": tokens})
+    simulation = card.simulation.model_copy(update={"recipes": recipes, "evaluation": evaluation})
+    findings, verdict = audit(card, simulation)
+    found = [finding for finding in findings if finding.code == "QA104"]
+    assert ({row.status for row in verdict.schemes} == {"INCONCLUSIVE"}) == bool(found)
+    assert all(finding.message.capitalize() in verdict.schemes[0].reason for finding in found)
+    return found
+
+
+def test_a_model_that_predicts_worse_than_token_frequencies_stops_every_verdict(card: Card) -> None:
+    assert [row.value for row in broken_load(card, 1100.0, 1000.0)] == [1100.0]
+    assert broken_load(card, 900.0, 1000.0) == []
+
+
+def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
+    samples = len(card.simulation.evaluation.samples) if card.simulation else 0
+    assert broken_load(card, 3000.0, 1000.0, tokens=samples + 10) == []
+    assert broken_load(card, 10_000.0, 1000.0, tokens=samples + 10)
+    assert broken_load(card, 1300.0, 1000.0, tokens=samples + 1000)
+
+
+def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
+    """It is null in a record, as one of NaN logits is; the KL tells them apart."""
+    assert only(broken_load(card, None, 1000.0), "QA104").value is None
+    assert card.simulation is not None
+    broken = [row.model_copy(update={"perplexity_base": None, "kl": None}) for row in card.simulation.recipes]
+    findings, _ = audit(card, card.simulation.model_copy(update={"recipes": broken}))
+    assert "QA104" not in {finding.code for finding in findings}
+
+
+def test_without_a_baseline_the_bar_is_uniform_guessing(card: Card) -> None:
+    size = card.model.vocab_size
+    assert broken_load(card, 1.2 * size, None)
+    assert broken_load(card, 0.9 * size, None) == []
 
 
 def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:
