@@ -104,10 +104,12 @@ def judge(
     """
     if broken:
         return "NOT READY", "The model itself produces NaN or infinite values before anything is quantized."
-    if recipe is not None and recipe.nonfinite:
+    if recipe is not None and recipe.nonfinite and recipe.kl is None:
         return "NOT READY", "The model produces NaN or infinite values under this scheme."
     if obstacles:
         return "INCONCLUSIVE", " ".join(obstacles)
+    if recipe is not None and recipe.nonfinite:
+        return "INCONCLUSIVE", "Some of its static ranges are missing: those tensors were simulated as they are."
     if recipe is None or recipe.kl is None or recipe.top1 is None:
         return "INCONCLUSIVE", "The whole model was not simulated under this scheme."
     by_kl: Status = (
