@@ -89,7 +89,7 @@ class SiteRow(Row):
     tokens: int
     nonfinite: int
     massive: int = Field(
-        description="elements with |x| > 100 and > 1,000 times the median of their own token (Sun et al. 2024)"
+        description="elements with |x| > 100 and > 1,000 times the median of their own token (arXiv 2605.15572)"
     )
     peaks: list[Peak]
     domains: dict[str, Number] = Field(description="domain → amax")

@@ -100,6 +100,20 @@ def quantiles(distribution: Distribution, levels: list[float]) -> list[float]:
     return [float(absolute[i]) for i in np.searchsorted(cumulative, ranks, side="right")]
 
 
+def interpolated_quantiles(distribution: Distribution, levels: list[float]) -> list[float]:
+    """Quantiles of finite |x|, linear between neighbours, the default of NumPy and PyTorch; NaN for an empty tensor."""
+    absolute, counts = magnitudes(distribution)
+    if not len(absolute):
+        return [float("nan")] * len(levels)
+    cumulative = np.cumsum(counts)
+    place = (cumulative[-1] - 1) * np.asarray(levels)
+    low, high = (
+        absolute[np.searchsorted(cumulative, rank, side="right")].astype(np.float64)
+        for rank in (np.floor(place), np.ceil(place))
+    )
+    return [float(value) for value in low + (high - low) * (place - np.floor(place))]
+
+
 def massive_threshold(median: float) -> float:
     """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762).
 

@@ -17,7 +17,8 @@ from quantaudit.stats.peaks import Peaks
 class SiteStatistics:
     """Distribution, extremes by sample, per-channel amax (float32 [channels]) and peaks of one tensor.
 
-    massive: elements of |x| > 100 and > 1,000 medians of |x| over their own token (Sun et al. 2024, arXiv 2402.17762).
+    massive: elements of |x| > 100 and > 1,000 medians of |x| over their own token: the criterion of
+    Sun et al. 2024 (arXiv 2402.17762) with the median that arXiv 2605.15572 takes.
     """
 
     distribution: Distribution

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 
 from quantaudit.stats import distribution
-from quantaudit.stats.distribution import massive_threshold, quantiles, summary
+from quantaudit.stats.distribution import interpolated_quantiles, massive_threshold, quantiles, summary
 from quantaudit.stats.site import summary as site_summary
 from tests.builders import Sample, accumulate, distribution_of, from_patterns, make_samples
 from tests.unit.stats.strategies import DTYPES, sample_lists
@@ -74,6 +74,8 @@ def test_any_bit_pattern_is_counted_and_every_quantile_is_numpys(samples: list[S
     if values.size:
         expected = np.quantile(np.abs(values), LEVELS, method="inverted_cdf").tolist()
         assert quantiles(found, LEVELS) == expected
+        with np.errstate(over="ignore"):
+            assert interpolated_quantiles(found, LEVELS) == near(np.quantile(np.abs(values), LEVELS).tolist())
         assert (described.min, described.max) == (values.min(), values.max())
         assert described.rms == near(math.sqrt(np.mean(values**2)))
     else:
