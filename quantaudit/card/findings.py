@@ -78,7 +78,7 @@ def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:
             code="QA102",
             severity="error",
             module=first.module,
-            message=f"activations first turn NaN or infinite at `{first.name}` ({len(broken)} sites in all)",
+            message=f"activations first turn NaN or infinite at `{first.name}` ({count(len(broken), 'site')} in all)",
             value=float(first.nonfinite),
             threshold=0.0,
             reason="A non-finite activation makes every later value meaningless, quantized or not.",

@@ -49,13 +49,16 @@ def decide(
                 worst_groups=worst(scheme, simulation, by_name),
             )
         )
-    return Verdict(policy=policy.name, headline=headline(schemes), schemes=schemes)
+    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes)
 
 
-def headline(schemes: Sequence[SchemeVerdict]) -> str:
-    """Status of every scheme, and where the worst one breaks."""
+def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
+    """Status of every scheme, and where the worst one breaks; of a model that is unsound, why."""
     parts = [f"{verdict.title} is {verdict.status}" for verdict in schemes]
     text = "; ".join(parts) + "."
+    unsound = next((finding for finding in findings if finding.code in {BROKEN, *STOPPERS}), None)
+    if unsound is not None:
+        return f"{text} {_sentence(unsound)}"
     broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
     if broken is not None:
         groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)

@@ -158,6 +158,52 @@ def test_a_model_that_predicts_worse_than_token_frequencies_stops_every_verdict(
     assert broken_load(card, 900.0, 1000.0) == []
 
 
+def test_an_unsound_model_says_so_in_the_headline(card: Card) -> None:
+    names = [site.name for site in card.sites]
+    sites = [site.model_copy(update={"nonfinite": 7} if site.name == names[5] else {}) for site in card.sites]
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), sites=sites)
+    assert verdict.headline.endswith(f"Activations first turn NaN or infinite at `{names[5]}` (1 site in all).")
+
+
+def test_nan_in_the_model_itself_is_not_ready_however_well_the_evaluation_went(card: Card) -> None:
+    sites = [site.model_copy(update={"nonfinite": 1} if i == 9 else {}) for i, site in enumerate(card.sites)]
+    findings, verdict = audit(card, simulation_of(card, kl=0.0001, top1=1.0), sites=sites)
+    assert {row.status for row in verdict.schemes} == {"NOT READY"}
+    assert verdict.schemes[0].reason.startswith("The model itself produces NaN or infinite values")
+    assert verdict.schemes[0].remedy == only(findings, "QA102").remedy
+
+
+def test_padding_among_the_text_stops_every_verdict(card: Card) -> None:
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), padded=["row-7", "row-9"])
+    found = only(findings, "QA106")
+    assert (found.value, "`row-7`" in found.message) == (2.0, True)
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert verdict.schemes[0].remedy == found.remedy
+
+
+def test_a_scheme_that_breaks_the_model_names_what_does_better(card: Card) -> None:
+    """Its own KL is null: everything finite is better."""
+    _, verdict = audit(card, simulation_of(card, kl=None, top1=None, nonfinite=True))
+    assert status(verdict, STATIC) == "NOT READY"
+    assert "these do better: INT8 weights only" in verdict.schemes[0].remedy
+
+
+def test_a_missing_static_range_is_no_nan(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99, nonfinite=True))
+    assert status(verdict, STATIC) == "INCONCLUSIVE"
+    assert "static ranges are missing" in verdict.schemes[0].reason
+
+
+def test_an_inconclusive_verdict_is_remedied_by_its_own_cause(card: Card) -> None:
+    """FP16 overflow is an error too, but no reason to be inconclusive."""
+    sites = [site.model_copy(update={"amax": 1e5} if site.kind == "residual" else {}) for site in card.sites]
+    coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears - 1, "unmeasured": []})
+    findings, verdict = audit(card, simulation_of(card), sites=sites, coverage=coverage)
+    assert only(findings, "QA201").severity == "error"
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert "reaches every Linear in both splits" in verdict.schemes[0].remedy
+
+
 def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
     samples = len(card.simulation.evaluation.samples) if card.simulation else 0
     assert broken_load(card, 3000.0, 1000.0, tokens=samples + 10) == []
