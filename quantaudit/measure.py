@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.model.capture import capture
+from quantaudit.model.capture import calls, capture
 from quantaudit.model.drive import NO_TOKEN, Batch, Side, batches, forward, one_logit
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture, discover, outside_text
-from quantaudit.profile import SPLITS, Profile, Split, starved
+from quantaudit.profile import SPLITS, Profile, Split, starved, unite
 from quantaudit.progress import Advance, no_advance
 from quantaudit.provenance import EnvironmentInfo, Provenance, Unmeasured
 from quantaudit.stats.accumulator import Accumulator, PatternCounter
@@ -61,8 +62,11 @@ def measure(
     with ExitStack() as stack:
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
+        ran = stack.enter_context(calls(loaded.model, _parents(architecture)))
         stack.enter_context(one_logit(loaded.model))
-        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device, side=padding_side):
+        for batch in batches(
+            corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side
+        ):
             gathered.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
@@ -71,16 +75,17 @@ def measure(
     provenance = Provenance(
         quantaudit_version=__version__,
         model=loaded.info,
-        corpus=corpus.info,
+        corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
         environment=environment(loaded, batch_size=batch_size, seed=seed),
         samples=corpus.sample_infos(),
         sites=list(architecture.sites),
-        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired, images=corpus.info.images > 0)],
+        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired, ran, images=corpus.info.images > 0)],
         token_text=_token_text(loaded, statistics),
     )
     few = starved(Profile(provenance=provenance, statistics=statistics))
     return Profile(
-        provenance=provenance.model_copy(update={"unmeasured": [*provenance.unmeasured, *few]}), statistics=statistics
+        provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
+        statistics=statistics,
     )
 
 
@@ -133,6 +138,19 @@ class _Gathered:
         return found
 
 
+def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:
+    """Samples whose given tokens begin or end in two padding tokens or more, by id.
+
+    One alone may be meant: models without a padding token of their own pad with the end of a text.
+    """
+    pad = _pad(loaded)
+    return [s.id for s in corpus.samples if pad is not None and len(s.ids) > 1 and _padded(s.ids, pad)]
+
+
+def _padded(ids: NDArray[np.int64], pad: int) -> bool:
+    return bool((ids[:2] == pad).all() or (ids[-2:] == pad).all())
+
+
 def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
     """What the numbers of this run depend on beside the model and the text."""
     config: Any = loaded.model.config
@@ -148,13 +166,14 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
     )
 
 
-def _silent(architecture: Architecture, fired: Counter[str], *, images: bool) -> list[Unmeasured]:
-    """Linears and components whose hook never fired."""
+def _silent(architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool) -> list[Unmeasured]:
+    """Linears and components whose hook never fired, but for those of experts that were merely not chosen."""
+    idle = {expert for bank in architecture.banks if ran[_parent(bank.path)] for expert in bank.experts}
     silent = [
-        Unmeasured(module=member, reason=_why_silent(member, images=images), weights=True)
+        Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
         for group in architecture.groups
         for member in group.members
-        if not fired[member]
+        if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
     ]
     silent += [
         Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass")
@@ -164,14 +183,28 @@ def _silent(architecture: Architecture, fired: Counter[str], *, images: bool) ->
     return silent
 
 
-def _why_silent(member: str, *, images: bool) -> str:
-    vision = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
-    return "no images in the corpus" if vision and not images else "never ran in the forward pass"
+def _why_silent(member: str, ran: Counter[str], *, images: bool) -> str:
+    if not images and re.search(r"(^|\.)(vision|visual|multi_modal|image)", member):
+        return "no images in the corpus"
+    if ran[_parent(member)]:
+        return "never ran although the module around it did, which must use its weights by itself or not at all"
+    return "never ran in the forward pass"
 
 
-def _pad(loaded: LoadedModel) -> int:
+def _parents(architecture: Architecture) -> set[str]:
+    """Modules around Linears, and around lists of experts."""
+    inside = {_parent(member) for group in architecture.groups for member in group.members}
+    return inside | {_parent(bank.path) for bank in architecture.banks}
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _pad(loaded: LoadedModel) -> int | None:
+    """The token that this model's texts are padded with."""
     tokenizer = loaded.tokenizer
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None)
 
 
 def _token_text(loaded: LoadedModel, statistics: dict[tuple[str, Split], SiteStatistics]) -> dict[int, str]:

@@ -83,6 +83,9 @@ class CorpusInfo(Row):
     tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
     images: int = Field(default=0, description="samples with images")
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
+    padded: list[str] = Field(
+        default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"
+    )
 
 
 class EnvironmentInfo(Row):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.measure import measure
+from quantaudit.measure import measure, padded_samples
 from quantaudit.model.drive import Batch, Side
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -29,6 +29,10 @@ from tests.builders import (
     random_corpus,
     save_checkpoint,
     tiny_model,
+    tiny_tokenizer,
+)
+from tests.builders import (
+    sample as one_sample,
 )
 
 Captured = dict[str, dict[int, Tensor]]
@@ -339,6 +343,44 @@ def test_a_linear_that_never_runs_is_listed_as_unmeasured(
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     assert [row.module for row in profile.provenance.unmeasured] == ["model.layers.1.mlp.up_proj"]
     assert "never ran" in profile.provenance.unmeasured[0].reason
+
+
+def test_a_linear_whose_weights_are_used_without_it_is_told_apart(
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
+) -> None:
+    model = copy.deepcopy(tiny_loaded.model)
+    mlp = model.get_submodule("model.layers.1.mlp")
+    weight = mlp.up_proj.weight
+    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * (x @ weight.T))
+    (row,) = measure(loaded_from(model, tiny_loaded), tiny_corpus).provenance.unmeasured
+    assert row.module == "model.layers.1.mlp.up_proj"
+    assert "although the module around it did" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("ids", "padded"),
+    [
+        ([PAD, PAD, PAD], True),
+        ([1, 2, PAD, PAD], True),
+        ([PAD, PAD, 1, 2], True),
+        ([1, 2, 3, PAD], False),
+        ([PAD, 1, PAD], False),
+        ([1, PAD, PAD, 2], False),
+        ([PAD], False),
+    ],
+)
+def test_samples_that_begin_or_end_in_padding_are_named(tiny_loaded: LoadedModel, ids: list[int], padded: bool) -> None:
+    corpus = random_corpus([5, 4, 3])
+    made = TokenizedCorpus(samples=(*corpus.samples, one_sample(ids, index=3)), info=corpus.info)
+    assert padded_samples(tiny_loaded, made) == (["s3"] if padded else [])
+
+
+def test_a_model_that_knows_no_padding_token_has_no_padded_samples(tiny_loaded: LoadedModel) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    bare = LoadedModel(model=tiny_loaded.model, tokenizer=tokenizer, info=tiny_loaded.info)
+    corpus = TokenizedCorpus(samples=(one_sample([0, 0, 0]),), info=random_corpus([2, 2]).info)
+    assert padded_samples(bare, corpus) == []
 
 
 def test_a_layer_that_is_skipped_is_listed_with_all_its_tensors(
