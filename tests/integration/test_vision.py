@@ -260,8 +260,7 @@ def test_the_whole_audit_runs_with_images(subject: Subject, folder: Path, corpus
     assert any(price > 0 for price in priced if price is not None)
     coverage = result.card.coverage
     assert (coverage.linears, coverage.unmeasured) == (coverage.linears_measured, [])
-    # A random model guesses: that alone keeps it from a verdict.
-    assert all("close to guessing" in scheme.reason for scheme in result.card.verdict.schemes)
+    assert not any("not measured" in scheme.reason for scheme in result.card.verdict.schemes)
     by_sample = {peak.token for site in result.card.sites for peak in site.peaks if peak.token_id == NO_TOKEN}
     assert by_sample == {PATCH}
 
