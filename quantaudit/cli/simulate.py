@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ def run(
     out: options.OutFile,
     corpus: Annotated[
         str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
+    ] = None,
+    special_tokens: Annotated[
+        Literal["auto", "none"] | None, typer.Option(help="As the profile was measured; anything else is refused.")
     ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
@@ -47,6 +50,7 @@ def run(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        special_tokens=special_tokens,
         evaluation_tokens=evaluation_tokens,
         score=score,
         schemes=tuple(scheme or ()),
