@@ -17,6 +17,7 @@ from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.model.capture import capture
 from quantaudit.model.drive import Batch, batches, forward, one_logit
+from quantaudit.model.experts import Experts, on_all_tokens
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture, discover
@@ -35,13 +36,19 @@ def measure(
     *,
     batch_size: int = 1,
     seed: int = 0,
+    experts: Experts = "routed",
     progress: Advance = no_advance,
 ) -> Profile:
-    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch."""
-    architecture = discover(loaded.model)
-    gathered = _Gathered(architecture)
+    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
+
+    experts: `all` runs experts on all tokens, as `oneshot` calibrates them, and observes both.
+    """
+    architecture = discover(loaded.model, all_tokens=experts == "all")
+    gathered = _Gathered(architecture, all_tokens=experts == "all")
 
     with ExitStack() as stack:
+        if experts == "all" and any(bank.linearized for bank in architecture.banks):
+            stack.enter_context(on_all_tokens())
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
         stack.enter_context(one_logit(loaded.model))
@@ -72,8 +79,9 @@ class _Gathered:
 
     batch: Batch
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, all_tokens: bool) -> None:
         self._sites = architecture.sites
+        self._over_all = {site.name for site in architecture.sites if site.kind == "expert_input_all"}
         self._bank = {
             site.name: bank.path
             for bank in architecture.banks
@@ -82,13 +90,17 @@ class _Gathered:
         }
         self._count = PatternCounter()
         self._accumulators: dict[tuple[str, Split], Accumulator] = {}
-        self.routing = Routing(architecture.banks)
+        self.routing = Routing(architecture.banks, all_tokens=all_tokens)
 
     def receive(self, site: str, tensor: Tensor) -> None:
         """Add a site's tensor: only valid tokens, padding never enters a statistic."""
         x_NC = tensor.reshape(-1, tensor.shape[-1])
         bank = self._bank.get(site)
-        shares = self.batch.shares(x_NC, site) if bank is None else self.batch.routed(x_NC, self.routing.of(bank), site)
+        if bank is None:
+            shares = self.batch.shares(x_NC, site)
+        else:
+            rows = self.routing.of(bank, all_tokens=site in self._over_all)
+            shares = self.batch.routed(x_NC, rows, site)
         for sample, x_TC, positions_T in shares:
             key = (site, sample.split)
             if key not in self._accumulators:

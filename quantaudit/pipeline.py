@@ -13,6 +13,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError
 from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
+from quantaudit.model.experts import Experts
 from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
@@ -37,6 +38,7 @@ class Settings:
     samples: int | None = None
     max_length: int = 2048
     batch_size: int = 1
+    experts: Experts = "routed"
     evaluation_tokens: int = 4096
     score: str = "auto"
     seed: int = 0
@@ -90,6 +92,7 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
         subject.corpus,
         batch_size=subject.settings.batch_size,
         seed=subject.settings.seed,
+        experts=subject.settings.experts,
         progress=advance,
     )
 

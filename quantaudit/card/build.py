@@ -116,7 +116,7 @@ def coverage(profile: Profile) -> Coverage:
     """What was measured. A Linear counts when its input was seen in both splits."""
     provenance = profile.provenance
     silent = {row.module for row in provenance.unmeasured}
-    linears = {member: site.name for site in profile.sites for member in site.members}
+    linears = {member: site.all_tokens or site.name for site in profile.sites for member in site.members}
     seen = [site for site in profile.sites if profile.whole(site.name) is not None]
     return Coverage(
         sites=len(profile.sites),

@@ -28,6 +28,7 @@ def run(
     samples: options.Samples = None,
     max_length: options.MaxLength = 2048,
     batch_size: options.BatchSize = 1,
+    experts: options.Experts = "routed",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -44,6 +45,7 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
+    from quantaudit.model.experts import find_experts
     from quantaudit.pipeline import Settings, measure_subject, prepare
     from quantaudit.profile import save_profile
 
@@ -57,6 +59,7 @@ def run(
         samples=samples,
         max_length=max_length,
         batch_size=batch_size,
+        experts=find_experts(experts),
         seed=seed,
     )
     subject = prepare(settings, console.say)

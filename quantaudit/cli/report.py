@@ -22,6 +22,7 @@ def run(
     samples: options.Samples = None,
     max_length: options.MaxLength = 2048,
     batch_size: options.BatchSize = 1,
+    experts: options.Experts = "routed",
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
     device: options.Device = "auto",
@@ -46,6 +47,7 @@ def run(
     check_directory(folder, force=force)
 
     from quantaudit.card.render import write_card
+    from quantaudit.model.experts import find_experts
     from quantaudit.pipeline import Settings, audit
     from quantaudit.profile import load_profile, save_profile
     from quantaudit.quant.export import save_scales
@@ -60,6 +62,7 @@ def run(
         samples=samples,
         max_length=max_length,
         batch_size=batch_size,
+        experts=find_experts(experts),
         evaluation_tokens=evaluation_tokens,
         score=score,
         seed=seed,
