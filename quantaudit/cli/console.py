@@ -28,6 +28,9 @@ err = Console(stderr=True)
 COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "INCONCLUSIVE": "bright_black"}
 
 
+_SITE_WIDTH = 110
+
+
 class _SpeedColumn(TextColumn):
     """Units a second of the running stage."""
 
@@ -116,8 +119,12 @@ def recipe_table(simulation: Simulation) -> Table:
     return table
 
 
-SITE_WIDTH = 110
-"""Characters that a row of the site table may need."""
+def show_sites(architecture: Architecture) -> None:
+    """The observed tensors on stdout, then what is not measured."""
+    # A name cut off says nothing: where a terminal is narrower than the table, its lines wrap.
+    Console(width=max(out.width, _SITE_WIDTH)).print(site_table(architecture))
+    for line in missing_lines(architecture):
+        out.print(line, highlight=False)
 
 
 def site_table(architecture: Architecture) -> Table:

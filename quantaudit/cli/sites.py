@@ -20,10 +20,7 @@ def run(
 
     skeleton = load_skeleton(locate(model, revision=revision, weights=False), trust_remote_code=trust_remote_code)
     architecture = discover(skeleton)
-    # A name cut off says nothing: where the terminal is narrow, lines wrap.
-    console.out.print(console.site_table(architecture), width=max(console.out.width, console.SITE_WIDTH), crop=False)
-    for line in console.missing_lines(architecture):
-        console.out.print(line, highlight=False)
+    console.show_sites(architecture)
     linears = sum(len(group.members) for group in architecture.groups)
     console.say(
         f"{len(architecture.sites):,} sites, {len(architecture.groups):,} fused groups of {linears:,} Linears, "
