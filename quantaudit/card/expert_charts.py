@@ -18,16 +18,23 @@ _HEIGHT, _LOWEST, _TALLEST = 360, 5, 26
 def peaks_by_expert(card: Card) -> alt.LayerChart | alt.FacetChart | None:
     """Heat map of the largest input of each expert over its routed tokens; None for a model without experts.
 
-    Experts that saw too few tokens are crossed out.
+    Experts that saw too few tokens are grey, whatever was seen.
     """
     data = expert_cells(card)
-    drawn = [row["amax"] for row in data if row["amax"]]
+    drawn = [row["amax"] for row in data if row["amax"] and not row["starved"]]
     if not drawn:
         return None
     low, high = min(drawn), max(max(drawn), min(drawn) * 1.001)
     layers = sorted({row["layer"] for row in data})
-    x = alt.X("expert:O", title="expert", axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False))
-    y = alt.Y("layer:O", title="layer", axis=alt.Axis(grid=False, labelOverlap=True))
+    axis: dict[str, Any] = {
+        "labelAngle": 0,
+        "labelOverlap": "greedy",
+        "labelSeparation": 5,
+        "ticks": False,
+        "grid": False,
+    }
+    x = alt.X("expert:O", title="expert", axis=alt.Axis(**axis))
+    y = alt.Y("layer:O", title="layer", axis=alt.Axis(**axis))
     tips = looks.tooltip(layer="layer", expert="expert", tokens="tokens routed", peak="peak |x|", where="input of")
     scale = alt.Scale(type="log", scheme="viridis", domain=[low, high], nice=False)
     legend = alt.Legend(
@@ -37,13 +44,13 @@ def peaks_by_expert(card: Card) -> alt.LayerChart | alt.FacetChart | None:
         type="gradient",
     )
     cells = (
-        alt.Chart(alt.InlineData(values=[row for row in data if row["amax"]]))
+        alt.Chart(alt.InlineData(values=[row for row in data if row["amax"] and not row["starved"]]))
         .mark_rect()
         .encode(x=x, y=y, color=alt.Color("amax:Q", title="peak |x|", scale=scale, legend=legend), tooltip=tips)
     )
     starved = (
         alt.Chart(alt.InlineData(values=[row for row in data if row["starved"]]))
-        .mark_point(shape="cross", angle=45, size=18, filled=True, color=looks.NEUTRAL, opacity=1)
+        .mark_rect(color=looks.FAINT)
         .encode(x=x, y=y, tooltip=tips)
     )
     height = len(layers) * min(max(_HEIGHT // len(layers), _LOWEST), _TALLEST)
