@@ -13,7 +13,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError
 from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
-from quantaudit.model.experts import Experts
+from quantaudit.model.experts import Experts, extra_work
 from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
@@ -149,6 +149,9 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     info, budget = subject.corpus.info, subject.settings.evaluation_tokens
     evaluation = min(budget, info.evaluation.tokens)
     parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
+    work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
+    if parts and work is not None:
+        parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
     # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
     passes = 18 if subject.settings.score == "damage" else 25
     backward = "" if subject.settings.score == "damage" else ", one of them backward too"

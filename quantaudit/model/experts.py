@@ -59,6 +59,18 @@ def is_linearized(module: nn.Module) -> bool:
     return toolkit is not None and isinstance(module, toolkit.LinearExperts2D)
 
 
+def extra_work(model: nn.Module) -> float | None:
+    """How many times as much experts compute on all tokens as on those routed to them; None where they cannot."""
+    counts = [int(module.num_experts) for module in model.modules() if is_linearized(module)]  # type: ignore[arg-type]
+    if not counts:
+        return None
+    from llmcompressor.modeling.moe.helpers import MoEConfig
+
+    config: Any = model.config
+    chosen = int(MoEConfig.from_config(config.get_text_config()).num_experts_per_tok)
+    return max(counts) / chosen
+
+
 @contextmanager
 def on_all_tokens() -> Iterator[None]:
     """While this lasts, linearized experts are given every token, as `oneshot` calibrates them.
