@@ -124,6 +124,7 @@ class Unmeasured(Row):
     module: str
     reason: str
     weights: bool = Field(default=False, description="whether it holds weights that a recipe could quantize")
+    absent: bool = Field(default=False, description="whether the model has no such part, so that nothing is missing")
 
 
 class Provenance(Row):

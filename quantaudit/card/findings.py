@@ -11,6 +11,7 @@ from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
 
 NUMBER = re.compile(r"\d+")
+_ABSENT = "The model has no such part, so nothing is missing."
 _UNMEASURED_REMEDY = "Give text that reaches these modules, or leave them out of the recipe."
 _EXPERTS_REMEDY = (
     "Give more text (--samples, --corpus), or run experts on all tokens with `--experts all`, as `oneshot` does when "
@@ -51,29 +52,36 @@ def find(
 def unmeasured(coverage: Coverage) -> list[Finding]:
     """QA101: what no statistic covers, one finding for each kind of reason; an error where it holds weights.
 
-    Reasons that differ in their numbers alone, such as how many tokens an expert saw, are of one kind.
+    A part that the model does not have is information. Reasons that differ in their numbers alone, such as how many
+    tokens an expert saw, are of one kind.
     """
-    kinds: dict[tuple[str, bool], list[Unmeasured]] = {}
+    kinds: dict[tuple[str, bool, bool], list[Unmeasured]] = {}
     for row in coverage.unmeasured:
-        kinds.setdefault((NUMBER.sub("#", row.reason), row.weights), []).append(row)
+        kinds.setdefault((NUMBER.sub("#", row.reason), row.weights, row.absent), []).append(row)
     found = []
-    for (_, weights), rows in sorted(kinds.items()):
+    for (_, weights, absent), rows in sorted(kinds.items()):
         modules = [row.module for row in rows]
         reason = common_reason([row.reason for row in rows])
         examples = f", such as {examples_of(modules)}" if len(modules) > 1 else ""
         found.append(
             Finding(
                 code="QA101",
-                severity="error" if weights else "warning",
+                severity="error" if weights else "info" if absent else "warning",
                 module=modules[0],
                 message=f"{count(len(modules), 'module')} not measured ({reason}){examples}",
                 value=float(len(modules)),
                 threshold=0.0,
-                reason="What was not measured cannot be declared safe.",
-                remedy=_EXPERTS_REMEDY if reason.startswith("expert saw") else _UNMEASURED_REMEDY,
+                reason=_ABSENT if absent else "What was not measured cannot be declared safe.",
+                remedy=_remedy(reason, absent=absent),
             )
         )
     return found
+
+
+def _remedy(reason: str, *, absent: bool) -> str:
+    if absent:
+        return "None is needed."
+    return _EXPERTS_REMEDY if reason.startswith("expert saw") else _UNMEASURED_REMEDY
 
 
 def common_reason(reasons: Sequence[str]) -> str:

@@ -151,10 +151,11 @@ def site_table(architecture: Architecture) -> Table:
 
 def missing_lines(architecture: Architecture) -> list[str]:
     """What is not measured, and why, modules alike in one line."""
-    missing = Counter((_pattern(row.module), row.reason) for row in architecture.unmeasured)
+    missing = Counter((_pattern(row.module), row.reason, row.absent) for row in architecture.unmeasured)
     return [
-        f"[red]not measured[/] {escape(name)}{f' ({count:,})' if count > 1 else ''}: {escape(reason)}"
-        for (name, reason), count in missing.items()
+        f"[{'dim' if absent else 'red'}]not measured[/] {escape(name)}{f' ({count:,})' if count > 1 else ''}: "
+        f"{escape(reason)}"
+        for (name, reason, absent), count in missing.items()
     ]
 
 

@@ -97,6 +97,10 @@ class _Listing:
                 )
             )
 
+    def absent(self, name: str, reason: str) -> None:
+        """A row that says that the model has no such part."""
+        self.missing.append(Unmeasured(module=name, reason=reason, absent=True))
+
     def add_inputs(self, group: Group) -> None:
         """What a group reads: one tensor, or one for each expert, merged; and, where observed, over all tokens."""
         stem = group.name.removesuffix(group.projection)
@@ -132,6 +136,7 @@ class _Block:
         rest = list(groups)
         mixers = structure.mixers(self.layer)
         mlp = structure.mlp(self.layer)
+        before = len(listing.sites)
         for component in [*mixers, *([mlp] if mlp else [])]:
             inside = [group for group in rest if group.members[0].startswith(f"{self.path}.{component.child}.")]
             if component is mlp:
@@ -143,9 +148,12 @@ class _Block:
             self._output(listing, component)
         if not mixers:
             listing.add(f"{prefix}.self_attn.output", "attention_output", self.index, None)
-        if mlp is None:
-            reason = "" if rest else "the layer has no MLP: all its Linears are in its token mixer"
-            listing.add(f"{prefix}.mlp.output", "mlp_output", self.index, None, reason=reason)
+        if mlp is None and rest:
+            listing.add(f"{prefix}.mlp.output", "mlp_output", self.index, None)
+        elif mlp is None:
+            listing.absent(f"{prefix}.mlp.output", "the layer has no MLP: all its Linears are in its token mixer")
+        elif not any(site.kind == "gate" for site in listing.sites[before:]):
+            self._no_gate(listing, mlp)
         self._groups(listing, rest, mlp)
         listing.add(f"{prefix}.output", "residual", self.index, self.path)
 
@@ -159,10 +167,17 @@ class _Block:
             name = f"layers.{self.index}.mlp.router"
             listing.add(name, "router_logits", self.index, structure.router(self.model, bank))
 
+    def _no_gate(self, listing: _Listing, mlp: Component) -> None:
+        name = f"layers.{self.index}.mlp.gate"
+        if structure.has_linears(self.layer.get_submodule(mlp.child)):
+            listing.absent(name, "the MLP has no gate")
+        else:
+            listing.add(name, "gate", self.index, None)
+
     def _groups(self, listing: _Listing, groups: Sequence[Group], mlp: Component | None) -> None:
         for group in groups:
             listing.add_inputs(group)
-            gates = [member for member in group.members if member.rpartition(".")[2] == "gate_proj"]
+            gates = [member for member in group.members if structure.is_gate(member, group.members)]
             if not gates:
                 continue
             where = group.name.removeprefix(f"layers.{self.index}.").rpartition(".")[0]

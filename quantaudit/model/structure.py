@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,6 +18,7 @@ _ATTENTION = re.compile(r"attn|attention")
 _MIXER = re.compile(r"mixer|mamba|ssm")
 _MLP = re.compile(r"mlp|feed_forward|ffn|moe")
 _NORM = re.compile(r"norm|ln_f")
+FUSED_GATE = "gate_up_proj"
 _ROUTER = re.compile(r"router|gate|wg")
 
 
@@ -60,11 +62,13 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights."""
     root = _text_decoder(model)
     names = {module: name for name, module in model.named_modules()}
-    candidates = [
-        (sum(parameter.numel() for parameter in module.parameters()), names[module], module)
-        for module in root.modules()
-        if isinstance(module, nn.ModuleList) and len(module) and all(has_linears(child) for child in module)
-    ]
+    candidates: list[tuple[int, str, nn.ModuleList]] = []
+    for module in root.modules():
+        name = names[module]
+        # A list within another one, such as a layer's experts, holds fewer weights.
+        inner = any(name.startswith(f"{outer}.") for _, outer, _ in candidates)
+        if isinstance(module, nn.ModuleList) and not inner and len(module) and all(map(has_linears, module)):
+            candidates.append((sum(parameter.numel() for parameter in module.parameters()), name, module))
     if not candidates:
         raise ModelError(
             "no decoder layers found: no list of modules that hold Linears",
@@ -104,6 +108,15 @@ def mlp(layer: nn.Module) -> Component | None:
             return Component(name="mlp", kind="mlp_output", child=child)
     own = [child for child, module in layer.named_children() if isinstance(module, nn.Linear | Conv1D)]
     return Component(name="mlp", kind="mlp_output", child=own[1]) if len(own) == 2 else None
+
+
+def is_gate(path: str, fused: Sequence[str]) -> bool:
+    """Whether a Linear makes an MLP's gate, alone or (`gate_up_proj`) as the first half of what it puts out.
+
+    fused: the Linears of its group. Beside `w3`, `w1` is the gate.
+    """
+    stem, _, leaf = path.rpartition(".")
+    return leaf in ("gate_proj", FUSED_GATE) or (leaf == "w1" and join(stem, "w3") in fused)
 
 
 def output_module(component: nn.Module) -> str:

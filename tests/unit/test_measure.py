@@ -41,8 +41,10 @@ def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1
     handles = []
     for site in discover(model).sites:
 
-        def keep(value: Any, name: str = site.name) -> None:
+        def keep(value: Any, name: str = site.name, module: str = site.module) -> None:
             tensor = value if isinstance(value, Tensor) else value[0]
+            if name.endswith(".gate") and module.endswith("gate_up_proj"):
+                tensor = tensor[..., : tensor.shape[-1] // 2]
             for row, sample in zip(tensor.detach(), batch, strict=True):
                 seen[name][sample.index] = row[: len(sample.ids)].clone()
 

@@ -159,6 +159,14 @@ def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) ->
     assert status(verdict, STATIC) == "READY"
 
 
+def test_a_part_that_the_model_does_not_have_is_information(card: Card) -> None:
+    rows = [Unmeasured(module=f"layers.{i}.mlp.gate", reason="the MLP has no gate", absent=True) for i in range(3)]
+    coverage = card.coverage.model_copy(update={"unmeasured": rows})
+    findings, _ = audit(card, simulation_of(card), coverage=coverage)
+    found = only(findings, "QA101")
+    assert (found.severity, found.value, found.remedy) == ("info", 3, "None is needed.")
+
+
 def test_a_model_that_hardly_beats_guessing_makes_every_verdict_inconclusive(card: Card) -> None:
     base = card.model.vocab_size * 0.6
     assert card.simulation is not None
