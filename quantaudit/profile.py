@@ -182,7 +182,8 @@ def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
     d, e, p = value.distribution, value.extremes, value.peaks
     return {
         "patterns": d.patterns,
-        "counts": d.counts,
+        # A mixture has tens of thousands of distributions, with small counts in nearly all of them.
+        "counts": d.counts.astype(np.min_scalar_type(int(d.counts.max(initial=0)))),
         "sample": e.sample,
         "tokens": e.tokens,
         "min": e.min,
@@ -207,7 +208,9 @@ def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) 
     if encoding not in get_args(Encoding):
         raise KeyError(f"unknown encoding {encoding!r}")
     return SiteStatistics(
-        distribution=Distribution(encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]),
+        distribution=Distribution(
+            encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"].astype(np.int64)
+        ),
         extremes=Extremes(
             sample=arrays[key + "sample"],
             tokens=arrays[key + "tokens"],

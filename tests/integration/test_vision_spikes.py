@@ -29,6 +29,14 @@ def llama4() -> Any:
     )
 
 
+def gemma4() -> Any:
+    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+              "num_key_value_heads": 4, "head_dim": 16, "patch_size": 4, "image_size": 16}  # fmt: skip
+    text = family_config("gemma4").to_dict()
+    config = transformers.Gemma4Config(text_config=text, vision_config=vision, audio_config=None)
+    return transformers.Gemma4ForConditionalGeneration(config)
+
+
 def qwen35(moe: bool) -> Any:
     vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64,
               "num_position_embeddings": 16}  # fmt: skip
@@ -41,6 +49,7 @@ def qwen35(moe: bool) -> Any:
 MODELS = {
     "qwen2.5-vl": qwen,
     "gemma3": gemma,
+    "gemma4": gemma4,
     "llama4": llama4,
     "qwen3.5": lambda: qwen35(False),
     "qwen3.5-moe": lambda: qwen35(True),
