@@ -20,8 +20,9 @@ from quantaudit.stats.site import SiteStatistics, summary
 
 
 def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], policy: Policy) -> list[Finding]:
-    """Findings about the inputs that a recipe quantizes, errors first. targets: Linear → how its input is quantized.
+    """Findings about the inputs that a recipe quantizes, errors first, the worst of a kind first.
 
+    targets: Linear → how its input is quantized.
     Static scales are those of the absolute maximum over everything that was seen, and errors are of the same data.
     """
     sites = {
@@ -50,7 +51,7 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
             found += _zeroed(profile, site, whole, args, policy)
     found += _headroom(profile, policy)
     order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: (order[finding.severity], finding.code))
+    return sorted(found, key=lambda finding: (order[finding.severity], finding.code, -(finding.value or 0.0)))
 
 
 def _unseen(member: str) -> Finding:
