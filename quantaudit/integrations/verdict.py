@@ -14,8 +14,7 @@ from quantaudit.policy import Policy
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.ranges import model_dtype
-from quantaudit.quant.scales import derive
+from quantaudit.quant.ranges import site_qparams
 from quantaudit.stats.site import SiteStatistics, summary
 
 
@@ -23,7 +22,7 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
     """Findings about the inputs that a recipe quantizes, errors first, the worst of a kind first.
 
     targets: Linear → how its input is quantized.
-    Static scales are those of the absolute maximum over everything that was seen, and errors are of the same data.
+    Static scales are those of the absolute maximum over the calibration split, and errors are of everything seen.
     """
     sites = {
         member: site
@@ -84,7 +83,7 @@ def _zeroed(
     profile: Profile, site: SiteInfo, whole: SiteStatistics, args: QuantizationArgs, policy: Policy
 ) -> list[Finding]:
     low, high = float(whole.extremes.min.min()), float(whole.extremes.max.max())
-    qparams = derive(whole.distribution, (low, high), args, "absolute_maximum", model_dtype(profile))
+    qparams = site_qparams(profile, site.name, args, "absolute_maximum")
     if qparams is None:
         return []
     errors = tensor_errors(whole.distribution, qparams, args, (low, high))
