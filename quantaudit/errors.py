@@ -4,6 +4,7 @@ QuantauditError                 exit 2
 ├── UsageError                  an option, a device or a dtype that does not exist here
 ├── ModelError                  a checkpoint that is missing, broken, unsafe or of an unknown layout
 ├── CorpusError                 a corpus that is missing, empty, or has a row that cannot be used
+├── RecipeError                 a recipe that llm-compressor cannot read, or would read as something else than it says
 ├── FormatError                 a profile, card, simulation or policy file that cannot be read
 ├── OutputError                 a place that cannot be written
 ├── MeasurementError            a forward pass that did not run as announced
@@ -20,6 +21,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "QuantauditError",
+    "RecipeError",
     "UsageError",
 ]
 
@@ -54,6 +56,10 @@ class ModelError(QuantauditError):
 
 class CorpusError(QuantauditError):
     """A corpus that is missing, empty, or has a row that cannot be used."""
+
+
+class RecipeError(QuantauditError):
+    """A recipe that llm-compressor cannot read, or would read as something else than it says."""
 
 
 class FormatError(QuantauditError):

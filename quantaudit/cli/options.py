@@ -59,6 +59,18 @@ Score = Annotated[
         help="gradient: groups priced in nats by a backward pass; damage: forward passes only; auto: what fits.",
     ),
 ]
+Schemes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scheme",
+        metavar="SCHEME",
+        help="Simulate this scheme too: a name, NAME:OBSERVER, or a preset such as FP8_BLOCK. Repeatable.",
+    ),
+]
+Recipes = Annotated[
+    list[Path] | None,
+    typer.Option("--recipe", metavar="RECIPE", help="Score this llm-compressor recipe (.yaml) too. Repeatable."),
+]
 Seed = Annotated[
     int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split, and of a dataset's shuffle.")
 ]

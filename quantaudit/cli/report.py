@@ -26,6 +26,7 @@ def run(
     batch_size: options.BatchSize = 1,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
+    recipe: options.Recipes = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -66,6 +67,7 @@ def run(
         batch_size=batch_size,
         evaluation_tokens=evaluation_tokens,
         score=score,
+        recipes=tuple(recipe or ()),
         seed=seed,
     )
     measured = load_profile(profile) if profile else None

@@ -9,7 +9,7 @@ import typer
 
 from quantaudit.cli import options
 
-EXAMPLE = "Example: quantaudit simulate demo --profile smollm2.safetensors --out simulation.json"
+EXAMPLE = "Example: quantaudit simulate demo --profile p.safetensors --recipe w8a8.yaml --out simulation.json"
 
 
 def run(
@@ -24,13 +24,15 @@ def run(
     ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
+    scheme: options.Schemes = None,
+    recipe: options.Recipes = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
-    """Predict what INT8 does to every tensor, fused group and the whole model."""
+    """Predict what INT8, other schemes and recipes do to every tensor, fused group and the whole model."""
     from quantaudit.cli import console
     from quantaudit.files import check_file, write_text
 
@@ -55,6 +57,8 @@ def run(
         corpus_tokenizer=text.tokenizer,
         evaluation_tokens=evaluation_tokens,
         score=score,
+        schemes=tuple(scheme or ()),
+        recipes=tuple(recipe or ()),
         seed=text.seed,
     )
     subject = prepare(settings, console.say)

@@ -65,11 +65,15 @@ class GroupRow(Row):
 
 
 class DomainScore(Row):
-    """Agreement with the unquantized model on one domain."""
+    """Agreement with the unquantized model on some of the evaluation tokens, such as one domain's."""
 
     tokens: int
     kl: Number
     top1: Number
+    samples: int | None = None
+    kl_stderr: Number = Field(default=None, description="standard error over samples; null for a single one")
+    perplexity: Number = None
+    perplexity_base: Number = None
 
 
 class RecipeRow(Row):
@@ -86,7 +90,16 @@ class RecipeRow(Row):
     samples: int
     nonfinite: bool
     groups: int = Field(description="fused groups that the recipe quantizes")
+    digest: str | None = Field(
+        default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
+    )
     domains: dict[str, DomainScore]
+    approximate: list[str] = Field(default=[], description="what of the recipe is simulated nearly, not exactly")
+    unsimulated: list[str] = Field(default=[], description="what of the recipe is not in these numbers")
+    propagation: list[Number] = Field(
+        default=[],
+        description="by layer: mean over tokens of ‖Δh‖²/‖h‖² at the block's output, everything before it quantized",
+    )
 
 
 class Evaluation(Row):

@@ -1,0 +1,93 @@
+"""Which modules a recipe quantizes, and how: llm-compressor's own configuration on compressed_tensors' own matchers.
+
+The model may be a live one, a skeleton on the meta device, or a shell rebuilt from a card (`shell_model`); its experts
+must have been linearized, as `oneshot` does and as loading does here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+
+from quantaudit.recipe.beyond import Unsimulated, unsimulated
+from quantaudit.recipe.digest import identity, scheme_digest
+from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
+from quantaudit.recipe.shell import shell_model
+from quantaudit.recipe.source import ParsedRecipe, toolkit_quiet
+
+__all__ = [
+    "Origin",
+    "Overlap",
+    "Pattern",
+    "Resolution",
+    "Unsimulated",
+    "identity",
+    "resolve",
+    "scheme_digest",
+    "shell_model",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """A recipe on a model.
+
+    schemes: by module path, in the model's order, of every Linear and Embedding that is quantized; origins: whence.
+    unmatched: targets and ignores without effect. overlaps: targets between which the alphabet decides.
+    requantized: by path, index of an earlier modifier that had quantized the module already.
+    unsimulated: what the recipe does beyond rounding weights and inputs of Linears.
+    """
+
+    schemes: dict[str, QuantizationScheme] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    unmatched: tuple[Pattern, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    requantized: dict[str, int] = field(default_factory=dict)
+    unsimulated: tuple[Unsimulated, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Identity of what the recipe does; equal for recipes that are written differently and do the same."""
+        return scheme_digest(self.schemes, [change.identity for change in self.unsimulated])
+
+
+def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
+    """Resolve every modifier on the model's modules, later ones over earlier ones, as `oneshot` applies them.
+
+    Raises RecipeError, with the line, on a pattern that is no regular expression.
+    """
+    with toolkit_quiet():
+        from llmcompressor.modifiers.quantization import QuantizationMixin
+
+    modules = {name: module for name, module in model.named_modules() if name}
+    schemes: dict[str, QuantizationScheme] = {}
+    origins: dict[str, Origin] = {}
+    requantized: dict[str, int] = {}
+    unmatched: list[Pattern] = []
+    overlaps: list[Overlap] = []
+    beyond: list[Unsimulated] = []
+    for index, parsed in enumerate(recipe.modifiers):
+        if isinstance(parsed.modifier, QuantizationMixin):
+            matching = Matching(recipe, index, parsed, modules)
+            for name, origin in matching.origins.items():
+                if name in schemes and _quantizes(schemes[name]):
+                    requantized[name] = origins[name].modifier
+                schemes[name], origins[name] = matching.schemes[origin.target], origin
+            unmatched += matching.without_effect()
+            overlaps += matching.overlaps()
+        beyond += unsimulated(parsed, modules)
+    quantized = [name for name in modules if name in schemes and _quantizes(schemes[name])]
+    return Resolution(
+        schemes={name: schemes[name] for name in quantized},
+        origins={name: origins[name] for name in quantized},
+        unmatched=tuple(unmatched),
+        overlaps=tuple(overlaps),
+        requantized=requantized,
+        unsimulated=tuple(beyond),
+    )
+
+
+def _quantizes(scheme: QuantizationScheme) -> bool:
+    return any(part is not None for part in (scheme.weights, scheme.input_activations, scheme.output_activations))
