@@ -15,6 +15,7 @@ from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
 from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.scales import OBSERVERS, observer_of
 from quantaudit.stats.site import SiteStatistics, summary
 
 
@@ -22,7 +23,8 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
     """Findings about the inputs that a recipe quantizes, errors first, the worst of a kind first.
 
     targets: Linear → how its input is quantized.
-    Static scales are those of the absolute maximum over the calibration split, and errors are of everything seen.
+    Static scales are those that the recipe's observer takes from the calibration split, sample by sample (the absolute
+    maximum where it is one that cannot be replayed); errors are of everything seen.
     """
     sites = {
         member: site
@@ -83,7 +85,10 @@ def _zeroed(
     profile: Profile, site: SiteInfo, whole: SiteStatistics, args: QuantizationArgs, policy: Policy
 ) -> list[Finding]:
     low, high = float(whole.extremes.min.min()), float(whole.extremes.max.max())
-    qparams = site_qparams(profile, site.name, args, "absolute_maximum")
+    observer = observer_of(args)
+    if observer not in OBSERVERS:
+        observer = "absolute_maximum"
+    qparams = site_qparams(profile, site.name, args, observer)
     if qparams is None:
         return []
     errors = tensor_errors(whole.distribution, qparams, args, (low, high))
@@ -96,8 +101,8 @@ def _zeroed(
             severity="error",
             module=site.module,
             message=(
-                f"a static scale rounds {percent(errors.zeroed_fraction)} of its input to zero: it peaks at "
-                f"{max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels (SQNR {errors.sqnr_db:.1f} dB)"
+                f"a static scale ({observer}) rounds {percent(errors.zeroed_fraction)} of its input to zero: "
+                f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels (SQNR {errors.sqnr_db:.1f} dB)"
             ),
             value=errors.zeroed_fraction,
             threshold=limit.warning,
