@@ -102,7 +102,8 @@ def _zeroed(
             module=site.module,
             message=(
                 f"a static scale ({observer}) rounds {percent(errors.zeroed_fraction)} of its input to zero: "
-                f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels (SQNR {errors.sqnr_db:.1f} dB)"
+                f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels "
+                f"(SQNR {errors.sqnr_db:.1f} dB)"
             ),
             value=errors.zeroed_fraction,
             threshold=limit.warning,
