@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
-from quantaudit.measure import _Gathered, _silent, _token_text, environment
-from quantaudit.model.capture import capture
+from quantaudit.measure import _Gathered, _parents, _silent, _token_text, environment
+from quantaudit.model.capture import calls, capture
 from quantaudit.model.load import LoadedModel, model_info
 from quantaudit.model.masked import MaskedBatch
-from quantaudit.model.sites import discover
-from quantaudit.profile import Profile, Split, starved
+from quantaudit.model.sites import discover, outside_text
+from quantaudit.profile import Profile, Split, starved, unite
 from quantaudit.provenance import CorpusInfo, Provenance, SampleInfo, SplitInfo
 
 NAME = "observed"
@@ -37,7 +37,7 @@ def observe(
     every row is a sample of its own, and padding enters no statistic. `observation.split` and `.domain` may be set
     between batches. tokenizer: only spells out the tokens at peaks. Hooks are removed whatever happens.
 
-    Raises MeasurementError for a call whose tokens cannot be told: embeddings, a filled cache, other masks.
+    Raises MeasurementError for a call whose tokens cannot be told: embeddings, images, a filled cache, other masks.
     """
     observation = Observation(model, tokenizer=tokenizer, split=split, domain=domain)
     signature = inspect.signature(model.forward)
@@ -50,6 +50,11 @@ def observe(
             raise MeasurementError(
                 "the model was called with a filled cache, whose tokens belong to earlier calls",
                 hint="observe whole sequences: use_cache=False, and no generate()",
+            )
+        if any(name.startswith("pixel_values") and value is not None for name, value in given.items()):
+            raise MeasurementError(
+                "the model was called with images, whose patches are no tokens",
+                hint="observe text, or give images to `quantaudit measure` in a corpus",
             )
         observation.begin(given.get("input_ids"), given.get("attention_mask"))
 
@@ -78,8 +83,11 @@ class Observation:
         # Now: what quantizes the model later gives it parameters of its own.
         self.info = model_info(model, [], **_origin(model))
         self._tokenizer = tokenizer
-        self._gathered = _Gathered(self.architecture)
+        self._gathered = _Gathered(
+            self.architecture, aside=outside_text(model, self.architecture.sites), all_tokens=False
+        )
         self._fired: Counter[str] = Counter()
+        self._ran: Counter[str] = Counter()
         self._samples: list[TokenizedSample] = []
         self._batch_size = 1
         self._attention = ""
@@ -99,9 +107,14 @@ class Observation:
             self._gathered.receive(site, tensor)
 
         sites = self.architecture.sites
-        with self._gathered.routing.follow(self.model), capture(self.model, sites, receive) as fired:
+        with (
+            self._gathered.routing.follow(self.model),
+            capture(self.model, sites, receive) as fired,
+            calls(self.model, _parents(self.architecture)) as ran,
+        ):
             fired.update(self._fired)
-            self._fired = fired
+            ran.update(self._ran)
+            self._fired, self._ran = fired, ran
             yield
 
     def begin(self, input_ids: Any, attention_mask: Any = None) -> MaskedBatch:
@@ -172,12 +185,15 @@ class Observation:
                 for sample in self._samples
             ],
             sites=list(self.architecture.sites),
-            unmeasured=[*self.architecture.unmeasured, *_silent(self.architecture, self._fired)],
+            unmeasured=[
+                *self.architecture.unmeasured,
+                *_silent(self.architecture, self._fired, self._ran, images=False),
+            ],
             token_text={} if self._tokenizer is None else _token_text(loaded, statistics),
         )
         few = starved(Profile(provenance=provenance, statistics=statistics))
         return Profile(
-            provenance=provenance.model_copy(update={"unmeasured": [*provenance.unmeasured, *few]}),
+            provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
             statistics=statistics,
         )
 

@@ -74,10 +74,10 @@ class Policy(Row):
     top1: Floor
     damage: Warn
     zeroed_fraction: Warn
-    fp16_headroom: WarnFail
-    calibration_excess: Warn
     range_coverage: Warn
     range_excess: WarnFail
+    fp16_headroom: WarnFail
+    calibration_excess: Warn
     perplexity_over_unigram: Fail
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -51,9 +53,10 @@ def _ranges(result: Conformance) -> Table:
 
 def _findings(result: Conformance) -> Table:
     shown = result.findings[:SHOWN]
-    title = count(len(result.findings), "finding")
+    codes = Counter(finding.code for finding in result.findings)
+    title = f"{count(len(result.findings), 'finding')}: {', '.join(f'{n:,} × {code}' for code, n in codes.items())}"
     if len(shown) < len(result.findings):
-        title += f", the first {SHOWN}; all with --format json"
+        title += f" (the first {SHOWN}; all with --format json)"
     table = Table(title=title, title_justify="left")
     table.add_column("code", no_wrap=True)
     table.add_column("module", overflow="fold")

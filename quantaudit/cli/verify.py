@@ -30,7 +30,7 @@ def run(
         typer.Option(
             metavar="NAME",
             help="llm-compressor's calibration pipeline: basic runs the model as it was measured; sequential fits "
-            "where the whole model does not, with eager attention.",
+            "where the whole model does not.",
         ),
     ] = "basic",
     tolerance: Annotated[
@@ -75,15 +75,13 @@ def run(
     resolution = resolve(parsed, subject.loaded.model)
     with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:
         folder = save or Path(scratch)
-        plan, predicted, weights = predict(subject.loaded, measured, samples, resolution, recipe.stem, stages)
+        expected = predict(subject.loaded, measured, subject.corpus, samples, resolution, recipe.stem, stages)
         calibrated = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
         result = compare(
             prepare(settings).loaded,
             folder,
             samples,
-            plan,
-            predicted,
-            weights,
+            expected,
             told,
             rules,
             pipeline=pipeline,

@@ -14,14 +14,17 @@ from quantaudit.policy import Policy
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.ranges import model_dtype, statistics_qparams
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.scales import OBSERVERS, observer_of
 from quantaudit.stats.site import SiteStatistics, summary
 
 
 def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], policy: Policy) -> list[Finding]:
-    """Findings about the inputs that a recipe quantizes, errors first. targets: Linear → how its input is quantized.
+    """Findings about the inputs that a recipe quantizes, errors first, the worst of a kind first.
 
-    Static scales are those of the absolute maximum over everything that was seen, and errors are of the same data.
+    targets: Linear → how its input is quantized.
+    Static scales are those that the recipe's observer takes from the calibration split, sample by sample (the absolute
+    maximum where it is one that cannot be replayed); errors are of everything seen.
     """
     sites = {
         member: site
@@ -49,7 +52,7 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
             found += _zeroed(profile, site, whole, args, policy)
     found += _headroom(profile, policy)
     order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: (order[finding.severity], finding.code))
+    return sorted(found, key=lambda finding: (order[finding.severity], finding.code, -(finding.value or 0.0)))
 
 
 def _unseen(member: str) -> Finding:
@@ -81,8 +84,11 @@ def _nonfinite(site: SiteInfo, values: int) -> Finding:
 def _zeroed(
     profile: Profile, site: SiteInfo, whole: SiteStatistics, args: QuantizationArgs, policy: Policy
 ) -> list[Finding]:
-    low, high = whole.range
-    qparams = statistics_qparams(whole, args, "absolute_maximum", model_dtype(profile))
+    low, high = float(whole.extremes.min.min()), float(whole.extremes.max.max())
+    observer = observer_of(args)
+    if observer not in OBSERVERS:
+        observer = "absolute_maximum"
+    qparams = site_qparams(profile, site.name, args, observer)
     if qparams is None:
         return []
     errors = tensor_errors(whole.distribution, qparams, args, (low, high))
@@ -95,8 +101,9 @@ def _zeroed(
             severity="error",
             module=site.module,
             message=(
-                f"a static scale rounds {percent(errors.zeroed_fraction)} of its input to zero: it peaks at "
-                f"{max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels (SQNR {errors.sqnr_db:.1f} dB)"
+                f"a static scale ({observer}) rounds {percent(errors.zeroed_fraction)} of its input to zero: "
+                f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels "
+                f"(SQNR {errors.sqnr_db:.1f} dB)"
             ),
             value=errors.zeroed_fraction,
             threshold=limit.warning,

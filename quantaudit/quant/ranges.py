@@ -8,7 +8,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.scales import Observed, QParams, derive
-from quantaudit.stats.site import SiteStatistics, summary
+from quantaudit.stats.site import summary
 
 
 def quantizable(profile: Profile) -> list[SiteInfo]:
@@ -25,22 +25,15 @@ def model_dtype(profile: Profile) -> torch.dtype:
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor from what calibrates it; None where that saw nothing finite."""
     calibration = profile.calibration(site)
-    return None if calibration is None else statistics_qparams(calibration, args, observer, model_dtype(profile))
-
-
-def statistics_qparams(
-    statistics: SiteStatistics, args: QuantizationArgs, observer: str, dtype: torch.dtype
-) -> QParams | None:
-    """Quantization parameters of a tensor from its statistics; None where it saw nothing finite."""
-    if not len(statistics.extremes.sample):
+    if calibration is None or not len(calibration.extremes.sample):
         return None
-    described = summary(statistics)
+    described = summary(calibration)
     broken = described.nan or described.inf
     seen = Observed(
-        distribution=statistics.distribution,
-        exact=(float("nan"), float("nan")) if broken else statistics.range,
-        lows=statistics.extremes.min,
-        highs=statistics.extremes.max,
-        dtype=dtype,
+        distribution=calibration.distribution,
+        exact=(float("nan"), float("nan")) if broken else calibration.range,
+        lows=calibration.extremes.min,
+        highs=calibration.extremes.max,
+        dtype=model_dtype(profile),
     )
     return derive(seen, args, observer)

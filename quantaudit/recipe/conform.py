@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -66,7 +67,6 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
         *rules.unknown(pairs),
         *rules.nothing_static(artifact),
     ]
-    order = {"error": 0, "warning": 1, "info": 2}
     rows = [range_row(row, site) for row, site in pairs]
     quantized = {row.module for row in artifact.inputs} | {row.module for row in artifact.others}
     quantized |= {row.module for row in artifact.missing} | set(artifact.dynamic)
@@ -81,7 +81,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
         dynamic=len(artifact.dynamic),
         unquantized=[name for name in sites if name not in quantized],
         ranges=sorted(rows, key=lambda row: (row.coverage is not None, row.coverage or 0.0)),
-        findings=sorted(findings, key=lambda finding: (order[finding.severity], finding.code)),
+        findings=sorted(findings, key=_urgency),
     )
 
 
@@ -120,6 +120,13 @@ def range_row(row: InputRange, site: SiteRow | None) -> RangeRow:
         smoothed=row.factors is not None,
         coverage=rules.covered(row, site) if site else None,
     )
+
+
+def _urgency(finding: Finding) -> tuple[int, str, float]:
+    """Errors first, then by code; of ranges, those furthest from the peak first."""
+    order = {"error": 0, "warning": 1, "info": 2}
+    ratio = finding.value if finding.code == "QA604" and finding.value else 1.0
+    return order[finding.severity], finding.code, -abs(math.log(ratio))
 
 
 def _other_model(artifact: Artifact, card: Card, what: str) -> ModelError:

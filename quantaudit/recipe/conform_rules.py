@@ -35,11 +35,13 @@ _RECALIBRATE = "Quantize again with calibration data that reaches this module; d
 def covered(row: InputRange, site: SiteRow) -> float | None:
     """What a range reaches over what was measured, on the side where that is least; None where nothing was measured.
 
-    Infinite where the tensor was measured to be zero throughout. Of a smoothed tensor the card knows the highest
-    peaks with their channels, and coverage is that of those peaks.
+    Infinite where the tensor was measured to be zero throughout. Where the card knows no more than the peak, the wider
+    side counts. Of a smoothed tensor it knows the highest peaks with their channels, and coverage is that of those.
     """
-    if site.min is None or site.max is None:
+    if site.amax is None:
         return None
+    if site.min is None or site.max is None:
+        return max(row.high, -row.low) / site.amax if site.amax and row.factors is None else None
     extremes = [site.max, site.min]
     if row.factors is not None:
         extremes = [peak.value * _factor(row, peak.channel) for peak in site.peaks if peak.value is not None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationScheme
@@ -11,8 +13,9 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Card, Finding, ScaleComparison, Verification, VerifiedScore
-from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError
+from quantaudit.measure import measure
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.policy import Policy
@@ -32,19 +35,36 @@ from quantaudit.simulate.records import RecipeRow
 TOLERANCE = 0.05
 """Relative difference of the KL above which a prediction does not agree with what was made."""
 
+CALIBRATION_ATTENTION = "eager"
+"""What llm-compressor switches to for every calibration pass."""
+
 Scales = dict[str, Tensor]
 """By module path: the scale of its input [1], or of its weight, in the shape it is saved in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What is expected of a recipe, taken before the model is changed.
+
+    plan, row: from the card's profile. inputs, weights: scales as llm-compressor's own calibration will see them.
+    """
+
+    plan: Plan
+    row: RecipeRow
+    inputs: Scales
+    weights: Scales
 
 
 def predict(
     loaded: LoadedModel,
     profile: Profile,
+    corpus: TokenizedCorpus,
     samples: Sequence[TokenizedSample],
     resolution: Resolution,
     name: str,
     stages: Stages = silent_stages,
-) -> tuple[Plan, RecipeRow, Scales]:
-    """What will be verified, before the model is changed: the plan, its score, the scales of its weights."""
+) -> Prediction:
+    """The score that the card's profile promises, and the scales of every input and weight."""
     recipe = ResolvedRecipe(
         name=name,
         schemes=resolution.schemes,
@@ -54,7 +74,33 @@ def predict(
     plan = recipe_plan(recipe, loaded.model, discover(loaded.model).groups, profile)
     advance = stages("predicting", len(samples), "samples")
     (row,) = score_plans(loaded.model, samples, [plan], progress=advance)
-    return plan, row, weight_scales(loaded.model, resolution.schemes)
+    inputs = _input_scales(plan)
+    if inputs and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
+        replayed = replay(loaded, profile, corpus, stages)
+        inputs = _input_scales(recipe_plan(recipe, loaded.model, discover(loaded.model).groups, replayed))
+    return Prediction(plan=plan, row=row, inputs=inputs, weights=weight_scales(loaded.model, resolution.schemes))
+
+
+def replay(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, stages: Stages = silent_stages) -> Profile:
+    """The calibration samples measured again under the attention that llm-compressor calibrates with.
+
+    Implementations of attention differ by rounding, and scales with them: by steps of the checkpoint's dtype.
+    """
+    model: Any = loaded.model
+    calibration = [sample for sample in corpus.samples if sample.split == "calibration"]
+    advance = stages("calibrating anew", sum(len(sample.ids) for sample in calibration), "tokens")
+    before = model.config._attn_implementation
+    model.set_attn_implementation(CALIBRATION_ATTENTION)
+    try:
+        return measure(
+            loaded,
+            replace(corpus, samples=tuple(calibration)),
+            seed=profile.provenance.environment.seed,
+            experts=profile.experts or "routed",
+            progress=advance,
+        )
+    finally:
+        model.set_attn_implementation(before)
 
 
 def make(loaded: LoadedModel, recipe: Path, samples: Iterable[TokenizedSample], folder: Path, *, pipeline: str) -> int:
@@ -68,9 +114,7 @@ def compare(
     base: LoadedModel,
     folder: Path,
     samples: Sequence[TokenizedSample],
-    plan: Plan,
-    predicted: RecipeRow,
-    weights: Scales,
+    expected: Prediction,
     card: Card,
     policy: Policy,
     *,
@@ -83,6 +127,7 @@ def compare(
     saved = saved_parameters(folder)
     advance = stages("scoring the saved checkpoint", 2, "models")
     device = next(base.model.parameters()).device
+    plan, predicted = expected.plan, expected.row
     actual = score_checkpoint(base.model, load_saved(folder, device), samples, plan)
     advance()
     rescaled = _rescaled(base.model, samples, plan, saved)
@@ -95,8 +140,8 @@ def compare(
         pipeline=pipeline,
         calibration_samples=calibration_samples,
         tokens=actual.tokens,
-        input_scales=compare_scales(_predicted_inputs(plan), saved, "input_scale"),
-        weight_scales=compare_scales(weights, saved, "weight_scale"),
+        input_scales=compare_scales(expected.inputs, saved, "input_scale"),
+        weight_scales=compare_scales(expected.weights, saved, "weight_scale"),
         predicted=_score(predicted),
         with_saved_scales=rescaled,
         actual=_score(actual),
@@ -133,7 +178,7 @@ def compare_scales(predicted: Scales, saved: Mapping[str, Tensor], leaf: str) ->
     return ScaleComparison(compared=len(predicted), worst=worst if predicted else None, module=where)
 
 
-def _predicted_inputs(plan: Plan) -> Scales:
+def _input_scales(plan: Plan) -> Scales:
     return {
         path: qparams.scale
         for path, qparams in plan.qparams.items()

@@ -16,6 +16,8 @@ import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import AuditError
 from quantaudit.profile import load_profile
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.scales import observer_of
 from tests.builders import PAD, differences, hooks, save_checkpoint, tiny_model, weight_bytes
 from tests.families import family_model
 from tests.toolkit import DYNAMIC, W8A8, loader, open_model
@@ -90,6 +92,26 @@ def test_a_sane_model_passes_and_is_quantized(tame: Path, tiny_corpus: Tokenized
         amax = seen.statistics[f"layers.{layer}.mlp.down_proj.input", "calibration"].channel_amax.max()
         found = model.get_submodule(f"model.layers.{layer}.mlp.down_proj").input_scale
         assert float(found) == pytest.approx(amax / 127.5, rel=2**-8)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "static_minmax"])
+def test_the_scales_that_are_judged_are_those_that_are_saved(
+    tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path, observer: str
+) -> None:
+    model = open_model(tame)
+    recipe = W8A8.replace("observer: static_minmax", f"observer: {observer}")
+    run(model, recipe, loader(list(tiny_corpus.samples)), profile=tmp_path / "p.safetensors")
+    seen = load_profile(tmp_path / "p.safetensors")
+    compared = 0
+    for site in seen.sites:
+        for member in site.members if site.kind == "linear_input" and site.layer is not None else []:
+            module = model.get_submodule(member)
+            args = module.quantization_scheme.input_activations
+            qparams = site_qparams(seen, site.name, args, observer_of(args))
+            assert qparams is not None
+            assert float(qparams.scale) == pytest.approx(float(module.input_scale), rel=2**-7), member
+            compared += 1
+    assert compared == 21
 
 
 def test_an_outlier_stops_the_recipe_before_a_weight_is_touched(

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from quantaudit.card.schema import Card
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import ModelError
 from quantaudit.recipe.conform import Conformance
 from tests.artifacts import DOWN, GATE, OUT, compare, rewrite, run, told
 from tests.builders import save_checkpoint, tiny_model
-from tests.toolkit import ASYMMETRIC, DYNAMIC, FP8, W8A8, quantized_checkpoint
+from tests.toolkit import ASYMMETRIC, DYNAMIC, FP8, W8A8, open_model, quantize, quantized_checkpoint
 
 
 @pytest.fixture
@@ -155,6 +156,42 @@ def test_a_dynamic_artifact_has_nothing_to_compare_and_says_so(
 def test_the_members_of_groups_are_the_same_without_a_simulation(artifact: Path, card: Card) -> None:
     bare = card.model_copy(update={"simulation": None})
     assert compare(artifact, bare).ranges == compare(artifact, card).ranges
+
+
+def test_a_module_that_the_card_does_not_know_is_inconclusive(artifact: Path, card: Card) -> None:
+    assert card.simulation is not None
+    groups = [row for row in card.simulation.groups if DOWN not in row.members]
+    smaller = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
+    result = compare(artifact, smaller)
+    assert told(result) == {("QA607", DOWN)}
+    assert "the card does not know" in result.findings[0].message
+
+
+def test_an_asymmetric_range_needs_zero_within(
+    tiny_folder: Path, tiny_corpus: TokenizedCorpus, card: Card, tmp_path: Path
+) -> None:
+    source = quantized_checkpoint(tiny_folder, tmp_path / "q", ASYMMETRIC, list(tiny_corpus.samples)[:4])
+    changes = {f"{DOWN}.input_zero_point": lambda zero: zero.int() + 400}
+    found = told(compare(rewrite(source, tmp_path / "damaged", changes), card), "error")
+    assert found == {("QA602", DOWN)}
+
+
+def test_shards_are_read_like_one_file(
+    tiny_folder: Path, tiny_corpus: TokenizedCorpus, card: Card, tmp_path: Path
+) -> None:
+    samples = list(tiny_corpus.samples)[:4]
+    model = open_model(tiny_folder)
+    quantize(model, W8A8, samples)
+    model.save_pretrained(tmp_path / "one", save_compressed=True)
+    model = open_model(tiny_folder)
+    quantize(model, W8A8, samples)
+    model.save_pretrained(tmp_path / "many", save_compressed=True, max_shard_size="50KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    one, many = compare(tmp_path / "one", card), compare(tmp_path / "many", card)
+    assert one.ranges == many.ranges
+    next((tmp_path / "many").glob("*.safetensors")).unlink()
+    with pytest.raises(ModelError, match="is missing"):
+        compare(tmp_path / "many", card)
 
 
 # The command line ----------------------------------------------------------------------------------------------------

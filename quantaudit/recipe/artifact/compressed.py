@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_range
-from compressed_tensors.utils import match_targets
-from compressed_tensors.utils.match import is_match
+from compressed_tensors.utils import match_named_modules, match_targets
 from pydantic import ValidationError
 from torch import nn
 
@@ -19,6 +18,7 @@ from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo, explain
 from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
 from quantaudit.recipe.artifact.tensors import Tensors, epsilons
+from quantaudit.recipe.shell import shell_model
 
 METHOD = "compressed-tensors"
 
@@ -76,22 +76,12 @@ def parse(settings: Mapping[str, Any], folder: Path) -> QuantizationConfig:
 def targeted(config: QuantizationConfig, modules: Sequence[ModuleInfo]) -> dict[str, QuantizationScheme]:
     """Modules that the configuration says are quantized, in the model's order, each with its scheme."""
     schemes = {target: scheme for scheme in config.config_groups.values() for target in scheme.targets}
-    found = {}
-    for info in modules:
-        if not {"Linear", "Embedding"} & set(info.classes):
-            continue  # compressed-tensors' matchers also name modules that nothing can quantize
-        module = shell(tuple(info.classes))
-        if is_match(info.name, module, list(schemes), config.ignore or []):
-            found[info.name] = schemes[match_targets(info.name, module, schemes)[0]]
-    return found
-
-
-def shell(classes: tuple[str, ...]) -> nn.Module:
-    """A module without weights whose class has these names, most derived first: enough for compressed-tensors."""
-    cls: type[nn.Module] = nn.Module
-    for name in reversed(classes[:-1]):
-        cls = type(name, (cls,), {})
-    return cls()
+    return {
+        name: schemes[match_targets(name, module, schemes)[0]]
+        for name, module in match_named_modules(shell_model(modules), schemes, config.ignore)
+        # compressed-tensors' matchers also name modules that nothing can quantize.
+        if isinstance(module, nn.Linear | nn.Embedding)
+    }
 
 
 def _missing(module: str, tensor: str, what: str) -> Missing:
