@@ -9,6 +9,9 @@ from typing import Any
 
 from quantaudit.card.landscape import place
 from quantaudit.card.schema import (
+    AdviceChange,
+    AdviceInfo,
+    AdvicePoint,
     BucketRow,
     Card,
     Coverage,
@@ -22,12 +25,15 @@ from quantaudit.card.schema import (
     PersistentChannel,
     PlaceRow,
     PlacesInfo,
+    ScaleComparison,
     SchemeVerdict,
     SiteRow,
     StabilityInfo,
     SubsetRow,
     TailRow,
     Verdict,
+    Verification,
+    VerifiedScore,
     WorstGroup,
 )
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, ModuleInfo, SplitInfo, Unmeasured
@@ -83,7 +89,8 @@ def make_card(**overrides: Any) -> Card:
         "sites": sites,
         "scales": _scales(sites),
         "simulation": simulation,
-        "verification": [{"recipe": "w8a8.yaml", "agrees": True, "scales": {"max_relative_difference": 2e-7}}],
+        "verification": [make_verification()],
+        "advice": [make_advice()],
         "correlation": _correlation(),
         "stability": _stability(overall, quantized),
         "places": _places(),
@@ -92,6 +99,57 @@ def make_card(**overrides: Any) -> Card:
         "verdict": _verdict(sites, simulation),
     }
     return Card(**(parts | overrides))
+
+
+def make_point(name: str, kept: float, kl: float | None, **options: int) -> AdvicePoint:
+    return AdvicePoint(name=name, kept=kept, estimated_kl=kl, kl=kl, kl_stderr=0.001, top1=0.9, options=options)
+
+
+def make_advice(recipe: str = "w8a8_static", **changed: object) -> AdviceInfo:
+    values = {
+        "recipe": recipe,
+        "goal": "as good as dynamic everywhere",
+        "budget": 0.04,
+        "met": True,
+        "tokens": 4096,
+        "before": make_point("as written", 1.0, 1.3, as_written=8),
+        "references": [make_point("dynamic everywhere", 0.0, 0.04, dynamic=8)],
+        "curve": [
+            make_point("85% kept", 0.85, 0.06, as_written=7, dynamic=1),
+            make_point("50% kept", 0.5, 0.01, as_written=4),
+        ],
+        "advised": make_point("advised", 0.78, 0.039, as_written=6, unquantized=2),
+        "changes": [
+            AdviceChange(
+                group="layers.1.mlp.down_proj",
+                option="unquantized",
+                title="left unquantized",
+                keeps=False,
+                price_before=0.4,
+                price_after=0.0,
+                amax=3584.0,
+            )
+        ],
+    }
+    return AdviceInfo.model_validate(values | changed)
+
+
+def make_verification(recipe: str = "w8a8_static", *, agrees: bool = True) -> Verification:
+    return Verification(
+        recipe=recipe,
+        digest="0" * 64,
+        pipeline="basic",
+        calibration_samples=10,
+        tokens=4096,
+        input_scales=ScaleComparison(compared=8, worst=1e-6, module="model.layers.1.mlp.down_proj"),
+        weight_scales=ScaleComparison(compared=8, worst=0.0, module=None),
+        predicted=VerifiedScore(kl=1.31, top1=0.43, perplexity=60.0),
+        with_saved_scales=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
+        actual=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
+        kl_error=0.0076,
+        findings=[],
+        agrees=agrees,
+    )
 
 
 def make_findings() -> list[Finding]:

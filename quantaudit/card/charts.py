@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import altair as alt
 
 from quantaudit.card import chart_data, looks, rows
+from quantaudit.card.advice_charts import advice_curve
 from quantaudit.card.expert_charts import peaks_by_expert
 from quantaudit.card.schema import Card
 from quantaudit.card.text import number, visible
@@ -177,6 +178,7 @@ def all_charts(card: Card) -> dict[str, AnyChart]:
         "peak_against_damage": peak_against_damage(card),
         "damage_by_layer": damage_by_layer(card),
         "zeroed_by_layer": zeroed_by_layer(card),
+        "advice_curve": advice_curve(card),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}
 

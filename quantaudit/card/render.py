@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from quantaudit.card import rows, text
+from quantaudit.card.advice import advised
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes, write_text
@@ -274,5 +275,6 @@ _FILTERS: dict[str, Any] = {
     "flatten": rows.flatten,
     "leaf": _leaf,
     "sentence": text.sentence,
+    "advised": advised,
     "mark": _MARKS.__getitem__,
 }

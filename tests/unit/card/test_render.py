@@ -155,7 +155,8 @@ def test_page_tells_whether_where_why_and_what_to_do(page: str, card: Card) -> N
 
 
 def test_sections_come_in_order(page: str) -> None:
-    wanted = "verdict findings peaks stability damage groups domains landscape coverage provenance glossary"
+    wanted = "verdict findings peaks stability damage groups domains advice verification landscape coverage"
+    wanted += " provenance glossary"
     assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == wanted
 
 
@@ -169,6 +170,7 @@ def test_nulls_are_dashes(card: Card) -> None:
             "findings": [],
             "stability": None,
             "places": None,
+            "advice": [],
             "verification": [],
             "verdict": card.verdict.model_copy(update={"schemes": []}),
         }
@@ -200,7 +202,7 @@ def test_write_card_leaves_all_files(card: Card, tmp_path: Path) -> None:
     names = [path.relative_to(tmp_path / "out").as_posix() for path in written]
     assert names[:3] == ["card.json", "card.html", "card.md"]
     assert set(names[3:]) == {
-        f"assets/{name}.png" for name in ("peaks_by_layer", "peak_against_damage", "damage_by_layer")
+        f"assets/{name}.png" for name in ("peaks_by_layer", "peak_against_damage", "damage_by_layer", "advice_curve")
     }
     assert all(path.stat().st_size > 0 for path in written)
     assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == sorted(written)
