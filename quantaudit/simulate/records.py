@@ -62,6 +62,8 @@ class GroupRow(Row):
     damage: Number
     damage_weights_only: Number
     price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
+    price_low: Number = Field(default=None, description="95 % interval of a price from damage; null for the others")
+    price_high: Number = None
 
 
 class DomainScore(Row):
@@ -79,6 +81,9 @@ class RecipeRow(Row):
     title: str
     kl: Number = Field(description="mean KL(base‖quantized) of the logits, nats per token")
     kl_stderr: Number = Field(description="standard error over samples")
+    kl_estimate: Number = Field(
+        default=None, description="KL estimated from the groups' prices, without this recipe's own simulation"
+    )
     top1: Number = Field(description="share of positions whose most likely token is unchanged")
     perplexity: Number
     perplexity_base: Number
@@ -97,7 +102,13 @@ class Evaluation(Row):
     max_tokens_per_sample: int
     arithmetic: str = Field(description="dtype in which quantization was simulated")
     priced: bool = Field(default=False, description="whether fused groups have prices")
-    note: str | None = Field(default=None, description="why there are no prices although they were wanted")
+    note: str | None = Field(default=None, description="why prices come from no backward pass although it was wanted")
+    price_source: Literal["gradient", "damage"] | None = Field(
+        default=None, description="whence prices come: one backward pass, or block damage through a fitted curve"
+    )
+    rounding_floor: Number = Field(
+        default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"
+    )
 
 
 class Simulation(Row):
