@@ -244,7 +244,7 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str,
 
 
 def compare_recipes(case: Case, prices: PriceList, curve: Curve) -> list[dict[str, Any]]:
-    """The first ten random recipes whose KL is in range, or as many as the draws give: groups, Σ prices, estimate, KL."""
+    """The first ten random recipes whose KL is in range, or as many as the draws give: Σ prices, estimate, KL."""
     names = [group.name for group in case.groups]
     drawn = islice(mixed_recipes(names, (INT8_STATIC, INT8_DYNAMIC)), DRAWS)
     rows: list[dict[str, Any]] = []
@@ -363,9 +363,7 @@ def show(result: Mapping[str, Any]) -> None:
         f"{len(recipes)} mixed recipes with a KL of {RECIPE_KL[0]} to {RECIPE_KL[1]:g} nats, of {DRAWS} drawn at most:"
     )
     for row in recipes:
-        print(
-            f"  {row['groups']:4} groups: KL {row['kl']:.3f}, prices sum to {row['sum']:.3f}, bent {row['estimate']:.3f}"
-        )
+        print(f"  {row['groups']:4} groups: KL {row['kl']:.3f}, sum {row['sum']:.3f}, bent {row['estimate']:.3f}")
     print(f"  within 35 %: {near(recipes, 'estimate')} as bent, {near(recipes, 'sum')} as plain sums")
     print(f"rounding floor by block: {result['floor']}; bend {result['bend']:.2f} per nat")
     print(f"cost, brute force = 1: {result['cost']}")

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 
 from quantaudit.card import looks
-from quantaudit.card.charts import specification
+from quantaudit.card.charts import AnyChart, specification
 from quantaudit.quant.schemes import Scheme
 
 SINGLE, MIXED = "one group", "mixed recipe"
@@ -29,7 +29,7 @@ def mixed_recipes(groups: Sequence[str], schemes: Sequence[Scheme], seed: int = 
         yield {name: schemes[pick] for name, pick in zip(groups, picks, strict=True) if pick < len(schemes)}
 
 
-def calibration_chart(points: Sequence[dict[str, Any]]) -> alt.LayerChart:
+def calibration_chart(points: Sequence[dict[str, Any]]) -> AnyChart:
     """points: rows with `what` (SINGLE or MIXED), `estimate` and `kl`, both positive, in nats per token."""
     low, high = looks.decades([value for row in points for value in (row["estimate"], row["kl"])])
     scale, axis = looks.log_scale(low, high), looks.log_axis(low, high)

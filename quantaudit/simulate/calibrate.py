@@ -47,7 +47,7 @@ def anchors(rows: Sequence[GroupRow], count: int = ANCHORS) -> list[GroupRow]:
     known = sorted((row for row in rows if row.damage), key=lambda row: row.damage or 0.0)
     if not known:
         return []
-    logs = np.log([row.damage for row in known])
+    logs = np.log([row.damage or math.nan for row in known])
     wanted = np.linspace(logs[0], logs[-1], count)
     return [known[i] for i in sorted({int(np.abs(logs - x).argmin()) for x in wanted})]
 

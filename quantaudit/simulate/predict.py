@@ -51,18 +51,21 @@ NO_FLOOR = Floor(depths=(0,), kl=(0.0,))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """KL of a recipe, nats per token, from the sum S of its groups' prices: floor + S·(1 + bend·S), and for a negative
-    bend floor + S/(1 − bend·S), which never falls. bend: per nat.
+    bend floor + S/(1 − bend·S), which never falls. bend: per nat. reach: the sum up to which recipes were simulated;
+    beyond it the ratio to S stays what it was there.
     """
 
     floor: float = 0.0
     bend: float = 0.0
+    reach: float = math.inf
 
     def kl(self, total: float) -> float:
         """total: sum of prices, nats per token. 0 for a recipe that costs nothing."""
         if total <= 0:
             return 0.0
-        grown = total * (1 + self.bend * total) if self.bend >= 0 else total / (1 - self.bend * total)
-        return self.floor + grown
+        known = min(total, self.reach)
+        ratio = 1 + self.bend * known if self.bend >= 0 else 1 / (1 - self.bend * known)
+        return self.floor + total * ratio
 
 
 def fit_curve(simulated: Iterable[tuple[float, float | None]], floor: float) -> Curve:
@@ -70,12 +73,12 @@ def fit_curve(simulated: Iterable[tuple[float, float | None]], floor: float) -> 
 
     Without a usable one the curve is straight.
     """
-    usable = [(total, kl) for total, kl in simulated if kl is not None and math.isfinite(kl) and 0 < floor + total]
+    usable = [(total, kl) for total, kl in simulated if kl is not None and math.isfinite(kl) and floor + total > 0]
     total, kl = max(usable, default=(0.0, 0.0))
     if kl is None or total <= 0 or kl <= floor:
         return Curve(floor=floor)
     ratio = (kl - floor) / total
-    return Curve(floor=floor, bend=(ratio - 1) / total if ratio >= 1 else (1 - 1 / ratio) / total)
+    return Curve(floor=floor, bend=(ratio - 1) / total if ratio >= 1 else (1 - 1 / ratio) / total, reach=total)
 
 
 def rounding_floor(

@@ -8,7 +8,10 @@ from pydantic import Field
 
 from quantaudit.provenance import Number, Row
 
-Outcome = Literal["damage", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"]
+Outcome = Literal[
+    "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
+]
+Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
 
 
 class ScaleRow(Row):
@@ -122,11 +125,11 @@ class Simulation(Row):
 
 
 class CorrelationRow(Row):
-    """Rank agreement of the peak with one error, with 95 % bootstrap intervals."""
+    """Rank agreement of the peak, or another statistic, with one error, with 95 % bootstrap intervals."""
 
     scheme: str
-    scope: str = Field(description="'all' or one projection")
-    predictor: str
+    scope: str = Field(description="'all', 'partial' (within projections, taken together) or one projection")
+    predictor: Predictor
     outcome: Outcome
     n: int
     spearman: Number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_the_curve_never_falls(damage: list[float], seed: int) -> None:
     kl = np.exp(np.random.default_rng(seed).standard_normal(len(damage))).tolist()
     curve = fit_damage(damage, kl)
     values = [curve.kl(x) for x in np.geomspace(1e-8, 10, 60)]
-    assert all(b >= a * (1 - 1e-12) for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a * (1 - 1e-12) for a, b in pairwise(values))
     assert curve.kl(0) == 0
     assert curve.kl(max(damage) * 10) == pytest.approx(10 * curve.kl(max(damage)))
 

@@ -24,6 +24,8 @@ def test_the_curve_meets_what_was_simulated_and_never_falls(total: float, kl: fl
     values = [curve.kl(total * i / 20) for i in range(1, 41)]
     assert values == sorted(values)
     assert curve.kl(0) == 0
+    # What lies beyond was not simulated: it grows in proportion.
+    assert curve.kl(10 * total) - floor == pytest.approx(10 * kl)
     # A small recipe keeps its sum.
     assert curve.kl(total * 1e-9) - floor == pytest.approx(total * 1e-9, rel=1e-3, abs=1e-12)
 
