@@ -1,26 +1,31 @@
 """Predictions against brute force: the logits KL of every fused group quantized alone, static INT8, on any checkpoint.
 
 Every ranking is set against that truth: the KL mass that its first k groups hold, its rank agreement, and the KL of the
-model when its first k groups stay unquantized, as a ratio to leaving brute force's. Exits with 1 when block damage or
-the price list misses a target, and prints which.
+model when its first k groups stay unquantized, as a ratio to leaving brute force's. Prices are also compared as
+numbers: with the KL of the ten worst groups, and with that of ten mixed recipes drawn at random. Exits with 1 when
+block damage or the price list misses a target, and prints which.
 
-    python benchmarks/brute_force.py [MODEL] [--evaluation-tokens N] [--samples N] [--out RESULT.json]
+    python benchmarks/brute_force.py [MODEL] [--evaluation-tokens N] [--samples N] [--out RESULT.json] [--chart C.svg]
 
-It takes about as many forward passes over the evaluation tokens as the model has fused groups. `--profile` uses a
-profile measured before; `--truth RESULT.json` takes the KLs (and what they cost) from an earlier result.
+It takes about as many forward passes over the evaluation tokens as the model has fused groups, and forty. Costs are
+processor time on a CPU, so that other work on the machine does not count, and wall time on a GPU. `--profile` uses a
+profile measured before; `--truth RESULT.json` takes the KLs from an earlier result and times a few groups anew.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from time import process_time
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from calibration import MIXED, SINGLE, WITHIN, mixed_recipes, write_chart
 from compressed_tensors.quantization import QuantizationStrategy
 from overhead import seconds
 from scipy.stats import spearmanr
@@ -37,12 +42,19 @@ from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.price import price_groups
+from quantaudit.simulate.predict import Curve, Floor, fit_curve, rounding_floor
+from quantaudit.simulate.price import PriceList, price_groups
 from quantaudit.simulate.tensor import error_rows
 
 MASS_AT, LEFT_ALONE = (4, 8, 10, 16), (4, 8, 16)
 TARGETS = {"mass_at_10": 0.98, "left_alone_ratio": 1.10, "damage_cost": 1 / 20, "price_cost": 1 / 10}
 JUDGED = ("damage", "price")
+NEAR = 8
+"""How many of ten estimates must be within 35 % of the KL."""
+RECIPES, DRAWS, RECIPE_KL = 10, 40, (0.02, 1.0)
+"""Mixed recipes compared, drawn at most, and the range of KL, nats per token, in which they count."""
+TIMED = 5
+"""Groups on which brute force is timed when its KLs are known already."""
 
 _ASYMMETRIC = replace(
     INT8_STATIC, name="int8_asymmetric_static_per_tensor", title="asymmetric", input_activations=INT8_ASYMMETRIC
@@ -81,13 +93,21 @@ class Case:
 
     def plan(self, name: str, groups: Sequence[str]) -> Plan:
         """Static INT8 on the named groups, nothing elsewhere."""
+        return self.mixed(name, dict.fromkeys(groups, INT8_STATIC))
+
+    def mixed(self, name: str, schemes: Mapping[str, Scheme]) -> Plan:
+        """Each named group under its scheme, of which INT8 is the only static one."""
         return Plan.of_groups(
-            groups=self.groups,
-            name=name,
-            title=name,
-            schemes=dict.fromkeys(groups, INT8_STATIC),
-            qparams=self.ranges[INT8_STATIC.name],
+            groups=self.groups, name=name, title=name, schemes=schemes, qparams=self.ranges[INT8_STATIC.name]
         )
+
+    def spent(self, work: Callable[[], object]) -> float:
+        """Seconds that a piece of work takes: of the processor, or on a GPU by the clock."""
+        if self.subject.loaded.device.type != "cpu":
+            return seconds(work)
+        start = process_time()
+        work()
+        return process_time() - start
 
     def kls(self, plans: Sequence[Plan]) -> Scores:
         """Logits KL of every plan, nats per token; plans that are not finite are left out."""
@@ -104,14 +124,19 @@ def main(
     profile: Path | None = None,
     truth: Path | None = None,
     out: Path | None = None,
+    chart: Path | None = None,
 ) -> None:
     """Measure, compare, report."""
     settings = Settings(model=model, corpus=corpus, samples=samples, evaluation_tokens=evaluation_tokens, device=device)
     case = prepare_case(settings, profile)
     kl, brute_seconds = known_truth(truth, case) if truth else brute_force(case)
-    scores, costs = rankings(case, brute_seconds)
+    scores, prices, floor, costs = rankings(case)
+    estimates = {name: price + floor.at(_layer(case, name)) for name, price in scores["price"].items()}
+    scores["price + floor"] = estimates
     table = {name: compare(values, kl) for name, values in scores.items()}
     curve = left_alone(case, {"brute force": kl, **scores}, list(kl))
+    bent = fit_curve([(sum(scores["price"].values()), curve["brute force"]["0"])], floor.at(0))
+    recipes = compare_recipes(case, prices, bent)
     result = {
         "model": case.subject.loaded.info.name,
         "fingerprint": case.subject.loaded.info.fingerprint,
@@ -123,11 +148,18 @@ def main(
         "cost": {name: round(spent / brute_seconds, 4) for name, spent in costs.items()},
         "rankings": table,
         "left_alone_kl": curve,
+        "floor": dict(zip(floor.depths, floor.kl, strict=True)),
+        "bend": bent.bend,
+        "recipes": recipes,
         "kl": kl,
         "scores": scores,
     }
     result["missed"] = missed(result)
     show(result)
+    if chart:
+        singles = [{"what": SINGLE, "estimate": estimates[name], "kl": kl[name]} for name in kl if name in estimates]
+        mixed = [{"what": MIXED, "estimate": row["estimate"], "kl": row["kl"]} for row in recipes]
+        write_chart([row for row in (*singles, *mixed) if min(row["estimate"], row["kl"]) > 0], chart)
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     raise typer.Exit(1 if result["missed"] else 0)
@@ -159,7 +191,7 @@ def brute_force(case: Case) -> tuple[Scores, float]:
     """KL of every fused group quantized alone, and the seconds that took."""
     found: Scores = {}
     plans = [case.plan(group.name, [group.name]) for group in case.groups]
-    spent = seconds(lambda: found.update(case.kls(plans)))
+    spent = case.spent(lambda: found.update(case.kls(plans)))
     return found, spent
 
 
@@ -169,20 +201,32 @@ def known_truth(path: Path, case: Case) -> tuple[Scores, float]:
     same = stored["fingerprint"] == case.subject.loaded.info.fingerprint
     if not same or stored["samples"] != [sample.id for sample in case.samples]:
         raise FormatError("this truth is of other weights or tokens", where=str(path))
-    return dict(stored["kl"]), float(stored["seconds"]["brute_force"])
+    plans = [case.plan(group.name, [group.name]) for group in case.groups[:: -(-len(case.groups) // TIMED)]]
+    spent = case.spent(lambda: case.kls(plans))
+    return dict(stored["kl"]), spent * (len(case.groups) + 1) / (len(plans) + 1)
 
 
-def rankings(case: Case, brute_seconds: float) -> tuple[dict[str, Scores], dict[str, float]]:
-    """Scores by ranking, and seconds of the damage pass and of the price pass for five schemes."""
+def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str, float]]:
+    """Scores by ranking; prices of all five schemes; the rounding floor; seconds of each.
+
+    A ranking by damage needs no replay of the weights alone, which a report adds.
+    """
     rows: list[Any] = []
-    prices: dict[tuple[str, str], float | None] = {}
+    prices: PriceList = {}
+    floors: list[Floor] = []
     inside = replace(case.architecture, groups=tuple(case.groups))
+
+    def damage(weights_only: bool) -> list[Any]:
+        return group_damage(case.model, inside, case.samples, [INT8_STATIC], case.ranges, weights_only=weights_only)
+
     costs = {
-        "damage": seconds(
-            lambda: rows.extend(group_damage(case.model, inside, case.samples, [INT8_STATIC], case.ranges))
-        ),
-        "price_five_schemes": seconds(
+        "damage": case.spent(lambda: rows.extend(damage(False))),
+        "damage_and_weights_only": case.spent(lambda: damage(True)),
+        "price_five_schemes": case.spent(
             lambda: prices.update(price_groups(case.model, case.groups, case.samples, FIVE, case.ranges))
+        ),
+        "rounding_floor": case.spent(
+            lambda: floors.append(rounding_floor(case.model, case.architecture.blocks, case.samples))
         ),
     }
     errors = {
@@ -199,7 +243,31 @@ def rankings(case: Case, brute_seconds: float) -> tuple[dict[str, Scores], dict[
         "relative_mae": {name: errors[name].relative_mae for name in names if name in errors},
         "zeroed_fraction": {name: errors[name].zeroed_fraction for name in names if name in errors},
     }
-    return {kind: _known(values) for kind, values in scores.items()}, costs
+    return {kind: _known(values) for kind, values in scores.items()}, prices, floors[0], costs
+
+
+def compare_recipes(case: Case, prices: PriceList, curve: Curve) -> list[dict[str, Any]]:
+    """The first ten random recipes whose KL is in range, or as many as the draws give: Σ prices, estimate, KL."""
+    names = [group.name for group in case.groups]
+    drawn = islice(mixed_recipes(names, (INT8_STATIC, INT8_DYNAMIC)), DRAWS)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < RECIPES and (some := dict(enumerate(islice(drawn, RECIPES // 2)))):
+        found = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])
+        for i, recipe in some.items():
+            kl = found.get(str(i), math.nan)
+            if RECIPE_KL[0] <= kl <= RECIPE_KL[1]:
+                total = sum(prices[name, scheme.name] or math.nan for name, scheme in recipe.items())
+                rows.append({"groups": len(recipe), "sum": total, "estimate": curve.kl(total), "kl": kl})
+    return rows[:RECIPES]
+
+
+def _layer(case: Case, name: str) -> int:
+    return next(group.layer for group in case.groups if group.name == name and group.layer is not None)
+
+
+def near(rows: Sequence[Mapping[str, Any]], key: str) -> int:
+    """How many recipes' estimates are within 35 % of their KL."""
+    return sum(abs(row[key] / row["kl"] - 1) <= WITHIN for row in rows)
 
 
 def _known(values: Mapping[str, float | None]) -> Scores:
@@ -228,12 +296,12 @@ def compare(scores: Scores, kl: Scores) -> dict[str, float]:
     }
     rho = spearmanr([scores[name] for name in known], [kl[name] for name in known]).statistic
     ten = worst(kl, 10)
-    near = sum(abs(scores.get(name, math.inf) / kl[name] - 1) <= 0.35 for name in ten)
+    within = sum(abs(scores.get(name, math.inf) / kl[name] - 1) <= WITHIN for name in ten)
     ratio = float(np.median([scores.get(name, 0.0) / kl[name] for name in ten]))
     return {
         **{key: round(value, 4) for key, value in found.items()},
         "spearman": round(float(rho), 4),
-        "worst_ten_within_35_percent": near,
+        "worst_ten_within_35_percent": within,
         "worst_ten_median_ratio": round(ratio, 4),
         "sum": round(sum(scores.values()), 4),
     }
@@ -264,6 +332,12 @@ def missed(result: Mapping[str, Any]) -> list[str]:
             ratio = result["left_alone_kl"][kind][k] / oracle[k]
             if not ratio <= TARGETS["left_alone_ratio"]:
                 found.append(f"{kind}: leaving {k} alone gives {ratio:.2f} times brute force's KL")
+    count = result["rankings"]["price"]["worst_ten_within_35_percent"]
+    if count < NEAR:
+        found.append(f"price: {count} of the ten worst groups are within 35 % of their KL, fewer than {NEAR}")
+    recipes = result["recipes"]
+    if near(recipes, "estimate") < NEAR * len(recipes) / RECIPES:
+        found.append(f"price: {near(recipes, 'estimate')} of {len(recipes)} mixed recipes are within 35 % of their KL")
     for kind, target in (("damage", "damage_cost"), ("price_five_schemes", "price_cost")):
         if not result["cost"][kind] <= TARGETS[target]:
             found.append(f"{kind}: costs {result['cost'][kind]:.3f} of brute force, above {TARGETS[target]:.3f}")
@@ -287,6 +361,14 @@ def show(result: Mapping[str, Any]) -> None:
         f"\nprices of the ten worst: {price['worst_ten_within_35_percent']} within 35 % of the KL, "
         f"median ratio {price['worst_ten_median_ratio']:.2f}; all together {price['sum']:.3f}"
     )
+    recipes = result["recipes"]
+    print(
+        f"{len(recipes)} mixed recipes with a KL of {RECIPE_KL[0]} to {RECIPE_KL[1]:g} nats, of {DRAWS} drawn at most:"
+    )
+    for row in recipes:
+        print(f"  {row['groups']:4} groups: KL {row['kl']:.3f}, sum {row['sum']:.3f}, bent {row['estimate']:.3f}")
+    print(f"  within 35 %: {near(recipes, 'estimate')} as bent, {near(recipes, 'sum')} as plain sums")
+    print(f"rounding floor by block: {result['floor']}; bend {result['bend']:.2f} per nat")
     print(f"cost, brute force = 1: {result['cost']}")
     print("\n".join(result["missed"]) or "all targets met")
 

@@ -4,108 +4,231 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from quantaudit.simulate.records import CorrelationRow, Outcome, SchemeInfo, Simulation
+from quantaudit.profile import Profile
+from quantaudit.simulate.records import CorrelationRow, Outcome, Predictor, SchemeInfo, Simulation
+from quantaudit.stats.distribution import Distribution, finite
+from quantaudit.stats.site import summary
 
 FEWEST = 8
 """Groups below which a rank correlation says nothing."""
 RESAMPLES = 500
+PARTIAL = "partial"
+"""Scope of a correlation over all groups after each projection's mean rank is taken off: what the predictor tells
+beyond which projection a group is."""
 OUTCOMES: dict[Outcome, str] = {
     "damage": "block damage",
+    "price": "price",
+    "kl": "KL of the group alone",
     "sqnr_db": "SQNR",
     "bulk_sqnr_db": "bulk SQNR",
     "relative_mae": "relative MAE",
     "zeroed_fraction": "zeroed fraction",
     "effective_levels": "effective levels",
 }
+PREDICTORS: dict[Predictor, str] = {"amax": "peak", "peak_over_rms": "peak over RMS", "kurtosis": "kurtosis"}
+FEW_OUTCOMES: tuple[Outcome, ...] = ("damage", "price", "kl", "relative_mae", "zeroed_fraction")
+"""Outcomes of predictors other than the peak, which are given over all groups only: a table must stay readable."""
+
+Values = Mapping[str, float | None]
+"""By group name."""
+Floats = NDArray[np.float64]
 
 
-def correlate(simulation: Simulation, amax: Mapping[str, float | None], *, seed: int = 0) -> list[CorrelationRow]:
-    """Peak against each error, for every scheme, over all groups and within each projection.
+def predictors(profile: Profile) -> dict[Predictor, dict[str, float | None]]:
+    """Each of PREDICTORS by group, of the group's input on the evaluation split, which errors are reported on."""
+    found: dict[Predictor, dict[str, float | None]] = {name: {} for name in PREDICTORS}
+    for site in profile.sites:
+        evaluation = profile.split(site.name, "evaluation") if site.kind == "linear_input" else None
+        if evaluation is not None:
+            group, described = site.name.removesuffix(".input"), summary(evaluation)
+            found["amax"][group] = _finite(described.amax)
+            found["peak_over_rms"][group] = _finite(described.amax / described.rms if described.rms else math.nan)
+            found["kurtosis"][group] = _finite(kurtosis(evaluation.distribution))
+    return found
 
-    amax: by group, of its input on the evaluation split. Tensor errors exist for static schemes only.
+
+def kurtosis(distribution: Distribution) -> float:
+    """Fourth central moment over the squared variance, exact from the counts: 3 for a Gaussian. NaN without spread."""
+    values, counts = finite(distribution)
+    if not counts.sum():
+        return math.nan
+    wide = values.astype(np.float64)
+    centred = wide - wide @ counts / counts.sum()
+    variance = float(centred**2 @ counts / counts.sum())
+    return float(centred**4 @ counts / counts.sum()) / variance**2 if variance else math.nan
+
+
+def correlate(
+    simulation: Simulation,
+    measured: Mapping[Predictor, Values],
+    kl: Mapping[str, Values] | None = None,
+    *,
+    seed: int = 0,
+) -> list[CorrelationRow]:
+    """Predictors against errors for every scheme: the peak over all groups, within each projection, and apart from
+    the projection; the others over all groups and apart from the projection.
+
+    measured: by predictor, then group. kl: by scheme, then group, of groups simulated alone, where that was done.
+    Tensor errors exist for static schemes only.
     """
     rows: list[CorrelationRow] = []
     for scheme in simulation.schemes:
-        errors = {
-            row.group: row.model_dump()
-            for row in simulation.sites
-            if row.scheme == scheme.name and row.observer == scheme.observer
+        outcomes = _outcomes(simulation, scheme, (kl or {}).get(scheme.name, {}))
+        projections = {
+            row.group: row.projection
+            for row in simulation.groups
+            if row.scheme == scheme.name and row.layer is not None
         }
-        groups = [row for row in simulation.groups if row.scheme == scheme.name and row.layer is not None]
-        scopes = ["all", *sorted({row.projection for row in groups})]
-        for outcome in OUTCOMES:
-            values = {
-                row.group: row.damage if outcome == "damage" else errors.get(row.group, {}).get(outcome)
-                for row in groups
-            }
-            for scope in scopes:
-                names = [row.group for row in groups if scope in ("all", row.projection)]
-                pairs = [(amax.get(name), values[name]) for name in names]
-                row = _row(scheme, scope, outcome, _paired(pairs), seed)
-                if row is not None:
-                    rows.append(row)
+        scopes = ["all", PARTIAL, *sorted(set(projections.values()))]
+        for predictor, values in measured.items():
+            for outcome, errors in outcomes.items():
+                if predictor != "amax" and outcome not in FEW_OUTCOMES:
+                    continue
+                for scope in scopes if predictor == "amax" else scopes[:2]:
+                    names = [name for name, own in projections.items() if scope in ("all", PARTIAL, own)]
+                    row = _row(scheme, scope, predictor, outcome, _Pairs.of(names, values, errors, projections), seed)
+                    if row is not None:
+                        rows.append(row)
     return rows
 
 
+def _outcomes(simulation: Simulation, scheme: SchemeInfo, kl: Values) -> dict[Outcome, Values]:
+    errors = [row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer]
+    groups = [row for row in simulation.groups if row.scheme == scheme.name]
+    # A price that was fitted to damage would only repeat it.
+    priced = simulation.evaluation.price_source != "damage"
+    found: dict[Outcome, Values] = {
+        "damage": {row.group: row.damage for row in groups},
+        "price": {row.group: row.price for row in groups if priced},
+        "kl": kl,
+        "sqnr_db": {row.group: row.sqnr_db for row in errors},
+        "bulk_sqnr_db": {row.group: row.bulk_sqnr_db for row in errors},
+        "relative_mae": {row.group: row.relative_mae for row in errors},
+        "zeroed_fraction": {row.group: row.zeroed_fraction for row in errors},
+        "effective_levels": {row.group: row.effective_levels for row in errors},
+    }
+    return found
+
+
+class _Pairs:
+    """Groups of which both sides are known: x, y float64 [n], and the projection of each as an integer [n]."""
+
+    def __init__(self, x: Floats, y: Floats, kind: NDArray[np.int64]) -> None:
+        self.x, self.y, self.kind = x, y, kind
+
+    @classmethod
+    def of(cls, names: Sequence[str], x: Values, y: Values, projections: Mapping[str, str]) -> _Pairs:
+        known = [(x[n], y[n], projections[n]) for n in names if x.get(n) is not None and y.get(n) is not None]
+        kinds = sorted({kind for _, _, kind in known})
+        return cls(
+            np.array([a for a, _, _ in known], np.float64),
+            np.array([b for _, b, _ in known], np.float64),
+            np.array([kinds.index(kind) for _, _, kind in known], np.int64),
+        )
+
+
+def spearman(x: Floats, y: Floats, kind: NDArray[np.int64] | None = None) -> Floats:
+    """Spearman's ρ of each row, [draws]; with `kind`, of the ranks less their mean within each kind. x, y, kind:
+    [draws, n]. NaN where a side does not vary.
+    """
+    a, b = (stats.rankdata(side, axis=1) for side in (x, y))
+    if kind is None:
+        a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    else:
+        a, b = _within(a, kind), _within(b, kind)
+    norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    found: Floats = np.divide((a * b).sum(1), norm, out=np.full(len(a), np.nan), where=norm > 1e-9)
+    return found
+
+
+def kendall(x: Floats, y: Floats, kind: NDArray[np.int64] | None = None) -> Floats:
+    """Kendall's τ-b of each row, [draws]; with `kind`, over pairs of one kind only. NaN where a side does not vary."""
+    found = np.empty(len(x))
+    for i, (a, b) in enumerate(zip(x, y, strict=True)):
+        left, right = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
+        if kind is not None:
+            same = kind[i][:, None] == kind[i]
+            left, right = left * same, right * same
+        norm = math.sqrt(float((left * left).sum()) * float((right * right).sum()))
+        found[i] = float((left * right).sum()) / norm if norm else math.nan
+    return found
+
+
+STATISTICS = {"spearman": spearman, "kendall": kendall}
+
+
 def bootstrap_interval(
-    x: NDArray[np.float64], y: NDArray[np.float64], statistic: str, seed: int
+    x: Floats, y: Floats, statistic: str, seed: int, kind: NDArray[np.int64] | None = None
 ) -> tuple[float, float]:
     """95 % percentile interval of Spearman's ρ or Kendall's τ over resampled pairs. x, y: float64 [n]."""
-    correlation: Any = stats.spearmanr if statistic == "spearman" else stats.kendalltau
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(x), (RESAMPLES, len(x)))
-    with np.errstate(invalid="ignore"):
-        values = [correlation(x[draw], y[draw]).statistic for draw in draws if np.ptp(x[draw]) and np.ptp(y[draw])]
-    low, high = np.quantile(values, [0.025, 0.975])
+    draws = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    values = STATISTICS[statistic](x[draws], y[draws], None if kind is None else kind[draws])
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _paired(pairs: Sequence[tuple[float | None, float | None]]) -> NDArray[np.float64]:
-    return np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
+def _within(ranks: Floats, kind: NDArray[np.int64]) -> Floats:
+    """Ranks [draws, n] less the mean rank of their kind in their row."""
+    left = ranks.copy()
+    for one in np.unique(kind):
+        mine = kind == one
+        count = mine.sum(1, keepdims=True)
+        mean = np.divide((ranks * mine).sum(1, keepdims=True), count, out=np.zeros((len(ranks), 1)), where=count > 0)
+        left -= mean * mine
+    return left
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _row(
-    scheme: SchemeInfo, scope: str, outcome: Outcome, pairs: NDArray[np.float64], seed: int
+    scheme: SchemeInfo, scope: str, predictor: Predictor, outcome: Outcome, pairs: _Pairs, seed: int
 ) -> CorrelationRow | None:
     """None where there are too few groups, or where one side does not vary."""
-    if len(pairs) < FEWEST or not np.ptp(pairs, axis=0).all():
+    if len(pairs.x) < FEWEST or not np.ptp(pairs.x) or not np.ptp(pairs.y):
         return None
-    x, y = pairs[:, 0], pairs[:, 1]
-    rho, tau = float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
-    rho_low, rho_high = bootstrap_interval(x, y, "spearman", seed)
-    tau_low, tau_high = bootstrap_interval(x, y, "kendall", seed)
+    kind = pairs.kind if scope == PARTIAL else None
+    batch = (pairs.x[None], pairs.y[None], None if kind is None else kind[None])
+    rho, tau = float(spearman(*batch)[0]), float(kendall(*batch)[0])
+    if math.isnan(rho) or math.isnan(tau):
+        return None
+    rho_low, rho_high = bootstrap_interval(pairs.x, pairs.y, "spearman", seed, kind)
+    tau_low, tau_high = bootstrap_interval(pairs.x, pairs.y, "kendall", seed, kind)
     return CorrelationRow(
         scheme=scheme.name,
         scope=scope,
-        predictor="amax",
+        predictor=predictor,
         outcome=outcome,
-        n=len(pairs),
+        n=len(pairs.x),
         spearman=rho,
         spearman_low=rho_low,
         spearman_high=rho_high,
         kendall=tau,
         kendall_low=tau_low,
         kendall_high=tau_high,
-        reading=read(scheme.title, scope, outcome, rho, rho_low, rho_high),
+        reading=read(scheme.title, scope, outcome, rho, rho_low, rho_high, predictor),
     )
 
 
-def read(scheme: str, scope: str, outcome: Outcome, rho: float, low: float, high: float) -> str:
+def read(
+    scheme: str, scope: str, outcome: Outcome, rho: float, low: float, high: float, predictor: Predictor = "amax"
+) -> str:
     """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size."""
-    where = f"{scheme}, over all groups" if scope == "all" else f"{scheme}, within {scope} inputs"
+    places = {"all": "over all groups", PARTIAL: "between groups of one projection"}
+    where = f"{scheme}, {places.get(scope) or f'within {scope} inputs'}"
     numbers = f"(ρ = {_signed(rho)}, 95% interval {_signed(low)} to {_signed(high)})"
-    name = OUTCOMES[outcome]
+    name, told = PREDICTORS[predictor], OUTCOMES[outcome]
     if low <= 0 <= high:
-        return f"{where}: the peak does not tell the {name} {numbers}."
+        return f"{where}: the {name} does not tell the {told} {numbers}."
     strength = "closely" if abs(rho) >= 0.8 else "in part" if abs(rho) >= 0.4 else "only weakly"
     direction = "higher" if rho > 0 else "lower"
-    return f"{where}: a higher peak goes with a {direction} {name}, {strength} {numbers}."
+    return f"{where}: a higher {name} goes with a {direction} {told}, {strength} {numbers}."
 
 
 def _signed(value: float) -> str:

@@ -42,6 +42,8 @@ from quantaudit.simulate.records import (
     DomainScore,
     Evaluation,
     GroupRow,
+    Outcome,
+    Predictor,
     RecipeRow,
     ScaleRow,
     SchemeInfo,
@@ -371,7 +373,7 @@ def _scales(sites: list[SiteRow]) -> list[ScaleRow]:
 
 
 def _correlation() -> list[CorrelationRow]:
-    rows = (
+    rows: tuple[tuple[Predictor, Outcome, float, str], ...] = (
         ("amax", "sqnr_db", -0.41, "Across all groups a higher peak goes with a lower SQNR, but loosely (ρ = −0.41)."),
         ("amax", "damage", 0.52, "Across all groups the peak explains the damage only in part (ρ = 0.52)."),
         ("amax", "relative_mae", 0.71, "Across all groups a higher peak goes with a higher relative MAE (ρ = 0.71)."),

@@ -15,7 +15,7 @@ from quantaudit.card.places import places_info
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
 from quantaudit.card.stability import stability_info
 from quantaudit.card.verdict import decide
-from quantaudit.correlate import correlate
+from quantaudit.correlate import correlate, predictors
 from quantaudit.policy import Policy
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
@@ -60,7 +60,7 @@ def build_card(
         scales=list(scales),
         simulation=simulation,
         verification=[],
-        correlation=correlate(simulation, _evaluation_amax(profile)) if simulation else [],
+        correlation=correlate(simulation, predictors(profile)) if simulation else [],
         stability=stability,
         places=places_info(profile),
         experts=experts.experts_info(profile),
@@ -184,14 +184,3 @@ def _domains(profile: Profile, whole: SiteStatistics) -> dict[str, float]:
         domain = profile.samples[sample].domain
         highest[domain] = float(np.maximum(highest.get(domain, 0.0), value))
     return dict(sorted(highest.items()))
-
-
-def _evaluation_amax(profile: Profile) -> dict[str, float | None]:
-    """Group → amax of its input on the evaluation split, which errors are reported on."""
-    amax: dict[str, float | None] = {}
-    for site in profile.sites:
-        evaluation = profile.split(site.name, "evaluation") if site.kind == "linear_input" else None
-        if evaluation is not None:
-            value = summary(evaluation).amax
-            amax[site.name.removesuffix(".input")] = value if np.isfinite(value) else None
-    return amax

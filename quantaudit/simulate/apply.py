@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from compressed_tensors.offload import disable_onloading
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
@@ -69,9 +70,17 @@ def quantized(
 
 def _swap_weight(stack: ExitStack, linear: nn.Module, weight: Tensor) -> None:
     # The parameter object is exchanged, not its data: a tied embedding must keep the original.
-    original = linear._parameters["weight"]
-    linear._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-    stack.callback(linear._parameters.__setitem__, "weight", original)
+    with disable_onloading():
+        original = linear._parameters["weight"]
+    _assign(linear, nn.Parameter(weight, requires_grad=False))
+    stack.callback(_assign, linear, original)
+
+
+def _assign(linear: nn.Module, weight: Tensor | None) -> None:
+    # Linearized experts keep their parameters in a cache of compressed_tensors, where a plain assignment would copy
+    # the new values into the original.
+    with disable_onloading():
+        linear._parameters["weight"] = weight  # type: ignore[assignment]
 
 
 def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:

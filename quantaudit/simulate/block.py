@@ -1,13 +1,14 @@
 """Block damage: replay each decoder block with one fused group quantized and compare its output with the clean one.
 
-Forward passes only, one block at work at a time; ranks fused groups as brute force over the whole model does.
+Forward passes only, one block at work at a time; ranks fused groups as brute force over the whole model does. A replay
+starts at the group: what ran before it is remembered from the clean run (`replay`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.records import GroupRow
+from quantaudit.simulate.replay import MEMO_BYTES, Memo, record, remembered
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments and keyword arguments of one call of a decoder block, as the model made it."""
@@ -46,30 +48,56 @@ def group_damage(
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
     progress: Advance = no_advance,
+    *,
+    weights_only: bool = True,
 ) -> list[GroupRow]:
     """Damage of every fused group under every scheme. qparams: by scheme name, then by group name, for static schemes.
 
-    A group whose static range is not finite gets null; so do Linears outside the blocks.
+    A group whose static range is not finite gets null; so do Linears outside the blocks. weights_only: whether to
+    replay each group once more for every way to quantize its weights, with its input as it is; a ranking needs none.
     `progress` is called after each group and variant.
     """
     calls = record_calls(model, architecture.blocks, samples)
     rows: list[GroupRow] = []
     for index, path in enumerate(architecture.blocks):
-        block = model.get_submodule(path)
+        inside = [group for group in architecture.groups if group.layer == index]
         if not calls[path]:  # a layer that the model skips has nothing to replay
-            skipped = [group for group in architecture.groups if group.layer == index]
-            rows += [_row(group, scheme, None, None) for group in skipped for scheme in schemes]
+            rows += [_row(group, scheme, None, None) for group in inside for scheme in schemes]
             continue
-        clean = [first_tensor(block(*args, **kwargs)) for args, kwargs in calls[path]]
-        for group in architecture.groups:
-            if group.layer == index:
-                replay = _Replay(model, block, group, calls[path], clean)
-                ranges = {name: found.get(group.name) for name, found in qparams.items()}
-                rows += replay.rows(schemes, ranges, progress)
+        runs = clean_runs(model.get_submodule(path), path, inside, calls[path])
+        for group in inside:
+            replay = _Replay(model, path, group, runs)
+            ranges = {name: found.get(group.name) for name, found in qparams.items()}
+            rows += replay.rows(schemes, ranges, progress, weights_only)
         calls[path].clear()
     outside = [group for group in architecture.groups if group.layer is None]
     rows += [_row(group, scheme, None, None) for group in outside for scheme in schemes]
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRun:
+    """One call of a block, its hidden states [batch, tokens, hidden] without quantization, and what ran inside."""
+
+    call: Call
+    output: Tensor
+    memo: Memo
+
+
+def clean_runs(block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call]) -> list[CleanRun]:
+    """Every call run once more as it is. Where MEMO_BYTES are full, memos stay empty and replays compute all again."""
+    members = [inner_paths(group, path) for group in groups]
+    runs, held = [], 0
+    for call in calls:
+        output, memo = record(block, *call)
+        held += memo.keep(members)
+        runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo()))
+    return runs
+
+
+def inner_paths(group: Group, block: str) -> list[str]:
+    """Members of a group by their paths inside the block."""
+    return [member.removeprefix(f"{block}.") for member in group.members]
 
 
 def steps(architecture: Architecture, schemes: Sequence[Scheme]) -> int:
@@ -94,47 +122,63 @@ def record_calls(model: nn.Module, blocks: Sequence[str], samples: Sequence[Toke
     return calls
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Replay:
-    """One group in its block, with the block's recorded calls and clean outputs."""
+    """One group in its block at `path`, with the block's clean runs."""
 
     model: nn.Module
-    block: nn.Module
+    path: str
     group: Group
-    calls: list[Call]
-    clean: list[Tensor]
+    runs: Sequence[CleanRun]
+    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """Quantized weights by how they are quantized, then by member."""
 
     def rows(
-        self, schemes: Sequence[Scheme], ranges: Mapping[str, QParams | None], progress: Advance
+        self, schemes: Sequence[Scheme], ranges: Mapping[str, QParams | None], progress: Advance, weights_only: bool
     ) -> Iterator[GroupRow]:
         """One row for each scheme; weights alone are replayed once for schemes that quantize them alike.
 
         ranges: the group's own, by scheme name.
         """
-        weights_only: dict[str, float | None] = {}
+        alone: dict[str, float | None] = {}
         for scheme in _weight_variants(schemes):
-            weights_only[str(scheme.weights)] = self.damage(scheme, None)
+            if weights_only:
+                alone[str(scheme.weights)] = self.damage(scheme, None)
             progress()
         for scheme in schemes:
             damage = None
             found = ranges.get(scheme.name)
-            if not scheme.static or found is not None:
-                damage = self.damage(scheme, input_quantizer(scheme, found, self.clean[0].device))
+            if scheme.input_activations is None and str(scheme.weights) in alone:
+                damage = alone[str(scheme.weights)]
+            elif not scheme.static or found is not None:
+                damage = self.damage(scheme, input_quantizer(scheme, found, self.runs[0].output.device))
             progress()
-            yield _row(self.group, scheme, damage, weights_only.get(str(scheme.weights)))
+            yield _row(self.group, scheme, damage, alone.get(str(scheme.weights)))
 
     def damage(self, scheme: Scheme, quantizer: InputQuantizer | None) -> float | None:
         """Mean over all recorded tokens; None where it is not finite."""
-        weights = {}
-        if scheme.weights is not None:
-            for member in self.group.members:
-                weights[member] = quantize_linear(self.model.get_submodule(member), scheme.weights)
-        total = torch.zeros((), dtype=torch.float64, device=self.clean[0].device)
-        with quantized(self.model, [self.group], weights, {self.group.name: quantizer}):
-            for (args, kwargs), clean in zip(self.calls, self.clean, strict=True):
-                total += block_damage(clean, first_tensor(self.block(*args, **kwargs)))
-        mean = float(total) / sum(clean.shape[:-1].numel() for clean in self.clean)
+        block = self.model.get_submodule(self.path)
+        members = inner_paths(self.group, self.path)
+        total = torch.zeros((), dtype=torch.float64, device=self.runs[0].output.device)
+        with quantized(self.model, [self.group], self.quantized_weights(scheme), {self.group.name: quantizer}):
+            for run in self.runs:
+                args, kwargs = run.call
+                with remembered(block, run.memo, members):
+                    total += block_damage(run.output, first_tensor(block(*args, **kwargs)))
+        mean = float(total) / sum(run.output.shape[:-1].numel() for run in self.runs)
         return mean if mean < float("inf") else None
+
+    def quantized_weights(self, scheme: Scheme) -> dict[str, Tensor]:
+        """By member; quantized once for all schemes that quantize weights alike."""
+        if scheme.weights is None:
+            return {}
+        key = str(scheme.weights)
+        if key not in self.weights:
+            self.weights[key] = {
+                member: quantize_linear(self.model.get_submodule(member), scheme.weights)
+                for member in self.group.members
+            }
+        return self.weights[key]
 
 
 def _weight_variants(schemes: Sequence[Scheme]) -> list[Scheme]:

@@ -34,6 +34,8 @@ from quantaudit.simulate.apply import input_quantizer, quantize_weight
 RECORD_BYTES = 1 << 28
 """Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights anew."""
 
+_ROWS = 32
+
 PriceList = dict[tuple[str, str], float | None]
 """(group name, scheme name) → nats per token; None without a finite range, or where no finite gradient came."""
 
@@ -140,8 +142,22 @@ def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:
     p = logits.float().softmax(-1)
     if not bool(p.isfinite().all()):
         return torch.full_like(logits, float("nan"))
-    labels = torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(*p.shape[:-1], 1)
+    labels = drawn_labels(p.flatten(0, -2), generator).view(*p.shape[:-1], 1)
     return p.scatter_add(-1, labels, -torch.ones_like(p[..., :1])).to(logits.dtype)
+
+
+def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows].
+
+    By inversion in float64, a few rows at a time: `torch.multinomial` draws a random number for every token of the
+    vocabulary, which takes longer than a forward pass of a small model.
+    """
+    u = torch.rand(len(p), 1, generator=generator, device=p.device, dtype=torch.float64)
+    labels = []
+    for start in range(0, len(p), _ROWS):
+        cumulative = p[start : start + _ROWS].double().cumsum(-1)
+        labels.append(torch.searchsorted(cumulative, u[start : start + _ROWS] * cumulative[:, -1:], right=True))
+    return torch.cat(labels)[:, 0].clamp_(max=p.shape[-1] - 1)
 
 
 @torch.no_grad()

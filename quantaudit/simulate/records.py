@@ -8,7 +8,10 @@ from pydantic import Field
 
 from quantaudit.provenance import Number, Row
 
-Outcome = Literal["damage", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"]
+Outcome = Literal[
+    "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
+]
+Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
 
 
 class ScaleRow(Row):
@@ -62,6 +65,8 @@ class GroupRow(Row):
     damage: Number
     damage_weights_only: Number
     price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
+    price_low: Number = Field(default=None, description="95 % interval of a price from damage; null for the others")
+    price_high: Number = None
 
 
 class DomainScore(Row):
@@ -83,6 +88,9 @@ class RecipeRow(Row):
     title: str
     kl: Number = Field(description="mean KL(base‖quantized) of the logits, nats per token")
     kl_stderr: Number = Field(description="standard error over samples")
+    kl_estimate: Number = Field(
+        default=None, description="KL estimated from the groups' prices, without this recipe's own simulation"
+    )
     top1: Number = Field(description="share of positions whose most likely token is unchanged")
     perplexity: Number
     perplexity_base: Number
@@ -114,7 +122,13 @@ class Evaluation(Row):
         default=None,
         description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
     )
-    note: str | None = Field(default=None, description="why there are no prices although they were wanted")
+    note: str | None = Field(default=None, description="why prices come from no backward pass although it was wanted")
+    price_source: Literal["gradient", "damage"] | None = Field(
+        default=None, description="whence prices come: one backward pass, or block damage through a fitted curve"
+    )
+    rounding_floor: Number = Field(
+        default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"
+    )
 
 
 class Simulation(Row):
@@ -128,11 +142,11 @@ class Simulation(Row):
 
 
 class CorrelationRow(Row):
-    """Rank agreement of the peak with one error, with 95 % bootstrap intervals."""
+    """Rank agreement of the peak, or another statistic, with one error, with 95 % bootstrap intervals."""
 
     scheme: str
-    scope: str = Field(description="'all' or one projection")
-    predictor: str
+    scope: str = Field(description="'all', 'partial' (within projections, taken together) or one projection")
+    predictor: Predictor
     outcome: Outcome
     n: int
     spearman: Number

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from quantaudit.correlate import FEWEST, bootstrap_interval, correlate, read
-from quantaudit.simulate.records import Simulation
+from quantaudit.correlate import (
+    FEWEST,
+    bootstrap_interval,
+    correlate,
+    kendall,
+    kurtosis,
+    predictors,
+    read,
+    spearman,
+)
+from quantaudit.profile import Profile
+from quantaudit.simulate.records import Predictor, Simulation
+from quantaudit.stats.site import summary
+from tests.builders import distribution_of
 from tests.card_factory import STATIC, make_card
+
+Measured = dict[Predictor, dict[str, float | None]]
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +34,19 @@ def simulation() -> Simulation:
 
 
 @pytest.fixture(scope="module")
-def amax() -> dict[str, float | None]:
+def amax() -> Measured:
+    return {"amax": _amax()}
+
+
+def _amax() -> dict[str, float | None]:
     return {site.name.removesuffix(".input"): site.amax for site in make_card().sites if site.kind == "linear_input"}
 
 
-def test_coefficients_are_those_of_ranks_over_the_groups(simulation: Simulation, amax: dict[str, float | None]) -> None:
+def test_coefficients_are_those_of_ranks_over_the_groups(simulation: Simulation, amax: Measured) -> None:
     rows = {(row.scheme, row.scope, row.outcome): row for row in correlate(simulation, amax)}
     row = rows[STATIC, "down_proj", "damage"]
     groups = [g for g in simulation.groups if g.scheme == STATIC and g.projection == "down_proj"]
-    x, y = np.array([amax[g.group] for g in groups], float), np.array([g.damage for g in groups], float)
+    x, y = np.array([amax["amax"][g.group] for g in groups], float), np.array([g.damage for g in groups], float)
     ranks = np.argsort(np.argsort(x)), np.argsort(np.argsort(y))
     d = ranks[0] - ranks[1]
     n = len(x)
@@ -37,18 +56,16 @@ def test_coefficients_are_those_of_ranks_over_the_groups(simulation: Simulation,
     assert row.kendall == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
-def test_every_scope_and_outcome_of_the_static_scheme_is_there(
-    simulation: Simulation, amax: dict[str, float | None]
-) -> None:
+def test_every_scope_and_outcome_of_the_static_scheme_is_there(simulation: Simulation, amax: Measured) -> None:
     found = {(row.scope, row.outcome) for row in correlate(simulation, amax) if row.scheme == STATIC}
-    scopes = {"all", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
-    outcomes = {"damage", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"}
+    scopes = {"all", "partial", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    outcomes = {"damage", "price", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"}
     assert found == {(scope, outcome) for scope in scopes for outcome in outcomes}
 
 
-def test_too_few_groups_give_no_row(simulation: Simulation, amax: dict[str, float | None]) -> None:
-    few = dict(list(amax.items())[: FEWEST - 1])
-    assert correlate(simulation, few) == []
+def test_too_few_groups_give_no_row(simulation: Simulation, amax: Measured) -> None:
+    few = dict(list(amax["amax"].items())[: FEWEST - 1])
+    assert correlate(simulation, {"amax": few}) == []
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -75,3 +92,54 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
 )
 def test_readings_say_no_more_than_the_interval_allows(rho: float, low: float, high: float, words: str) -> None:
     assert words in read("INT8", "all", "damage", rho, low, high)
+
+
+def test_batched_statistics_are_scipys() -> None:
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 12, (20, 40)).astype(float), generator.standard_normal((20, 40))
+    for i, (rho, tau) in enumerate(zip(spearman(x, y), kendall(x, y), strict=True)):
+        assert rho == pytest.approx(stats.spearmanr(x[i], y[i]).statistic, abs=1e-12)
+        assert tau == pytest.approx(stats.kendalltau(x[i], y[i]).statistic, abs=1e-12)
+
+
+def test_a_partial_correlation_sees_through_the_projection() -> None:
+    """Two kinds, far apart on both sides: together ρ is high, within each kind there is nothing, or its opposite."""
+    generator = np.random.default_rng(0)
+    kind = np.repeat([0, 1], 40)
+    x = kind * 100 + generator.standard_normal(80)
+    opposite = kind * 100.0 - (x - kind * 100)
+    assert spearman(x[None], opposite[None])[0] > 0.4
+    assert spearman(x[None], opposite[None], kind[None])[0] == pytest.approx(-1)
+    assert kendall(x[None], opposite[None], kind[None])[0] == pytest.approx(-1)
+    alone = kind * 100 + generator.standard_normal(80)
+    assert spearman(x[None], alone[None])[0] > 0.7
+    assert abs(spearman(x[None], alone[None], kind[None])[0]) < 0.3
+
+
+def test_other_predictors_are_given_over_all_groups_only(simulation: Simulation, amax: Measured) -> None:
+    kl = {STATIC: amax["amax"]}
+    rows = correlate(simulation, {**amax, "kurtosis": amax["amax"]}, kl)
+    other = [row for row in rows if row.predictor == "kurtosis" and row.scheme == STATIC]
+    assert {row.scope for row in other} == {"all", "partial"}
+    assert {row.outcome for row in other} == {"damage", "price", "kl", "relative_mae", "zeroed_fraction"}
+    (own,) = (row for row in other if (row.outcome, row.scope) == ("kl", "all"))
+    assert own.spearman == pytest.approx(1)
+    assert "a higher kurtosis goes with a higher KL of the group alone, closely" in own.reading
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_kurtosis_is_scipys_of_the_values_themselves(spread: float) -> None:
+    x = (spread * torch.randn(4096, generator=torch.Generator().manual_seed(0)) ** 3).bfloat16()
+    assert kurtosis(distribution_of(x)) == pytest.approx(stats.kurtosis(x.double().numpy(), fisher=False), rel=1e-9)
+    assert np.isnan(kurtosis(distribution_of(torch.ones(16))))
+
+
+def test_predictors_are_those_of_the_evaluation_split(tiny_profile: Profile) -> None:
+    found = predictors(tiny_profile)
+    name = "layers.0.mlp.down_proj"
+    evaluation = tiny_profile.split(f"{name}.input", "evaluation")
+    assert evaluation is not None
+    described = summary(evaluation)
+    assert found["amax"][name] == described.amax
+    assert found["peak_over_rms"][name] == pytest.approx(described.amax / described.rms)
+    assert set(found) == {"amax", "peak_over_rms", "kurtosis"}

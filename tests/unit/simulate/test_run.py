@@ -15,6 +15,7 @@ from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.predict import fit_curve
 from quantaudit.simulate.price import price_groups
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import find_score, simulate, worst_groups
@@ -93,10 +94,29 @@ def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
     assert all(price is not None and price > 0 for price in expected.values())
     assert simulation.evaluation.priced
     assert simulation.evaluation.note is None
+    assert simulation.evaluation.price_source == "gradient"
+    assert {row.price_low for row in simulation.groups} == {None}
+
+
+def test_recipes_carry_the_kl_that_prices_tell_and_not_their_own(simulation: Simulation) -> None:
+    """The curve of each recipe goes through the others alone."""
+    prices = {(row.group, row.scheme): row.price or 0.0 for row in simulation.groups if row.layer is not None}
+    floor = simulation.evaluation.rounding_floor
+    assert floor is not None
+    rows = {row.name: row for row in simulation.recipes}
+    static, dynamic = (rows[scheme] for scheme in (INT8_STATIC.name, INT8_DYNAMIC.name))
+    sums = {
+        name: sum(price for (_, scheme), price in prices.items() if scheme == name)
+        for name in (INT8_STATIC.name, INT8_DYNAMIC.name)
+    }
+    assert static.kl is not None
+    curve = fit_curve([(sums[INT8_STATIC.name], static.kl)], floor)
+    assert dynamic.kl_estimate == pytest.approx(curve.kl(sums[INT8_DYNAMIC.name]))
+    assert all(row.kl_estimate is not None and row.kl_estimate != row.kl for row in simulation.recipes)
 
 
 @pytest.mark.parametrize("score", ["damage", "auto", "gradient"])
-def test_where_no_backward_pass_fits_damage_stands_alone(
+def test_where_no_backward_pass_fits_prices_come_from_damage(
     tiny_loaded: LoadedModel,
     tiny_profile: Profile,
     tiny_corpus: TokenizedCorpus,
@@ -118,8 +138,16 @@ def test_where_no_backward_pass_fits_damage_stands_alone(
             found()
         return
     simulation = found()
-    assert {row.price for row in simulation.groups} == {None}
-    assert not simulation.evaluation.priced
+    assert simulation.evaluation.priced
+    assert simulation.evaluation.price_source == "damage"
+    for row in simulation.groups:
+        if row.damage is None:
+            assert row.price is row.price_low is row.price_high is None
+        else:
+            assert row.price is not None
+            assert row.price_low is not None
+            assert row.price_high is not None
+            assert row.price_low <= row.price <= row.price_high
     assert (simulation.evaluation.note is None) == (score == "damage")
     assert "details" not in (simulation.evaluation.note or "")
 
