@@ -39,7 +39,8 @@ from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
 from quantaudit.errors import AuditError, MeasurementError
-from quantaudit.integrations.verdict import judge_inputs, measured
+from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
+from quantaudit.model.experts import Experts
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.observation import Observation
 from quantaudit.policy import Policy, load_policy
@@ -90,7 +91,8 @@ class AuditModifier(Modifier):  # type: ignore[misc]
                 "there is no calibration data to audit", where="oneshot", hint="give `dataset=`, or leave the audit out"
             )
         self._targets = quantized_inputs(state.model, modifiers[place + 1 :])
-        self._observation = Observation(state.model)
+        experts: Experts = "all" if get_calibrate_all_experts_flag() else "routed"
+        self._observation = Observation(state.model, experts=experts)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -105,12 +107,6 @@ class AuditModifier(Modifier):  # type: ignore[misc]
             )
         observation = self._observation
         assert observation is not None
-        if observation.architecture.banks and get_calibrate_all_experts_flag():
-            raise AuditError(
-                "experts are calibrated on all tokens, of which each would see only those routed to it",
-                where="oneshot",
-                hint="run with moe_calibrate_all_experts=False, or audit beforehand with `quantaudit report`",
-            )
         following = _Following(observation, state)
         self._attached.enter_context(observation.attached(ignore=lambda: HooksMixin._HOOKS_DISABLED))
         # Before the taps: it says which batch they are about to see.
@@ -132,7 +128,8 @@ class AuditModifier(Modifier):  # type: ignore[misc]
             self._observation = None  # its histograms are not needed any more
         if self.profile is not None:
             save_profile(seen, Path(self.profile))
-        self._findings = judge_inputs(seen, self._targets, rules)
+        judged = seen if get_calibrate_all_experts_flag() else own_tokens(seen)
+        self._findings = judge_inputs(judged, self._targets, rules)
         self._report(seen, rules)
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:

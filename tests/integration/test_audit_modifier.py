@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import AuditError
+from quantaudit.integrations.verdict import own_tokens
 from quantaudit.profile import load_profile
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import observer_of
@@ -224,26 +225,26 @@ def test_a_recipe_with_the_modifier_reloads(tame: Path, tiny_corpus: TokenizedCo
     assert names == ["AuditModifier", "QuantizationModifier"]
 
 
-def test_experts_on_all_tokens_are_not_audited_as_if_they_were_routed(
+def test_experts_are_audited_on_the_tokens_that_they_are_calibrated_on(
     tiny_corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
     folder = save_checkpoint(tmp_path / "moe", family_model("qwen3-moe"))
     recipe = W8A8.replace("[lm_head]", "[lm_head, 're:.*mlp.gate$']")
-    with pytest.raises(AuditError, match="experts are calibrated on all tokens"):
-        run(open_model(folder), recipe, loader(list(tiny_corpus.samples)))
-    path = tmp_path / "p.safetensors"
-    run(
-        open_model(folder),
-        recipe,
-        loader(list(tiny_corpus.samples)),
-        profile=path,
-        moe_calibrate_all_experts=False,
-    )
-    seen = load_profile(path)
-    routed = [
-        seen.statistics[site.name, "calibration"].tokens
-        for site in seen.sites
-        if site.kind == "expert_input" and site.name.startswith("layers.0.") and "gate_up" in site.name
-    ]
     chosen = open_model(folder).config.num_experts_per_tok
-    assert sum(routed) == chosen * seen.provenance.corpus.tokens
+    for everywhere in (True, False):
+        model, path = open_model(folder), tmp_path / f"{everywhere}.safetensors"
+        data = loader(list(tiny_corpus.samples))
+        run(model, recipe, data, profile=path, moe_calibrate_all_experts=everywhere)
+        seen = load_profile(path)
+        assert seen.experts == ("all" if everywhere else "routed")
+        judged = seen if everywhere else own_tokens(seen)
+        inputs = [site for site in judged.sites if site.kind == "expert_input"]
+        first = [site for site in inputs if site.name.startswith("layers.0.") and "gate_up" in site.name]
+        routed = sum(seen.statistics[site.name, "calibration"].tokens for site in first)
+        assert routed == chosen * seen.provenance.corpus.tokens
+        for site in inputs:
+            scale = float(model.get_submodule(site.members[0]).input_scale)
+            args = model.get_submodule(site.members[0]).quantization_scheme.input_activations
+            qparams = site_qparams(judged, site.name, args, observer_of(args))
+            assert qparams is not None
+            assert float(qparams.scale) == pytest.approx(scale, rel=2**-7), site.name
