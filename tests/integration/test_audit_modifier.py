@@ -248,3 +248,26 @@ def test_experts_are_audited_on_the_tokens_that_they_are_calibrated_on(
             qparams = site_qparams(judged, site.name, args, observer_of(args))
             assert qparams is not None
             assert float(qparams.scale) == pytest.approx(scale, rel=2**-7), site.name
+
+
+@pytest.mark.parametrize(("name", "loses"), [("mistral", True), ("llama", False), ("qwen3", False)])
+def test_a_calibration_without_causal_mask_is_told(
+    name: str, loses: bool, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    """Against the model itself: what its attention puts out in the pipeline is not what it puts out on its own."""
+    from llmcompressor import oneshot
+
+    from quantaudit.integrations.llmcompressor import AuditModifier
+
+    folder = save_checkpoint(tmp_path / name, tiny_model(name, dtype=torch.float32))
+    samples = list(tiny_corpus.samples)
+    path = tmp_path / "p.safetensors"
+    audit, reference = AuditModifier(profile=str(path)), open_model(folder)
+    oneshot(model=open_model(folder), dataset=loader(samples), recipe=[audit])
+    assert any(finding.code == "QA609" for finding in audit.findings) == loses
+    with torch.no_grad(), quantaudit.observe(reference) as observation:
+        for sample in samples:
+            reference(torch.from_numpy(sample.ids)[None])
+    key = ("layers.0.self_attn.o_proj.input", "calibration")
+    seen, expected = load_profile(path).statistics[key], observation.profile().statistics[key]
+    assert bool(differences(seen.distribution, expected.distribution)) == loses
