@@ -115,6 +115,27 @@ def test_the_scales_that_are_judged_are_those_that_are_saved(
     assert compared == 21
 
 
+def test_behind_smoothquant_it_sees_smoothed_activations(
+    tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    from llmcompressor import oneshot
+
+    smooth = "smooth_stage:\n  smooth_modifiers:\n    SmoothQuantModifier: {smoothing_strength: 0.8}\n"
+    path = tmp_path / "p.safetensors"
+    recipe = smooth + AUDIT.replace("POLICY", "default").replace("PROFILE", str(path)) + W8A8
+    model, plain = open_model(tame), open_model(tame)
+    oneshot(model=model, dataset=loader(list(tiny_corpus.samples)), recipe=recipe)
+    seen = load_profile(path)
+    module = model.get_submodule("model.layers.1.self_attn.q_proj")
+    amax = seen.statistics["layers.1.self_attn.qkv_proj.input", "calibration"].channel_amax.max()
+    assert float(module.input_scale) == pytest.approx(amax / 127.5, rel=2**-7)
+    with torch.no_grad(), quantaudit.observe(plain) as observation:
+        for sample in tiny_corpus.samples:
+            plain(torch.from_numpy(sample.ids)[None])
+    key = ("layers.1.self_attn.qkv_proj.input", "calibration")
+    assert observation.profile().statistics[key].channel_amax.max() > 1.5 * amax
+
+
 def test_an_outlier_stops_the_recipe_before_a_weight_is_touched(
     wild: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
