@@ -18,6 +18,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.measure import _Gathered, _parents, _silent, _token_text, environment
 from quantaudit.model.capture import calls, capture
+from quantaudit.model.experts import Experts
 from quantaudit.model.load import LoadedModel, model_info
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.model.sites import discover, outside_text
@@ -71,21 +72,29 @@ def observe(
 
 
 class Observation:
-    """Statistics of whatever passes through a model. Who runs the forward says which batch is on its way."""
+    """Statistics of whatever passes through a model. Who runs the forward says which batch is on its way.
+
+    experts: `all` where whoever runs the forward gives linearized experts every token, as `oneshot` does.
+    """
 
     def __init__(
-        self, model: nn.Module, *, tokenizer: Any = None, split: Split = "calibration", domain: str = NAME
+        self,
+        model: nn.Module,
+        *,
+        tokenizer: Any = None,
+        split: Split = "calibration",
+        domain: str = NAME,
+        experts: Experts = "routed",
     ) -> None:
         self.model = model
         self.split: Split = split
         self.domain = domain
-        self.architecture = discover(model)
+        self.architecture = discover(model, all_tokens=experts == "all")
         # Now: what quantizes the model later gives it parameters of its own.
         self.info = model_info(model, [], **_origin(model))
         self._tokenizer = tokenizer
-        self._gathered = _Gathered(
-            self.architecture, aside=outside_text(model, self.architecture.sites), all_tokens=False
-        )
+        aside = outside_text(model, self.architecture.sites)
+        self._gathered = _Gathered(self.architecture, aside=aside, all_tokens=experts == "all")
         self._fired: Counter[str] = Counter()
         self._ran: Counter[str] = Counter()
         self._samples: list[TokenizedSample] = []

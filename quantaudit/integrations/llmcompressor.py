@@ -39,7 +39,8 @@ from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
 from quantaudit.errors import AuditError, MeasurementError
-from quantaudit.integrations.verdict import judge_inputs, measured
+from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens, without_mask
+from quantaudit.model.experts import Experts
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.observation import Observation
 from quantaudit.policy import Policy, load_policy
@@ -65,6 +66,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
     _rules: Policy | None = PrivateAttr(None)
     _targets: dict[str, QuantizationArgs] = PrivateAttr(default_factory=dict)
     _observation: Observation | None = PrivateAttr(None)
+    _following: Any = PrivateAttr(None)
     _attached: ExitStack = PrivateAttr(default_factory=ExitStack)
     _findings: list[Finding] = PrivateAttr(default_factory=list)
 
@@ -90,7 +92,8 @@ class AuditModifier(Modifier):  # type: ignore[misc]
                 "there is no calibration data to audit", where="oneshot", hint="give `dataset=`, or leave the audit out"
             )
         self._targets = quantized_inputs(state.model, modifiers[place + 1 :])
-        self._observation = Observation(state.model)
+        experts: Experts = "all" if get_calibrate_all_experts_flag() else "routed"
+        self._observation = Observation(state.model, experts=experts)
         return True
 
     def on_calibration_start(self, state: State, event: Event, **kwargs: Any) -> None:
@@ -105,13 +108,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
             )
         observation = self._observation
         assert observation is not None
-        if observation.architecture.banks and get_calibrate_all_experts_flag():
-            raise AuditError(
-                "experts are calibrated on all tokens, of which each would see only those routed to it",
-                where="oneshot",
-                hint="run with moe_calibrate_all_experts=False, or audit beforehand with `quantaudit report`",
-            )
-        following = _Following(observation, state)
+        following = self._following = _Following(observation, state)
         self._attached.enter_context(observation.attached(ignore=lambda: HooksMixin._HOOKS_DISABLED))
         # Before the taps: it says which batch they are about to see.
         for module in following.entrances(state.model):
@@ -132,7 +129,10 @@ class AuditModifier(Modifier):  # type: ignore[misc]
             self._observation = None  # its histograms are not needed any more
         if self.profile is not None:
             save_profile(seen, Path(self.profile))
-        self._findings = judge_inputs(seen, self._targets, rules)
+        judged = seen if get_calibrate_all_experts_flag() else own_tokens(seen)
+        self._findings = judge_inputs(judged, self._targets, rules)
+        if self._following.without_mask and seen.provenance.environment.attention == "eager":
+            self._findings.append(without_mask(self._following.without_mask))
         self._report(seen, rules)
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
@@ -172,6 +172,10 @@ class _Following:
         self._batches: dict[int, MaskedBatch] = {}
         self._masks: dict[bytes, Tensor] = {}
         self._padded = False
+        attention = {site.layer for site in observation.architecture.sites if site.kind == "attention_output"}
+        blocks = enumerate(observation.architecture.blocks)
+        self._blocks = {state.model.get_submodule(path): path for index, path in blocks if index in attention}
+        self._masked: dict[str, bool] = {}
         for given in state.data.calib:
             mask = given.get("attention_mask") if hasattr(given, "get") else None
             if mask is not None and not bool(mask.bool().all()):
@@ -192,12 +196,20 @@ class _Following:
         """A module is about to run on the pipeline's current batch."""
         if HooksMixin._HOOKS_DISABLED:
             return
+        if module in self._blocks and "attention_mask" in kwargs:
+            path = self._blocks[module]
+            self._masked[path] = self._masked.get(path, False) or kwargs["attention_mask"] is not None
         index = self._state.current_batch_idx
         if module is self._embedding and index not in self._batches:
             ids = args[0] if args else next(iter(kwargs.values()))
             self._batches[index] = self._observation.begin(ids, self._mask(ids) if self._padded else None)
         elif index in self._batches:
             self._observation.resume(self._batches[index])
+
+    @property
+    def without_mask(self) -> list[str]:
+        """Decoder layers with attention, where none of them was ever given a mask; empty where any was."""
+        return list(self._masked) if self._masked and not any(self._masked.values()) else []
 
     def _mask(self, input_ids: Tensor) -> Tensor:
         rows = [self._masks.get(_key(ids)) for ids in input_ids]

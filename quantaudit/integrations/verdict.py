@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from compressed_tensors.quantization import QuantizationArgs
 
@@ -37,13 +38,13 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
     silent = {row.module for row in profile.provenance.unmeasured}
     for member, args in targets.items():
         site = sites.get(member)
-        if site is None or member in silent or profile.whole(site.name) is None:
+        if site is None or member in silent or _seen(profile, site) is None:
             lost.append(member)
         else:
             chosen.setdefault(site.name, (site, args))
     found = [_unseen(member) for member in lost]
     for site, args in chosen.values():
-        whole = profile.whole(site.name)
+        whole = _seen(profile, site)
         assert whole is not None
         described = summary(whole)
         if described.nan or described.inf:
@@ -53,6 +54,12 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
     found += _headroom(profile, policy)
     order = {"error": 0, "warning": 1, "info": 2}
     return sorted(found, key=lambda finding: (order[finding.severity], finding.code, -(finding.value or 0.0)))
+
+
+def _seen(profile: Profile, site: SiteInfo) -> SiteStatistics | None:
+    """What passed through; for an expert that no token was routed to, what it was calibrated on all the same."""
+    whole = profile.whole(site.name)
+    return whole if whole is not None or site.all_tokens is None else profile.whole(site.all_tokens)
 
 
 def _unseen(member: str) -> Finding:
@@ -120,6 +127,28 @@ def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
     if profile.provenance.model.dtype == "float16":
         return found
     return [row.model_copy(update={"severity": "warning"}) for row in found]
+
+
+def without_mask(layers: Sequence[str]) -> Finding:
+    """QA609: eager attention applies only the mask that it is given; without one, tokens see those behind them."""
+    return Finding(
+        code="QA609",
+        severity="warning",
+        module=layers[0],
+        message=f"calibration runs {len(layers)} decoder layers without a causal mask: tokens see those behind them",
+        value=float(len(layers)),
+        threshold=0.0,
+        reason="Static scales are taken from activations that the deployed model never has. llm-compressor 0.14's "
+        "sequential pipeline loses the mask of models that choose its function by `sliding_window` (Mistral, Mixtral, "
+        "Phi-3, Qwen3-MoE).",
+        remedy='Calibrate with pipeline="basic", without this modifier; compare the result with `quantaudit conform`.',
+    )
+
+
+def own_tokens(profile: Profile) -> Profile:
+    """The same where experts are calibrated on the tokens routed to them alone: no wider ranges stand in for theirs."""
+    sites = [site.model_copy(update={"all_tokens": None}) for site in profile.sites]
+    return replace(profile, provenance=profile.provenance.model_copy(update={"sites": sites}))
 
 
 def measured(profile: Profile) -> str:

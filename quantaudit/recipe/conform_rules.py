@@ -8,6 +8,8 @@ QA605  members of a fused group, which read one tensor, have different scales
 QA606  the artifact says that a module is quantized, and does not hold its scale
 QA607  a static range where nothing was measured
 QA608  no static range at all
+
+QA609 is AuditModifier's: calibration without a causal mask.
 """
 
 from __future__ import annotations

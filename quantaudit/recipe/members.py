@@ -10,16 +10,15 @@ from quantaudit.card.schema import Card, SiteRow
 def input_sites(card: Card) -> dict[str, SiteRow]:
     """Linear, by full path → the site that it reads; an expert's Linear reads its expert's tokens.
 
-    A card may hold single experts by their peaks alone: then only `amax` of that row is the expert's own, and what the
-    card does not know of it (min, max, median, peaks) is empty.
+    A card holds single experts by their peaks alone: only `amax` of such a row is the expert's own, and what the card
+    does not know of it (min, max, median, peaks) is empty.
     """
     by_name = {site.name: site for site in card.sites}
-    experts = {site.module: site for site in card.sites if site.kind == "expert_input"}
     peaks = _expert_peaks(card)
     found: dict[str, SiteRow] = {}
     for group, members in fused_groups(card).items():
         merged = by_name.get(f"{group}.input")
-        own = {_parent(module): experts[module] for module in members if module in experts}
+        own: dict[str, SiteRow] = {}
         if merged is not None and group in peaks:
             bank, _, projection = group.rpartition(".")
             parents = list(dict.fromkeys(_parent(member) for member in members))
@@ -43,7 +42,7 @@ def fused_groups(card: Card) -> dict[str, list[str]]:
     several = _expert_peaks(card)
     groups: dict[str, list[str]] = {}
     for site in card.sites:
-        if site.kind not in ("linear_input", "expert_input"):
+        if site.kind != "linear_input":
             continue
         group = site.name.removesuffix(".input")
         stem, _, leaf = site.module.rpartition(".")
@@ -60,12 +59,8 @@ def fused_groups(card: Card) -> dict[str, list[str]]:
 
 def _expert_peaks(card: Card) -> dict[str, list[float | None]]:
     """Fused group of experts → amax of each expert's input over the tokens routed to it, in the experts' order."""
-    info: Any = getattr(card, "experts", None)
-    if info is None:
-        return {}
-    return {
-        f"{layer.name}.{projection}": list(amax) for layer in info.layers for projection, amax in layer.amax.items()
-    }
+    layers = card.experts.layers if card.experts else []
+    return {f"{layer.name}.{projection}": list(amax) for layer in layers for projection, amax in layer.amax.items()}
 
 
 def _single(merged: SiteRow, name: str, amax: float | None) -> SiteRow:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import AuditError
+from quantaudit.integrations.verdict import own_tokens
 from quantaudit.profile import load_profile
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import observer_of
@@ -112,6 +113,27 @@ def test_the_scales_that_are_judged_are_those_that_are_saved(
             assert float(qparams.scale) == pytest.approx(float(module.input_scale), rel=2**-7), member
             compared += 1
     assert compared == 21
+
+
+def test_behind_smoothquant_it_sees_smoothed_activations(
+    tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    from llmcompressor import oneshot
+
+    smooth = "smooth_stage:\n  smooth_modifiers:\n    SmoothQuantModifier: {smoothing_strength: 0.8}\n"
+    path = tmp_path / "p.safetensors"
+    recipe = smooth + AUDIT.replace("POLICY", "default").replace("PROFILE", str(path)) + W8A8
+    model, plain = open_model(tame), open_model(tame)
+    oneshot(model=model, dataset=loader(list(tiny_corpus.samples)), recipe=recipe)
+    seen = load_profile(path)
+    module = model.get_submodule("model.layers.1.self_attn.q_proj")
+    amax = seen.statistics["layers.1.self_attn.qkv_proj.input", "calibration"].channel_amax.max()
+    assert float(module.input_scale) == pytest.approx(amax / 127.5, rel=2**-7)
+    with torch.no_grad(), quantaudit.observe(plain) as observation:
+        for sample in tiny_corpus.samples:
+            plain(torch.from_numpy(sample.ids)[None])
+    key = ("layers.1.self_attn.qkv_proj.input", "calibration")
+    assert observation.profile().statistics[key].channel_amax.max() > 1.5 * amax
 
 
 def test_an_outlier_stops_the_recipe_before_a_weight_is_touched(
@@ -224,26 +246,49 @@ def test_a_recipe_with_the_modifier_reloads(tame: Path, tiny_corpus: TokenizedCo
     assert names == ["AuditModifier", "QuantizationModifier"]
 
 
-def test_experts_on_all_tokens_are_not_audited_as_if_they_were_routed(
+def test_experts_are_audited_on_the_tokens_that_they_are_calibrated_on(
     tiny_corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
     folder = save_checkpoint(tmp_path / "moe", family_model("qwen3-moe"))
     recipe = W8A8.replace("[lm_head]", "[lm_head, 're:.*mlp.gate$']")
-    with pytest.raises(AuditError, match="experts are calibrated on all tokens"):
-        run(open_model(folder), recipe, loader(list(tiny_corpus.samples)))
-    path = tmp_path / "p.safetensors"
-    run(
-        open_model(folder),
-        recipe,
-        loader(list(tiny_corpus.samples)),
-        profile=path,
-        moe_calibrate_all_experts=False,
-    )
-    seen = load_profile(path)
-    routed = [
-        seen.statistics[site.name, "calibration"].tokens
-        for site in seen.sites
-        if site.kind == "expert_input" and site.name.startswith("layers.0.") and "gate_up" in site.name
-    ]
     chosen = open_model(folder).config.num_experts_per_tok
-    assert sum(routed) == chosen * seen.provenance.corpus.tokens
+    for everywhere in (True, False):
+        model, path = open_model(folder), tmp_path / f"{everywhere}.safetensors"
+        data = loader(list(tiny_corpus.samples))
+        run(model, recipe, data, profile=path, moe_calibrate_all_experts=everywhere)
+        seen = load_profile(path)
+        assert seen.experts == ("all" if everywhere else "routed")
+        judged = seen if everywhere else own_tokens(seen)
+        inputs = [site for site in judged.sites if site.kind == "expert_input"]
+        first = [site for site in inputs if site.name.startswith("layers.0.") and "gate_up" in site.name]
+        routed = sum(seen.statistics[site.name, "calibration"].tokens for site in first)
+        assert routed == chosen * seen.provenance.corpus.tokens
+        for site in inputs:
+            scale = float(model.get_submodule(site.members[0]).input_scale)
+            args = model.get_submodule(site.members[0]).quantization_scheme.input_activations
+            qparams = site_qparams(judged, site.name, args, observer_of(args))
+            assert qparams is not None
+            assert float(qparams.scale) == pytest.approx(scale, rel=2**-7), site.name
+
+
+@pytest.mark.parametrize(("name", "loses"), [("mistral", True), ("llama", False), ("qwen3", False)])
+def test_a_calibration_without_causal_mask_is_told(
+    name: str, loses: bool, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    """Against the model itself: what its attention puts out in the pipeline is not what it puts out on its own."""
+    from llmcompressor import oneshot
+
+    from quantaudit.integrations.llmcompressor import AuditModifier
+
+    folder = save_checkpoint(tmp_path / name, tiny_model(name, dtype=torch.float32))
+    samples = list(tiny_corpus.samples)
+    path = tmp_path / "p.safetensors"
+    audit, reference = AuditModifier(profile=str(path)), open_model(folder)
+    oneshot(model=open_model(folder), dataset=loader(samples), recipe=[audit])
+    assert any(finding.code == "QA609" for finding in audit.findings) == loses
+    with torch.no_grad(), quantaudit.observe(reference) as observation:
+        for sample in samples:
+            reference(torch.from_numpy(sample.ids)[None])
+    key = ("layers.0.self_attn.o_proj.input", "calibration")
+    seen, expected = load_profile(path).statistics[key], observation.profile().statistics[key]
+    assert bool(differences(seen.distribution, expected.distribution)) == loses

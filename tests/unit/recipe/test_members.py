@@ -1,8 +1,7 @@
-"""Which tensor each Linear reads, from cards that hold experts site by site or by their peaks alone."""
+"""Which tensor each Linear reads, from a card, which holds experts by their peaks alone."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,23 +33,6 @@ def expert_sites(profile: Profile) -> dict[str, Any]:
     return {member: site for site in profile.sites if site.kind == "expert_input" for member in site.members}
 
 
-def by_peaks(profile: Profile, card: Card) -> Any:
-    """The same card with experts in few numbers: a list of peaks for each projection of each layer."""
-    layers = []
-    for site in profile.sites:
-        if site.kind == "linear_input" and site.parts:
-            name, _, projection = site.name.removesuffix(".input").rpartition(".")
-            amax = [None if (whole := profile.whole(part)) is None else summary(whole).amax for part in site.parts]
-            layers.append(SimpleNamespace(name=name, amax={projection: amax}))
-    sites = [row for row in card.sites if row.kind != "expert_input"]
-
-    class WithExperts(Card):
-        experts: Any = None
-
-    parts = {name: getattr(card, name) for name in Card.model_fields}
-    return WithExperts.model_construct(**{**parts, "sites": sites, "experts": SimpleNamespace(layers=layers)})
-
-
 def test_every_linear_reads_the_site_that_lists_it(mixture: Mixture, tiny_profile: Profile) -> None:
     profile, card = mixture
     found = input_sites(card)
@@ -62,24 +44,23 @@ def test_every_linear_reads_the_site_that_lists_it(mixture: Mixture, tiny_profil
             assert row.name == members[member].name
 
 
-def test_an_experts_linears_have_their_experts_peak_in_either_form(mixture: Mixture) -> None:
+def test_an_experts_linears_have_their_experts_peak(mixture: Mixture) -> None:
     profile, card = mixture
     experts = expert_sites(profile)
     assert len(experts) > 8
-    for form in (by_peaks(profile, card), card):
-        assert sorted(member for group in fused_groups(form).values() for member in group if member in experts)
-        found = input_sites(form)
-        for member, site in experts.items():
-            whole = profile.whole(site.name)
-            assert whole is not None
-            assert found[member].amax == summary(whole).amax, member
-            assert found[member].name.split(".")[-3] == site.name.split(".")[-3]
+    listed = [member for group in fused_groups(card).values() for member in group if member in experts]
+    assert sorted(listed) == sorted(experts)
+    found = input_sites(card)
+    for member, site in experts.items():
+        whole = profile.whole(site.name)
+        assert whole is not None
+        assert found[member].amax == summary(whole).amax, member
+        assert found[member].name == site.name
 
 
 def test_a_peak_alone_is_covered_by_the_wider_side(mixture: Mixture) -> None:
     profile, card = mixture
-    form = by_peaks(profile, card)
-    site = input_sites(form)[next(iter(expert_sites(profile)))]
+    site = input_sites(card)[next(iter(expert_sites(profile)))]
     assert site.amax
     row = InputRange(module="m", tensor="t", scale=1.0, zero_point=0.0, low=-3 * site.amax, high=site.amax, epsilons=())
     assert covered(row, site) == pytest.approx(3)
