@@ -16,12 +16,12 @@ class Shell(nn.Module):
     """Root of a rebuilt model; it holds modules and cannot run."""
 
 
-def shell_model(modules: Iterable[ModuleInfo]) -> nn.Module:
-    """Modules of the same names and class names, parameters on the meta device.
+def shell_model(modules: Iterable[ModuleInfo], architecture: str = "Shell") -> nn.Module:
+    """Modules of the same names and class names, parameters on the meta device, under a root of the model's class name.
 
     Linears, embeddings, convolutions and containers are torch's own classes, so that `isinstance` holds as well.
     """
-    root = Shell()
+    root: nn.Module = type(architecture, (Shell,), {})()
     made: dict[str, nn.Module] = {"": root}
     # Parents come before their children, as named_modules lists them.
     for info in modules:

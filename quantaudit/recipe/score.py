@@ -1,0 +1,83 @@
+"""What a recipe does to the whole model: measured for this very recipe, or estimated from prices, or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+from quantaudit.recipe.digest import scheme_digest
+from quantaudit.recipe.records import Score
+from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
+
+if TYPE_CHECKING:
+    from quantaudit.recipe.evidence import GroupUse
+    from quantaudit.recipe.resolve import Resolution
+
+
+def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation]) -> Score:
+    """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not."""
+    for simulation in simulations:
+        uniform = uniform_digests(simulation)
+        for row in simulation.recipes:
+            if (row.digest or uniform.get(row.name)) == resolution.digest:
+                return _measured(row)
+    found = estimate(uses)
+    left_out = ", ".join(dict.fromkeys(change.modifier for change in resolution.unsimulated))
+    return found.model_copy(update={"note": f"{found.note}; {left_out} left out"}) if left_out else found
+
+
+def uniform_digests(simulation: Simulation) -> dict[str, str]:
+    """Digests of the rows that give every group inside the decoder layers one scheme and are named as that scheme."""
+    return {
+        info.name: scheme_digest(
+            {
+                member: scheme
+                for row in simulation.groups
+                if row.scheme == info.name and row.layer is not None
+                for member in row.members
+            }
+        )
+        for info in simulation.schemes
+        for scheme in [info_scheme(info)]
+    }
+
+
+def info_scheme(info: SchemeInfo) -> QuantizationScheme:
+    """A scheme of a card in compressed_tensors' terms."""
+
+    def args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
+        return None if data is None else QuantizationArgs.model_validate(data)
+
+    return QuantizationScheme(targets=[], weights=args(info.weights), input_activations=args(info.input_activations))
+
+
+def _measured(row: RecipeRow) -> Score:
+    return Score(
+        source="measured",
+        kl=row.kl,
+        kl_stderr=row.kl_stderr,
+        top1=row.top1,
+        tokens=row.tokens,
+        nonfinite=row.nonfinite,
+        note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
+    )
+
+
+def estimate(uses: Sequence[GroupUse]) -> Score:
+    """Prices add up over fused groups, in nats; each must be of the very scheme that the recipe gives the group."""
+    if not uses:
+        return Score(source="measured", kl=0.0, top1=1.0, note="nothing is quantized")
+    prices = {use.name: use.row.price if use.row is not None else None for use in uses}
+    missing = [name for name, price in prices.items() if price is None]
+    if missing:
+        why = "no price under this recipe's scheme"
+        return Score(
+            source="unknown", note=f"{len(missing)} of {len(prices)} fused groups have {why}, such as `{missing[0]}`"
+        )
+    return Score(
+        source="estimated",
+        kl=sum(price for price in prices.values() if price is not None),
+        note=f"estimated: the sum of the prices of {len(prices)} fused groups",
+    )
