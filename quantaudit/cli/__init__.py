@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from quantaudit.cli import measure, merge, render, report, scales, simulate, sites
+from quantaudit.cli import gate, measure, merge, render, report, scales, simulate, sites
 from quantaudit.errors import QuantauditError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive. "
     "--debug anywhere shows tracebacks.",
 )
-for verb in (report, sites, measure, merge, scales, simulate, render):
+for verb in (report, sites, measure, merge, scales, simulate, render, gate):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(verb.run)
 
 

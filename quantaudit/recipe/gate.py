@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from quantaudit._version import __version__
 from quantaudit.card.schema import Card
+from quantaudit.card.text import visible
 from quantaudit.errors import FormatError
 from quantaudit.policy import GateSeverity, Policy
 from quantaudit.provenance import explain
@@ -41,9 +42,9 @@ def judge(evidence: Evidence) -> GateReport:
     outcome = _outcome(findings)
     return GateReport(
         quantaudit_version=__version__,
-        recipe=evidence.recipe.path,
+        recipe=visible(evidence.recipe.path),
         digest=evidence.resolution.digest,
-        model=evidence.card.model.name,
+        model=visible(evidence.card.model.name),
         fingerprint=evidence.card.model.fingerprint,
         policy=evidence.policy.name,
         outcome=outcome,
@@ -99,13 +100,13 @@ def _finding(rule: Rule, hit: Hit, evidence: Evidence) -> GateFinding:
         title=rule.title,
         severity=severity,
         fails=severity == "error" or (severity == "warning" and rules.fail_on == "warning"),
-        module=hit.module,
+        module=None if hit.module is None else visible(hit.module),
         line=evidence.recipe.lines.line(hit.keys) if hit.keys is not None else None,
-        message=hit.message,
+        message=visible(hit.message),
         value=hit.value,
         threshold=hit.threshold,
         reason=hit.why or rule.why,
-        remedy=hit.remedy or rule.remedy,
+        remedy=visible(hit.remedy or rule.remedy),
     )
 
 

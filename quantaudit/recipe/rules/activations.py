@@ -84,7 +84,7 @@ def indivisible(evidence: Evidence) -> Iterator[Hit]:
     short = {name: pair for name, pair in found.items() if pair[0] < pair[1]}
     split = {name: pair for name, pair in found.items() if name not in short}
     bypass = any(getattr(parsed.modifier, "bypass_divisibility_checks", False) for parsed in evidence.recipe.modifiers)
-    for rows, text in ((split, "have in_features that are no multiple of"), (short, "have fewer in_features than")):
+    for rows, text in ((split, "with in_features that are no multiple of"), (short, "with fewer in_features than")):
         if rows:
             name, (columns, size) = next(iter(rows.items()))
             yield Hit(

@@ -132,8 +132,8 @@ def contested(evidence: Evidence) -> Iterator[Hit]:
     """Several targets of one kind match a module and ask for different schemes."""
     for overlap in evidence.resolution.overlaps:
         yield Hit(
-            message=f"{count(len(overlap.modules), 'module')} such as `{overlap.modules[0]}` match `{overlap.chosen}` "
-            f"and {some(overlap.others)}: `{overlap.chosen}` wins",
+            message=f"`{overlap.chosen}` wins over {some(overlap.others)} at {count(len(overlap.modules), 'module')}: "
+            f"{some(overlap.modules)}",
             keys=evidence.recipe.lines.find(evidence.recipe.modifiers[overlap.modifier].keys, overlap.chosen),
             module=overlap.modules[0],
             value=float(len(overlap.modules)),
@@ -176,7 +176,7 @@ def requantized(evidence: Evidence) -> Iterator[Hit]:
         origin = evidence.resolution.origins.get(modules[0])
         later = evidence.recipe.modifiers[origin.modifier if origin else -1]
         yield Hit(
-            message=f"{count(len(modules), 'module')} are quantized by two modifiers: {some(modules)}",
+            message=f"two modifiers quantize {count(len(modules), 'module')}: {some(modules)}",
             keys=later.keys,
             module=modules[0],
             value=float(len(modules)),
