@@ -70,7 +70,7 @@ def rules_page() -> str:
 
 def card_codes() -> dict[str, str]:
     """Codes of a card's findings and what they say, from the docstrings of the functions that make them."""
-    found = {}
+    found: dict[str, str] = {}
     for _, function in inspect.getmembers(findings, inspect.isfunction):
         text = (inspect.getdoc(function) or "").partition("\n")[0]
         found.update(re.findall(r"(QA\d{3}): (.+?)(?:; (?=QA)|$)", text))

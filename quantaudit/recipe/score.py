@@ -24,8 +24,8 @@ def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequenc
             if (row.digest or uniform.get(row.name)) == resolution.digest:
                 return _measured(row)
     found = estimate(uses)
-    left_out = ", ".join(dict.fromkeys(change.modifier for change in resolution.unsimulated))
-    return found.model_copy(update={"note": f"{found.note}; {left_out} left out"}) if left_out else found
+    left_out = "; ".join(dict.fromkeys(change.reason for change in resolution.unsimulated))
+    return found.model_copy(update={"note": f"{found.note}; but {left_out}"}) if left_out else found
 
 
 def uniform_digests(simulation: Simulation) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
-"""By code, in order of definition. A code is never given to another rule."""
+"""By code. A code is never given to another rule."""
 
 
 def rule(code: str, title: str, *, severity: GateSeverity, why: str, remedy: str) -> Callable[[Check], Check]:

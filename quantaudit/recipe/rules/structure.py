@@ -103,7 +103,8 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
 def unread_keys(evidence: Evidence) -> Iterator[Hit]:
     """Keys that llm-compressor passes over without a word."""
     for keys in evidence.recipe.passed_over:
-        yield Hit(message=f"key `{keys[-1]}` is passed over by llm-compressor", keys=keys)
+        # No modifier is in it, or reading would have failed: it may well hold anchors, or notes.
+        yield Hit(message=f"key `{keys[-1]}` is passed over by llm-compressor", keys=keys, severity="info")
     for parsed in evidence.recipe.modifiers:
         modifier = parsed.modifier
         elsewhere = bool(getattr(modifier, "config_groups", None)) or isinstance(

@@ -114,7 +114,7 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
 def unknown(evidence: Evidence) -> Iterator[Hit]:
     """Neither measured nor estimated, or measured without a result."""
     score = evidence.score
-    if evidence.resolution.schemes and score.kl is None and not score.nonfinite:
+    if evidence.resolution.schemes and score.kl is None and not score.nonfinite and not evidence.resolution.unsimulated:
         yield Hit(message=score.note, remedy=SIMULATE.format(recipe=evidence.recipe.path))
 
 

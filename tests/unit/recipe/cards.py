@@ -18,7 +18,6 @@ from quantaudit.simulate.records import (
     TensorErrorRow,
 )
 from tests.card_factory import make_card, make_site
-from tests.families import family_model
 from tests.unit.recipe.skeletons import module_infos, skeleton
 
 STATIC, DYNAMIC = "int8_static_per_tensor", "int8_dynamic_per_token"
@@ -42,14 +41,14 @@ CALM = 1e-4
 @cache
 def modules_and_groups(family: str) -> tuple[list[ModuleInfo], tuple[SiteRow, ...], tuple[Group, ...]]:
     """What a card needs to know of a small model of this family."""
-    model = family_model("ling") if family == "ling" else skeleton(family)
+    model = skeleton(family)
     found = discover(model)
     sites = tuple(make_site(row.name, row.kind, row.layer, 20.0, module=row.module, tap=row.tap) for row in found.sites)
     return module_infos(model), sites, found.groups
 
 
 def card_of(family: str = "llama", hurt: Mapping[str, float] | None = None, **changes: Any) -> Card:
-    """A card of a small model. hurt: projection → price of each such group when its input is static; others are calm."""
+    """A card of a small model. hurt: projection → price of each such group with a static input; others are calm."""
     modules, sites, groups = modules_and_groups(family)
     simulation = simulation_of(groups, hurt or {})
     base = make_card()
