@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Row, explain
@@ -83,6 +83,12 @@ class GateRules(Row):
     estimate: Estimate
     reason: str
 
+    @field_validator("severities", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        # YAML 1.1 reads `off` as false.
+        return {key: "off" if value is False else value for key, value in given.items()} if given else {}
+
 
 class Policy(Row):
     """Every threshold, each with its reason."""
@@ -110,29 +116,6 @@ def load_policy(spec: str = "default") -> Policy:
         raise FormatError(
             f"not a policy: {explain(error)}", where=str(path), hint="start from recipes/policies/default.yaml"
         ) from error
-
-
-def _policy_path(spec: str, beside: Path | None = None) -> Path:
-    if spec.endswith((".yaml", ".yml")):
-        return Path(spec) if beside is None else beside.parent / spec
-    return resource_dir("recipes") / "policies" / f"{spec}.yaml"
-
-
-def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
-    """The sections of a policy file, those of the policy that it extends filled in."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
-        raise FormatError("no such policy", where=str(path), hint=f"{shipped}, or a .yaml file") from error
-    except yaml.YAMLError as error:
-        raise FormatError(f"not YAML: {error}", where=str(path)) from error
-    if not isinstance(data, dict) or "extends" not in data:
-        return data
-    if path in seen:
-        raise FormatError("extends itself", where=str(path), hint="start from recipes/policies/default.yaml")
-    base = _sections(_policy_path(str(data.pop("extends")), path), (*seen, path))
-    return {**base, **data} if isinstance(base, dict) else base
 
 
 def judge(policy: Policy, recipe: RecipeRow | None, obstacles: list[str]) -> tuple[Status, str]:
@@ -172,3 +155,26 @@ def _reason(policy: Policy, recipe: RecipeRow, status: Status, by_kl: Status, by
     if by_top1 == status:
         broken.append(f"top-1 below {getattr(policy.top1, side):.0%}")
     return f"{scored}: {' and '.join(broken)}."
+
+
+def _policy_path(spec: str, beside: Path | None = None) -> Path:
+    if spec.endswith((".yaml", ".yml")):
+        return Path(spec) if beside is None else beside.parent / spec
+    return resource_dir("recipes") / "policies" / f"{spec}.yaml"
+
+
+def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
+    """The sections of a policy file, those of the policy that it extends filled in."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
+        raise FormatError("no such policy", where=str(path), hint=f"{shipped}, or a .yaml file") from error
+    except yaml.YAMLError as error:
+        raise FormatError(f"not YAML: {error}", where=str(path)) from error
+    if not isinstance(data, dict) or "extends" not in data:
+        return data
+    if path in seen:
+        raise FormatError("extends itself", where=str(path), hint="start from recipes/policies/default.yaml")
+    base = _sections(_policy_path(str(data.pop("extends")), path), (*seen, path))
+    return {**base, **data} if isinstance(base, dict) else base

@@ -146,9 +146,10 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
 def fused_groups(card: Card, shell: nn.Module) -> list[Group]:
     """The fused groups that measuring found, from the card's decoder blocks (its residual sites)."""
     groups = []
+    modules = dict(shell.named_modules())
     for site in card.sites:
-        if site.kind == "residual" and site.layer is not None:
-            layer = shell.get_submodule(site.module)
+        if site.kind == "residual" and site.layer is not None and site.module in modules:
+            layer = modules[site.module]
             groups += layer_groups(layer, site.module, site.layer, expert_banks(layer, site.module))
     head = next((site.module for site in card.sites if site.name == "lm_head.input"), None)
     return groups + list(outer_groups(shell, {member for group in groups for member in group.members}, head))
@@ -158,7 +159,8 @@ def _uses(
     groups: Sequence[Group], resolution: Resolution, card: Card, simulations: Sequence[Simulation]
 ) -> Iterator[GroupUse]:
     sites = {site.name: site for site in card.sites}
-    known = {id(scheme): (identity(scheme), _describe(scheme)) for scheme in resolution.schemes.values()}
+    distinct = {id(scheme): scheme for scheme in resolution.schemes.values()}
+    known = {key: (identity(scheme), _describe(scheme)) for key, scheme in distinct.items()}
     rows: dict[tuple[str, str], GroupRow] = {}
     errors: dict[tuple[str, str, str], TensorErrorRow] = {}
     for simulation in reversed(simulations):

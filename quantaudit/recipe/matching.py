@@ -84,6 +84,7 @@ class Matching:
             for target in scheme.targets:
                 # As compressed_tensors has it: of two groups with the same target, the last wins.
                 self.schemes[target], groups[target] = scheme, group
+        self._identities = {target: identity(scheme) for target, scheme in self.schemes.items()}
         self._ignore: list[str] = list(dict.fromkeys(config.ignore or []))
         patterns = [*self.schemes, *self._ignore]
         self._places = {text: recipe.lines.find(parsed.keys, text) for text in patterns}
@@ -156,11 +157,10 @@ class Matching:
 
     def _note_rivals(self, name: str, ranked: list[str]) -> None:
         first = ranked[0]
-        chosen = identity(self.schemes[first])
         rivals = [
             target
             for target in ranked[1:]
-            if _rank(target, name) == _rank(first, name) and identity(self.schemes[target]) != chosen
+            if _rank(target, name) == _rank(first, name) and self._identities[target] != self._identities[first]
         ]
         if rivals:
             self._rivals.setdefault((first, *rivals), []).append(name)

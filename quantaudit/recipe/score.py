@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from pydantic import ValidationError
 
+from quantaudit.errors import FormatError
+from quantaudit.provenance import explain
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.records import Score
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
@@ -45,12 +48,17 @@ def uniform_digests(simulation: Simulation) -> dict[str, str]:
 
 
 def info_scheme(info: SchemeInfo) -> QuantizationScheme:
-    """A scheme of a card in compressed_tensors' terms."""
+    """A scheme of a card in compressed_tensors' terms. Raises FormatError."""
+    try:
+        return QuantizationScheme(
+            targets=[], weights=_args(info.weights), input_activations=_args(info.input_activations)
+        )
+    except ValidationError as error:
+        raise FormatError(f"scheme {info.name} of the simulation is not one: {explain(error)}") from error
 
-    def args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
-        return None if data is None else QuantizationArgs.model_validate(data)
 
-    return QuantizationScheme(targets=[], weights=args(info.weights), input_activations=args(info.input_activations))
+def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
+    return None if data is None else QuantizationArgs.model_validate(data)
 
 
 def _measured(row: RecipeRow) -> Score:

@@ -117,7 +117,7 @@ def fp16_headroom(evidence: Evidence) -> Iterator[Hit]:
         return
     fails = headroom < limits.error and evidence.card.model.dtype == "float16"
     yield Hit(
-        message=f"the largest residual is {1 / headroom:.2g} of FP16's largest value, in a model stored as "
+        message=f"FP16's largest value is {headroom:.2g} times the largest residual, in a model stored as "
         f"{evidence.card.model.dtype}",
         value=headroom,
         threshold=limits.error if fails else limits.warning,

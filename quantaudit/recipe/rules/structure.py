@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     remedy="Give a `scheme` or `config_groups` with weights or input_activations, and targets that match Linears.",
 )
 def quantizes_nothing(evidence: Evidence) -> Iterator[Hit]:
-    """No Linear and no embedding ends up with a scheme."""
-    if not evidence.resolution.schemes:
+    """No Linear and no embedding ends up with a scheme, and nothing else is changed either."""
+    if not evidence.resolution.schemes and not evidence.resolution.unsimulated:
         modifiers = evidence.recipe.modifiers
         unset = [
             row for row in modifiers if getattr(row.modifier, "resolved_config", None) and not _scheme(row.modifier)

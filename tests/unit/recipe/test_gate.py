@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-from quantaudit.card.schema import Card
+from quantaudit.card.schema import Card, PeakSummary
 from quantaudit.errors import FormatError
 from quantaudit.model.sites import discover
 from quantaudit.policy import Policy, load_policy
+from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.evidence import Evidence, fused_groups, gather
 from quantaudit.recipe.gate import check_simulation, judge
 from quantaudit.recipe.records import GateReport
@@ -260,6 +261,35 @@ def test_a_simulation_of_another_model_is_refused() -> None:
     assert simulation is not None
     with pytest.raises(FormatError, match="simulation of another model: `transformer"):
         check_simulation(simulation, card_of("llama"))
+
+
+def test_a_recipe_for_the_cache_alone_does_something() -> None:
+    report = judged("s_stage: {q_modifiers: {QuantizationModifier: {kv_cache_scheme: {num_bits: 8}}}}", card_of())
+    assert codes(report, "error", "inconclusive") == ["QA417"]
+
+
+@pytest.mark.parametrize("headroom", [0.0, 0.5, 1.5, 100.0, None])
+def test_a_residual_beyond_fp16_is_grave_only_in_fp16(headroom: float | None) -> None:
+    for dtype in ("float16", "bfloat16"):
+        card = card_of(peak=PeakSummary(overall=None, quantized=None, fp16_headroom=headroom))
+        card = card.model_copy(update={"model": card.model.model_copy(update={"dtype": dtype})})
+        found = [row.severity for row in judged(ALL_DYNAMIC, card).findings if row.code == "QA505"]
+        near = headroom is not None and headroom < POLICY.fp16_headroom.warning
+        grave = "error" if near and (headroom or 0) < POLICY.fp16_headroom.error else "warning"
+        assert found == ([] if not near else [grave if dtype == "float16" else "info"])
+
+
+def test_a_card_that_contradicts_itself_is_an_error() -> None:
+    card = card_of()
+    orphan = [*card.model.modules, ModuleInfo(name="lost.child", classes=["Linear", "Module"], weight_shape=[1, 1])]
+    with pytest.raises(FormatError, match=r"`lost\.child` without the module that holds it"):
+        judged(ALL_STATIC, card.model_copy(update={"model": card.model.model_copy(update={"modules": orphan})}))
+    assert card.simulation is not None
+    strange = [card.simulation.schemes[0].model_copy(update={"weights": {"bits": 8}})]
+    with pytest.raises(FormatError, match="bits: Extra inputs"):
+        judged(
+            ALL_STATIC, card.model_copy(update={"simulation": card.simulation.model_copy(update={"schemes": strange})})
+        )
 
 
 def test_names_from_strangers_are_made_visible() -> None:

@@ -117,6 +117,13 @@ def test_policies_extend_each_other(tmp_path: Path) -> None:
     assert (policy.name, policy.damage.warning, policy.kl) == ("own", 0.5, load_policy("strict").kl)
 
 
+def test_off_is_a_word_in_a_policy(tmp_path: Path) -> None:
+    """YAML reads it as false."""
+    gate = "{fail_on: error, severities: {QA403: off}, estimate: {accept: true, margin: 2, reason: x}, reason: x}"
+    (tmp_path / "own.yaml").write_text(f"name: own\nextends: default\ngate: {gate}\n")
+    assert load_policy(str(tmp_path / "own.yaml")).gate.severities == {"QA403": "off"}
+
+
 def test_a_policy_that_extends_itself_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("name: a\nextends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("name: b\nextends: a.yaml\n")
