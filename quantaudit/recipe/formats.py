@@ -70,8 +70,7 @@ def to_junit(report: GateReport) -> str:
         text = "\n".join(_junit_text(report, row) for row in rows)
         if code in failed or code in open_:
             tag, kind = ("failure", "error") if code in failed else ("error", "inconclusive")
-            found_ = ElementTree.SubElement(case, tag, {"message": _legal(rows[0].message), "type": kind})
-            found_.text = _legal(text)
+            ElementTree.SubElement(case, tag, {"message": _legal(rows[0].message), "type": kind}).text = _legal(text)
         elif rows:
             ElementTree.SubElement(case, "system-out").text = _legal(text)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

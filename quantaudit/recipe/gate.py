@@ -16,7 +16,7 @@ from quantaudit.provenance import explain
 from quantaudit.recipe.evidence import Evidence, gather
 from quantaudit.recipe.records import GateFinding, GateReport, Outcome
 from quantaudit.recipe.rules import RULES, Hit, Rule
-from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.recipe.source import read_recipe
 from quantaudit.simulate.records import Simulation
 
 _ORDER: dict[GateSeverity, int] = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}
@@ -138,6 +138,3 @@ def _quantized(evidence: Evidence) -> str:
     return f"{len(evidence.ways):,} of {evidence.linears:,} Linears quantized" + (
         "" if kl is None else f", KL {kl:.3g} nats per token ({evidence.score.source})"
     )
-
-
-__all__ = ["ParsedRecipe", "check_severities", "check_simulation", "gate", "judge", "load_simulation"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation]) -> Score:
     """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not."""
-    for simulation in simulations:
-        uniform = uniform_digests(simulation)
-        for row in simulation.recipes:
-            if (row.digest or uniform.get(row.name)) == resolution.digest:
-                return _measured(row)
-    found = estimate(uses)
+    rows = (row for simulation in simulations for row in _rows(simulation, resolution.digest))
+    row = next(rows, None)
+    found = estimate(uses) if row is None else _measured(row)
     left_out = "; ".join(dict.fromkeys(change.reason for change in resolution.unsimulated))
     return found.model_copy(update={"note": f"{found.note}; but {left_out}"}) if left_out else found
+
+
+def _rows(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
+    uniform = uniform_digests(simulation)
+    yield from (row for row in simulation.recipes if (row.digest or uniform.get(row.name)) == digest)
 
 
 def uniform_digests(simulation: Simulation) -> dict[str, str]:

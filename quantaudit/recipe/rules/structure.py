@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from quantaudit.policy import GateSeverity
 from quantaudit.recipe.rules.registry import Hit, count, either, rule, some
 
 if TYPE_CHECKING:
@@ -80,14 +81,14 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
         "not quantizable": "matches {}, which would not be quantized anyway",
         "not targeted": "matches {}, which no target selects",
     }
+    grave: dict[str, GateSeverity] = {"container": "error", "nothing": "warning"}
     for pattern in evidence.resolution.unmatched:
         if pattern.field == "ignore":
-            severity = {"container": "error", "nothing": "warning"}.get(pattern.effect, "info")
             yield Hit(
                 message=f"ignore `{pattern.text}` " + texts[pattern.effect].format(count(pattern.modules, "module")),
                 keys=pattern.keys,
                 module=pattern.text,
-                severity=severity,  # type: ignore[arg-type]
+                severity=grave.get(pattern.effect, "info"),
                 remedy=f"Did you mean {either(pattern.nearest)}?" if pattern.nearest else None,
             )
 

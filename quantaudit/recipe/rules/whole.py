@@ -84,7 +84,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
     "The recipe's KL is an estimate",
     severity="info",
     why="Prices of single groups add up nearly, not exactly, and say nothing of top-1.",
-    remedy=SIMULATE,
+    remedy=SIMULATE.format(recipe="R.yaml"),
 )
 def estimated(evidence: Evidence) -> Iterator[Hit]:
     """The KL is a sum of prices: information where that decides, inconclusive near the limit or where not accepted."""
@@ -109,7 +109,7 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
     "The recipe's KL is not known",
     severity="inconclusive",
     why="The card holds no simulation of this assignment of schemes, nor prices for all of its groups.",
-    remedy=SIMULATE,
+    remedy=SIMULATE.format(recipe="R.yaml"),
 )
 def unknown(evidence: Evidence) -> Iterator[Hit]:
     """Neither measured nor estimated, or measured without a result."""

@@ -193,6 +193,11 @@ def test_a_recipe_that_is_not_simulated_whole_is_never_passed_by_its_score() -> 
         report = judged(smooth, with_rows(card_of(), recipe_row(STATIC, kl)))
         assert (report.outcome, codes(report, "error", "inconclusive")) == ("inconclusive", ["QA417"])
         assert "SmoothQuant" in report.score.note
+    # Not even by a row that a simulation without SmoothQuant wrote under this recipe's own identity.
+    digest = evidence(smooth, card_of()).resolution.digest
+    report = judged(smooth, with_rows(card_of(), recipe_row("smooth", 0.0, digest=digest)))
+    assert (report.score.source, report.outcome) == ("measured", "inconclusive")
+    assert "but SmoothQuant" in report.score.note
 
 
 # What is quantized, and nothing else ---------------------------------------------------------------------------------
