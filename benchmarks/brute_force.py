@@ -35,7 +35,8 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage
-from quantaudit.simulate.logits import Plan, score_plans
+from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.price import price_groups
 from quantaudit.simulate.tensor import error_rows
 
@@ -80,7 +81,8 @@ class Case:
 
     def plan(self, name: str, groups: Sequence[str]) -> Plan:
         """Static INT8 on the named groups, nothing elsewhere."""
-        return Plan(
+        return Plan.of_groups(
+            groups=self.groups,
             name=name,
             title=name,
             schemes=dict.fromkeys(groups, INT8_STATIC),
@@ -89,7 +91,7 @@ class Case:
 
     def kls(self, plans: Sequence[Plan]) -> Scores:
         """Logits KL of every plan, nats per token; plans that are not finite are left out."""
-        rows = score_plans(self.model, self.groups, self.samples, plans)
+        rows = score_plans(self.model, self.samples, plans)
         return {row.name: row.kl for row in rows if row.kl is not None and math.isfinite(row.kl) and not row.nonfinite}
 
 

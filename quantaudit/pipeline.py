@@ -4,29 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
 from quantaudit.corpus.load import load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
-from quantaudit.errors import FormatError
+from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
+from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
-from quantaudit.provenance import SampleInfo
-from quantaudit.quant.schemes import SCHEMES
+from quantaudit.provenance import SampleInfo, SpecialTokens
+from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
+from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
-from quantaudit.simulate.run import find_score, simulate
+from quantaudit.simulate.run import MIXED, find_score, simulate
 from quantaudit.simulate.tensor import scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to audit and how. model, corpus: specs. samples: None for all. Tokens are counts."""
+    """What to audit and how. model, corpus: specs. samples: None for all, of a dataset for 512. Tokens are counts.
+
+    schemes: specs of those to simulate beside the report's own. recipes: llm-compressor recipes to score.
+    """
 
     model: str = "demo"
     corpus: str = "builtin"
@@ -36,9 +43,13 @@ class Settings:
     trust_remote_code: bool = False
     samples: int | None = None
     max_length: int = 2048
+    special_tokens: SpecialTokens = "auto"
+    corpus_tokenizer: str | None = None
     batch_size: int = 1
     evaluation_tokens: int = 4096
     score: str = "auto"
+    schemes: tuple[str, ...] = ()
+    recipes: tuple[Path, ...] = ()
     seed: int = 0
 
 
@@ -49,6 +60,8 @@ class Subject:
     settings: Settings
     loaded: LoadedModel
     corpus: TokenizedCorpus
+    schemes: tuple[Scheme, ...]
+    recipes: tuple[ResolvedRecipe, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +77,15 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
     device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
     find_score(settings.score)
-    rows = load_corpus(settings.corpus)
+    schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
+    recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
+    rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
+    source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
     checkpoint = locate(settings.model, revision=settings.revision)
+    processor = None
+    if any(row.pictures for row in rows.rows):
+        processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
+        say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
     loaded = load_model(checkpoint, device=device, dtype=dtype, trust_remote_code=settings.trust_remote_code)
     corpus = tokenize(
@@ -76,10 +96,14 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         max_length=settings.max_length,
         samples=settings.samples,
         seed=settings.seed,
+        special_tokens=settings.special_tokens,
+        source=source,
+        processor=processor,
     )
     if corpus.info.truncated:
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
-    return Subject(settings=settings, loaded=loaded, corpus=corpus)
+    resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
+    return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=schemes, recipes=resolved)
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
@@ -95,15 +119,16 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
 
 
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:
-    """Predict what the schemes of a report do. Raises FormatError when the profile is of another model or corpus."""
+    """Predict what schemes and recipes do. Raises FormatError when the profile is of another model or corpus."""
     check_profile(subject, profile)
     return simulate(
         subject.loaded,
         profile,
         subject.corpus.samples,
-        list(SCHEMES.values()),
+        subject.schemes,
         evaluation_tokens=subject.settings.evaluation_tokens,
         score=subject.settings.score,
+        recipes=subject.recipes,
         stages=stages,
     )
 
@@ -148,8 +173,29 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
     # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
     passes = 18 if subject.settings.score == "damage" else 25
+    # Each further scheme is replayed, priced and scored; a recipe is scored alone.
+    passes += 6 * (len(subject.schemes) - len(SCHEMES)) + round(1.3 * len(subject.recipes))
     backward = "" if subject.settings.score == "damage" else ", one of them backward too"
     return " and ".join([*parts, f"about {passes} passes over {evaluation:,} evaluation tokens{backward}"])
+
+
+def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
+    """Raises RecipeError for a file that is none, and UsageError where two rows would have one name."""
+    if twice := check_names((path.stem for path in paths), (*schemes, *NAMED, MIXED)):
+        raise UsageError(
+            f"two recipes or schemes would be called {twice}", where="--recipe", hint="rename one of the files"
+        )
+    return {path: read_recipe(path) for path in paths}
+
+
+def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedRecipe:
+    found = resolve(recipe, loaded.model)
+    return ResolvedRecipe(
+        name=path.stem,
+        schemes=found.schemes,
+        digest=found.digest,
+        beyond=tuple(dict.fromkeys(change.reason for change in found.unsimulated)),
+    )
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:
@@ -160,12 +206,26 @@ def check_profile(subject: Subject, profile: Profile) -> None:
             where="--profile",
             hint="measure this model, or name the one that was measured",
         )
-    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
-    if profile.provenance.corpus.sha256 != subject.corpus.info.sha256 or not same:
+    text = profile.provenance.corpus
+    if text.special_tokens != subject.corpus.info.special_tokens:
         raise FormatError(
-            f"profile was measured on other text ({profile.provenance.corpus.name})",
+            f"profile was measured with --special-tokens {text.special_tokens}",
             where="--profile",
-            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured",
+            hint=f"add --special-tokens {text.special_tokens}, or measure again",
+        )
+    if text.tokenizer != subject.corpus.info.tokenizer:
+        raise FormatError(
+            f"profile was measured on ids of {text.tokenizer or 'the model itself'}",
+            where="--profile",
+            hint="give the same --corpus-tokenizer as when it was measured",
+        )
+    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
+    if text.sha256 != subject.corpus.info.sha256 or not same:
+        raise FormatError(
+            f"profile was measured on other text ({text.name})",
+            where="--profile",
+            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured"
+            + (f"; it was read at revision {text.revision}" if text.revision else ""),
         )
 
 

@@ -26,7 +26,7 @@ def run(
         str,
         typer.Option(
             metavar="OBSERVER",
-            help="absolute_maximum, absolute_maximum_127, percentile_99.9, percentile_99.99 or mse.",
+            help="absolute_maximum, absolute_maximum_127, minmax, percentile_99.9, percentile_99.99 or mse.",
         ),
     ] = "absolute_maximum",
     force: options.Force = False,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from quantaudit.cli import options
 
-EXAMPLE = "Example: quantaudit simulate demo --profile smollm2.safetensors --out simulation.json"
+EXAMPLE = "Example: quantaudit simulate demo --profile p.safetensors --recipe w8a8.yaml --out simulation.json"
 
 
 def run(
@@ -19,20 +19,26 @@ def run(
     corpus: Annotated[
         str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
     ] = None,
+    special_tokens: Annotated[
+        Literal["auto", "none"] | None, typer.Option(help="As the profile was measured; anything else is refused.")
+    ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
+    scheme: options.Schemes = None,
+    recipe: options.Recipes = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
-    """Predict what INT8 does to every tensor, fused group and the whole model."""
+    """Predict what INT8, other schemes and recipes do to every tensor, fused group and the whole model."""
     from quantaudit.cli import console
     from quantaudit.files import check_file, write_text
 
     check_file(out, force=force)
 
+    from quantaudit.corpus.spec import pinned
     from quantaudit.pipeline import Settings, prepare, simulate_subject
     from quantaudit.profile import load_profile
 
@@ -40,15 +46,19 @@ def run(
     text = measured.provenance.corpus
     settings = Settings(
         model=model,
-        corpus=corpus or text.spec,
+        corpus=corpus or pinned(text.spec, text.revision),
         revision=revision,
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         samples=text.samples,
         max_length=text.max_length,
+        special_tokens=special_tokens or text.special_tokens,
+        corpus_tokenizer=text.tokenizer,
         evaluation_tokens=evaluation_tokens,
         score=score,
+        schemes=tuple(scheme or ()),
+        recipes=tuple(recipe or ()),
         seed=text.seed,
     )
     subject = prepare(settings, console.say)

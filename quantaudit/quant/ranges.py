@@ -7,7 +7,7 @@ from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
-from quantaudit.quant.scales import QParams, derive
+from quantaudit.quant.scales import Observed, QParams, derive
 from quantaudit.stats.site import summary
 
 
@@ -25,10 +25,15 @@ def model_dtype(profile: Profile) -> torch.dtype:
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor from the calibration split; None where it saw nothing finite."""
     calibration = profile.split(site, "calibration")
-    if calibration is None:
+    if calibration is None or not len(calibration.extremes.sample):
         return None
-    low, high = calibration.extremes.min, calibration.extremes.max
     described = summary(calibration)
-    broken = described.nan or described.inf or not len(low)
-    exact = (float("nan"), float("nan")) if broken else (float(low.min()), float(high.max()))
-    return derive(calibration.distribution, exact, args, observer, model_dtype(profile))
+    broken = described.nan or described.inf
+    seen = Observed(
+        distribution=calibration.distribution,
+        exact=(float("nan"), float("nan")) if broken else calibration.range,
+        lows=calibration.extremes.min,
+        highs=calibration.extremes.max,
+        dtype=model_dtype(profile),
+    )
+    return derive(seen, args, observer)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from compressed_tensors.quantization import QuantizationArgs, QuantizationType
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from compressed_tensors.quantization.utils import calculate_qparams
+from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantaudit.errors import UsageError
@@ -21,40 +22,83 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QParams:
-    """x ≈ (q − zero_point) · scale. scale, zero_point: [1], the scale in the model's dtype as it is saved."""
+    """x ≈ (q − zero_point) · scale. scale, zero_point: [1], the scale in the model's dtype as it is saved.
+
+    global_scale: float32 [1] of a tensor whose groups find their own scales at run time (NVFP4); they then stand for
+    no grid of their own.
+    """
 
     min: float
     max: float
     scale: Tensor
     zero_point: Tensor
+    global_scale: Tensor | None = None
 
 
-def absolute_maximum(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Range:
-    """The whole range: compressed_tensors' `static_minmax`. INT8 symmetric gives amax / 127.5."""
-    return exact
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What calibration saw of one tensor.
+
+    exact: its true minimum and maximum. lows, highs: float32 [samples], those of each sample in the order of the
+    corpus, which is the order of calibration batches of one sample. dtype: the checkpoint's, in which the toolkit's
+    observers compute and scales are stored.
+    """
+
+    distribution: Distribution
+    exact: Range
+    lows: NDArray[np.float32]
+    highs: NDArray[np.float32]
+    dtype: torch.dtype
 
 
-def absolute_maximum_127(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Range:
+Observer = Callable[[Observed, QuantizationArgs], Range]
+
+
+def absolute_maximum(seen: Observed, args: QuantizationArgs) -> Range:
+    """The whole range: the toolkit's `static_minmax`. INT8 symmetric gives amax / 127.5."""
+    return seen.exact
+
+
+def absolute_maximum_127(seen: Observed, args: QuantizationArgs) -> Range:
     """The convention of arXiv 2605.15572, scale = amax / 127: a range wider by 127.5 / 127, so that amax is a code."""
-    return exact[0] * 127.5 / 127, exact[1] * 127.5 / 127
+    return seen.exact[0] * 127.5 / 127, seen.exact[1] * 127.5 / 127
 
 
-def percentile(level: float) -> Callable[[Distribution, Range, QuantizationArgs], Range]:
+def minmax(seen: Observed, args: QuantizationArgs) -> Range:
+    """The toolkit's `minmax`, replayed: a moving average of each batch's extremes, seeded by the first batch.
+
+    Batches are single samples in the order of the corpus; the average is taken in the checkpoint's dtype, as there.
+    """
+    constant = (args.observer_kwargs or {}).get("averaging_constant", 0.01)
+    batches = torch.from_numpy(np.stack([seen.lows, seen.highs], 1)).to(seen.dtype)
+    average = batches[0]
+    for batch in batches[1:]:
+        average = average * (1.0 - constant) + batch * constant if constant != 1.0 else batch
+    return float(average[0]), float(average[1])
+
+
+def last_batch(seen: Observed, args: QuantizationArgs) -> Range:
+    """The toolkit's `memoryless_minmax`: the extremes of the last batch alone."""
+    return float(seen.lows[-1]), float(seen.highs[-1])
+
+
+def percentile(level: float) -> Observer:
     """Clip at the quantile of |x| (`inverted_cdf`)."""
 
-    def observe(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Range:
-        (limit,) = quantiles(distribution, [level])
-        return max(exact[0], -limit), min(exact[1], limit)
+    def observe(seen: Observed, args: QuantizationArgs) -> Range:
+        (limit,) = quantiles(seen.distribution, [level])
+        return max(seen.exact[0], -limit), min(seen.exact[1], limit)
 
     return observe
 
 
-def mse(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Range:
+def mse(seen: Observed, args: QuantizationArgs) -> Range:
     """The range, shrunk about zero, with the least Σ(x − x̂)²: a coarse search to 1/1000, then a fine one around it.
 
-    In float32, over the distribution; `exact` bounds it.
+    In float32, over the distribution; the exact range bounds it.
     """
-    values, counts = finite(distribution)
+    values, counts = finite(seen.distribution)
+    exact = seen.exact
     x = torch.from_numpy(values.clip(*exact))
     weights = torch.from_numpy(counts.astype(np.float64))
     coarse = torch.logspace(0, -3, 61, dtype=torch.float32)
@@ -65,20 +109,41 @@ def mse(distribution: Distribution, exact: Range, args: QuantizationArgs) -> Ran
     return exact[0] * shrink, exact[1] * shrink
 
 
-OBSERVERS: dict[str, Callable[[Distribution, Range, QuantizationArgs], Range]] = {
+OBSERVERS: dict[str, Observer] = {
     "absolute_maximum": absolute_maximum,
     "absolute_maximum_127": absolute_maximum_127,
+    "minmax": minmax,
     "percentile_99.9": percentile(0.999),
     "percentile_99.99": percentile(0.9999),
     "mse": mse,
 }
+"""Observers whose scales and errors are derived for every tensor."""
+
+TOOLKIT: dict[str, str] = {
+    "static_minmax": "absolute_maximum",
+    "minmax": "minmax",
+    "memoryless_minmax": "last_batch",
+    "mse": "mse",
+}
+"""Observers of llm-compressor for activations → ours; `mse` is the only one that is not the same."""
+
+_ALL: dict[str, Observer] = {**OBSERVERS, "last_batch": last_batch}
 
 
-def find_observer(name: str) -> str:
+def find_observer(name: str, where: str | None = None) -> str:
     """Check an observer's name. Raises UsageError."""
     if name not in OBSERVERS:
-        raise UsageError("unknown observer", where=f"--observer {name}", hint=f"one of {', '.join(OBSERVERS)}")
+        raise UsageError("unknown observer", where=where or f"--observer {name}", hint=f"one of {', '.join(OBSERVERS)}")
     return name
+
+
+def observer_of(args: QuantizationArgs) -> str:
+    """Ours for the observer that the toolkit would use for a static activation, `minmax` unless one is named.
+
+    An unknown one is returned as it is: `quant.limits` names it as one that cannot be replayed.
+    """
+    name = args.observer or "minmax"
+    return TOOLKIT.get(name, name)
 
 
 def applies(observer: str, args: QuantizationArgs) -> bool:
@@ -86,18 +151,17 @@ def applies(observer: str, args: QuantizationArgs) -> bool:
     return observer != "absolute_maximum_127" or (args.symmetric and args.type == QuantizationType.INT)
 
 
-def derive(
-    distribution: Distribution, exact: Range, args: QuantizationArgs, observer: str, dtype: torch.dtype
-) -> QParams | None:
-    """Quantization parameters of one tensor.
-
-    exact: its true minimum and maximum. dtype: the checkpoint's, in which the toolkit computes and stores scales.
-    None where the range is not finite, which no grid can span.
-    """
-    if not all(np.isfinite(exact)):
+def derive(seen: Observed, args: QuantizationArgs, observer: str) -> QParams | None:
+    """Quantization parameters of one tensor. None where the range is not finite, which no grid can span."""
+    if not all(np.isfinite(seen.exact)):
         return None
-    low, high = OBSERVERS[observer](distribution, exact, args)
-    scale, zero_point = calculate_qparams(torch.tensor([low], dtype=dtype), torch.tensor([high], dtype=dtype), args)
+    low, high = _ALL[observer](seen, args)
+    bounds = torch.tensor([low], dtype=seen.dtype), torch.tensor([high], dtype=seen.dtype)
+    if args.strategy == QuantizationStrategy.TENSOR_GROUP:
+        amax = torch.maximum(-bounds[0], bounds[1])
+        whole, none = generate_gparam(-amax, amax), torch.empty(0)
+        return QParams(min=low, max=high, scale=none, zero_point=none, global_scale=whole)
+    scale, zero_point = calculate_qparams(*bounds, args)
     return QParams(min=low, max=high, scale=scale, zero_point=zero_point)
 
 

@@ -1,18 +1,30 @@
-"""Named quantization schemes, as compressed_tensors describes them."""
+"""Quantization schemes by name, the toolkit's presets, and what recipes resolve to, as compressed_tensors has them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+from compressed_tensors.quantization import (
+    DynamicType,
+    QuantizationArgs,
+    QuantizationScheme,
+    QuantizationStrategy,
+    QuantizationType,
+    is_preset_scheme,
+    preset_name_to_scheme,
+)
 
 from quantaudit.errors import UsageError
+from quantaudit.quant.scales import find_observer, observer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """What happens to a Linear: its weights and its input. observer: whence static ranges come, None when dynamic."""
+    """What happens to a Linear: its weights and its input, in the toolkit's own terms.
+
+    observer: whence the range of the input comes that calibration fixes (`quant.scales.OBSERVERS`); None without one.
+    """
 
     name: str
     title: str
@@ -22,8 +34,8 @@ class Scheme:
 
     @property
     def static(self) -> bool:
-        """Whether input scales are fixed at calibration."""
-        return self.input_activations is not None and not self.input_activations.dynamic
+        """Whether calibration fixes something about the input: its scale, or NVFP4's global scale."""
+        return self.input_activations is not None and self.input_activations.dynamic is not True
 
 
 INT8 = QuantizationArgs(
@@ -48,6 +60,23 @@ INT8_PER_CHANNEL = QuantizationArgs(
     num_bits=8, type=QuantizationType.INT, symmetric=True, strategy=QuantizationStrategy.CHANNEL
 )
 
+
+def toolkit_scheme(name: str, title: str, scheme: QuantizationScheme) -> Scheme:
+    """A scheme as a recipe resolves to it. Its observer is our nearest: `quant.limits` says where they differ."""
+    args = scheme.input_activations
+    return Scheme(
+        name=name,
+        title=title,
+        weights=scheme.weights,
+        input_activations=args,
+        observer=None if args is None or args.dynamic is True else observer_of(args),
+    )
+
+
+def _preset(preset: str, name: str, title: str) -> Scheme:
+    return toolkit_scheme(name, title, preset_name_to_scheme(preset, ["Linear"]))
+
+
 INT8_STATIC = Scheme(
     name="int8_static_per_tensor",
     title="INT8 static per-tensor",
@@ -62,13 +91,51 @@ INT8_DYNAMIC = Scheme(
     input_activations=INT8_PER_TOKEN,
     observer=None,
 )
+INT8_ASYMMETRIC_STATIC = replace(
+    INT8_STATIC,
+    name="int8_asymmetric_static_per_tensor",
+    title="INT8 asymmetric static per-tensor",
+    input_activations=INT8_ASYMMETRIC,
+)
+INT8_ASYMMETRIC_DYNAMIC = replace(
+    INT8_DYNAMIC,
+    name="int8_asymmetric_dynamic_per_token",
+    title="INT8 asymmetric dynamic per-token",
+    input_activations=INT8_PER_TOKEN.model_copy(update={"symmetric": False}),
+)
+INT8_WEIGHTS = replace(
+    INT8_DYNAMIC, name="int8_weights", title="INT8 weights per channel, activations as they are", input_activations=None
+)
+FP8_STATIC = _preset("FP8", "fp8_e4m3_static_per_tensor", "FP8 E4M3 static per-tensor")
+FP8_DYNAMIC = _preset("FP8_DYNAMIC", "fp8_e4m3_dynamic_per_token", "FP8 E4M3 dynamic per-token")
+INT4_WEIGHTS = _preset("W4A16", "int4_weights_group_128", "INT4 weights in groups of 128, activations as they are")
+NVFP4 = _preset("NVFP4", "nvfp4", "NVFP4, groups of 16 under a static global scale")
+MXFP4 = _preset("MXFP4", "mxfp4", "MXFP4, groups of 32 dynamic")
+
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (INT8_STATIC, INT8_DYNAMIC)}
 """Schemes that a report simulates on fused groups and on the whole model."""
 
+NAMED: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        INT8_STATIC,
+        INT8_ASYMMETRIC_STATIC,
+        INT8_DYNAMIC,
+        INT8_ASYMMETRIC_DYNAMIC,
+        INT8_WEIGHTS,
+        FP8_STATIC,
+        FP8_DYNAMIC,
+        INT4_WEIGHTS,
+        NVFP4,
+        MXFP4,
+    )
+}
+"""Schemes that can be asked for by name; the toolkit's presets can be too."""
+
 STATIC_INPUTS: dict[str, QuantizationArgs] = {
     INT8_STATIC.name: INT8,
-    "int8_asymmetric_static_per_tensor": INT8_ASYMMETRIC,
-    "fp8_e4m3_static_per_tensor": FP8_E4M3,
+    INT8_ASYMMETRIC_STATIC.name: INT8_ASYMMETRIC,
+    FP8_STATIC.name: FP8_E4M3,
 }
 """Ways to quantize an activation per tensor with a fixed scale: for each, scales and tensor errors are derived."""
 
@@ -80,6 +147,45 @@ def find_static(name: str) -> QuantizationArgs:
     return STATIC_INPUTS[name]
 
 
+def find_scheme(spec: str) -> Scheme:
+    """A scheme by `NAME` or `NAME:OBSERVER`: a named one, or a preset of compressed_tensors. Raises UsageError.
+
+    An observer replaces that of a scheme whose input scale is static.
+    """
+    name, _, observer = spec.partition(":")
+    if name in NAMED:
+        scheme = NAMED[name]
+    elif is_preset_scheme(name) and name.upper() != "UNQUANTIZED":
+        scheme = _preset(name, name.lower(), f"{name.upper()} (preset of compressed-tensors)")
+    else:
+        raise UsageError(
+            "unknown scheme",
+            where=f"--scheme {spec}",
+            hint=f"one of {', '.join(NAMED)}, or a preset of compressed-tensors such as FP8_BLOCK",
+        )
+    if not observer:
+        return scheme
+    args = scheme.input_activations
+    if args is None or args.dynamic is not False:
+        raise UsageError(
+            f"{name} has no static input scale for an observer to set",
+            where=f"--scheme {spec}",
+            hint=f"--scheme {name}",
+        )
+    find_observer(observer, where=f"--scheme {spec}")
+    return replace(scheme, name=spec, title=f"{scheme.title}, {observer}", observer=observer)
+
+
 def dump_args(args: QuantizationArgs | None) -> dict[str, Any] | None:
     """QuantizationArgs as JSON data, without what is at its default."""
     return None if args is None else args.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+
+
+def global_scaled(args: QuantizationArgs) -> bool:
+    """Whether group scales hang on one scale of the whole tensor, as NVFP4's do."""
+    return bool(args.strategy == QuantizationStrategy.TENSOR_GROUP)
+
+
+def locally_dynamic(args: QuantizationArgs) -> bool:
+    """Whether group scales are found at run time under a global scale that calibration fixed."""
+    return bool(args.dynamic == DynamicType.LOCAL)

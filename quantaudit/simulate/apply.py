@@ -7,32 +7,19 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from compressed_tensors.quantization.utils import calculate_qparams, compute_dynamic_scales_and_zp
+from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from torch import Tensor, nn
 
 from quantaudit.model.sites import Group
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
+from quantaudit.quant.weights import quantize_linear, quantize_weight
+
+__all__ = ["InputQuantizer", "input_quantizer", "quantize_linear", "quantize_weight", "quantized", "quantized_modules"]
 
 InputQuantizer = Callable[[Tensor], Tensor]
-
-
-def quantize_weight(weight: Tensor, args: QuantizationArgs) -> Tensor:
-    """Fake-quantized copy of a weight [out, in], one scale for each output channel, in the weight's own dtype."""
-    low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
-    scale, zero_point = calculate_qparams(low, high, args)
-    quantized: Tensor = fake_quantize(weight, scale, zero_point, args)
-    return quantized
-
-
-def quantize_linear(linear: nn.Module, args: QuantizationArgs) -> Tensor:
-    """Fake-quantized copy of a Linear's weight, in its own layout: transformers' Conv1D keeps [in, out]."""
-    weight: Tensor = linear.weight  # type: ignore[assignment]
-    if isinstance(linear, nn.Linear):
-        return quantize_weight(weight, args)
-    return quantize_weight(weight.T.contiguous(), args).T.contiguous()
 
 
 def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device) -> InputQuantizer | None:
@@ -40,12 +27,30 @@ def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.devic
     args = scheme.input_activations
     if args is None:
         return None
-    if args.dynamic:
+    if args.dynamic is True:
         return _once(lambda x: _dynamic(x, args))
     if qparams is None:
         raise ValueError("a static scheme needs quantization parameters")
+    if qparams.global_scale is not None:
+        whole = qparams.global_scale.to(device)
+        return _once(lambda x: _dynamic(x, args, whole))
     scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
     return _once(lambda x: fake_quantize(x, scale, zero_point, args))
+
+
+@contextmanager
+def quantized_modules(
+    model: nn.Module, weights: Mapping[str, Tensor], inputs: Mapping[str, InputQuantizer | None]
+) -> Iterator[None]:
+    """Within the context, Linears use `weights` and `inputs`, both by module path."""
+    with ExitStack() as stack:
+        for path, weight in weights.items():
+            _swap_weight(stack, model.get_submodule(path), weight)
+        for path, quantizer in inputs.items():
+            if quantizer is not None:
+                hook = model.get_submodule(path).register_forward_pre_hook(_pre_hook(quantizer))
+                stack.callback(hook.remove)
+        yield
 
 
 @contextmanager
@@ -56,15 +61,9 @@ def quantized(
     inputs: Mapping[str, InputQuantizer | None],
 ) -> Iterator[None]:
     """Within the context, members of `groups` use `weights` (by module path) and `inputs` (by group name)."""
-    with ExitStack() as stack:
-        for group in groups:
-            quantizer = inputs.get(group.name)
-            for member in group.members:
-                linear = model.get_submodule(member)
-                if member in weights:
-                    _swap_weight(stack, linear, weights[member])
-                if quantizer is not None:
-                    stack.callback(linear.register_forward_pre_hook(_pre_hook(quantizer)).remove)
+    members = {member: group.name for group in groups for member in group.members}
+    own = {path: weight for path, weight in weights.items() if path in members}
+    with quantized_modules(model, own, {member: inputs.get(name) for member, name in members.items()}):
         yield
 
 
@@ -91,8 +90,12 @@ def _once(quantize: InputQuantizer) -> InputQuantizer:
     return quantizer
 
 
-def _dynamic(x: Tensor, args: QuantizationArgs) -> Tensor:
+def _dynamic(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None) -> Tensor:
+    """Scales found on x [..., channels] itself, for tokens, groups of channels or the tensor, as at run time."""
+    if not x.numel():
+        return x
     # compute_dynamic_scales_and_zp takes the first two axes for batch and token; flattened tokens lack the first.
-    rows = x if x.ndim > 2 else x.unsqueeze(0)
-    restored: Tensor = fake_quantize(rows, *compute_dynamic_scales_and_zp(rows, args, module=None), args)
+    rows = x.unsqueeze(0) if x.ndim == 2 and args.strategy == QuantizationStrategy.TOKEN else x
+    found = compute_dynamic_scales_and_zp(rows, args, module=None, global_scale=global_scale)
+    restored: Tensor = fake_quantize(rows, *found, args, global_scale=global_scale)
     return restored.reshape(x.shape)

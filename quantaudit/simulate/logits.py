@@ -1,124 +1,194 @@
-"""The whole model under a recipe: logits KL to the unquantized model, top-1 agreement, perplexity before and after."""
+"""The whole model under a recipe: logits KL to the unquantized model, top-1 agreement, perplexity before and after.
+
+In the same forwards, how far each decoder block's output has drifted with everything before it quantized.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from compressed_tensors.quantization import QuantizationArgs
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.capture import first_tensor
 from quantaudit.model.drive import batches, forward
-from quantaudit.model.sites import Group
 from quantaudit.progress import Advance, no_advance
-from quantaudit.quant.scales import QParams
-from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.apply import input_quantizer, quantize_linear, quantized
-from quantaudit.simulate.records import DomainScore, RecipeRow
+from quantaudit.simulate.apply import quantized_modules
+from quantaudit.simulate.block import block_damage
+from quantaudit.simulate.plan import Plan, PlanWeights
+from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.scores import SampleScore, recipe_row
 
-LOGIT_BYTES = 1 << 28
-"""Unquantized logits kept at once, at most; a larger evaluation runs in several rounds."""
-_SLICE = 128
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A recipe resolved on a model: which scheme each fused group gets. qparams: by group name, for static schemes."""
-
-    name: str
-    title: str
-    schemes: Mapping[str, Scheme]
-    qparams: Mapping[str, QParams | None]
-
-    @property
-    def unscaled(self) -> list[str]:
-        """Groups that need a static range and have none that is finite."""
-        return [name for name, scheme in self.schemes.items() if scheme.static and self.qparams.get(name) is None]
+KEPT_BYTES = 1 << 28
+"""Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
+SLICE_BYTES = 1 << 22
+"""Float32 logits compared at once: a slice that stays in the processor's cache."""
 
 
-@dataclass(slots=True)
-class _Score:
-    """Sums over one sample's positions."""
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """One sample as the unquantized model sees it.
 
-    domain: str
-    tokens: int = 0
-    predicted: int = 0
-    kl: float = 0.0
-    agreed: float = 0.0
-    loss: float = 0.0
-    loss_base: float = 0.0
+    logits: [tokens, vocabulary] in the model's dtype; normalizer: float32 [tokens], their log-sum-exp; top: the most
+    likely next token; loss: float64 [tokens − 1], nats; hidden: every block's output [1, tokens, hidden].
+    """
 
-
-@dataclass(slots=True)
-class _Weights:
-    """Fake-quantized weights of the last plan, kept while the next one quantizes them alike."""
-
-    key: dict[str, str] = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-
-    def of(self, model: nn.Module, groups: Sequence[Group], plan: Plan) -> dict[str, Tensor]:
-        """Module path → weight [out, in] for every member of `groups` whose scheme quantizes weights."""
-        wanted: dict[str, QuantizationArgs] = {
-            member: args
-            for group in groups
-            for member in group.members
-            if (args := plan.schemes[group.name].weights) is not None
-        }
-        key = {member: str(args) for member, args in wanted.items()}
-        if key != self.key:
-            self.tensors = {}
-            self.tensors = {
-                member: quantize_linear(model.get_submodule(member), args) for member, args in wanted.items()
-            }
-            self.key = key
-        return self.tensors
+    sample: TokenizedSample
+    logits: Tensor
+    normalizer: Tensor
+    top: Tensor
+    loss: NDArray[np.float64]
+    hidden: list[Tensor]
 
 
 @torch.no_grad()
 def score_plans(
     model: nn.Module,
-    groups: Sequence[Group],
     samples: Sequence[TokenizedSample],
     plans: Sequence[Plan],
+    *,
+    blocks: Sequence[str] = (),
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
     """Run the model as it is and under every plan, on the same tokens.
 
-    `progress` is called after each sample and plan.
+    blocks: paths of the decoder blocks whose drift is wanted. `progress` is called after each sample and plan.
     """
-    scores: list[list[_Score]] = [[] for _ in plans]
-    weights = _Weights()
-    config: Any = model.config
-    bytes_per_token = config.get_text_config().vocab_size * next(model.parameters()).element_size()
-    for chunk in _chunks(samples, LOGIT_BYTES // bytes_per_token):
-        base = list(_logits(model, chunk))
-        for plan, found in zip(plans, scores, strict=True):
-            chosen = [group for group in groups if group.name in plan.schemes and group.name not in plan.unscaled]
-            inputs = {
-                group.name: input_quantizer(plan.schemes[group.name], plan.qparams.get(group.name), base[0][1].device)
-                for group in chosen
-            }
-            with quantized(model, chosen, weights.of(model, chosen, plan), inputs):
-                for (sample, clean), (_, changed) in zip(base, _logits(model, chunk), strict=True):
-                    found.append(_compare(sample, clean, changed))
-                    progress()
-    return [_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
-
-
-def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p‖q), nats, from log-probabilities. p, q: float32 [tokens, vocabulary]; returns float32 [tokens]."""
-    return (p.exp() * (p - q)).sum(-1)
-
-
-def _logits(model: nn.Module, samples: Sequence[TokenizedSample]) -> Iterator[tuple[TokenizedSample, Tensor]]:
-    """(sample, logits [tokens, vocabulary] in the model's dtype), one sample at a time."""
+    scores: list[list[SampleScore]] = [[] for _ in plans]
+    weights = PlanWeights()
     device = next(model.parameters()).device
-    for batch in batches(samples, 1, pad=0, device=device):
-        yield batch.samples[0], forward(model, batch)[0]
+    for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        clean = list(_clean(model, chunk, blocks))
+        for plan, found in zip(plans, scores, strict=True):
+            with quantized_modules(model, weights.of(model, plan), plan.inputs(device)):
+                for base in clean:
+                    found.append(_score(model, base, blocks))
+                    progress()
+    return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
+
+
+@torch.no_grad()
+def score_checkpoint(
+    model: nn.Module, other: nn.Module, samples: Sequence[TokenizedSample], plan: Plan, *, blocks: Sequence[str] = ()
+) -> RecipeRow:
+    """Run a model and another of the same architecture, such as a quantized checkpoint, on the same tokens.
+
+    plan: what the other is said to be; it gives the row its names and is not applied.
+    """
+    scores: list[SampleScore] = []
+    for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        scores += [_score(other, base, blocks) for base in _clean(model, chunk, blocks)]
+    return recipe_row(plan, scores)
+
+
+def divergence(p: Tensor, p_normalizer: Tensor, q: Tensor, q_normalizer: Tensor) -> Tensor:
+    """KL(softmax p‖softmax q) in nats: float32 [tokens].
+
+    p, q: float32 logits [tokens, vocabulary], p is overwritten; normalizers: their log-sum-exp. 0 for equal logits.
+    """
+    probability = (p - p_normalizer[:, None]).exp_()
+    return probability.mul_(p.sub_(q)).sum(-1) - (p_normalizer - q_normalizer)
+
+
+def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
+    for sample in samples:
+        hidden: list[Tensor] = []
+        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(h.clone())):
+            logits = _logits(model, sample)
+        normalizers, tops, losses = zip(
+            *(_read(part, targets) for part, targets in _slices(sample, logits)), strict=True
+        )
+        yield Clean(
+            sample=sample,
+            logits=logits,
+            normalizer=torch.cat(normalizers),
+            top=torch.cat(tops),
+            loss=torch.cat(losses).double().cpu().numpy(),
+            hidden=hidden,
+        )
+
+
+def _score(model: nn.Module, base: Clean, blocks: Sequence[str]) -> SampleScore:
+    """What the model, as it is now, makes of a sample."""
+    with _drifts(model, blocks, base.hidden) as drifts:
+        logits = _logits(model, base.sample)
+    return _compare(base, logits, [float(drift) for drift in drifts])
+
+
+def _compare(base: Clean, logits: Tensor, drift: list[float]) -> SampleScore:
+    kls, agreed, losses = [], [], []
+    start = 0
+    for changed, targets in _slices(base.sample, logits):
+        part = slice(start, start + len(changed))
+        start = part.stop
+        normalizer, top, loss = _read(changed, targets)
+        kls.append(
+            divergence(base.logits[part].to(torch.float32, copy=True), base.normalizer[part], changed, normalizer)
+        )
+        agreed.append(top == base.top[part])
+        losses.append(loss)
+    return SampleScore(
+        sample=base.sample,
+        kl=torch.cat(kls).double().cpu().numpy(),
+        agreed=torch.cat(agreed).cpu().numpy(),
+        loss=torch.cat(losses).double().cpu().numpy(),
+        loss_base=base.loss,
+        drift=np.array(drift),
+    )
+
+
+def _slices(sample: TokenizedSample, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(float32 logits, the tokens that follow) in slices: a whole sample's would need gigabytes.
+
+    The last slice has a target less than positions.
+    """
+    targets = torch.from_numpy(sample.ids[1:]).to(logits.device)
+    step = max(1, SLICE_BYTES // (4 * logits.shape[-1]))
+    for start in range(0, len(logits), step):
+        yield logits[start : start + step].float(), targets[start : start + step]
+
+
+def _read(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exp, most likely token, and the targets' negative log-likelihood, of float32 logits."""
+    normalizer = logits.logsumexp(-1)
+    known = logits[: len(targets)].gather(1, targets[:, None])[:, 0]
+    return normalizer, logits.argmax(-1), normalizer[: len(targets)] - known
+
+
+def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
+    """Logits [tokens, vocabulary] in the model's dtype."""
+    (batch,) = batches([sample], 1, pad=0, device=next(model.parameters()).device)
+    return forward(model, batch)[0]
+
+
+@contextmanager
+def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Σ over tokens of each block's ‖Δh‖² / ‖h‖², filled in as the model runs."""
+    found: list[Tensor] = []
+    with _block_outputs(model, blocks, lambda index, h: found.append(block_damage(clean[index], h))):
+        yield found
+
+
+@contextmanager
+def _block_outputs(model: nn.Module, blocks: Sequence[str], take: Any) -> Iterator[None]:
+    """Within the context, `take` is called with each block's index and output."""
+    with ExitStack() as stack:
+        for index, path in enumerate(blocks):
+            hook = lambda _module, _args, output, index=index: take(index, first_tensor(output))  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+        yield
+
+
+def _bytes_per_token(model: nn.Module, blocks: int) -> int:
+    config: Any = model.config
+    text = config.get_text_config()
+    return int((text.vocab_size + blocks * text.hidden_size) * next(model.parameters()).element_size())
 
 
 def _chunks(samples: Sequence[TokenizedSample], tokens: int) -> Iterator[list[TokenizedSample]]:
@@ -130,62 +200,3 @@ def _chunks(samples: Sequence[TokenizedSample], tokens: int) -> Iterator[list[To
         chunk.append(sample)
     if chunk:
         yield chunk
-
-
-def _compare(sample: TokenizedSample, clean: Tensor, changed: Tensor) -> _Score:
-    score = _Score(domain=sample.domain, tokens=len(sample.ids), predicted=len(sample.ids) - 1)
-    targets = torch.from_numpy(sample.ids[1:]).to(clean.device)
-    # In slices: float32 log-probabilities of a whole sample over a large vocabulary would need gigabytes.
-    for start in range(0, len(sample.ids), _SLICE):
-        p, q = (logits[start : start + _SLICE].float().log_softmax(-1) for logits in (clean, changed))
-        score.kl += float(kl_divergence(p, q).sum(dtype=torch.float64))
-        score.agreed += float((p.argmax(-1) == q.argmax(-1)).sum())
-        following = targets[start : start + _SLICE, None]
-        score.loss -= float(q[: len(following)].gather(1, following).sum(dtype=torch.float64))
-        score.loss_base -= float(p[: len(following)].gather(1, following).sum(dtype=torch.float64))
-    return score
-
-
-def _row(plan: Plan, scores: Sequence[_Score]) -> RecipeRow:
-    tokens = sum(score.tokens for score in scores)
-    predicted = sum(score.predicted for score in scores)
-    kl = sum(score.kl for score in scores) / tokens
-    perplexities = [
-        _exp(sum(losses) / predicted)
-        for losses in ((score.loss for score in scores), (score.loss_base for score in scores))
-    ]
-    return RecipeRow(
-        name=plan.name,
-        title=plan.title,
-        kl=kl,
-        kl_stderr=_standard_error(scores, kl, tokens),
-        top1=None if math.isnan(kl) else sum(score.agreed for score in scores) / tokens,
-        perplexity=perplexities[0],
-        perplexity_base=perplexities[1],
-        tokens=tokens,
-        samples=len(scores),
-        nonfinite=not math.isfinite(kl) or bool(plan.unscaled),
-        groups=len(plan.schemes),
-        domains={domain: _domain(scores, domain) for domain in sorted({score.domain for score in scores})},
-    )
-
-
-def _standard_error(scores: Sequence[_Score], mean: float, tokens: int) -> float | None:
-    """Standard error of a token-weighted mean over samples (ratio estimator); None for a single sample."""
-    n = len(scores)
-    if n < 2:
-        return None
-    spread = sum((score.kl - score.tokens * mean) ** 2 for score in scores)
-    return math.sqrt(spread * n / (n - 1)) / tokens
-
-
-def _domain(scores: Sequence[_Score], domain: str) -> DomainScore:
-    own = [score for score in scores if score.domain == domain]
-    tokens = sum(score.tokens for score in own)
-    kl = sum(score.kl for score in own) / tokens
-    top1 = None if math.isnan(kl) else sum(score.agreed for score in own) / tokens
-    return DomainScore(tokens=tokens, kl=kl, top1=top1)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -65,11 +65,15 @@ class GroupRow(Row):
 
 
 class DomainScore(Row):
-    """Agreement with the unquantized model on one domain."""
+    """Agreement with the unquantized model on some of the evaluation tokens, such as one domain's."""
 
     tokens: int
     kl: Number
     top1: Number
+    samples: int | None = None
+    kl_stderr: Number = Field(default=None, description="standard error over samples; null for a single one")
+    perplexity: Number = None
+    perplexity_base: Number = None
 
 
 class RecipeRow(Row):
@@ -90,6 +94,12 @@ class RecipeRow(Row):
         default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
     )
     domains: dict[str, DomainScore]
+    approximate: list[str] = Field(default=[], description="what of the recipe is simulated nearly, not exactly")
+    unsimulated: list[str] = Field(default=[], description="what of the recipe is not in these numbers")
+    propagation: list[Number] = Field(
+        default=[],
+        description="by layer: mean over tokens of ‖Δh‖²/‖h‖² at the block's output, everything before it quantized",
+    )
 
 
 class Evaluation(Row):
@@ -100,6 +110,10 @@ class Evaluation(Row):
     max_tokens_per_sample: int
     arithmetic: str = Field(description="dtype in which quantization was simulated")
     priced: bool = Field(default=False, description="whether fused groups have prices")
+    unigram_perplexity: Number = Field(
+        default=None,
+        description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
+    )
     note: str | None = Field(default=None, description="why there are no prices although they were wanted")
 
 

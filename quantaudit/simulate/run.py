@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
+from quantaudit.quant.limits import obstacles
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_args
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
-from quantaudit.simulate.logits import Plan, score_plans
+from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.price import PriceList, price_groups
+from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import Evaluation, GroupRow, SchemeInfo, Simulation
 from quantaudit.simulate.tensor import error_rows
+from quantaudit.stats.unigram import unigram_perplexity
 
 MIXED = "int8_static_worst_dynamic"
 """The recipe that keeps static scales except where most of the damage is done."""
@@ -36,12 +43,14 @@ def simulate(
     *,
     evaluation_tokens: int,
     score: str = "auto",
+    recipes: Sequence[ResolvedRecipe] = (),
     stages: Stages = silent_stages,
 ) -> Simulation:
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. score: one of SCORES. Raises CorpusError when no evaluation sample has two tokens, and
+    from the evaluation split. score: one of SCORES. recipes: scored on the whole model after the schemes. Raises
+    CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices are demanded and the backward pass fails.
     """
     chosen = evaluation.select(samples, evaluation_tokens)
@@ -50,11 +59,13 @@ def simulate(
             "no evaluation sample has two tokens or more", hint="give longer samples or raise --evaluation-tokens"
         )
     architecture = discover(loaded.model)
+    for scheme in schemes:
+        check_fit(scheme, loaded.model, architecture.groups)
     qparams = {
         scheme.name: {
             group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer)
             for group in architecture.groups
-            if scheme.input_activations is not None and scheme.observer is not None
+            if scheme.static and scheme.input_activations is not None and scheme.observer is not None
         }
         for scheme in schemes
     }
@@ -78,8 +89,9 @@ def simulate(
     plans = [_uniform(scheme, inside, qparams[scheme.name]) for scheme in schemes]
     if INT8_STATIC in schemes and INT8_DYNAMIC in schemes:
         plans.append(_mixed(inside, groups, qparams[INT8_STATIC.name]))
+    plans += [recipe_plan(recipe, loaded.model, architecture.groups, profile) for recipe in recipes]
     tick = stages("scoring the whole model", len(plans) * len(chosen))
-    recipes = score_plans(loaded.model, inside, chosen, plans, tick)
+    rows = score_plans(loaded.model, chosen, plans, blocks=architecture.blocks, progress=tick)
     return Simulation(
         evaluation=Evaluation(
             tokens=sum(len(sample.ids) for sample in chosen),
@@ -87,13 +99,32 @@ def simulate(
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
             priced=score != "damage" and note is None,
+            unigram_perplexity=unigram_perplexity(
+                [sample.ids for sample in samples], [sample.ids for sample in chosen], loaded.info.vocab_size
+            ),
             note=note,
         ),
         schemes=[describe(scheme) for scheme in schemes],
         sites=error_rows(profile),
         groups=groups,
-        recipes=recipes,
+        recipes=rows,
     )
+
+
+def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None:
+    """Raises UsageError where a scheme's groups do not divide the columns of a Linear in the decoder blocks."""
+    members = [member for group in groups if group.layer is not None for member in group.members]
+    for member in members:
+        rows, columns = _shape(model.get_submodule(member))
+        toolkit = QuantizationScheme(
+            targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
+        )
+        if reasons := obstacles(toolkit, (rows, columns)):
+            raise UsageError(
+                f"{member}: {reasons[0]}",
+                where=f"--scheme {scheme.name}",
+                hint="write a recipe that leaves such modules out, and give it with --recipe",
+            )
 
 
 def find_score(name: str) -> str:
@@ -124,9 +155,10 @@ def worst_groups(rows: Sequence[GroupRow], scheme: str, share: float) -> list[st
 
 def _uniform(scheme: Scheme, groups: Sequence[Group], qparams: dict[str, QParams | None]) -> Plan:
     # lm_head is not among the groups: every toolkit recipe leaves it alone.
-    return Plan(
+    return Plan.of_groups(
         name=scheme.name,
         title=f"{scheme.title}, lm_head left alone",
+        groups=groups,
         schemes={group.name: scheme for group in groups},
         qparams=qparams,
     )
@@ -135,12 +167,19 @@ def _uniform(scheme: Scheme, groups: Sequence[Group], qparams: dict[str, QParams
 def _mixed(groups: Sequence[Group], rows: Sequence[GroupRow], qparams: dict[str, QParams | None]) -> Plan:
     """Static scales where they do little harm, dynamic ones for the groups that hold nearly all the damage."""
     worst = set(worst_groups(rows, INT8_STATIC.name, MIXED_SHARE))
-    return Plan(
+    return Plan.of_groups(
         name=MIXED,
         title=f"{INT8_STATIC.title}, the {len(worst)} worst groups dynamic per-token",
+        groups=groups,
         schemes={group.name: INT8_DYNAMIC if group.name in worst else INT8_STATIC for group in groups},
         qparams=qparams,
     )
+
+
+def _shape(linear: nn.Module) -> tuple[int, int]:
+    """(out, in) of a Linear; transformers' Conv1D keeps its weight the other way round."""
+    first, second = linear.weight.shape  # type: ignore[union-attr, misc]
+    return (first, second) if isinstance(linear, nn.Linear) else (second, first)
 
 
 def describe(scheme: Scheme) -> SchemeInfo:

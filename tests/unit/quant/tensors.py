@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 
-from quantaudit.quant.scales import QParams, Range, derive
+from quantaudit.quant.scales import Observed, QParams, Range, derive
 from tests.builders import distribution_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -43,7 +44,19 @@ def extremes(x: Tensor) -> Range:
     return float(x.min()), float(x.max())
 
 
+def observed(x: Tensor, batches: int = 3) -> Observed:
+    """What calibration sees of a tensor that comes in so many batches."""
+    parts = [part.float() for part in x.tensor_split(min(batches, len(x)))]
+    return Observed(
+        distribution=distribution_of(x),
+        exact=extremes(x),
+        lows=np.array([part.min() for part in parts], np.float32),
+        highs=np.array([part.max() for part in parts], np.float32),
+        dtype=x.dtype,
+    )
+
+
 def qparams(x: Tensor, args: QuantizationArgs, observer: str = "absolute_maximum") -> QParams:
-    found = derive(distribution_of(x), extremes(x), args, observer, x.dtype)
+    found = derive(observed(x), args, observer)
     assert found is not None
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,21 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 
 from quantaudit.errors import UsageError
-from quantaudit.quant.scales import OBSERVERS, applies, derive, find_observer, mse, percentile
+from quantaudit.quant.scales import (
+    OBSERVERS,
+    Observed,
+    applies,
+    derive,
+    find_observer,
+    last_batch,
+    minmax,
+    mse,
+    observer_of,
+    percentile,
+)
 from quantaudit.quant.schemes import FP8_E4M3, INT8, INT8_ASYMMETRIC, STATIC_INPUTS
 from quantaudit.stats.distribution import zero
-from tests.builders import distribution_of
-from tests.unit.quant.tensors import DTYPES, SPREAD, TENSORS, extremes, qparams, tensor
+from tests.unit.quant.tensors import DTYPES, SPREAD, TENSORS, extremes, observed, qparams, tensor
 
 EPS = {name: torch.finfo(dtype).eps for name, dtype in DTYPES.items()}
 
@@ -49,6 +60,32 @@ def test_llmcompressors_static_minmax_observer_gives_the_same_scale(name: str, d
     ours = qparams(x, STATIC_INPUTS[form])
     assert torch.equal(ours.scale, theirs["scale"].reshape(1))
     assert torch.equal(ours.zero_point, theirs["zero_point"].reshape(1))
+
+
+@pytest.mark.parametrize("observer", ["minmax", "static_minmax", "memoryless_minmax"])
+@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_llmcompressors_observers_are_replayed_batch_by_batch(name: str, dtype: str, observer: str) -> None:
+    """From nothing but each batch's extremes, to the last bit."""
+    from llmcompressor.observers import Observer
+
+    x = tensor(name, dtype)
+    args = INT8.model_copy(update={"observer": observer}, deep=True)
+    theirs = Observer.load_from_registry(observer, base_name="input", args=args)
+    for batch in x.tensor_split(7):
+        theirs(batch.reshape(1, -1, 1))
+    found = derive(observed(x, 7), args, observer_of(args))
+    assert found is not None
+    assert torch.equal(found.scale, theirs.get_qparams()["scale"].reshape(1))
+
+
+def test_the_moving_average_takes_the_recipes_constant() -> None:
+    seen = replace(observed(tensor("gaussian", "float32")), lows=np.float32([-4, -2, -1]), highs=np.float32([4, 2, 8]))
+    half = INT8.model_copy(update={"observer_kwargs": {"averaging_constant": 0.5}})
+    assert minmax(seen, half) == (-2.0, 5.5)
+    whole = INT8.model_copy(update={"observer_kwargs": {"averaging_constant": 1.0}})
+    assert minmax(seen, whole) == last_batch(seen, INT8) == (-1.0, 8.0)
+    assert minmax(seen, INT8) == pytest.approx((-3.9502, 4.0202), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", SPREAD)
@@ -95,7 +132,7 @@ def test_a_percentile_clips_at_numpys_quantile_of_the_magnitude(dtype: str, name
     x = tensor(name, dtype)
     low, high = extremes(x)
     limit = float(np.quantile(x.double().abs().numpy(), level, method="inverted_cdf"))
-    assert percentile(level)(distribution_of(x), (low, high), INT8) == (max(low, -limit), min(high, limit))
+    assert percentile(level)(observed(x), INT8) == (max(low, -limit), min(high, limit))
 
 
 @pytest.mark.parametrize(("observer", "level"), [("percentile_99.9", 0.999), ("percentile_99.99", 0.9999)])
@@ -119,7 +156,7 @@ def test_the_mse_range_beats_every_range_of_a_brute_force_grid(name: str, form: 
     args = STATIC_INPUTS[form]
     x = tensor(name, "bfloat16")
     raw, (low, high) = x.double().numpy(), extremes(x)
-    found = squared_error(raw, *mse(distribution_of(x), (low, high), args), args)
+    found = squared_error(raw, *mse(observed(x), args), args)
     grid = np.concatenate([np.linspace(0.005, 1, 200), np.geomspace(1e-3, 1, 100)])
     best = min(squared_error(raw, low * shrink, high * shrink, args) for shrink in grid)
     assert found <= 1.02 * best
@@ -127,10 +164,10 @@ def test_the_mse_range_beats_every_range_of_a_brute_force_grid(name: str, form: 
 
 
 def test_the_mse_range_clips_where_clipping_pays_and_not_where_it_does_not() -> None:
-    clipped = mse(distribution_of(tensor("tails", "bfloat16")), (-700.0, 700.0), INT8)
+    clipped = mse(observed(tensor("tails", "bfloat16")), INT8)
     assert clipped[1] < 700
     x = tensor("massive outlier", "bfloat16")
-    low, high = mse(distribution_of(x), extremes(x), INT8)
+    low, high = mse(observed(x), INT8)
     assert high > 0.9 * float(x.max())
     assert low / high == pytest.approx(float(x.min()) / float(x.max()))
 
@@ -138,13 +175,15 @@ def test_the_mse_range_clips_where_clipping_pays_and_not_where_it_does_not() -> 
 @pytest.mark.parametrize("exact", [(math.nan, 1.0), (0.0, math.inf), (-math.inf, 0.0), (math.nan, math.nan)])
 @pytest.mark.parametrize("observer", OBSERVERS)
 def test_no_grid_spans_a_range_that_is_not_finite(exact: tuple[float, float], observer: str) -> None:
-    assert derive(zero("bfloat16"), exact, INT8, observer, torch.bfloat16) is None
+    lows, highs = np.array(exact, np.float32)[:, None]
+    seen = Observed(distribution=zero("bfloat16"), exact=exact, lows=lows, highs=highs, dtype=torch.bfloat16)
+    assert derive(seen, INT8, observer) is None
 
 
 def test_an_unknown_observer_is_a_usage_error_that_lists_the_known_ones() -> None:
     assert find_observer("mse") == "mse"
     with pytest.raises(UsageError, match="absolute_maximum"):
-        find_observer("minmax")
+        find_observer("histogram")
 
 
 def test_the_127_convention_belongs_to_symmetric_int8_alone() -> None:

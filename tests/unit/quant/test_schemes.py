@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import pytest
-from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
+from compressed_tensors.quantization import (
+    QuantizationArgs,
+    QuantizationScheme,
+    QuantizationStrategy,
+    QuantizationType,
+)
 
 from quantaudit.errors import UsageError
-from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES, STATIC_INPUTS, Scheme, dump_args, find_static
+from quantaudit.quant.schemes import (
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    NAMED,
+    NVFP4,
+    SCHEMES,
+    STATIC_INPUTS,
+    Scheme,
+    dump_args,
+    find_scheme,
+    find_static,
+    toolkit_scheme,
+)
 
 
 @pytest.mark.parametrize("name", STATIC_INPUTS)
@@ -48,3 +65,37 @@ def test_dumped_arguments_load_back_as_the_same(args: QuantizationArgs) -> None:
 
 def test_no_arguments_dump_as_null() -> None:
     assert dump_args(None) is None
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_named_scheme_is_found_and_described(name: str) -> None:
+    scheme = find_scheme(name)
+    assert scheme is NAMED[name]
+    for args in (scheme.weights, scheme.input_activations):
+        dumped = dump_args(args)
+        assert dumped is None or dump_args(QuantizationArgs(**dumped)) == dumped
+    assert scheme.static == (scheme.observer is not None)
+
+
+def test_presets_are_found_in_any_case() -> None:
+    scheme = find_scheme("fp8_block")
+    assert scheme.weights is not None
+    assert scheme.weights.strategy == QuantizationStrategy.BLOCK
+    assert scheme.name == "fp8_block"
+
+
+def test_an_observer_can_be_chosen_for_a_static_scheme_alone() -> None:
+    scheme = find_scheme("int8_static_per_tensor:minmax")
+    assert (scheme.name, scheme.observer) == ("int8_static_per_tensor:minmax", "minmax")
+    assert scheme.input_activations == INT8_STATIC.input_activations
+    for spec in ("int8_dynamic_per_token:mse", "nvfp4:mse", "int8_static_per_tensor:best", "int7", "unquantized"):
+        with pytest.raises(UsageError, match=spec):
+            find_scheme(spec)
+
+
+def test_a_recipes_static_input_has_the_toolkits_default_observer() -> None:
+    args = QuantizationArgs(num_bits=8, strategy="tensor")
+    made = QuantizationScheme(targets=["Linear"], input_activations=args)
+    assert toolkit_scheme("a", "a", made).observer == "minmax"
+    assert NVFP4.static
+    assert NVFP4.observer == "absolute_maximum"

@@ -15,15 +15,16 @@ from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import logits
-from quantaudit.simulate.logits import Plan, kl_divergence, score_plans
+from quantaudit.simulate.logits import divergence, score_plans
+from quantaudit.simulate.plan import Plan
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
 
 QParamsByGroup = dict[str, QParams | None]
 
 
-def plan(name: str, schemes: dict[str, Scheme], qparams: QParamsByGroup) -> Plan:
-    return Plan(name=name, title=name.title(), schemes=schemes, qparams=qparams)
+def plan(name: str, groups: list[Group], schemes: dict[str, Scheme], qparams: QParamsByGroup) -> Plan:
+    return Plan.of_groups(name=name, title=name.title(), groups=groups, schemes=schemes, qparams=qparams)
 
 
 @pytest.fixture
@@ -37,12 +38,12 @@ def plans(groups: list[Group], qparams: QParamsByGroup) -> list[Plan]:
     names = [group.name for group in groups]
     mixture = {name: (INT8_STATIC, INT8_DYNAMIC, WEIGHTS_ONLY)[i % 3] for i, name in enumerate(names)}
     return [
-        plan("static", dict.fromkeys(names, INT8_STATIC), qparams),
-        plan("dynamic", dict.fromkeys(names, INT8_DYNAMIC), {}),
-        plan("weights", dict.fromkeys(names, WEIGHTS_ONLY), {}),
-        plan("mixture", mixture, qparams),
-        plan("alone", {names[3]: INT8_STATIC}, qparams),
-        plan("nothing", {}, {}),
+        plan("static", groups, dict.fromkeys(names, INT8_STATIC), qparams),
+        plan("dynamic", groups, dict.fromkeys(names, INT8_DYNAMIC), {}),
+        plan("weights", groups, dict.fromkeys(names, WEIGHTS_ONLY), {}),
+        plan("mixture", groups, mixture, qparams),
+        plan("alone", groups, {names[3]: INT8_STATIC}, qparams),
+        plan("nothing", groups, {}, {}),
     ]
 
 
@@ -53,10 +54,13 @@ def log_probabilities(logits: torch.Tensor) -> np.ndarray:
 def test_scores_are_those_of_a_quantized_copy_in_float64(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
-    rows = score_plans(tiny_loaded.model, groups, samples, plans)
+    rows = score_plans(tiny_loaded.model, samples, plans)
     assert [row.name for row in rows] == [p.name for p in plans]
     for row, p in zip(rows, plans, strict=True):
-        copy = quantized_copy(tiny_loaded.model, groups, p.schemes, p.qparams)
+        chosen = [g for g in groups if g.members[0] in p.schemes]
+        schemes = {g.name: p.schemes[g.members[0]] for g in chosen}
+        ranges = {g.name: p.qparams[g.members[0]] for g in chosen}
+        copy = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
         kls, agreed, losses, base_losses = [], [], [], []
         for s in samples:
             base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
@@ -70,7 +74,7 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
         assert row.top1 == pytest.approx(np.concatenate(agreed).mean())
         assert row.perplexity == pytest.approx(math.exp(np.concatenate(losses).mean()), rel=1e-5)
         assert row.perplexity_base == pytest.approx(math.exp(np.concatenate(base_losses).mean()), rel=1e-5)
-        assert (row.tokens, row.samples, row.groups) == (len(kl), len(samples), len(p.schemes))
+        assert (row.tokens, row.samples, row.groups) == (len(kl), len(samples), len(schemes))
         assert not row.nonfinite
 
         # The ratio estimator's standard error over samples: residuals of sums about the common mean.
@@ -91,7 +95,7 @@ def test_a_plan_without_schemes_scores_exactly_nothing(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
     """After other plans have run, so that nothing of theirs may linger."""
-    row = score_plans(tiny_loaded.model, groups, samples, plans)[-1]
+    row = score_plans(tiny_loaded.model, samples, plans)[-1]
     assert (row.kl, row.kl_stderr, row.top1) == (0.0, 0.0, 1.0)
     assert row.perplexity == row.perplexity_base
     assert {score.kl for score in row.domains.values()} == {0.0}
@@ -100,7 +104,7 @@ def test_a_plan_without_schemes_scores_exactly_nothing(
 def test_quantizing_more_costs_more(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
-    kl = {row.name: row.kl or 0.0 for row in score_plans(tiny_loaded.model, groups, samples, plans)}
+    kl = {row.name: row.kl or 0.0 for row in score_plans(tiny_loaded.model, samples, plans)}
     assert kl["static"] > kl["weights"] > 0
     assert kl["static"] > kl["alone"] > 0
 
@@ -114,10 +118,10 @@ def test_rounds_of_a_few_samples_score_as_one_round_does(
     monkeypatch: pytest.MonkeyPatch,
     budget: int,
 ) -> None:
-    whole = score_plans(tiny_loaded.model, groups, samples, plans)
+    whole = score_plans(tiny_loaded.model, samples, plans)
     vocabulary_bytes = tiny_loaded.info.vocab_size * 2
-    monkeypatch.setattr(logits, "LOGIT_BYTES", budget * vocabulary_bytes)
-    assert score_plans(tiny_loaded.model, groups, samples, plans) == whole
+    monkeypatch.setattr(logits, "KEPT_BYTES", budget * vocabulary_bytes)
+    assert score_plans(tiny_loaded.model, samples, plans) == whole
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -129,9 +133,9 @@ def test_slices_of_positions_score_as_whole_samples_do(
     monkeypatch: pytest.MonkeyPatch,
     size: int,
 ) -> None:
-    whole = score_plans(tiny_loaded.model, groups, samples, plans[:1])[0]
-    monkeypatch.setattr(logits, "_SLICE", size)
-    sliced = score_plans(tiny_loaded.model, groups, samples, plans[:1])[0]
+    whole = score_plans(tiny_loaded.model, samples, plans[:1])[0]
+    monkeypatch.setattr(logits, "SLICE_BYTES", size * tiny_loaded.info.vocab_size * 4)
+    sliced = score_plans(tiny_loaded.model, samples, plans[:1])[0]
     assert (sliced.kl, sliced.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-9)
     assert (sliced.top1, sliced.tokens) == (whole.top1, whole.tokens)
 
@@ -139,8 +143,8 @@ def test_slices_of_positions_score_as_whole_samples_do(
 def test_the_order_of_plans_does_not_matter(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
-    forwards = score_plans(tiny_loaded.model, groups, samples[:2], plans)
-    backwards = score_plans(tiny_loaded.model, groups, samples[:2], plans[::-1])
+    forwards = score_plans(tiny_loaded.model, samples[:2], plans)
+    backwards = score_plans(tiny_loaded.model, samples[:2], plans[::-1])
     assert forwards == backwards[::-1]
 
 
@@ -148,14 +152,14 @@ def test_progress_is_called_for_every_sample_and_plan(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
     calls: list[int] = []
-    score_plans(tiny_loaded.model, groups, samples, plans, lambda amount=1: calls.append(amount))
+    score_plans(tiny_loaded.model, samples, plans, progress=lambda amount=1: calls.append(amount))
     assert sum(calls) == len(samples) * len(plans)
 
 
 def test_a_single_sample_has_no_standard_error(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
-    assert score_plans(tiny_loaded.model, groups, samples[:1], plans[:1])[0].kl_stderr is None
+    assert score_plans(tiny_loaded.model, samples[:1], plans[:1])[0].kl_stderr is None
 
 
 # Broken things -------------------------------------------------------------------------------------------------------
@@ -165,10 +169,10 @@ def test_a_group_without_range_is_left_alone_and_the_row_says_so(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
     names = [group.name for group in groups]
-    without = plan("without", dict.fromkeys(names, INT8_STATIC), {**qparams, names[5]: None})
-    other = plan("other", {name: INT8_STATIC for name in names if name != names[5]}, qparams)
-    assert without.unscaled == [names[5]]
-    found, expected = score_plans(tiny_loaded.model, groups, samples[:2], [without, other])
+    without = plan("without", groups, dict.fromkeys(names, INT8_STATIC), {**qparams, names[5]: None})
+    other = plan("other", groups, {name: INT8_STATIC for name in names if name != names[5]}, qparams)
+    assert without.unscaled == list(groups[5].members)
+    found, expected = score_plans(tiny_loaded.model, samples[:2], [without, other])
     assert (found.kl, found.perplexity) == (expected.kl, expected.perplexity)
     assert found.nonfinite
     assert not expected.nonfinite
@@ -179,7 +183,7 @@ def test_scores_that_are_not_numbers_are_null(samples: list[TokenizedSample]) ->
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
     groups = [group for group in discover(model).groups if group.layer is not None]
-    (row,) = score_plans(model, groups, samples[:2], [plan("any", {groups[0].name: INT8_DYNAMIC}, {})])
+    (row,) = score_plans(model, samples[:2], [plan("any", groups, {groups[0].name: INT8_DYNAMIC}, {})])
     assert row.nonfinite
     assert (row.kl, row.kl_stderr, row.top1) == (None, None, None)
     assert {(score.kl, score.top1) for score in row.domains.values()} == {(None, None)}
@@ -187,10 +191,11 @@ def test_scores_that_are_not_numbers_are_null(samples: list[TokenizedSample]) ->
 
 def test_the_divergence_is_the_textbooks() -> None:
     generator = torch.Generator().manual_seed(0)
-    p, q = (torch.randn(5, 300, generator=generator).mul(4).log_softmax(-1) for _ in range(2))
-    expected = scipy.special.rel_entr(p.double().exp().numpy(), q.double().exp().numpy()).sum(-1)
-    np.testing.assert_allclose(kl_divergence(p, q).numpy(), expected, rtol=1e-5)
-    assert kl_divergence(p, p).tolist() == [0.0] * 5
+    p, q = (torch.randn(5, 300, generator=generator).mul(4).add(7) for _ in range(2))
+    expected = scipy.special.rel_entr(*(x.double().softmax(-1).numpy() for x in (p, q))).sum(-1)
+    normalizers = p.logsumexp(-1), q.logsumexp(-1)
+    np.testing.assert_allclose(divergence(p.clone(), normalizers[0], q, normalizers[1]).numpy(), expected, rtol=1e-5)
+    assert divergence(p.clone(), normalizers[0], p, normalizers[0]).tolist() == [0.0] * 5
 
 
 # Housekeeping --------------------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def test_the_model_is_left_bit_for_bit_as_it_was(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
     before, count = weight_bytes(tiny_loaded.model), hooks(tiny_loaded.model)
-    score_plans(tiny_loaded.model, groups, samples, plans)
+    score_plans(tiny_loaded.model, samples, plans)
     assert weight_bytes(tiny_loaded.model) == before
     assert hooks(tiny_loaded.model) == count
 
@@ -222,7 +227,7 @@ def test_the_model_is_left_as_it_was_after_an_error_within_a_plan(
 
     monkeypatch.setattr(logits, "_compare", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        score_plans(model, groups, samples, plans)
+        score_plans(model, samples, plans)
     assert exchanged == [True]
     assert weight_bytes(model) == before
     assert hooks(model) == count
@@ -236,7 +241,7 @@ def test_a_tied_embedding_is_untouched_when_the_output_projection_is_quantized(
     seen: list[torch.Tensor] = []
     model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: seen.append(output))
     before = weight_bytes(model)
-    (row,) = score_plans(model, groups, samples[:1], [plan("head", {"lm_head": WEIGHTS_ONLY}, {})])
+    (row,) = score_plans(model, samples[:1], [plan("head", groups, {"lm_head": WEIGHTS_ONLY}, {})])
     assert row.kl is not None
     assert row.kl > 0
     assert len(seen) == 2
@@ -246,6 +251,6 @@ def test_a_tied_embedding_is_untouched_when_the_output_projection_is_quantized(
 
 
 def test_two_tokens_are_enough(tiny_loaded: LoadedModel, groups: list[Group], plans: list[Plan]) -> None:
-    row = score_plans(tiny_loaded.model, groups, [sample([5, 9])], plans[:1])[0]
+    row = score_plans(tiny_loaded.model, [sample([5, 9])], plans[:1])[0]
     assert row.tokens == 2
     assert row.perplexity is not None

@@ -14,7 +14,7 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.profile import Profile
 from quantaudit.quant.errors import tensor_errors
 from quantaudit.quant.ranges import model_dtype, quantizable, site_qparams
-from quantaudit.quant.scales import OBSERVERS, applies, derive
+from quantaudit.quant.scales import OBSERVERS, Observed, applies, derive
 from quantaudit.quant.schemes import INT8, STATIC_INPUTS
 from quantaudit.simulate.tensor import error_rows, scale_rows
 from tests.builders import loaded_from
@@ -37,9 +37,15 @@ def test_scales_come_from_the_calibration_split(tiny_profile: Profile) -> None:
     for row in scale_rows(tiny_profile):
         calibration = tiny_profile.split(row.site, "calibration")
         assert calibration is not None
-        exact = float(calibration.extremes.min.min()), float(calibration.extremes.max.max())
-        args = STATIC_INPUTS[row.scheme]
-        expected = derive(calibration.distribution, exact, args, row.observer, torch.bfloat16)
+        args, exact = STATIC_INPUTS[row.scheme], calibration.range
+        seen = Observed(
+            distribution=calibration.distribution,
+            exact=exact,
+            lows=calibration.extremes.min,
+            highs=calibration.extremes.max,
+            dtype=torch.bfloat16,
+        )
+        expected = derive(seen, args, row.observer)
         assert expected is not None
         assert (row.min, row.max) == (expected.min, expected.max)
         assert (row.scale, row.zero_point) == (float(expected.scale), int(expected.zero_point))

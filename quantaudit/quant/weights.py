@@ -1,0 +1,107 @@
+"""Fake quantization of weights, with the ranges and scales that llm-compressor finds for every strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import (
+    calculate_qparams,
+    generate_gparam,
+    maybe_pad_tensor_for_block_quant,
+)
+from torch import Tensor, nn
+
+from quantaudit.errors import MeasurementError
+from quantaudit.quant.limits import weight_obstacle
+from quantaudit.quant.schemes import global_scaled
+
+SHARED = (
+    ("gate_proj", "up_proj"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("w1", "w3"),
+)
+"""Siblings that llm-compressor gives one global scale (`FUSED_LAYER_NAMES`); a test holds that it still does."""
+
+_BY_SEARCH = {"mse": "memoryless_mse", "memoryless_mse": "memoryless_mse"}
+"""Weight observers that search for a range → the one that llm-compressor really uses; the others take the extremes."""
+
+
+def quantize_weight(weight: Tensor, args: QuantizationArgs) -> Tensor:
+    """Fake-quantized copy of a weight [out, in], in its own dtype. Raises MeasurementError where it does not fit."""
+    return quantize_weights([weight], args)[0]
+
+
+def quantize_weights(weights: Sequence[Tensor], args: QuantizationArgs) -> list[Tensor]:
+    """Fake-quantized copies of weights [out, in] that share one global scale, where the scheme has one.
+
+    Raises MeasurementError where a weight does not divide into the scheme's groups.
+    """
+    for weight in weights:
+        if reason := weight_obstacle(args, tuple(weight.shape)):
+            raise MeasurementError(reason, hint="leave this module out of the recipe, or choose another group size")
+    ranges = [weight_range(weight, args) for weight in weights]
+    shared = None
+    if global_scaled(args):
+        highest = max(max(high.amax(), -low.amin()) for low, high in ranges).reshape(1)
+        shared = generate_gparam(-highest, highest)
+    return [
+        fake_quantize(weight, *calculate_qparams(low, high, args, shared), args, global_scale=shared)
+        for weight, (low, high) in zip(weights, ranges, strict=True)
+    ]
+
+
+def quantize_linear(linear: nn.Module, args: QuantizationArgs) -> Tensor:
+    """Fake-quantized copy of a Linear's weight, in its own layout: transformers' Conv1D keeps [in, out]."""
+    return quantize_linears([linear], args)[0]
+
+
+def quantize_linears(linears: Sequence[nn.Module], args: QuantizationArgs) -> list[Tensor]:
+    """`quantize_weights` of Linears, each in its own layout."""
+    upright = [isinstance(linear, nn.Linear) for linear in linears]
+    weights: list[Tensor] = [
+        linear.weight if straight else linear.weight.T.contiguous()  # type: ignore[misc, operator]
+        for linear, straight in zip(linears, upright, strict=True)
+    ]
+    found = quantize_weights(weights, args)
+    return [new if straight else new.T.contiguous() for new, straight in zip(found, upright, strict=True)]
+
+
+def sharing(path: str, others: Sequence[str]) -> list[str]:
+    """`path` and those of `others` that share its global scale: its siblings in a fused projection, in one order."""
+    parent, _, leaf = path.rpartition(".")
+    names = next((group for group in SHARED if leaf in group), (leaf,))
+    wanted = [f"{parent}.{name}" if parent else name for name in names]
+    return [name for name in wanted if name == path or name in others]
+
+
+def weight_range(weight: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:
+    """(minimum, maximum) for each scale of a weight [out, in], in the shape of the scales."""
+    if args.observer in _BY_SEARCH or (args.observer or "").startswith("nvfp4"):
+        return _searched(weight, args)
+    match args.strategy:
+        case QuantizationStrategy.TENSOR:
+            return weight.amin().reshape(1), weight.amax().reshape(1)
+        case QuantizationStrategy.CHANNEL:
+            return weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
+        case QuantizationStrategy.GROUP | QuantizationStrategy.TENSOR_GROUP:
+            groups = weight.reshape(len(weight), -1, args.group_size)
+            return groups.amin(-1), groups.amax(-1)
+        case QuantizationStrategy.BLOCK:
+            height, width = args.block_structure
+            padded = maybe_pad_tensor_for_block_quant(weight, args.block_structure)
+            blocks = padded.reshape(len(padded) // height, height, -1, width)
+            return blocks.amin((1, 3)), blocks.amax((1, 3))
+    raise ValueError(f"strategy {args.strategy} does not quantize weights")
+
+
+def _searched(weight: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:
+    # Imported where it is needed: llm-compressor takes a second to load, and few recipes ask for a search.
+    from llmcompressor.observers import Observer
+
+    name = _BY_SEARCH.get(args.observer, args.observer)
+    observer = Observer.load_from_registry(name, base_name="weight", args=args.model_copy(deep=True))
+    observer(weight)
+    return observer.min_vals, observer.max_vals

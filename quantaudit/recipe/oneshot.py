@@ -1,0 +1,183 @@
+"""The real thing: llm-compressor runs a recipe on our own calibration samples, saves, and the result is read back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import ModelError, RecipeError
+from quantaudit.model.load import LoadedModel
+from quantaudit.quant.scales import QParams
+from quantaudit.recipe.source import toolkit_quiet
+from quantaudit.simulate.plan import Plan
+
+PARAMETERS = ("scale", "zero_point", "global_scale")
+"""What quantization saves beside a weight, after `input_` or `weight_`."""
+
+
+def run_oneshot(
+    loaded: LoadedModel,
+    recipe: Path,
+    samples: Sequence[TokenizedSample],
+    folder: Path,
+    *,
+    pipeline: str = "independent",
+) -> None:
+    """Quantize a loaded model by a recipe, in place, and save it with its tokenizer as a compressed checkpoint.
+
+    samples: calibration batches of one sample each, in this order; llm-compressor would shuffle or sort its own.
+    pipeline: llm-compressor's; `basic` runs the model as it is, the others trace it and force eager attention.
+    Raises RecipeError where llm-compressor refuses the recipe or fails on it.
+    """
+    with toolkit_quiet():
+        from llmcompressor import oneshot
+
+    model: Any = loaded.model
+    with toolkit_quiet(), _quiet(), _described(model):
+        try:
+            oneshot(
+                model=model,
+                processor=loaded.tokenizer,
+                recipe=str(recipe),
+                dataset=calibration_batches(samples, next(model.parameters()).device),
+                pipeline=pipeline,
+            )
+            model.save_pretrained(folder, save_compressed=True)
+        except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, AssertionError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RecipeError(
+                f"llm-compressor cannot run it on this model: {reason}",
+                where=str(recipe),
+                hint="see `quantaudit gate` for what is wrong with the recipe",
+            ) from error
+    loaded.tokenizer.save_pretrained(folder)
+
+
+def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device) -> DataLoader[dict[str, Tensor]]:
+    """One batch for each sample, in order, as llm-compressor takes them from a DataLoader of the caller's own."""
+    rows: Any = [{"input_ids": torch.from_numpy(sample.ids)[None].to(device)} for sample in samples]
+    return DataLoader(rows, batch_size=None, shuffle=False)
+
+
+def load_saved(folder: Path, device: torch.device) -> nn.Module:
+    """The saved checkpoint as transformers loads it, its weights decompressed. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.quantization_config import CompressedTensorsConfig
+
+    try:
+        with _quiet():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True)
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the quantized checkpoint cannot be loaded: {error}", where=str(folder)) from error
+    loaded: nn.Module = model.eval().to(device)
+    return loaded
+
+
+def saved_parameters(folder: Path) -> dict[str, Tensor]:
+    """Every saved scale, zero point and global scale by its full name (`<module>.input_scale`).
+
+    Raises ModelError where there are no safetensors.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError("no safetensors in the folder", where=str(folder), hint="give a quantized checkpoint")
+    found: dict[str, Tensor] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if _parameter(name):
+                    found[name] = file.get_tensor(name)
+    return found
+
+
+def saved_inputs(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Module path → what is saved about its input: `scale`, `zero_point`, `global_scale`, as far as they are."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in parameters.items():
+        module, _, kind = name.rpartition(".")
+        if kind.startswith("input_"):
+            found.setdefault(module, {})[kind.removeprefix("input_")] = value
+    return found
+
+
+def with_saved_ranges(plan: Plan, parameters: Mapping[str, Tensor]) -> Plan:
+    """The plan with what was saved about inputs in place of what a profile predicted.
+
+    Raises ModelError where a module of the plan has no saved scale although its scheme is static.
+    """
+    saved = saved_inputs(parameters)
+    found: dict[str, QParams | None] = {}
+    made: dict[tuple[str, ...], QParams] = {}
+    for path, scheme in plan.schemes.items():
+        if not scheme.static:
+            continue
+        if path not in saved:
+            raise ModelError("no input scale was saved", where=path, hint="compare with the recipe that made it")
+        # Equal parameters are one object: modules that read one tensor then share its quantized form.
+        key = tuple(str(value.float().tolist()) for _, value in sorted(saved[path].items()))
+        found[path] = made.setdefault(key, _qparams(saved[path]))
+    return replace(plan, qparams=found)
+
+
+def _qparams(saved: Mapping[str, Tensor]) -> QParams:
+    nan, none = float("nan"), torch.empty(0)
+    scale = saved.get("scale", none)
+    return QParams(
+        min=nan,
+        max=nan,
+        scale=scale,
+        zero_point=saved.get("zero_point", torch.zeros_like(scale, dtype=torch.int8)),
+        global_scale=saved.get("global_scale"),
+    )
+
+
+def _parameter(name: str) -> bool:
+    leaf = name.rpartition(".")[2]
+    return any(leaf == f"{tensor}_{kind}" for tensor in ("input", "weight") for kind in PARAMETERS)
+
+
+@contextmanager
+def _described(model: Any) -> Iterator[None]:
+    """Within the context the model names a folder with its configuration, which llm-compressor looks at on disk.
+
+    A model that was dequantized on loading (GGUF) would refuse to be saved, and be refused by llm-compressor.
+    """
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if getattr(model, "hf_quantizer", None) is not None:
+        model.hf_quantizer = None
+    original = config._name_or_path
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        config._name_or_path = folder
+        try:
+            yield
+        finally:
+            config._name_or_path = original
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without llm-compressor's log on stderr."""
+    from loguru import logger
+
+    for name in ("llmcompressor", "compressed_tensors"):
+        logger.disable(name)
+    try:
+        yield
+    finally:
+        for name in ("llmcompressor", "compressed_tensors"):
+            logger.enable(name)

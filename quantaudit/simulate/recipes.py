@@ -1,0 +1,110 @@
+"""From what a recipe resolves to on a model to a plan that can be run: which parts exactly, nearly, and not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+
+from quantaudit.model.sites import Group
+from quantaudit.profile import Profile
+from quantaudit.quant.limits import approximations, obstacles
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import Scheme, toolkit_scheme
+from quantaudit.simulate.plan import Plan
+
+_EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRecipe:
+    """What a recipe does to a model. schemes: by module path. beyond: what it does besides rounding, in words."""
+
+    name: str
+    schemes: Mapping[str, QuantizationScheme]
+    digest: str
+    beyond: tuple[str, ...] = ()
+
+
+def recipe_plan(recipe: ResolvedRecipe, model: nn.Module, groups: Sequence[Group], profile: Profile) -> Plan:
+    """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
+
+    Modules that cannot be simulated are left alone and named. A range that is not finite makes the row non-finite.
+    """
+    sites = _inputs(profile)
+    left_out: dict[str, list[str]] = {}
+    near: dict[str, None] = {}
+    schemes: dict[str, Scheme] = {}
+    translated: dict[int, Scheme] = {}
+    for path, found in recipe.schemes.items():
+        reasons = _reasons(found, path, model, sites)
+        for reason in reasons:
+            left_out.setdefault(reason, []).append(path)
+        if reasons:
+            continue
+        if id(found) not in translated:
+            translated[id(found)] = toolkit_scheme(f"{recipe.name} {len(translated) + 1}", recipe.name, found)
+        schemes[path] = translated[id(found)]
+        near |= dict.fromkeys(approximations(found))
+        if schemes[path].static and sites[path] in _expert_sites(profile):
+            near[_EXPERTS] = None
+    return Plan(
+        name=recipe.name,
+        title=f"recipe {recipe.name}",
+        schemes=schemes,
+        qparams=_ranges(schemes, sites, profile),
+        groups=sum(any(member in schemes for member in group.members) for group in groups),
+        digest=recipe.digest,
+        approximate=tuple(near),
+        unsimulated=(*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items())),
+    )
+
+
+def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Mapping[str, str]) -> list[str]:
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Embedding):
+        return ["an embedding's weights are not simulated"]
+    if path not in sites:
+        return ["this module is not among those that were measured"]
+    weight = module.weight
+    return obstacles(scheme, tuple(weight.shape))  # type: ignore[union-attr, arg-type]
+
+
+def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:
+    """By module path; modules that read one tensor under one scheme share an object, and with it a quantizer."""
+    known: dict[tuple[str, str], QParams | None] = {}
+    found: dict[str, QParams | None] = {}
+    for path, scheme in schemes.items():
+        if scheme.static and scheme.input_activations is not None and scheme.observer is not None:
+            key = (sites[path], scheme.name)
+            if key not in known:
+                known[key] = site_qparams(profile, sites[path], scheme.input_activations, scheme.observer)
+            found[path] = known[key]
+    return found
+
+
+def _inputs(profile: Profile) -> dict[str, str]:
+    """Module path → the site that it reads; an expert's own rather than that of all experts together."""
+    found = {m: site.name for site in profile.sites if site.kind == "linear_input" for m in site.members}
+    return found | {m: site.name for site in profile.sites if site.kind == "expert_input" for m in site.members}
+
+
+def _expert_sites(profile: Profile) -> set[str]:
+    return {site.name for site in profile.sites if site.kind == "expert_input"}
+
+
+def _some(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{len(paths)} modules such as {paths[0]}"
+
+
+def check_names(names: Iterable[str], taken: Iterable[str]) -> str | None:
+    """The first name that is used twice, among recipes or by what is simulated anyway; None where all differ."""
+    seen = set(taken)
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

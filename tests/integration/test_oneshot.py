@@ -1,0 +1,110 @@
+"""A simulated recipe equals reality: llm-compressor runs it on the demo, and what it saves is scored beside it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from quantaudit.corpus.load import load_corpus
+from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
+from quantaudit.measure import measure
+from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import discover
+from quantaudit.profile import Profile
+from quantaudit.recipe.oneshot import load_saved, run_oneshot, saved_parameters, with_saved_ranges
+from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.source import read_recipe
+from quantaudit.resources import resource_dir
+from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.logits import score_checkpoint, score_plans
+from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.records import RecipeRow
+from tests.builders import loaded_from
+
+pytestmark = pytest.mark.checkpoint
+
+RECIPES = ("w8a8_static", "w8a8_dynamic", "fp8_static", "w8a8_static_moving_average")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe three ways: predicted from the profile, with the saved scales, and the saved checkpoint itself."""
+
+    predicted: RecipeRow
+    rescaled: RecipeRow
+    real: RecipeRow
+
+
+@pytest.fixture(scope="module")
+def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
+    return tokenize(
+        load_corpus("builtin"),
+        demo_loaded.tokenizer,
+        vocab_size=demo_loaded.info.vocab_size,
+        context_length=demo_loaded.info.context_length,
+        max_length=64,
+        samples=18,
+    )
+
+
+@pytest.fixture(scope="module")
+def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
+    return measure(demo_loaded, corpus)
+
+
+@pytest.fixture(scope="module")
+def samples(corpus: TokenizedCorpus) -> list[TokenizedSample]:
+    return select(corpus.samples, 384)
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def trial(
+    request: pytest.FixtureRequest,
+    demo_loaded: LoadedModel,
+    corpus: TokenizedCorpus,
+    profile: Profile,
+    samples: list[TokenizedSample],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trial:
+    path = resource_dir("recipes") / f"{request.param}.yaml"
+    folder = tmp_path_factory.mktemp(request.param)
+    calibration = [sample for sample in corpus.samples if sample.split == "calibration"]
+    changed = loaded_from(copy.deepcopy(demo_loaded.model), demo_loaded)
+    run_oneshot(changed, path, calibration, folder)
+
+    architecture = discover(demo_loaded.model)
+    found = resolve(read_recipe(path), demo_loaded.model)
+    recipe = ResolvedRecipe(name=request.param, schemes=found.schemes, digest=found.digest)
+    plan = recipe_plan(recipe, demo_loaded.model, architecture.groups, profile)
+    plans = [plan, with_saved_ranges(plan, saved_parameters(folder))]
+    predicted, rescaled = score_plans(demo_loaded.model, samples, plans, blocks=architecture.blocks)
+    saved = load_saved(folder, torch.device("cpu"))
+    real = score_checkpoint(demo_loaded.model, saved, samples, plan, blocks=architecture.blocks)
+    return Trial(predicted=predicted, rescaled=rescaled, real=real)
+
+
+def test_the_prediction_is_within_five_percent_of_the_saved_checkpoint(trial: Trial) -> None:
+    print(
+        trial.predicted.kl,
+        trial.rescaled.kl,
+        trial.real.kl,
+        trial.predicted.perplexity,
+        trial.real.perplexity,
+        trial.real.kl_stderr,
+    )
+    assert trial.predicted.kl == pytest.approx(trial.real.kl, rel=0.05)
+    assert trial.predicted.perplexity == pytest.approx(trial.real.perplexity, rel=0.05)
+    assert trial.real.perplexity_base == trial.predicted.perplexity_base
+    assert (trial.predicted.approximate, trial.predicted.unsimulated) == ([], [])
+
+
+def test_with_the_saved_scales_it_is_the_saved_checkpoint(trial: Trial) -> None:
+    assert trial.real.kl is not None
+    assert trial.real.kl > 1e-3
+    assert trial.rescaled.kl == pytest.approx(trial.real.kl, abs=1e-6, rel=0)
+    assert trial.rescaled.top1 == trial.real.top1
+    assert trial.rescaled.perplexity == pytest.approx(trial.real.perplexity, rel=1e-6)
+    assert trial.rescaled.propagation == pytest.approx(trial.real.propagation, rel=1e-6)
