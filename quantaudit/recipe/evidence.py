@@ -14,6 +14,7 @@ from quantaudit.card.schema import Card, SiteRow
 from quantaudit.model.groups import Group, layer_groups, outer_groups
 from quantaudit.model.structure import expert_banks
 from quantaudit.policy import Policy
+from quantaudit.quant.scales import observer_of
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.recipe.digest import identity, input_identity
 from quantaudit.recipe.records import SchemeUse, Score
@@ -23,10 +24,6 @@ from quantaudit.recipe.shell import shell_model
 from quantaudit.recipe.smoothing import Smoothing, smoothings
 from quantaudit.recipe.source import ParsedRecipe
 from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
-
-OBSERVERS = {"static_minmax": "absolute_maximum", "minmax": "minmax", None: "minmax", "mse": "mse"}
-"""llm-compressor's observers of static inputs → the card's."""
-
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
@@ -98,6 +95,11 @@ class Evidence:
     def ways(self) -> dict[str, Quantized]:
         """Module path → how it is quantized."""
         return {member: way for use in self.uses for way, members in use.schemes.items() if way for member in members}
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether part of the recipe is in no number here, so that the score cannot speak for it."""
+        return bool(self.resolution.unsimulated or self.score.left_out)
 
     def as_simulated(self, use: GroupUse) -> bool:
         """Whether what the recipe quantizes in a group is what was simulated: no transform has come before."""
@@ -202,7 +204,7 @@ def _describe(scheme: QuantizationScheme) -> Quantized:
         weights=weights is not None,
         inputs=inputs is not None,
         static=static,
-        observer=OBSERVERS.get(inputs.observer) if static and inputs is not None else None,
+        observer=observer_of(inputs) if static and inputs is not None else None,
         toolkit_observer=(inputs.observer or "minmax") if static and inputs is not None else None,
         group_size=weights.group_size if weights is not None and _grouped(weights) else None,
     )

@@ -48,6 +48,8 @@ class Score(Row):
     top1: Number = Field(default=None, description="share of positions whose most likely token is unchanged")
     tokens: int | None = None
     nonfinite: bool = False
+    approximate: list[str] = Field(default=[], description="what of the recipe these numbers hold nearly, not exactly")
+    left_out: list[str] = Field(default=[], description="what of the recipe is not in these numbers")
     note: str
 
 

@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from quantaudit.errors import FormatError
 from quantaudit.provenance import explain
+from quantaudit.quant.scales import TOOLKIT
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.records import Score
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
+
+_OURS = {ours: toolkit for toolkit, ours in TOOLKIT.items()}
 
 if TYPE_CHECKING:
     from quantaudit.recipe.evidence import GroupUse
@@ -24,8 +27,9 @@ def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequenc
     rows = (row for simulation in simulations for row in _rows(simulation, resolution.digest))
     row = next(rows, None)
     found = estimate(uses) if row is None else _measured(row)
-    left_out = "; ".join(dict.fromkeys(change.reason for change in resolution.unsimulated))
-    return found.model_copy(update={"note": f"{found.note}; but {left_out}"}) if left_out else found
+    left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *found.left_out]))
+    notes = [found.note, *(f"nearly: {text}" for text in found.approximate), *(f"but {text}" for text in left_out)]
+    return found.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
 
 
 def _rows(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
@@ -50,11 +54,15 @@ def uniform_digests(simulation: Simulation) -> dict[str, str]:
 
 
 def info_scheme(info: SchemeInfo) -> QuantizationScheme:
-    """A scheme of a card in compressed_tensors' terms. Raises FormatError."""
+    """A scheme of a card in compressed_tensors' terms. Raises FormatError.
+
+    Its observer, where it has one, is the one that ranges came from; one that no recipe can name keeps its own name.
+    """
+    inputs = info.input_activations
+    if inputs is not None and info.observer is not None:
+        inputs = {**inputs, "observer": _OURS.get(info.observer, info.observer)}
     try:
-        return QuantizationScheme(
-            targets=[], weights=_args(info.weights), input_activations=_args(info.input_activations)
-        )
+        return QuantizationScheme(targets=[], weights=_args(info.weights), input_activations=_args(inputs))
     except ValidationError as error:
         raise FormatError(f"scheme {info.name} of the simulation is not one: {explain(error)}") from error
 
@@ -71,6 +79,8 @@ def _measured(row: RecipeRow) -> Score:
         top1=row.top1,
         tokens=row.tokens,
         nonfinite=row.nonfinite,
+        approximate=row.approximate,
+        left_out=row.unsimulated,
         note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
     )
 

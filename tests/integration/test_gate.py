@@ -74,6 +74,31 @@ def test_a_mixed_recipe_is_estimated_from_the_cards_prices(audited: Card) -> Non
     assert report.score.kl == pytest.approx(sum(price or 0.0 for price in prices))
 
 
+@pytest.mark.parametrize("name", ["w8a8_mixed", "w8a8_static_moving_average", "fp8_dynamic"])
+def test_a_recipe_is_measured_once_it_was_simulated(
+    name: str,
+    audited: Card,
+    tiny_loaded: LoadedModel,
+    tiny_profile: Profile,
+    tiny_corpus: TokenizedCorpus,
+) -> None:
+    from quantaudit.recipe.resolve import resolve
+    from quantaudit.recipe.source import read_recipe
+    from quantaudit.simulate.recipes import ResolvedRecipe
+    from quantaudit.simulate.run import simulate
+
+    path = RECIPES / f"{name}.yaml"
+    found = resolve(read_recipe(path), tiny_loaded.model)
+    recipe = ResolvedRecipe(name=name, schemes=found.schemes, digest=found.digest)
+    simulation = simulate(
+        tiny_loaded, tiny_profile, tiny_corpus.samples, [], evaluation_tokens=64, score="damage", recipes=[recipe]
+    )
+    row = next(row for row in simulation.recipes if row.name == name)
+    assert gate(path, audited, load_policy()).score.source != "measured"
+    report = gate(path, audited, load_policy(), simulation)
+    assert (report.score.source, report.score.kl, report.score.top1) == ("measured", row.kl, row.top1)
+
+
 def test_json_on_stdout_is_the_report_and_nothing_else(
     card_file: Path, audited: Card, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,9 +164,13 @@ def late_transforms(evidence: Evidence) -> Iterator[Hit]:
     remedy="Run the recipe and compare: `quantaudit verify`.",
 )
 def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
-    """GPTQ, AWQ, AutoRound, rotations, SmoothQuant, pruning, key-value cache, attention, outputs, embeddings."""
+    """GPTQ, AWQ, AutoRound, rotations, SmoothQuant, pruning, cache, attention, outputs, embeddings, odd observers."""
+    known = {change.reason for change in evidence.resolution.unsimulated}
     for change in evidence.resolution.unsimulated:
         yield Hit(message=f"{change.modifier}: {change.reason}", keys=change.keys)
+    for reason in evidence.score.left_out:
+        if reason not in known:
+            yield Hit(message=f"left out of the simulation: {reason}")
 
 
 @rule(

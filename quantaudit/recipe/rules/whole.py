@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from quantaudit.card.verdict import STOPPERS
+from quantaudit.card.verdict import BROKEN, STOPPERS
 from quantaudit.recipe.rules.registry import Hit, rule
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SIMULATE = (
 def kl(evidence: Evidence) -> Iterator[Hit]:
     """Measured or estimated KL above `care` (an error; an estimate, if it is beyond doubt) or above `ready`."""
     score, limits = evidence.score, evidence.policy.kl
-    if score.kl is None or evidence.resolution.unsimulated:
+    if score.kl is None or evidence.incomplete:
         return
     margin = evidence.policy.gate.estimate.margin if score.source == "estimated" else 1.0
     fails = score.kl / margin > limits.care
@@ -53,7 +53,7 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
 def top1(evidence: Evidence) -> Iterator[Hit]:
     """Measured top-1 agreement below `care` (an error) or below `ready` (a warning)."""
     kept, limits = evidence.score.top1, evidence.policy.top1
-    if kept is None or kept >= limits.ready or evidence.resolution.unsimulated:
+    if kept is None or kept >= limits.ready or evidence.incomplete:
         return
     fails = kept < limits.care
     limit = limits.care if fails else limits.ready
@@ -74,9 +74,16 @@ def top1(evidence: Evidence) -> Iterator[Hit]:
     remedy="Quantize fewer modules, or their inputs dynamically.",
 )
 def breaks(evidence: Evidence) -> Iterator[Hit]:
-    """The simulated model's logits were not finite."""
-    if evidence.score.nonfinite:
-        yield Hit(message=f"logits turn NaN or infinite ({evidence.score.note})")
+    """The simulated logits were not finite; inconclusive where only the range of some static input was not."""
+    score = evidence.score
+    if score.nonfinite and score.kl is None:
+        yield Hit(message=f"logits turn NaN or infinite ({score.note})")
+    elif score.nonfinite:
+        yield Hit(
+            message=f"some static inputs have no finite range and were simulated as they are ({score.note})",
+            severity="inconclusive",
+            why="What these inputs would do once quantized is in no number here.",
+        )
 
 
 @rule(
@@ -89,7 +96,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
 def estimated(evidence: Evidence) -> Iterator[Hit]:
     """The KL is a sum of prices: information where that decides, inconclusive near the limit or where not accepted."""
     score, rules, limit = evidence.score, evidence.policy.gate.estimate, evidence.policy.kl.care
-    if score.source != "estimated" or score.kl is None or evidence.resolution.unsimulated:
+    if score.source != "estimated" or score.kl is None or evidence.incomplete:
         return
     close = score.kl / rules.margin <= limit < score.kl * rules.margin
     undecided = close or (not rules.accept and score.kl / rules.margin <= limit)
@@ -114,7 +121,7 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
 def unknown(evidence: Evidence) -> Iterator[Hit]:
     """Neither measured nor estimated, or measured without a result."""
     score = evidence.score
-    if evidence.resolution.schemes and score.kl is None and not score.nonfinite and not evidence.resolution.unsimulated:
+    if evidence.resolution.schemes and score.kl is None and not score.nonfinite and not evidence.incomplete:
         yield Hit(message=score.note, remedy=SIMULATE.format(recipe=evidence.recipe.path))
 
 
@@ -122,13 +129,13 @@ def unknown(evidence: Evidence) -> Iterator[Hit]:
     "QA515",
     "The card itself cannot be trusted",
     severity="inconclusive",
-    why="A model that was loaded wrongly makes every number of its card meaningless.",
+    why="A model that was loaded wrongly, or is broken itself, makes every number of its card meaningless.",
     remedy="See the finding on the card, and make the card anew.",
 )
 def stopped(evidence: Evidence) -> Iterator[Hit]:
-    """The card has a finding that stops its own verdict."""
+    """The card has a finding that stops its own verdicts."""
     for finding in evidence.card.findings:
-        if finding.code in STOPPERS:
+        if finding.code in {BROKEN, *STOPPERS}:
             yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
 
 

@@ -20,6 +20,7 @@ from quantaudit.recipe.source import parse_recipe
 from tests.unit.recipe.cards import (
     CALM,
     DYNAMIC,
+    SCHEMES,
     STATIC,
     card_of,
     modules_and_groups,
@@ -101,6 +102,44 @@ def test_a_row_is_found_by_its_digest() -> None:
     assert (found.source, found.kl, found.top1) == ("measured", 0.025, 1 - 0.025 / 2)
     # A row that names another assignment is not taken for what its name says.
     assert evidence(ALL_STATIC, card).score.source == "estimated"
+
+
+def test_a_row_that_left_something_out_decides_nothing() -> None:
+    row = recipe_row(STATIC, 5.0, unsimulated=["lm_head: not measured"], approximate=["observer mse: nearly"])
+    report = judged(ALL_STATIC, with_rows(card_of(), row))
+    assert (report.outcome, codes(report, "error", "inconclusive")) == ("inconclusive", ["QA417"])
+    assert "nearly: observer mse" in report.score.note
+    assert "but lm_head: not measured" in report.score.note
+
+
+@pytest.mark.parametrize(
+    ("kl", "outcome", "severity"), [(None, "fail", "error"), (0.01, "inconclusive", "inconclusive")]
+)
+def test_a_row_that_is_not_finite_never_passes(kl: float | None, outcome: str, severity: str) -> None:
+    report = judged(ALL_STATIC, with_rows(card_of(), recipe_row(STATIC, kl, nonfinite=True)))
+    assert (report.outcome, codes(report, severity)) == (outcome, ["QA512"])
+
+
+@pytest.mark.parametrize(
+    ("observer", "toolkit"), [("minmax", "minmax"), ("mse", "mse"), ("absolute_maximum", "static_minmax")]
+)
+def test_prices_are_used_for_the_observer_that_they_were_taken_with(observer: str, toolkit: str) -> None:
+    card = with_rows(card_of())
+    assert card.simulation is not None
+    schemes = [row.model_copy(update={"observer": observer}) if row.name == STATIC else row for row in SCHEMES]
+    simulation = card.simulation.model_copy(update={"schemes": schemes})
+    card = card.model_copy(update={"simulation": simulation})
+    for name in ("minmax", "mse", "static_minmax"):
+        source = evidence(ALL_STATIC.replace("static_minmax", name), card).score.source
+        assert source == ("estimated" if name == toolkit else "unknown")
+
+
+def test_a_percentile_is_the_price_of_no_recipe() -> None:
+    card = with_rows(card_of())
+    assert card.simulation is not None
+    schemes = [row.model_copy(update={"observer": "percentile_99.9"}) for row in SCHEMES[:1]]
+    card = card.model_copy(update={"simulation": card.simulation.model_copy(update={"schemes": schemes})})
+    assert evidence(ALL_STATIC, card).score.source == "unknown"
 
 
 def test_a_simulation_file_goes_before_the_card() -> None:
