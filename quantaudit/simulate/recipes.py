@@ -70,7 +70,7 @@ def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Map
     if path not in sites:
         return ["this module is not among those that were measured"]
     weight = module.weight
-    return obstacles(scheme, tuple(weight.shape))  # type: ignore[union-attr, arg-type]
+    return obstacles(scheme, tuple(weight.shape))  # type: ignore[arg-type]
 
 
 def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:
@@ -93,7 +93,8 @@ def _inputs(profile: Profile) -> dict[str, str]:
 
 
 def _expert_sites(profile: Profile) -> set[str]:
-    return {site.name for site in profile.sites if site.kind == "expert_input"}
+    """Inputs of experts whose range over all tokens is not known."""
+    return {site.name for site in profile.sites if site.kind == "expert_input" and site.all_tokens is None}
 
 
 def _some(paths: Sequence[str]) -> str:
