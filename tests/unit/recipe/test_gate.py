@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 from quantaudit.card.schema import Card, PeakSummary
 from quantaudit.errors import FormatError
-from quantaudit.model.sites import discover
+from quantaudit.model.sites import Group, discover
 from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.evidence import Evidence, fused_groups, gather
@@ -72,7 +74,12 @@ def test_groups_rebuilt_from_a_card_are_those_that_were_measured(family: str) ->
     modules, _, groups = modules_and_groups(family)
     card = card_of(family)
     found = fused_groups(card, shell_model(modules))
-    assert found == list(groups) == list(discover(skeleton(family)).groups)
+
+    def plain(rows: Iterable[Group]) -> list[Group]:
+        # Who made the experts is not on a card, and no matter of the gate's.
+        return [replace(row, bank=None) for row in rows]
+
+    assert plain(found) == plain(groups) == plain(discover(skeleton(family)).groups)
 
 
 def test_no_weights_are_made() -> None:
