@@ -17,6 +17,7 @@ from quantaudit.policy import Policy
 from quantaudit.quant.scales import observer_of
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.recipe.digest import identity, input_identity
+from quantaudit.recipe.lines import Keys
 from quantaudit.recipe.records import SchemeUse, Score
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.score import info_scheme, score
@@ -95,6 +96,16 @@ class Evidence:
     def ways(self) -> dict[str, Quantized]:
         """Module path → how it is quantized."""
         return {member: way for use in self.uses for way, members in use.schemes.items() if way for member in members}
+
+    def place(self, name: str) -> Keys | None:
+        """Where the recipe gives a module, or a fused group, its scheme; None where it gives it none."""
+        members = next((use.members for use in self.uses if use.name == name), (name,))
+        origin = next((self.resolution.origins[m] for m in members if m in self.resolution.origins), None)
+        if origin is None:
+            return None
+        modifier = self.recipe.modifiers[origin.modifier].keys
+        group = (*modifier, "config_groups", origin.group)
+        return self.recipe.lines.find(group if group in self.recipe.lines.places else modifier, origin.target)
 
     @property
     def incomplete(self) -> bool:

@@ -95,13 +95,14 @@ def _finding(rule: Rule, hit: Hit, evidence: Evidence) -> GateFinding:
     severity = rules.severities.get(rule.code) or hit.severity or rule.severity
     if severity == "off":
         raise ValueError("a rule that is off is not applied")
+    keys = hit.keys if hit.keys is not None or hit.module is None else evidence.place(hit.module)
     return GateFinding(
         code=rule.code,
         title=rule.title,
         severity=severity,
         fails=severity == "error" or (severity == "warning" and rules.fail_on == "warning"),
         module=None if hit.module is None else visible(hit.module),
-        line=evidence.recipe.lines.line(hit.keys) if hit.keys is not None else None,
+        line=evidence.recipe.lines.line(keys) if keys is not None else None,
         message=visible(hit.message),
         value=hit.value,
         threshold=hit.threshold,

@@ -269,6 +269,28 @@ def test_dynamic_inputs_need_no_range_and_round_nothing_to_zero() -> None:
     assert codes(judged(ALL_DYNAMIC, card)) == []
 
 
+def test_findings_point_at_what_gave_a_group_its_scheme() -> None:
+    text = "\n".join(
+        [
+            "s_stage:",
+            "  q_modifiers:",
+            "    QuantizationModifier:",
+            "      config_groups:",
+            f"        a: {{targets: [Linear], {WEIGHTS}, {INPUT[DYNAMIC]}}}",
+            "        b:",
+            "          targets:",
+            "            - re:.*attn.*",
+            "            - re:.*down_proj",
+            f"          {WEIGHTS}",
+            f"          {INPUT[STATIC]}",
+        ]
+    )
+    report = judged(text, card_of(hurt={"down_proj": 0.4}))
+    assert {row.line for row in report.findings if row.code in ("QA506", "QA507")} == {9}
+    preset = "s_stage:\n  q_modifiers:\n    QuantizationModifier:\n      scheme: W8A8\n"
+    assert [row.line for row in judged(preset, card_of()).findings if row.code == "QA409"] == [3]
+
+
 def test_findings_name_the_worst_first() -> None:
     card = card_of(hurt={"down_proj": 0.4, "qkv_proj": 0.9})
     report = judged(ALL_STATIC, card)
