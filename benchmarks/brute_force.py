@@ -336,8 +336,8 @@ def missed(result: Mapping[str, Any]) -> list[str]:
     if count < NEAR:
         found.append(f"price: {count} of the ten worst groups are within 35 % of their KL, fewer than {NEAR}")
     recipes = result["recipes"]
-    if near(recipes, "estimate") < NEAR * len(recipes) / RECIPES:
-        found.append(f"price: {near(recipes, 'estimate')} of {len(recipes)} mixed recipes are within 35 % of their KL")
+    if near(recipes, "sum") < NEAR * len(recipes) / RECIPES:
+        found.append(f"price: {near(recipes, 'sum')} of {len(recipes)} mixed recipes are within 35 % of their KL")
     for kind, target in (("damage", "damage_cost"), ("price_five_schemes", "price_cost")):
         if not result["cost"][kind] <= TARGETS[target]:
             found.append(f"{kind}: costs {result['cost'][kind]:.3f} of brute force, above {TARGETS[target]:.3f}")

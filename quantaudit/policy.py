@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Row, explain
@@ -14,6 +14,7 @@ from quantaudit.resources import resource_dir
 from quantaudit.simulate.records import RecipeRow
 
 Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
+GateSeverity = Literal["error", "inconclusive", "warning", "info"]
 
 
 class Ceiling(Row):
@@ -66,12 +67,36 @@ class WarnFail(Row):
     reason: str
 
 
+class Estimate(Row):
+    """What an estimated KL is good for: it counts as anything between itself over `margin` and times `margin`."""
+
+    accept: bool
+    margin: float = Field(ge=1)
+    reason: str
+
+
+class GateRules(Row):
+    """Which findings of `quantaudit gate` fail it. severities: by rule, where it differs from the rule's own."""
+
+    fail_on: Literal["error", "warning"]
+    severities: dict[str, GateSeverity | Literal["off"]]
+    estimate: Estimate
+    reason: str
+
+    @field_validator("severities", mode="before")
+    @classmethod
+    def _off(cls, given: Any) -> Any:
+        # YAML 1.1 reads `off` as false.
+        return {key: "off" if value is False else value for key, value in given.items()} if given else {}
+
+
 class Policy(Row):
     """Every threshold, each with its reason."""
 
     name: str
     kl: Ceiling
     top1: Floor
+    gate: GateRules
     damage: Warn
     zeroed_fraction: Warn
     range_coverage: Warn
@@ -82,14 +107,13 @@ class Policy(Row):
 
 
 def load_policy(spec: str = "default") -> Policy:
-    """A shipped policy by name, or a YAML file. Raises FormatError with every mistake in it."""
-    path = Path(spec) if spec.endswith((".yaml", ".yml")) else resource_dir("recipes") / "policies" / f"{spec}.yaml"
+    """A shipped policy by name, or a YAML file. Raises FormatError with every mistake in it.
+
+    `extends: default` takes the sections that a policy does not give from another one, beside it or shipped.
+    """
+    path = _policy_path(spec)
     try:
-        return Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError("no such policy", where=str(path), hint="`default`, or a .yaml file") from error
-    except yaml.YAMLError as error:
-        raise FormatError(f"not YAML: {error}", where=str(path)) from error
+        return Policy.model_validate(_sections(path, ()))
     except ValidationError as error:
         raise FormatError(
             f"not a policy: {explain(error)}", where=str(path), hint="start from recipes/policies/default.yaml"
@@ -140,3 +164,26 @@ def _reason(policy: Policy, recipe: RecipeRow, status: Status, by_kl: Status, by
     if by_top1 == status:
         broken.append(f"top-1 below {getattr(policy.top1, side):.0%}")
     return f"{scored}: {' and '.join(broken)}."
+
+
+def _policy_path(spec: str, beside: Path | None = None) -> Path:
+    if spec.endswith((".yaml", ".yml")):
+        return Path(spec) if beside is None else beside.parent / spec
+    return resource_dir("recipes") / "policies" / f"{spec}.yaml"
+
+
+def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
+    """The sections of a policy file, those of the policy that it extends filled in."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
+        raise FormatError("no such policy", where=str(path), hint=f"{shipped}, or a .yaml file") from error
+    except yaml.YAMLError as error:
+        raise FormatError(f"not YAML: {error}", where=str(path)) from error
+    if not isinstance(data, dict) or "extends" not in data:
+        return data
+    if path in seen:
+        raise FormatError("extends itself", where=str(path), hint="start from recipes/policies/default.yaml")
+    base = _sections(_policy_path(str(data.pop("extends")), path), (*seen, path))
+    return {**base, **data} if isinstance(base, dict) else base

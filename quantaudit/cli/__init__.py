@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from quantaudit.cli import advise, conform, measure, merge, render, report, scales, simulate, sites, verify
+from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
 from quantaudit.errors import QuantauditError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive. "
     "--debug anywhere shows tracebacks.",
 )
-for verb in (report, sites, measure, merge, scales, simulate, render, advise, verify, conform):
+for verb in (report, sites, measure, merge, scales, simulate, render, gate, advise, verify, conform):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(verb.run)
 
 

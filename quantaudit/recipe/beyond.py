@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from compressed_tensors.utils import is_match
 from torch import nn
 
 from quantaudit.recipe.lines import Keys
+from quantaudit.recipe.matching import attends
 from quantaudit.recipe.source import ParsedModifier
 
 REASONS = {
@@ -51,7 +52,7 @@ class Unsimulated:
     identity: str
 
 
-def unsimulated(parsed: ParsedModifier, modules: Mapping[str, nn.Module]) -> Iterator[Unsimulated]:
+def unsimulated(parsed: ParsedModifier, model: nn.Module) -> Iterator[Unsimulated]:
     """Everything about one modifier that a simulation leaves out."""
     if parsed.name not in SIMULATED:
         reason = REASONS.get(parsed.name, "what this modifier does to the model is not simulated")
@@ -67,10 +68,13 @@ def unsimulated(parsed: ParsedModifier, modules: Mapping[str, nn.Module]) -> Ite
         if scheme.output_activations is not None:
             reason = "outputs of Linears are quantized, which is not simulated"
             yield _row(parsed, reason, _dump(scheme.output_activations), below)
-        if scheme.input_activations is not None and _reaches(_is_attention, scheme.targets, config.ignore, modules):
+        matched = _matched(model, scheme.targets, config.ignore or [])
+        if scheme.input_activations is not None and any(
+            attends(model, path, module, scheme.targets) for path, module in matched
+        ):
             reason = "queries, keys and values of attention are quantized, which is not simulated"
             yield _row(parsed, reason, _dump(scheme.input_activations), below)
-        if scheme.weights is not None and _reaches(_is_embedding, scheme.targets, config.ignore, modules):
+        if scheme.weights is not None and any(isinstance(module, nn.Embedding) for _, module in matched):
             reason = "weights of an embedding are quantized, which is not simulated"
             yield _row(parsed, reason, _dump(scheme.weights), below)
 
@@ -92,20 +96,10 @@ def _dump(args: QuantizationArgs) -> Any:
     return args.model_dump(mode="json", exclude_none=True)
 
 
-def _reaches(
-    kind: Callable[[nn.Module], bool],
-    targets: Sequence[str],
-    ignore: Sequence[str] | None,
-    modules: Mapping[str, nn.Module],
-) -> bool:
-    return any(kind(module) and is_match(name, module, targets, ignore or []) for name, module in modules.items())
-
-
-def _is_embedding(module: nn.Module) -> bool:
-    return isinstance(module, nn.Embedding)
-
-
-def _is_attention(module: nn.Module) -> bool:
-    """compressed_tensors' own test, but for the signature of `forward`, which a card does not hold."""
-    holds = any(hasattr(module, part) for part in ("k_proj", "v_proj", "qkv_proj", "kv_b_proj"))
-    return "attention" in type(module).__name__.lower() and holds
+def _matched(model: nn.Module, targets: Sequence[str], ignore: Sequence[str]) -> list[tuple[str, nn.Module]]:
+    """Matched modules that are no Linears, which are the many."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if name and not isinstance(module, nn.Linear) and is_match(name, module, targets, ignore)
+    ]

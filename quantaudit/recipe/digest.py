@@ -37,6 +37,12 @@ def identity(scheme: QuantizationScheme) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
+def input_identity(args: QuantizationArgs | None) -> str:
+    """What an input goes through, whichever observer sets its range."""
+    data = _arguments(args, weight=False) or {}
+    return json.dumps({key: value for key, value in data.items() if not key.startswith("observer")}, sort_keys=True)
+
+
 def _arguments(args: QuantizationArgs | None, *, weight: bool) -> dict[str, Any] | None:
     if args is None:
         return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.utils import is_match, match_targets
+from compressed_tensors.utils.match import is_narrow_match
 from torch import nn
 
 from quantaudit.errors import RecipeError
@@ -67,9 +68,15 @@ class Matching:
     """One modifier on the modules. origins: by path, of every Linear and Embedding that it gives a scheme to."""
 
     def __init__(
-        self, recipe: ParsedRecipe, index: int, parsed: ParsedModifier, modules: Mapping[str, nn.Module]
+        self,
+        recipe: ParsedRecipe,
+        index: int,
+        parsed: ParsedModifier,
+        model: nn.Module,
+        modules: Mapping[str, nn.Module],
     ) -> None:
         config = parsed.modifier.resolved_config
+        self._model = model
         self._index, self._modules = index, modules
         self.schemes: dict[str, QuantizationScheme] = {}
         groups: dict[str, str] = {}
@@ -77,6 +84,7 @@ class Matching:
             for target in scheme.targets:
                 # As compressed_tensors has it: of two groups with the same target, the last wins.
                 self.schemes[target], groups[target] = scheme, group
+        self._identities = {target: identity(scheme) for target, scheme in self.schemes.items()}
         self._ignore: list[str] = list(dict.fromkeys(config.ignore or []))
         patterns = [*self.schemes, *self._ignore]
         self._places = {text: recipe.lines.find(parsed.keys, text) for text in patterns}
@@ -103,6 +111,8 @@ class Matching:
         for text, hits in self._hits.items():
             field: Field = "targets" if text in self.schemes else "ignore"
             effect = self._reach(hits)
+            if effect == "container" and field == "targets" and self._attends(text):
+                continue
             if effect == "full" and field == "ignore" and not hits & self._targeted:
                 effect = "not targeted"
             # A target whose every module is ignored is not overruled by another target.
@@ -119,6 +129,13 @@ class Matching:
                     nearest=near,
                     keys=self._places[text],
                 )
+
+    def _attends(self, text: str) -> bool:
+        """Whether a target quantizes the queries, keys and values of attention modules."""
+        scheme = self.schemes[text]
+        return scheme.input_activations is not None and any(
+            attends(self._model, name, self._modules[name], [text]) for name in self._hits[text]
+        )
 
     def _reach(self, hits: set[str]) -> Effect:
         if not hits:
@@ -140,11 +157,10 @@ class Matching:
 
     def _note_rivals(self, name: str, ranked: list[str]) -> None:
         first = ranked[0]
-        chosen = identity(self.schemes[first])
         rivals = [
             target
             for target in ranked[1:]
-            if _rank(target, name) == _rank(first, name) and identity(self.schemes[target]) != chosen
+            if _rank(target, name) == _rank(first, name) and self._identities[target] != self._identities[first]
         ]
         if rivals:
             self._rivals.setdefault((first, *rivals), []).append(name)
@@ -153,6 +169,16 @@ class Matching:
 def quantizable(module: nn.Module) -> bool:
     """What apply_quantization_config gives a scheme to; it passes over all else, such as transformers' Conv1D."""
     return isinstance(module, nn.Linear | nn.Embedding)
+
+
+def attends(model: nn.Module, name: str, module: nn.Module, targets: Sequence[str]) -> bool:
+    """Whether targets that match a module mean its queries, keys and values: it is attention, and they match it alone.
+
+    compressed_tensors' own test, but for the signature of `forward`, which a card does not hold.
+    """
+    holds = any(hasattr(module, part) for part in ("k_proj", "v_proj", "qkv_proj", "kv_b_proj"))
+    named = "attention" in type(module).__name__.lower()
+    return named and holds and bool(is_narrow_match(model, targets, name, module))
 
 
 def _rank(target: str, name: str) -> int:

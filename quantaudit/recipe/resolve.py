@@ -70,14 +70,14 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
     beyond: list[Unsimulated] = []
     for index, parsed in enumerate(recipe.modifiers):
         if isinstance(parsed.modifier, QuantizationMixin):
-            matching = Matching(recipe, index, parsed, modules)
+            matching = Matching(recipe, index, parsed, model, modules)
             for name, origin in matching.origins.items():
                 if name in schemes and _quantizes(schemes[name]):
                     requantized[name] = origins[name].modifier
                 schemes[name], origins[name] = matching.schemes[origin.target], origin
             unmatched += matching.without_effect()
             overlaps += matching.overlaps()
-        beyond += unsimulated(parsed, modules)
+        beyond += unsimulated(parsed, model)
     quantized = [name for name in modules if name in schemes and _quantizes(schemes[name])]
     return Resolution(
         schemes={name: schemes[name] for name in quantized},

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from quantaudit.errors import FormatError
 from quantaudit.provenance import ModuleInfo
 
 
@@ -16,20 +17,26 @@ class Shell(nn.Module):
     """Root of a rebuilt model; it holds modules and cannot run."""
 
 
-def shell_model(modules: Iterable[ModuleInfo]) -> nn.Module:
-    """Modules of the same names and class names, parameters on the meta device.
+def shell_model(modules: Iterable[ModuleInfo], architecture: str = "Shell") -> nn.Module:
+    """Modules of the same names and class names, parameters on the meta device, under a root of the model's class name.
 
     Linears, embeddings, convolutions and containers are torch's own classes, so that `isinstance` holds as well.
+    Raises FormatError where a module's parent is not listed before it.
     """
-    root = Shell()
+    root: nn.Module = type(architecture, (Shell,), {})()
     made: dict[str, nn.Module] = {"": root}
     # Parents come before their children, as named_modules lists them.
     for info in modules:
+        parent, _, leaf = info.name.rpartition(".")
+        if parent not in made:
+            raise FormatError(
+                f"card lists the module `{info.name}` without the module that holds it",
+                hint="make the card anew with `quantaudit report`",
+            )
         module = _empty(_shell_class(tuple(info.classes)))
         if info.weight_shape is not None:
             weight = torch.empty(info.weight_shape, device="meta")
             module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
-        parent, _, leaf = info.name.rpartition(".")
         made[parent]._modules[leaf] = module
         made[info.name] = module
     return root

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -195,7 +195,7 @@ def _culprit(data: Any, places: Sequence[Keys], lines: Lines, path: str, whole: 
             )
         try:
             ModifierFactory.create(
-                name, allow_registered=True, allow_experimental=True, **json.loads(json.dumps(data[stage][group][name]))
+                name, allow_registered=True, allow_experimental=True, **deepcopy(data[stage][group][name])
             )
         except Exception as error:
             return _explained(error, keys, lines, path)

@@ -192,6 +192,19 @@ def test_what_cannot_be_simulated_is_named(arguments: str, reasons: list[str]) -
     assert all(reason in row.reason for reason, row in zip(reasons, live.unsimulated, strict=True))
 
 
+@pytest.mark.parametrize(
+    "target", ["LlamaAttention", "re:.*self_attn$", "re:.*self_attn.*", "re:.*layers.0.*", "re:.*mlp"]
+)
+def test_attention_is_quantized_where_the_toolkit_says_so(target: str) -> None:
+    text = MODIFIER % f"{{config_groups: {{a: {{targets: ['{target}'], input_activations: {STATIC}}}}}}}"
+    attended = any(name.endswith("self_attn") for name in applied(text, "llama"))
+    assert attended == (target in ("LlamaAttention", "re:.*self_attn$"))
+    assert bool(resolution(text).unsimulated) == attended
+    assert (
+        resolve(parse_recipe(text, "r.yaml"), shell_of(model_of("llama"))).unsimulated == resolution(text).unsimulated
+    )
+
+
 def digest(arguments: str, family: str = "llama") -> str:
     return resolution(MODIFIER % arguments, family).digest
 

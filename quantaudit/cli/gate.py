@@ -1,0 +1,66 @@
+"""`quantaudit gate`: whether a recipe is safe on a checkpoint, from its card alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: quantaudit gate recipes/w8a8_static.yaml --card quantaudit-demo/card.json"
+
+
+def run(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="llm-compressor recipe, YAML or JSON.")
+    ] = None,
+    card: Annotated[
+        Path | None, typer.Option(metavar="CARD", help="card.json of the model, written by `quantaudit report`.")
+    ] = None,
+    simulation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Simulation of this recipe, written by `quantaudit simulate --recipe`."),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file.")
+    ] = "default",
+    output: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="text, json, github, junit or sarif, to stdout.")
+    ] = "text",
+    explain: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Print what a rule looks for and why, and exit.")
+    ] = None,
+) -> None:
+    """Judge a recipe before anything is quantized: exit 0 pass, 1 fail, 2 bad recipe or input, 3 inconclusive."""
+    if explain is not None:
+        from quantaudit.recipe.documentation import explain as explained
+
+        typer.echo(explained(explain))
+        return
+
+    from quantaudit.errors import UsageError
+    from quantaudit.recipe.formats import FORMATS
+
+    if output != "text" and output not in FORMATS:
+        raise UsageError("unknown format", where=f"--format {output}", hint=f"one of text, {', '.join(FORMATS)}")
+    if recipe is None or card is None:
+        missing = "RECIPE" if recipe is None else "--card"
+        raise UsageError(f"{missing} is missing", where="quantaudit gate", hint=EXAMPLE.removeprefix("Example: "))
+
+    from quantaudit.card.schema import load_card
+    from quantaudit.policy import load_policy
+
+    rules, loaded = load_policy(policy), load_card(card)
+
+    # From here on llm-compressor, and with it torch, is needed.
+    from quantaudit.recipe.gate import gate, load_simulation
+
+    report = gate(recipe, loaded, rules, None if simulation is None else load_simulation(simulation))
+    if output == "text":
+        from quantaudit.cli import console
+        from quantaudit.recipe.text import show
+
+        show(report, console.out)
+    else:
+        typer.echo(FORMATS[output](report), nl=False)
+    raise typer.Exit(report.exit_code)

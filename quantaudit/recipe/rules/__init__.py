@@ -1,0 +1,11 @@
+"""Rules about recipes, QA4xx of the recipe itself and QA5xx against measurements. Importing this registers them all."""
+
+from __future__ import annotations
+
+from quantaudit.recipe.rules import activations, measured, structure, whole
+from quantaudit.recipe.rules.registry import RULES, Hit, Rule
+
+for _code in sorted(RULES):
+    RULES[_code] = RULES.pop(_code)
+
+__all__ = ["RULES", "Hit", "Rule", "activations", "measured", "structure", "whole"]

@@ -1,0 +1,194 @@
+"""QA411 to QA418: whether what the recipe asks for can be calibrated, run and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from quantaudit.recipe.rules.registry import Hit, count, rule, some
+
+if TYPE_CHECKING:
+    from quantaudit.recipe.evidence import Evidence
+
+
+@rule(
+    "QA411",
+    "Static input scales need calibration data",
+    severity="info",
+    why='The pipeline is an argument of `oneshot`, not of the recipe: with `pipeline="datafree"` such a recipe saves '
+    "uninitialized scales, and only warns.",
+    remedy="Run `oneshot` with a dataset like the text that the model is meant for.",
+)
+def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
+    """The recipe fixes input ranges at calibration."""
+    static = sum(way.static for way in evidence.ways.values())
+    if static:
+        yield Hit(message=f"{count(static, 'module')} with static input scales", value=float(static))
+
+
+@rule(
+    "QA412",
+    "An observer depends on the order of calibration samples",
+    severity="warning",
+    why="`minmax` is a moving average over batches with a constant of 0.01, seeded by the first batch, which at 32 "
+    "batches still weighs 73 %: another order gives other scales, and peaks are clipped.",
+    remedy="Use `observer: static_minmax`, the extreme over all batches; or keep the order fixed and simulate.",
+)
+def order_dependent(evidence: Evidence) -> Iterator[Hit]:
+    """Static inputs are observed by a moving average, by default or by name; with its measured effect on scales."""
+    groups = [use for use in evidence.uses if any(way.toolkit_observer == "minmax" for way in use.quantized)]
+    if not groups:
+        return
+    names = {use.name for use in groups}
+    scales: dict[tuple[str, str], dict[str, float]] = {}
+    for row in evidence.card.scales:
+        if row.group in names and row.scale:
+            scales.setdefault((row.group, row.scheme), {})[row.observer] = row.scale
+    ratios = {
+        group: found["minmax"] / found["absolute_maximum"]
+        for (group, _), found in scales.items()
+        if {"minmax", "absolute_maximum"} <= found.keys()
+    }
+    measured = "; this card does not hold its scales"
+    if ratios:
+        worst = min(ratios, key=lambda group: ratios[group])
+        measured = (
+            f"; in this card's order of samples its scales are {ratios[worst]:.2f} (`{worst}`) to "
+            f"{max(ratios.values()):.2f} times those of the absolute maximum"
+        )
+    first = next(
+        (parsed for parsed in evidence.recipe.modifiers if getattr(parsed.modifier, "resolved_config", None)), None
+    )
+    yield Hit(
+        message=f"inputs of {count(len(groups), 'fused group')} are observed by `minmax`{measured}",
+        module=groups[0].name,
+        keys=evidence.recipe.lines.find(first.keys, "minmax") if first else None,
+        value=min(ratios.values(), default=None),
+    )
+
+
+@rule(
+    "QA413",
+    "The group size does not divide a weight",
+    severity="error",
+    why="Kernels need in_features to be a multiple of the group size; `oneshot` refuses such a recipe.",
+    remedy="Add these modules to `ignore`, or choose another group size.",
+)
+def indivisible(evidence: Evidence) -> Iterator[Hit]:
+    """Weights in groups whose in_features is no multiple of the group size; the toolkit's own condition."""
+    found = {
+        name: (evidence.shapes[name][-1], way.group_size)
+        for name, way in evidence.ways.items()
+        if way.group_size and name in evidence.shapes and evidence.shapes[name][-1] % way.group_size
+    }
+    short = {name: pair for name, pair in found.items() if pair[0] < pair[1]}
+    split = {name: pair for name, pair in found.items() if name not in short}
+    bypass = any(getattr(parsed.modifier, "bypass_divisibility_checks", False) for parsed in evidence.recipe.modifiers)
+    for rows, text in ((split, "with in_features that are no multiple of"), (short, "with fewer in_features than")):
+        if rows:
+            name, (columns, size) = next(iter(rows.items()))
+            yield Hit(
+                message=f"{count(len(rows), 'module')} {text} the group size: `{name}` has {columns}, of {size}",
+                module=name,
+                value=float(columns),
+                threshold=float(size),
+                severity="warning" if bypass or rows is short else None,
+            )
+
+
+@rule(
+    "QA414",
+    "Inputs are quantized and weights are not",
+    severity="warning",
+    why="No integer kernel multiplies quantized inputs by unquantized weights: accuracy is lost and nothing is gained.",
+    remedy="Give the group `weights` as well, or leave its inputs alone.",
+)
+def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
+    """A scheme with input_activations and without weights."""
+    modules = [name for name, way in evidence.ways.items() if way.inputs and not way.weights]
+    if modules:
+        yield Hit(
+            message=f"{count(len(modules), 'module')} with quantized inputs and unquantized weights: {some(modules)}",
+            module=modules[0],
+            value=float(len(modules)),
+        )
+
+
+@rule(
+    "QA415",
+    "A SmoothQuant mapping does not fit the model",
+    severity="error",
+    why="`oneshot` fails on a mapping that is matched in part, and passes over one that matches nothing.",
+    remedy="Give `mappings` with this model's module names, or drop SmoothQuantModifier.",
+)
+def unfit_mappings(evidence: Evidence) -> Iterator[Hit]:
+    """llm-compressor cannot resolve the mappings, or one of them hits nothing."""
+    for smoothing in evidence.smoothings:
+        if smoothing.problem is not None:
+            yield Hit(message=f"mappings cannot be resolved: {smoothing.problem}", keys=smoothing.keys)
+        for mapping in smoothing.unmatched:
+            yield Hit(message=f"mapping {mapping} matches nothing", keys=smoothing.keys)
+
+
+TRANSFORMS = (
+    "SmoothQuantModifier",
+    "AWQModifier",
+    "SpinQuantModifier",
+    "QuIPModifier",
+    "LogarithmicEqualizationModifier",
+)
+"""Modifiers that change weights so that they, or activations, can be rounded with less harm."""
+
+
+@rule(
+    "QA416",
+    "A transform comes after quantization",
+    severity="error",
+    why="Scales are calibrated before the transform changes weights and activations, so that they fit neither.",
+    remedy="Put the transform before the quantization modifier.",
+)
+def late_transforms(evidence: Evidence) -> Iterator[Hit]:
+    """SmoothQuant, AWQ or a rotation below a modifier that quantizes."""
+    quantized = False
+    for parsed in evidence.recipe.modifiers:
+        if parsed.name in TRANSFORMS and quantized:
+            yield Hit(message=f"{parsed.name} comes after a modifier that quantizes", keys=parsed.keys)
+        quantized = quantized or getattr(parsed.modifier, "resolved_config", None) is not None
+
+
+@rule(
+    "QA417",
+    "Part of the recipe cannot be simulated",
+    severity="inconclusive",
+    why="Whatever was measured or estimated here leaves it out, so that nothing can be concluded about the whole.",
+    remedy="Run the recipe and compare: `quantaudit verify`.",
+)
+def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
+    """GPTQ, AWQ, AutoRound, rotations, SmoothQuant, pruning, cache, attention, outputs, embeddings, odd observers."""
+    known = {change.reason for change in evidence.resolution.unsimulated}
+    for change in evidence.resolution.unsimulated:
+        yield Hit(message=f"{change.modifier}: {change.reason}", keys=change.keys)
+    for reason in evidence.score.left_out:
+        if reason not in known:
+            yield Hit(message=f"left out of the simulation: {reason}")
+
+
+@rule(
+    "QA418",
+    "Weights that no recipe reaches",
+    severity="info",
+    why="llm-compressor quantizes Linears and embeddings; stacked experts of an unknown layout, and transformers' "
+    "Conv1D, stay as they are without a word.",
+    remedy="Expect these modules unquantized, or convert the checkpoint to a layout of Linears.",
+)
+def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
+    """Modules with weight matrices that are neither Linear nor Embedding."""
+    stacked = [row.module for row in evidence.card.coverage.unmeasured if row.weights and "not a Linear" in row.reason]
+    transposed = [module.name for module in evidence.card.model.modules if module.classes[:2] == ["Conv1D", "Module"]]
+    modules = stacked + transposed
+    if modules:
+        yield Hit(
+            message=f"{count(len(modules), 'module')} with weights that are no Linears: {some(modules)}",
+            module=modules[0],
+            value=float(len(modules)),
+        )
