@@ -13,6 +13,7 @@ from quantaudit.corpus.load import load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
 from quantaudit.policy import load_policy
@@ -97,15 +98,16 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
-    """One forward pass over the corpus with every site tapped."""
+    """One forward pass over the corpus with every site tapped, attention run as llm-compressor calibrates it."""
     advance = stages("measuring", subject.corpus.info.tokens, "tokens")
-    return measure(
-        subject.loaded,
-        subject.corpus,
-        batch_size=subject.settings.batch_size,
-        seed=subject.settings.seed,
-        progress=advance,
-    )
+    with eager_attention(subject.loaded.model):
+        return measure(
+            subject.loaded,
+            subject.corpus,
+            batch_size=subject.settings.batch_size,
+            seed=subject.settings.seed,
+            progress=advance,
+        )
 
 
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:

@@ -14,8 +14,9 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
-from quantaudit.simulate import logits
-from quantaudit.simulate.logits import divergence, score_plans
+from quantaudit.simulate import divergence, logits
+from quantaudit.simulate.divergence import Scratch, compare, read
+from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
@@ -134,7 +135,7 @@ def test_slices_of_positions_score_as_whole_samples_do(
     size: int,
 ) -> None:
     whole = score_plans(tiny_loaded.model, samples, plans[:1])[0]
-    monkeypatch.setattr(logits, "SLICE_BYTES", size * tiny_loaded.info.vocab_size * 4)
+    monkeypatch.setattr(divergence, "SLICE_BYTES", size * tiny_loaded.info.vocab_size * 4)
     sliced = score_plans(tiny_loaded.model, samples, plans[:1])[0]
     assert (sliced.kl, sliced.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-9)
     assert (sliced.top1, sliced.tokens) == (whole.top1, whole.tokens)
@@ -193,9 +194,16 @@ def test_the_divergence_is_the_textbooks() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (torch.randn(5, 300, generator=generator).mul(4).add(7) for _ in range(2))
     expected = scipy.special.rel_entr(*(x.double().softmax(-1).numpy() for x in (p, q))).sum(-1)
-    normalizers = p.logsumexp(-1), q.logsumexp(-1)
-    np.testing.assert_allclose(divergence(p.clone(), normalizers[0], q, normalizers[1]).numpy(), expected, rtol=1e-5)
-    assert divergence(p.clone(), normalizers[0], p, normalizers[0]).tolist() == [0.0] * 5
+    targets = torch.tensor([3, 1, 4, 1])
+    known = read(p, targets, Scratch())
+    changed, found = compare(p, known, q, targets, Scratch())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    assert compare(p, known, p, targets, Scratch())[1].tolist() == [0.0] * 5
+    for reading, x in ((known, p), (changed, q)):
+        np.testing.assert_allclose(reading.normalizer.numpy(), x.double().logsumexp(-1).numpy(), rtol=1e-6)
+        losses = -x.double().log_softmax(-1)[torch.arange(4), targets]
+        np.testing.assert_allclose(reading.loss.numpy(), losses.numpy(), rtol=1e-5)
+        assert torch.equal(reading.top, x.argmax(-1))
 
 
 # Housekeeping --------------------------------------------------------------------------------------------------------
@@ -225,7 +233,7 @@ def test_the_model_is_left_as_it_was_after_an_error_within_a_plan(
         exchanged.append(weight_bytes(model) != before)
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(logits, "_compare", fail)
+    monkeypatch.setattr(logits, "compare", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         score_plans(model, samples, plans)
     assert exchanged == [True]
