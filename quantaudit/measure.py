@@ -10,23 +10,37 @@ from functools import reduce
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.model.capture import capture
-from quantaudit.model.drive import Batch, batches, forward, one_logit
+from quantaudit.model.capture import calls, capture
+from quantaudit.model.drive import NO_TOKEN, Batch, Side, batches, forward, one_logit
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.routing import Routing
-from quantaudit.model.sites import Architecture, discover
-from quantaudit.profile import SPLITS, Profile, Split, starved
+from quantaudit.model.sites import Architecture, discover, outside_text
+from quantaudit.profile import SPLITS, Profile, Split, starved, unite
 from quantaudit.progress import Advance, no_advance
 from quantaudit.provenance import EnvironmentInfo, Provenance, Unmeasured
 from quantaudit.stats.accumulator import Accumulator, PatternCounter
 from quantaudit.stats.site import SiteStatistics, merge
 
-PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor", "optimum", "numpy", "scipy")
+PATCH = "image patch"
+"""What a peak in a vision tower has for a token's text."""
+PACKAGES = (
+    "torch",
+    "transformers",
+    "compressed-tensors",
+    "llmcompressor",
+    "optimum",
+    "numpy",
+    "scipy",
+    "datasets",
+    "pillow",
+)
 
 
 def measure(
@@ -34,18 +48,25 @@ def measure(
     corpus: TokenizedCorpus,
     *,
     batch_size: int = 1,
+    padding_side: Side = "right",
     seed: int = 0,
     progress: Advance = no_advance,
 ) -> Profile:
-    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch."""
+    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
+
+    Samples with images run one at a time, whatever the batch size.
+    """
     architecture = discover(loaded.model)
-    gathered = _Gathered(architecture)
+    gathered = _Gathered(architecture, aside=outside_text(loaded.model, architecture.sites))
 
     with ExitStack() as stack:
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
+        ran = stack.enter_context(calls(loaded.model, _parents(architecture)))
         stack.enter_context(one_logit(loaded.model))
-        for batch in batches(corpus.samples, batch_size, pad=_pad(loaded), device=loaded.device):
+        for batch in batches(
+            corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side
+        ):
             gathered.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
@@ -54,16 +75,17 @@ def measure(
     provenance = Provenance(
         quantaudit_version=__version__,
         model=loaded.info,
-        corpus=corpus.info,
+        corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
         environment=environment(loaded, batch_size=batch_size, seed=seed),
         samples=corpus.sample_infos(),
         sites=list(architecture.sites),
-        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired)],
+        unmeasured=[*architecture.unmeasured, *_silent(architecture, fired, ran, images=corpus.info.images > 0)],
         token_text=_token_text(loaded, statistics),
     )
     few = starved(Profile(provenance=provenance, statistics=statistics))
     return Profile(
-        provenance=provenance.model_copy(update={"unmeasured": [*provenance.unmeasured, *few]}), statistics=statistics
+        provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
+        statistics=statistics,
     )
 
 
@@ -72,8 +94,9 @@ class _Gathered:
 
     batch: Batch
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, *, aside: frozenset[str]) -> None:
         self._sites = architecture.sites
+        self._aside = aside
         self._bank = {
             site.name: bank.path
             for bank in architecture.banks
@@ -88,12 +111,20 @@ class _Gathered:
         """Add a site's tensor: only valid tokens, padding never enters a statistic."""
         x_NC = tensor.reshape(-1, tensor.shape[-1])
         bank = self._bank.get(site)
-        shares = self.batch.shares(x_NC, site) if bank is None else self.batch.routed(x_NC, self.routing.of(bank), site)
+        patches = bool(self.batch.inputs) and site in self._aside
+        if patches:
+            shares = self.batch.patches(x_NC)
+        elif bank is None:
+            shares = self.batch.shares(x_NC, site)
+        else:
+            shares = self.batch.routed(x_NC, self.routing.of(bank), site)
         for sample, x_TC, positions_T in shares:
             key = (site, sample.split)
             if key not in self._accumulators:
                 self._accumulators[key] = Accumulator(self._count, sparse=bank is not None)
             tokens_T = sample.ids if positions_T is None else sample.ids[positions_T]
+            if patches:
+                tokens_T = np.full(len(x_TC), NO_TOKEN, np.int64)
             self._accumulators[key].update(x_TC, sample=sample.index, tokens_T=tokens_T, positions_T=positions_T)
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
@@ -105,6 +136,19 @@ class _Gathered:
                 if parts:
                     found[site.name, split] = reduce(merge, parts)
         return found
+
+
+def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:
+    """Samples whose given tokens begin or end in two padding tokens or more, by id.
+
+    One alone may be meant: models without a padding token of their own pad with the end of a text.
+    """
+    pad = _pad(loaded)
+    return [s.id for s in corpus.samples if pad is not None and len(s.ids) > 1 and _padded(s.ids, pad)]
+
+
+def _padded(ids: NDArray[np.int64], pad: int) -> bool:
+    return bool((ids[:2] == pad).all() or (ids[-2:] == pad).all())
 
 
 def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
@@ -122,13 +166,14 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
     )
 
 
-def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]:
-    """Linears and components whose hook never fired."""
+def _silent(architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool) -> list[Unmeasured]:
+    """Linears and components whose hook never fired, but for those of experts that were merely not chosen."""
+    idle = {expert for bank in architecture.banks if ran[_parent(bank.path)] for expert in bank.experts}
     silent = [
-        Unmeasured(module=member, reason=_why_silent(member), weights=True)
+        Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
         for group in architecture.groups
         for member in group.members
-        if not fired[member]
+        if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
     ]
     silent += [
         Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass")
@@ -138,19 +183,33 @@ def _silent(architecture: Architecture, fired: Counter[str]) -> list[Unmeasured]
     return silent
 
 
-def _why_silent(member: str) -> str:
-    images = re.search(r"(^|\.)(vision|visual|multi_modal|image)", member)
-    return "no images in the corpus" if images else "never ran in the forward pass"
+def _why_silent(member: str, ran: Counter[str], *, images: bool) -> str:
+    if not images and re.search(r"(^|\.)(vision|visual|multi_modal|image)", member):
+        return "no images in the corpus"
+    if ran[_parent(member)]:
+        return "never ran although the module around it did, which must use its weights by itself or not at all"
+    return "never ran in the forward pass"
 
 
-def _pad(loaded: LoadedModel) -> int:
+def _parents(architecture: Architecture) -> set[str]:
+    """Modules around Linears, and around lists of experts."""
+    inside = {_parent(member) for group in architecture.groups for member in group.members}
+    return inside | {_parent(bank.path) for bank in architecture.banks}
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _pad(loaded: LoadedModel) -> int | None:
+    """The token that this model's texts are padded with."""
     tokenizer = loaded.tokenizer
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None)
 
 
 def _token_text(loaded: LoadedModel, statistics: dict[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
     ids = sorted({int(token) for value in statistics.values() for token in value.peaks.token})
-    return {token: loaded.tokenizer.decode([token]) for token in ids}
+    return {token: PATCH if token == NO_TOKEN else loaded.tokenizer.decode([token]) for token in ids}
 
 
 def _device_name(device: torch.device) -> str:

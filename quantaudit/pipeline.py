@@ -15,11 +15,11 @@ from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import LoadedModel, load_model, parse_device, parse_dtype
+from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
-from quantaudit.provenance import SampleInfo
+from quantaudit.provenance import SampleInfo, SpecialTokens
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
@@ -31,7 +31,7 @@ from quantaudit.simulate.tensor import scale_rows
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What to audit and how. model, corpus: specs. samples: None for all. Tokens are counts.
+    """What to audit and how. model, corpus: specs. samples: None for all, of a dataset for 512. Tokens are counts.
 
     schemes: specs of those to simulate beside the report's own. recipes: llm-compressor recipes to score.
     """
@@ -44,6 +44,8 @@ class Settings:
     trust_remote_code: bool = False
     samples: int | None = None
     max_length: int = 2048
+    special_tokens: SpecialTokens = "auto"
+    corpus_tokenizer: str | None = None
     batch_size: int = 1
     evaluation_tokens: int = 4096
     score: str = "auto"
@@ -78,8 +80,13 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     find_score(settings.score)
     schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
-    rows = load_corpus(settings.corpus)
+    rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
+    source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
     checkpoint = locate(settings.model, revision=settings.revision)
+    processor = None
+    if any(row.pictures for row in rows.rows):
+        processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
+        say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
     loaded = load_model(checkpoint, device=device, dtype=dtype, trust_remote_code=settings.trust_remote_code)
     corpus = tokenize(
@@ -90,6 +97,9 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         max_length=settings.max_length,
         samples=settings.samples,
         seed=settings.seed,
+        special_tokens=settings.special_tokens,
+        source=source,
+        processor=processor,
     )
     if corpus.info.truncated:
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
@@ -198,12 +208,26 @@ def check_profile(subject: Subject, profile: Profile) -> None:
             where="--profile",
             hint="measure this model, or name the one that was measured",
         )
-    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
-    if profile.provenance.corpus.sha256 != subject.corpus.info.sha256 or not same:
+    text = profile.provenance.corpus
+    if text.special_tokens != subject.corpus.info.special_tokens:
         raise FormatError(
-            f"profile was measured on other text ({profile.provenance.corpus.name})",
+            f"profile was measured with --special-tokens {text.special_tokens}",
             where="--profile",
-            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured",
+            hint=f"add --special-tokens {text.special_tokens}, or measure again",
+        )
+    if text.tokenizer != subject.corpus.info.tokenizer:
+        raise FormatError(
+            f"profile was measured on ids of {text.tokenizer or 'the model itself'}",
+            where="--profile",
+            hint="give the same --corpus-tokenizer as when it was measured",
+        )
+    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
+    if text.sha256 != subject.corpus.info.sha256 or not same:
+        raise FormatError(
+            f"profile was measured on other text ({text.name})",
+            where="--profile",
+            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured"
+            + (f"; it was read at revision {text.revision}" if text.revision else ""),
         )
 
 

@@ -76,7 +76,7 @@ class Policy(Row):
     zeroed_fraction: Warn
     fp16_headroom: WarnFail
     calibration_excess: Warn
-    perplexity_share: Fail
+    perplexity_over_unigram: Fail
 
 
 def load_policy(spec: str = "default") -> Policy:
@@ -94,15 +94,22 @@ def load_policy(spec: str = "default") -> Policy:
         ) from error
 
 
-def judge(policy: Policy, recipe: RecipeRow | None, obstacles: list[str]) -> tuple[Status, str]:
+def judge(
+    policy: Policy, recipe: RecipeRow | None, obstacles: list[str], *, broken: bool = False
+) -> tuple[Status, str]:
     """Status of one scheme and the reason in words. obstacles: why nothing can be concluded, if anything.
 
+    broken: whether the unquantized model has non-finite activations, be it in a few samples only.
     The worse of KL and top-1 decides. What is non-finite is NOT READY even where much was not measured.
     """
-    if recipe is not None and recipe.nonfinite:
+    if broken:
+        return "NOT READY", "The model itself produces NaN or infinite values before anything is quantized."
+    if recipe is not None and recipe.nonfinite and recipe.kl is None:
         return "NOT READY", "The model produces NaN or infinite values under this scheme."
     if obstacles:
         return "INCONCLUSIVE", " ".join(obstacles)
+    if recipe is not None and recipe.nonfinite:
+        return "INCONCLUSIVE", "Some of its static ranges are missing: those tensors were simulated as they are."
     if recipe is None or recipe.kl is None or recipe.top1 is None:
         return "INCONCLUSIVE", "The whole model was not simulated under this scheme."
     by_kl: Status = (

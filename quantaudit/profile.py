@@ -7,7 +7,7 @@ JSON (`format_version`, provenance). Equal measurements give equal bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -27,8 +27,8 @@ from quantaudit.stats.extremes import Extremes
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics
 
-FORMAT_VERSION = 1
-"""History: 1 first edition."""
+FORMAT_VERSION = 2
+"""History: 1 first edition; 2 the median of a peak's own token, and the number of massive activations."""
 
 Split = Literal["calibration", "evaluation"]
 EXPERT_TOKENS = 16
@@ -81,9 +81,13 @@ def merge(a: Profile, b: Profile) -> Profile:
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
     token_text = dict(sorted({**a.provenance.token_text, **b.provenance.token_text}.items()))
+    few = starved(Profile(provenance=a.provenance, statistics=combined))
     kept = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured and row not in starved(a)]
-    unmeasured = [*kept, *starved(Profile(provenance=a.provenance, statistics=combined))]
-    provenance = a.provenance.model_copy(update={"token_text": token_text, "unmeasured": unmeasured})
+    padded = {*a.provenance.corpus.padded, *b.provenance.corpus.padded}
+    corpus = a.provenance.corpus.model_copy(update={"padded": [s.id for s in a.samples if s.id in padded]})
+    provenance = a.provenance.model_copy(
+        update={"corpus": corpus, "token_text": token_text, "unmeasured": unite(kept, few)}
+    )
     return Profile(provenance=provenance, statistics=combined)
 
 
@@ -97,6 +101,12 @@ def starved(profile: Profile) -> list[Unmeasured]:
                 reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
                 rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
     return rows
+
+
+def unite(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:
+    """All that was not measured, each module for one reason: what never ran is not called starved too."""
+    listed = {row.module for row in silent}
+    return [*silent, *(row for row in few if row.module not in listed)]
 
 
 def _samples(profile: Profile) -> set[int]:
@@ -161,6 +171,8 @@ def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
         "peak_position": p.position,
         "peak_token": p.token,
         "peak_channel": p.channel,
+        "peak_median": p.median,
+        "massive": np.asarray([value.massive], np.int64),
     }
 
 
@@ -189,5 +201,7 @@ def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) 
             position=arrays[key + "peak_position"],
             token=arrays[key + "peak_token"],
             channel=arrays[key + "peak_channel"],
+            median=arrays[key + "peak_median"],
         ),
+        massive=int(arrays[key + "massive"][0]),
     )

@@ -51,6 +51,10 @@ class ModelInfo(Row):
     modules: list[ModuleInfo]
 
 
+SpecialTokens = Literal["auto", "none"]
+"""Which special tokens text is given: as the tokenizer adds them when the model is deployed, or none."""
+
+
 class SplitInfo(Row):
     """How much text a split, a domain or a whole corpus holds."""
 
@@ -72,7 +76,16 @@ class CorpusInfo(Row):
     calibration: SplitInfo
     evaluation: SplitInfo
     domains: dict[str, SplitInfo]
-    notes: list[str] = Field(default=[], description="what tokenizing changed, such as a missing chat template")
+    revision: str | None = Field(default=None, description="commit of a Hub dataset")
+    special_tokens: SpecialTokens = Field(
+        default="auto", description="auto: the tokenizer's own and its chat template; none: neither"
+    )
+    tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
+    images: int = Field(default=0, description="samples with images")
+    notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
+    padded: list[str] = Field(
+        default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"
+    )
 
 
 class EnvironmentInfo(Row):

@@ -15,11 +15,12 @@ import numpy as np
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.stats import distribution
-from quantaudit.stats.distribution import massive_threshold, quantiles
+from quantaudit.stats.distribution import MASSIVE_FLOOR, MASSIVE_RATIO, interpolated_quantiles, massive_threshold
 from quantaudit.stats.site import SiteStatistics, summary
 
-FORMAT_VERSION = 1
-"""History: 1 first edition."""
+FORMAT_VERSION = 2
+"""History: 1 first edition; 2 massive activations by the median of their own token, which `top` gives, and
+interpolated quantiles."""
 
 COMPONENTS = {
     "embedding": "embedding",
@@ -89,11 +90,13 @@ def site_statistics(profile: Profile, site: SiteInfo) -> dict[str, Any] | None:
         "rms": _number(described.rms),
         "quantiles": {
             str(level): _number(value)
-            for level, value in zip(LEVELS, quantiles(whole.distribution, list(LEVELS)), strict=True)
+            for level, value in zip(LEVELS, interpolated_quantiles(whole.distribution, list(LEVELS)), strict=True)
         },
         "massive_activations": {
-            "count": described.massive,
-            "threshold": _number(massive_threshold(described.median)),
+            "count": whole.massive,
+            "count_by_tensor_median": above(whole, massive_threshold(described.median)),
+            "above": MASSIVE_FLOOR,
+            "above_medians": MASSIVE_RATIO,
         },
         "top": _top(profile, whole),
     }
@@ -109,6 +112,12 @@ def spread(statistics: SiteStatistics) -> tuple[float, float]:
     return float(np.sqrt(deviation**2 @ counts / total)), float(np.abs(wide) @ counts / total)
 
 
+def above(statistics: SiteStatistics, threshold: float) -> int:
+    """Finite elements of larger magnitude."""
+    absolute, counts = distribution.magnitudes(statistics.distribution)
+    return int(counts[absolute > threshold].sum())
+
+
 def _top(profile: Profile, statistics: SiteStatistics) -> list[dict[str, Any]]:
     peaks = statistics.peaks
     return [
@@ -118,6 +127,8 @@ def _top(profile: Profile, statistics: SiteStatistics) -> list[dict[str, Any]]:
             "position": int(peaks.position[i]),
             "token_id": int(peaks.token[i]),
             "channel": int(peaks.channel[i]),
+            "token_median": _number(float(peaks.median[i])),
+            "massive": bool(abs(float(peaks.value[i])) > massive_threshold(float(peaks.median[i]))),
         }
         for i in range(min(TOP, len(peaks.value)))
     ]

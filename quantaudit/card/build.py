@@ -96,7 +96,7 @@ def site_row(profile: Profile, site: SiteInfo, *, redact_text: bool) -> SiteRow:
         p9999=described.p9999,
         tokens=whole.tokens,
         nonfinite=described.nan + described.inf,
-        massive=described.massive,
+        massive=whole.massive,
         peaks=_peaks(profile, whole.peaks, redact_text=redact_text),
         domains=_domains(profile, whole),
     )
@@ -166,6 +166,7 @@ def _peaks(profile: Profile, peaks: Peaks, *, redact_text: bool) -> list[Peak]:
                 token_id=token,
                 token=None if redact_text else text.get(token),
                 channel=int(peaks.channel[i]),
+                median=float(peaks.median[i]),
             )
         )
     return rows

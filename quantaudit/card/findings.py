@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -12,6 +13,8 @@ from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
+LOSS_SPREAD = 3.0
+"""Standard deviation of one token's loss, in nats: what language models show on ordinary text."""
 
 
 def find(
@@ -75,7 +78,7 @@ def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:
             code="QA102",
             severity="error",
             module=first.module,
-            message=f"activations first turn NaN or infinite at `{first.name}` ({len(broken)} sites in all)",
+            message=f"activations first turn NaN or infinite at `{first.name}` ({count(len(broken), 'site')} in all)",
             value=float(first.nonfinite),
             threshold=0.0,
             reason="A non-finite activation makes every later value meaningless, quantized or not.",
@@ -85,9 +88,25 @@ def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:
 
 
 def corpus_notes(provenance: Provenance) -> list[Finding]:
-    """QA103: samples that were cut; QA105: what tokenizing changed."""
+    """QA103: samples that were cut; QA105: what tokenizing changed; QA106: padding among the text."""
     corpus = provenance.corpus
     found = []
+    if corpus.padded:
+        found.append(
+            Finding(
+                code="QA106",
+                severity="error",
+                module=None,
+                message=(
+                    f"{count(len(corpus.padded), 'sample')} of the corpus begin or end in padding tokens, "
+                    f"such as `{corpus.padded[0]}`"
+                ),
+                value=float(len(corpus.padded)),
+                threshold=0.0,
+                reason="Padding is no text: given as tokens, its activations enter every statistic.",
+                remedy="Give `input_ids` without padding; batches are padded and masked when the model runs.",
+            )
+        )
     if corpus.truncated:
         limit = min(corpus.max_length, provenance.model.context_length or corpus.max_length)
         found.append(
@@ -159,23 +178,42 @@ def exceedance(stability: StabilityInfo, policy: Policy) -> list[Finding]:
 
 
 def broken_load(provenance: Provenance, simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA104: a model that hardly beats guessing on the evaluation text."""
-    base = next((row.perplexity_base for row in simulation.recipes), None)
-    limit = policy.perplexity_share.error * provenance.model.vocab_size
-    if base is None or base < limit:
+    """QA104: a model that predicts the evaluation text worse than token frequencies do.
+
+    An infinite perplexity is null in a record; there, the logits are finite nevertheless. Not finite ones are QA102's.
+    """
+    row = next(iter(simulation.recipes), None)
+    if row is None or (row.perplexity_base is None and row.kl is None):
+        return []
+    perplexity = math.inf if row.perplexity_base is None else row.perplexity_base
+    evaluation = simulation.evaluation
+    guessing = evaluation.unigram_perplexity or float(provenance.model.vocab_size)
+    limit = policy.perplexity_over_unigram.error * guessing * chance(evaluation.tokens - len(evaluation.samples))
+    if perplexity <= limit:
         return []
     return [
         Finding(
             code="QA104",
             severity="error",
             module=None,
-            message=f"perplexity {base:,.0f} of the unquantized model is close to guessing",
-            value=base,
+            message=(
+                f"the unquantized model predicts the text worse than token frequencies do "
+                f"(perplexity {perplexity:,.0f} against {guessing:,.0f})"
+            ),
+            value=perplexity,
             threshold=limit,
-            reason=policy.perplexity_share.reason,
-            remedy="Check that weights and tokenizer belong together and were converted completely.",
+            reason=policy.perplexity_over_unigram.reason,
+            remedy=(
+                "Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
+                "original checkpoint instead."
+            ),
         )
     ]
+
+
+def chance(tokens: int) -> float:
+    """Factor by which a perplexity over so many tokens may be too high by chance: two standard errors of its log."""
+    return math.exp(2 * LOSS_SPREAD / math.sqrt(max(tokens, 1)))
 
 
 def damage(simulation: Simulation, policy: Policy) -> list[Finding]:

@@ -52,7 +52,8 @@ def place_row(profile: Profile, kind: str) -> PlaceRow | None:
         kind=kind,
         tensors=sites,
         peaks=min(KEPT, len(highest.value)),
-        first_position=float((highest.position == 0).mean()),
+        # Where images ran, a vision tower's peaks are at patches: they have no token, and no first position.
+        first_position=float(((highest.position == 0) & (highest.token >= 0)).mean()),
         special_tokens=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_special(text)]),
         delimiters=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_delimiter(text)]),
         channels=len(np.unique(highest.channel)),
@@ -89,13 +90,19 @@ def token_bound(statistics: SiteStatistics, amax: float) -> float:
     return min(1.0, float(counts[absolute >= amax / 2].sum()) / max(statistics.tokens, 1))
 
 
+def own_median(statistics: SiteStatistics, channel: int) -> float:
+    """Median |x| of the token at which a channel is highest; the whole tensor's where that peak was not kept."""
+    kept = np.flatnonzero(statistics.peaks.channel == channel)
+    return float(statistics.peaks.median[kept[0]]) if len(kept) else quantiles(statistics.distribution, [0.5])[0]
+
+
 def _channel(
     channel: int, count: int, amax_L: np.ndarray, layers: Sequence[tuple[int, SiteStatistics]]
 ) -> PersistentChannel:
     at = int(np.nanargmax(amax_L))
     layer, statistics = layers[at]
     amax, bound = float(amax_L[at]), token_bound(statistics, float(amax_L[at]))
-    massive = amax > massive_threshold(quantiles(statistics.distribution, [0.5])[0])
+    massive = amax > massive_threshold(own_median(statistics, channel))
     return PersistentChannel(
         channel=channel,
         layers=count,

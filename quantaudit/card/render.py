@@ -26,6 +26,7 @@ from quantaudit.resources import resource_dir
 _IMAGE_WIDTH, _IMAGE_SCALE = 700, 2
 _LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured_limit": 20}
 _PEAK_LIMIT = 10
+_SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
 _HINT = "mend the template, or leave --template-dir out"
 _MARKS = {"READY": "✅", "READY WITH CARE": "⚠️", "NOT READY": "❌", "INCONCLUSIVE": "❔"}
 
@@ -119,9 +120,12 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
         ("loading", "; ".join(model.notes) or "as saved"),
         (
             "corpus",
-            f"{corpus.name}: {corpus.samples:,} samples, {corpus.tokens:,} tokens, {corpus.truncated:,} truncated",
+            f"{corpus.name}: {corpus.samples:,} samples, {corpus.tokens:,} tokens, {corpus.truncated:,} truncated"
+            + (f", {corpus.images:,} with images" if corpus.images else ""),
         ),
+        ("revision of the corpus", corpus.revision or text.ABSENT),
         ("SHA-256 of the corpus", corpus.sha256),
+        ("special tokens", _SPECIAL_TOKENS[corpus.special_tokens]),
         ("calibration", f"{corpus.calibration.samples:,} samples, {corpus.calibration.tokens:,} tokens"),
         ("evaluation", f"{corpus.evaluation.samples:,} samples, {corpus.evaluation.tokens:,} tokens"),
         ("seeds", f"corpus {corpus.seed}, run {environment.seed}"),

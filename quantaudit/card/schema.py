@@ -32,6 +32,7 @@ class Peak(Row):
     token_id: int
     token: str | None = Field(description="the token's text; null where text is redacted")
     channel: int
+    median: Number = Field(default=None, description="median of |x| over the channels of the peak's own token")
 
 
 class GlobalPeak(Row):
@@ -87,7 +88,9 @@ class SiteRow(Row):
     p9999: Number
     tokens: int
     nonfinite: int
-    massive: int = Field(description="elements with |x| > 100 and > 1,000 times the median (Sun et al. 2024)")
+    massive: int = Field(
+        description="elements with |x| > 100 and > 1,000 times the median of their own token (arXiv 2605.15572)"
+    )
     peaks: list[Peak]
     domains: dict[str, Number] = Field(description="domain → amax")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from quantaudit.card.findings import count, percent, zeroed_tensors
@@ -9,8 +10,10 @@ from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Ve
 from quantaudit.policy import Policy, Status, judge
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
-STOPPERS = {"QA104"}
-"""Findings that make every number meaningless."""
+STOPPERS = {"QA104", "QA106"}
+"""Findings that make every number meaningless: nothing can be concluded."""
+BROKEN = "QA102"
+"""Finding of a model that is not ready, quantized or not."""
 _BETTER = 0.75
 """A remedy is named where it brings the KL below this share of the scheme's own."""
 
@@ -30,7 +33,8 @@ def decide(
     schemes = []
     for scheme in simulation.schemes:
         recipe = recipes.get(scheme.name)
-        status, reason = judge(policy, recipe, _obstacles(coverage, findings))
+        broken = any(finding.code == BROKEN for finding in findings)
+        status, reason = judge(policy, recipe, _obstacles(coverage, findings), broken=broken)
         schemes.append(
             SchemeVerdict(
                 scheme=scheme.name,
@@ -45,13 +49,16 @@ def decide(
                 worst_groups=worst(scheme, simulation, by_name),
             )
         )
-    return Verdict(policy=policy.name, headline=headline(schemes), schemes=schemes)
+    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes)
 
 
-def headline(schemes: Sequence[SchemeVerdict]) -> str:
-    """Status of every scheme, and where the worst one breaks."""
+def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
+    """Status of every scheme, and where the worst one breaks; of a model that is unsound, why."""
     parts = [f"{verdict.title} is {verdict.status}" for verdict in schemes]
     text = "; ".join(parts) + "."
+    unsound = next((finding for finding in findings if finding.code in {BROKEN, *STOPPERS}), None)
+    if unsound is not None:
+        return f"{text} {_sentence(unsound)}"
     broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
     if broken is not None:
         groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)
@@ -90,6 +97,8 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     peak = site.peaks[0]
     token = f" ({_quoted(peak.token)})" if peak.token is not None else ""
     place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
+    if peak.token_id < 0:  # a vision tower's rows are no tokens
+        token, place = "", f"image patch {peak.position:,}"
     text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"
@@ -109,16 +118,19 @@ def _remedy(
     recipes: Mapping[str, RecipeRow],
     findings: Sequence[Finding],
 ) -> str:
+    remedies = {finding.code: finding.remedy for finding in reversed(findings) if finding.severity == "error"}
     if status == "INCONCLUSIVE":
-        return next((finding.remedy for finding in findings if finding.severity == "error"), "Simulate the model.")
-    if any(finding.code == "QA102" for finding in findings):
-        return next(finding.remedy for finding in findings if finding.code == "QA102")
+        stopped = [remedies[code] for code in ("QA101", *sorted(STOPPERS)) if code in remedies]
+        return stopped[0] if stopped else "Simulate the whole model, on text that reaches every Linear in both splits."
+    if BROKEN in remedies:
+        return remedies[BROKEN]
     if status == "READY":
         return "Quantize with this scheme."
-    own = recipes[scheme.name].kl or 0.0
+    own = recipes[scheme.name].kl
+    own = math.inf if own is None else own  # not finite: whatever is finite does better
     better = [
         f"{row.title} (KL {row.kl:.3g}, top-1 {row.top1:.0%})"
-        for row in sorted(simulation.recipes, key=lambda row: row.kl or float("inf"))
+        for row in sorted(simulation.recipes, key=lambda row: math.inf if row.kl is None else row.kl)
         if row.name != scheme.name and row.kl is not None and row.top1 is not None and row.kl < _BETTER * own
     ]
     if better:
@@ -144,7 +156,7 @@ def _causes(
     status: Status, scheme: SchemeInfo, simulation: Simulation, findings: Sequence[Finding], policy: Policy
 ) -> list[str]:
     """What explains a verdict that is not READY: broken activations, or tensors that lose their ordinary values."""
-    broken = [_sentence(finding) for finding in findings if finding.code == "QA102"]
+    broken = [_sentence(finding) for finding in findings if finding.code == BROKEN]
     lost = zeroed_tensors(simulation, scheme, policy)
     if status == "READY" or broken or not lost:
         return broken

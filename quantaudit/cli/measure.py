@@ -27,6 +27,8 @@ def run(
     corpus: options.Corpus = "builtin",
     samples: options.Samples = None,
     max_length: options.MaxLength = 2048,
+    special_tokens: options.SpecialTokens = "auto",
+    corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -56,6 +58,8 @@ def run(
         trust_remote_code=trust_remote_code,
         samples=samples,
         max_length=max_length,
+        special_tokens=special_tokens,
+        corpus_tokenizer=corpus_tokenizer,
         batch_size=batch_size,
         seed=seed,
     )

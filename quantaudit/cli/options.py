@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, .gguf file, or `demo` (SmolLM2-135M-Instruct).")
 ]
-Corpus = Annotated[str, typer.Option(metavar="CORPUS", help="`builtin`, or a .jsonl, .txt or .parquet file.")]
+CORPUS_HELP = (
+    "`builtin`; a .jsonl, .txt or .parquet file; or a dataset, on the Hub (ORG/NAME or ORG/NAME@REVISION) or in a "
+    "folder, streamed and never downloaded whole. A part of it is named after colons, :CONFIG:SPLIT:COLUMN, each of "
+    "which may be empty or left out: ORG/NAME:en:test, ORG/NAME::train:body. Without SPLIT it is the only one or "
+    "`train`; without COLUMN text, messages or input_ids, with domain (or category) and split."
+)
+Corpus = Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")]
 Dtype = Annotated[str, typer.Option(metavar="DTYPE", help="auto (as stored), bfloat16, float16 or float32.")]
 Revision = Annotated[str | None, typer.Option(metavar="REVISION", help="Branch, tag or commit of a Hub repository.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run model code shipped with the weights.")]
 Samples = Annotated[
-    int | None, typer.Option(metavar="N", min=2, help="Use N samples, fairly over domains; all by default.")
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=2,
+        help="Use N samples: of a file fairly over domains, all by default; of a dataset the first N "
+        "after a seeded shuffle, 512 by default.",
+    ),
 ]
 MaxLength = Annotated[int, typer.Option(metavar="TOKENS", min=2, help="Cut samples to this many tokens.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Samples in one forward pass.")]
+SpecialTokens = Annotated[
+    Literal["auto", "none"],
+    typer.Option(
+        help="auto: as deployed, with the tokenizer's special tokens and chat template; "
+        "none: without them, as in arXiv 2605.15572."
+    ),
+]
+CorpusTokenizer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKENIZER",
+        help="Folder or Hub id of the tokenizer that a corpus of input_ids was made with, if it is not the model's: "
+        "its ids are decoded, and tokenized anew.",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Samples in one forward pass; one with images always runs alone.")
+]
 EvaluationTokens = Annotated[
     int, typer.Option(metavar="TOKENS", min=16, help="Tokens that damage and whole-model scores are taken on.")
 ]
@@ -42,7 +71,9 @@ Recipes = Annotated[
     list[Path] | None,
     typer.Option("--recipe", metavar="RECIPE", help="Score this llm-compressor recipe (.yaml) too. Repeatable."),
 ]
-Seed = Annotated[int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split.")]
+Seed = Annotated[
+    int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split, and of a dataset's shuffle.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")]
 ProfileFile = Annotated[Path | None, typer.Option(metavar="PROFILE", help="Use a profile measured before.")]

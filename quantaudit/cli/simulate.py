@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ def run(
     out: options.OutFile,
     corpus: Annotated[
         str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
+    ] = None,
+    special_tokens: Annotated[
+        Literal["auto", "none"] | None, typer.Option(help="As the profile was measured; anything else is refused.")
     ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
@@ -35,6 +38,7 @@ def run(
 
     check_file(out, force=force)
 
+    from quantaudit.corpus.spec import pinned
     from quantaudit.pipeline import Settings, prepare, simulate_subject
     from quantaudit.profile import load_profile
 
@@ -42,13 +46,15 @@ def run(
     text = measured.provenance.corpus
     settings = Settings(
         model=model,
-        corpus=corpus or text.spec,
+        corpus=corpus or pinned(text.spec, text.revision),
         revision=revision,
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         samples=text.samples,
         max_length=text.max_length,
+        special_tokens=special_tokens or text.special_tokens,
+        corpus_tokenizer=text.tokenizer,
         evaluation_tokens=evaluation_tokens,
         score=score,
         schemes=tuple(scheme or ()),

@@ -1,84 +1,76 @@
-"""Reads a corpus: the built-in one, or a JSONL, text or Parquet file. A row is text, a chat, or token ids."""
+"""Reads a corpus: the built-in one, a JSONL, text or Parquet file, a dataset folder, or a dataset of the Hub."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import PydanticSerializationError
-
+from quantaudit.corpus import stream
+from quantaudit.corpus.rows import CorpusRow, Message, parse_row
+from quantaudit.corpus.spec import parse
+from quantaudit.corpus.tables import choose, columns, record
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import explain
+
+__all__ = ["BUILTIN", "SUFFIXES", "Corpus", "CorpusRow", "Message", "load_corpus"]
 
 BUILTIN = Path(__file__).with_name("builtin")
 SUFFIXES = (".jsonl", ".txt", ".parquet")
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-_SHAPE = 'a row is {"text": …}, {"messages": [{"role": …, "content": …}]} or {"input_ids": […]}'
-
-
-class Message(BaseModel):
-    """One turn of a chat."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    role: str
-    content: str
-
-
-class CorpusRow(BaseModel):
-    """One sample as written: exactly one of text, messages, input_ids. Other columns are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    text: str | None = None
-    messages: list[Message] | None = None
-    input_ids: list[TokenId] | None = None
-    id: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
-    domain: str = "unlabelled"
-    split: Literal["calibration", "evaluation"] | None = None
-
-    @model_validator(mode="after")
-    def _one_content(self) -> CorpusRow:
-        filled = [name for name in ("text", "messages", "input_ids") if getattr(self, name)]
-        if len(filled) != 1 or (self.text and not self.text.strip()):
-            raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
-        try:
-            self.model_dump_json()
-        except PydanticSerializationError as error:
-            raise ValueError("it holds half of a surrogate pair, which is not text") from error
-        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """Rows in file order. sha256: over their content, domains and splits."""
+    """Rows in the order in which they were read. sha256: over their content, domains and splits.
+
+    revision: the commit of a Hub dataset; notes: what reading left out.
+    """
 
     spec: str
     name: str
     sha256: str
     rows: tuple[CorpusRow, ...]
+    revision: str | None = None
+    notes: tuple[str, ...] = field(default=())
 
 
-def load_corpus(spec: str) -> Corpus:
-    """Read `builtin` or a file. Raises CorpusError when it is missing, empty, or has a row that cannot be used."""
+def load_corpus(spec: str, *, samples: int | None = None, seed: int = 0) -> Corpus:
+    """Read `builtin`, a file, a dataset folder or a Hub dataset.
+
+    samples, seed: how many rows of a dataset are read, and in which order; files are read whole. Raises CorpusError
+    when it is missing, out of reach, empty, or has a row that cannot be used.
+    """
     if spec == "builtin":
         files = sorted(BUILTIN.glob("*.jsonl"))
-        rows = [row for file in files for row in _read(file)]
+        rows = [row for file in files for row in _read(file, None)]
         return _corpus(spec, "quantaudit built-in", rows)
-    path = Path(spec).expanduser()
+    parsed = parse(spec)
+    path = parsed.path
+    if path.is_dir() or (parsed.hub and path.suffix not in SUFFIXES):
+        read = stream.read(parsed, samples or stream.SAMPLES, seed)
+        return _corpus(spec, read.name, read.rows, read.revision, read.notes)
     if not path.is_file():
         raise CorpusError(
-            "no such corpus file", where=spec, hint=f"`builtin`, or a file ending in {', '.join(SUFFIXES)}"
+            "no such corpus file",
+            where=spec,
+            hint=f"`builtin`, a file ending in {', '.join(SUFFIXES)}, a folder with a dataset, or a Hub id `org/name`",
         )
     if path.suffix not in SUFFIXES:
         raise CorpusError("unknown kind of corpus file", where=spec, hint=f"it must end in {', '.join(SUFFIXES)}")
-    return _corpus(spec, path.name, list(_read(path)))
+    if parsed.config or parsed.split or (parsed.column and path.suffix == ".txt"):
+        raise CorpusError(
+            "a file has neither configurations nor splits",
+            where=spec,
+            hint=f"give {parsed.place}, or {parsed.place}:::COLUMN for another column of a .jsonl or .parquet file",
+        )
+    return _corpus(spec, path.name, list(_read(path, parsed.column)))
 
 
-def _corpus(spec: str, name: str, rows: list[CorpusRow]) -> Corpus:
+def _corpus(
+    spec: str, name: str, rows: Sequence[CorpusRow], revision: str | None = None, notes: Sequence[str] = ()
+) -> Corpus:
     if len(rows) < 2:
         raise CorpusError(
             "corpus is empty" if not rows else "corpus has one sample only",
@@ -88,21 +80,24 @@ def _corpus(spec: str, name: str, rows: list[CorpusRow]) -> Corpus:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(row.model_dump_json(exclude={"id"}, exclude_none=True).encode() + b"\n")
-    return Corpus(spec=spec, name=name, sha256=digest.hexdigest(), rows=tuple(rows))
+    return Corpus(
+        spec=spec, name=name, sha256=digest.hexdigest(), rows=tuple(rows), revision=revision, notes=tuple(notes)
+    )
 
 
-def _read(path: Path) -> Iterator[CorpusRow]:
-    for number, record in _records(path):
-        try:
-            yield CorpusRow.model_validate(record)
-        except ValidationError as error:
-            raise CorpusError(f"row cannot be used: {explain(error)}", where=f"{path}:{number}", hint=_SHAPE) from error
+def _read(path: Path, column: str | None) -> Iterator[CorpusRow]:
+    images = path.parent if path.suffix == ".jsonl" else None
+    for number, found in _records(path, column):
+        where = f"{path}:{number}"
+        if path.suffix == ".parquet" or (column and isinstance(found, dict)):
+            found = record(found, choose(list(found), column, where=where, how=f"{path}:::COLUMN"), where=where)
+        yield parse_row(found, where=where, folder=images)
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     """(line or row number from 1, record) for every non-empty line or row."""
     if path.suffix == ".parquet":
-        yield from enumerate(_parquet(path), start=1)
+        yield from enumerate(_parquet(path, column), start=1)
         return
     try:
         text = path.read_text(encoding="utf-8")
@@ -122,12 +117,16 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
             ) from error
 
 
-def _parquet(path: Path) -> Iterable[dict[str, Any]]:
+def _parquet(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
+    """Rows as they are, read batch by batch and only the columns that count."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        rows = parquet.read_table(path).to_pylist()
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            choose(names, column, where=str(path), how=f"{path}:::COLUMN")
+            for batch in file.iter_batches(columns=columns(names, column)):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"cannot be read as Parquet: {error}", where=str(path)) from error
-    return [{key: value for key, value in row.items() if value is not None} for row in rows]

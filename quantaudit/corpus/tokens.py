@@ -1,4 +1,4 @@
-"""From rows to token ids, as the model is deployed: the tokenizer's own special tokens and chat template."""
+"""From rows to token ids: as the model is deployed, with the tokenizer's special tokens and chat template, or bare."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantaudit.corpus.load import Corpus, CorpusRow
+from quantaudit.corpus.pictures import Pictures, plain, plain_chat
 from quantaudit.corpus.split import Split, assign, stratified
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import CorpusInfo, SampleInfo, SplitInfo
+from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
 
 _NO_TEMPLATE = "the tokenizer has no chat template: chats were written as plain 'role: content' lines"
+_BARE = "chats were written as plain 'role: content' lines, without the chat template's special tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedSample:
-    """ids: int64 [tokens], without padding. index: its place in the corpus."""
+    """ids: int64 [tokens], without padding. index: its place in the corpus. pictures: its images, where it has any."""
 
     index: int
     id: str
     domain: str
     split: Split
     ids: NDArray[np.int64]
+    pictures: Pictures | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +53,16 @@ def tokenize(
     max_length: int,
     samples: int | None = None,
     seed: int = 0,
+    special_tokens: SpecialTokens = "auto",
+    source: Any = None,
+    processor: Any = None,
 ) -> TokenizedCorpus:
     """Tokenize, split and cut a corpus. samples: how many rows to take, fairly over domains; None for all.
 
-    Raises CorpusError for a row without tokens or with ids outside the vocabulary.
+    source: the tokenizer that the corpus' token ids are of, where it is not the model's: they are decoded with it,
+    special tokens included, and tokenized like text. processor: what makes images and their text ready for the model;
+    needed where rows have images. Raises CorpusError for a row without tokens, with ids outside the vocabulary, or
+    whose images do not fit into `max_length`.
     """
     limit = min(max_length, context_length or max_length)
     chosen = sorted(stratified(corpus.rows, seed)[:samples]) if samples else list(range(len(corpus.rows)))
@@ -69,11 +78,16 @@ def tokenize(
     truncated = 0
     for index, (row, split) in enumerate(zip(rows, splits, strict=True)):
         label = row.id or f"row-{chosen[index] + 1}"
-        ids = _ids(row, tokenizer)
-        _check(ids, vocab_size, where=f"{corpus.spec}: {label}")
+        where = f"{corpus.spec}: {label}"
+        pictures = Pictures(row, processor, special_tokens, where) if row.pictures else None
+        ids = pictures.ids() if pictures else _ids(row, tokenizer, special_tokens, source, where)
+        _check(ids, vocab_size, where=where)
+        if pictures:
+            pictures.check(ids, limit)
         truncated += len(ids) > limit
-        taken.append(TokenizedSample(index=index, id=label, domain=row.domain, split=split, ids=ids[:limit]))
-    plain = any(row.messages for row in rows) and not tokenizer.chat_template
+        taken.append(
+            TokenizedSample(index=index, id=label, domain=row.domain, split=split, ids=ids[:limit], pictures=pictures)
+        )
     return TokenizedCorpus(
         samples=tuple(taken),
         info=CorpusInfo(
@@ -91,21 +105,38 @@ def tokenize(
                 domain: _count([s for s in taken if s.domain == domain])
                 for domain in sorted(Counter(s.domain for s in taken))
             },
-            notes=[_NO_TEMPLATE] if plain else [],
+            revision=corpus.revision,
+            special_tokens=special_tokens,
+            tokenizer=source.name_or_path if source is not None else None,
+            images=sum(sample.pictures is not None for sample in taken),
+            notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens)],
         ),
     )
 
 
-def _ids(row: CorpusRow, tokenizer: Any) -> NDArray[np.int64]:
-    if row.input_ids:
+def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: Any, where: str) -> NDArray[np.int64]:
+    if row.input_ids and source is None:
         return np.asarray(row.input_ids, np.int64)
-    if not row.messages:
-        return np.asarray(tokenizer(row.text, verbose=False)["input_ids"], np.int64)
-    if not tokenizer.chat_template:
-        text = "\n".join(f"{message.role}: {message.content}" for message in row.messages)
-        return np.asarray(tokenizer(text, verbose=False)["input_ids"], np.int64)
-    turns = [message.model_dump() for message in row.messages]
-    return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
+    if row.messages and tokenizer.chat_template and special_tokens == "auto":
+        turns = [{**message.model_dump(), "content": plain(message)} for message in row.messages]
+        return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
+    text = row.text
+    if row.messages:
+        text = plain_chat(row.messages)
+    elif row.input_ids:
+        # An id beyond the vocabulary would be decoded to nothing, in silence.
+        _check(np.asarray(row.input_ids, np.int64), len(source), where)
+        text = source.decode(row.input_ids)
+    found = tokenizer(text, verbose=False, add_special_tokens=special_tokens == "auto")
+    return np.asarray(found["input_ids"], np.int64)
+
+
+def _chat_notes(rows: Sequence[CorpusRow], tokenizer: Any, special_tokens: SpecialTokens) -> list[str]:
+    if not any(row.messages and not row.pictures for row in rows):
+        return []
+    if special_tokens == "none":
+        return [_BARE]
+    return [] if tokenizer.chat_template else [_NO_TEMPLATE]
 
 
 def _check(ids: NDArray[np.int64], vocab_size: int, where: str) -> None:
@@ -116,7 +147,7 @@ def _check(ids: NDArray[np.int64], vocab_size: int, where: str) -> None:
         raise CorpusError(
             f"token id {outside[0]} is outside the vocabulary of {vocab_size}",
             where=where,
-            hint="use the ids of this model's own tokenizer, or give text",
+            hint="give ids of this model's tokenizer, text, or with --corpus-tokenizer the tokenizer that they are of",
         )
 
 

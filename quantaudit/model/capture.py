@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -40,6 +40,16 @@ def capture(model: nn.Module, sites: Sequence[SiteInfo], receive: Receiver) -> I
                 counter = model.get_submodule(member).register_forward_pre_hook(_counting_hook(member, fired))
                 stack.callback(counter.remove)
         yield fired
+
+
+@contextmanager
+def calls(model: nn.Module, paths: Iterable[str]) -> Iterator[Counter[str]]:
+    """Count how often the modules at these paths are called while the context lasts."""
+    called: Counter[str] = Counter()
+    with ExitStack() as stack:
+        for path in paths:
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(_counting_hook(path, called)).remove)
+        yield called
 
 
 def first_tensor(values: Any) -> Tensor:

@@ -1,11 +1,12 @@
-"""Runs the forward passes: the whole model, batch by batch, padded on the right where samples differ in length."""
+"""Runs the forward passes: the whole model, batch by batch, padded on one side where samples differ in length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +21,22 @@ Share = tuple[TokenizedSample, Tensor, NDArray[np.int64] | None]
 """A sample, rows [tokens, channels] that belong to it, and their positions in it (None: from its start on)."""
 
 
+Side = Literal["left", "right"]
+NO_TOKEN = -1
+"""Stands for the token at rows of a vision tower: they are patches of an image."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """input_ids: int64 [batch, longest], padded on the right. Row b holds samples[b] in its first len(ids) columns."""
+    """input_ids: int64 [batch, longest], padded on one side: row b holds samples[b] in its first or last columns.
+
+    inputs: what the model is given beside them, such as pixel_values, by argument; only for a batch of one sample.
+    """
 
     samples: tuple[TokenizedSample, ...]
     input_ids: Tensor
+    side: Side = "right"
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -37,6 +48,11 @@ class Batch:
         """Whether any row has padding."""
         return self.tokens < self.input_ids.numel()
 
+    def columns(self, sample: TokenizedSample) -> slice:
+        """Where a sample's tokens are in its row."""
+        width, length = self.input_ids.shape[1], len(sample.ids)
+        return slice(0, length) if self.side == "right" else slice(width - length, width)
+
     def shares(self, x_NC: Tensor, site: str) -> Iterator[Share]:
         """Each sample's valid rows of a tensor that has one row for every token, padding included.
 
@@ -46,7 +62,14 @@ class Batch:
             raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
         rows = x_NC.reshape(*self.input_ids.shape, x_NC.shape[-1])
         for x_TC, sample in zip(rows, self.samples, strict=True):
-            yield sample, x_TC[: len(sample.ids)], None
+            yield sample, x_TC[self.columns(sample)], None
+
+    def patches(self, x_NC: Tensor) -> Iterator[Share]:
+        """All rows of a tensor on the way from pixels to tokens: it has an axis of its own, and one sample is alone.
+
+        x_NC: [patches, channels], in the order in which the tower holds them.
+        """
+        yield self.samples[0], x_NC, None
 
     def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterator[Share]:
         """Each sample's valid rows of an expert's tensor, with their positions in the sample.
@@ -61,33 +84,56 @@ class Batch:
             )
         x_KC = x_NC if routed.rows is None else x_NC[routed.rows]
         width = self.input_ids.shape[1]
-        rows, positions = (routed.tokens // width).cpu(), (routed.tokens % width).cpu()
+        rows, columns = (routed.tokens // width).cpu(), (routed.tokens % width).cpu()
         for row, sample in enumerate(self.samples):
-            mine = ((rows == row) & (positions < len(sample.ids))).nonzero()[:, 0]
+            positions = columns - self.columns(sample).start
+            mine = ((rows == row) & (positions >= 0) & (positions < len(sample.ids))).nonzero()[:, 0]
             if len(mine):
                 yield sample, x_KC[mine.to(x_KC.device)], positions[mine].numpy()
 
 
-def batches(samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device) -> Iterator[Batch]:
-    """Groups of `size` samples, of similar length so that little is computed on padding."""
+def batches(
+    samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device, side: Side = "right"
+) -> Iterator[Batch]:
+    """Groups of `size` samples, of similar length so that little is computed on padding.
+
+    A sample with images is a batch of its own: models join images to text in ways that differ, and none pads them.
+    """
     order = sorted(samples, key=lambda sample: (-len(sample.ids), sample.index))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        input_ids = torch.full((len(rows), len(rows[0].ids)), pad, dtype=torch.int64)
-        for row, sample in enumerate(rows):
-            input_ids[row, : len(sample.ids)] = torch.from_numpy(sample.ids)
-        yield Batch(samples=tuple(rows), input_ids=input_ids.to(device))
+    text = [sample for sample in order if sample.pictures is None]
+    for start in range(0, len(text), size):
+        rows = text[start : start + size]
+        padded = Batch(samples=tuple(rows), input_ids=torch.full((len(rows), len(rows[0].ids)), pad), side=side)
+        for row, sample in zip(padded.input_ids, rows, strict=True):
+            row[padded.columns(sample)] = torch.from_numpy(sample.ids)
+        yield replace(padded, input_ids=padded.input_ids.to(device))
+    for sample in order:
+        if sample.pictures is not None:
+            inputs = {name: value.to(device) for name, value in sample.pictures.inputs(len(sample.ids)).items()}
+            yield Batch(samples=(sample,), input_ids=torch.from_numpy(sample.ids)[None].to(device), inputs=inputs)
+
+
+def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """What the model is called with: ids without cache, a mask where there is padding, images in the model's dtype."""
+    dtype = next(model.parameters()).dtype
+    found: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    for name, value in batch.inputs.items():
+        found[name] = value.to(dtype) if value.is_floating_point() else value
+    if batch.padded:
+        mask = torch.zeros(batch.input_ids.shape, dtype=torch.int64)
+        for row, sample in zip(mask, batch.samples, strict=True):
+            row[batch.columns(sample)] = 1
+        mask = found["attention_mask"] = mask.to(batch.input_ids.device)
+        if batch.side == "left" and "position_ids" in inspect.signature(model.forward).parameters:
+            # Without them, most models count from the first column on, padding included.
+            found["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+    return found
 
 
 @torch.no_grad()
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """One forward pass without cache: logits [batch, longest, vocabulary]."""
-    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
-    if batch.padded:
-        lengths = torch.tensor([len(sample.ids) for sample in batch.samples], device=batch.input_ids.device)
-        columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        arguments["attention_mask"] = (columns < lengths[:, None]).long()
-    logits: Tensor = model(**arguments).logits
+    logits: Tensor = model(**arguments(model, batch)).logits
     return logits
 
 

@@ -21,13 +21,16 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoProcessor,
     AutoTokenizer,
     FineGrainedFP8Config,
     Mxfp4Config,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_torchvision_available
 
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.checkpoint import Checkpoint, fingerprint
@@ -142,6 +145,59 @@ def load_model(
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     model.eval().to(device)
     return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
+
+
+def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    """A tokenizer alone, from a folder or the Hub. Raises ModelError."""
+    _quiet()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"tokenizer cannot be loaded: {reason}",
+            where=f"--corpus-tokenizer {place}",
+            hint="give a folder with a tokenizer, or a Hub id that can be reached",
+        ) from error
+    return tokenizer
+
+
+def load_processor(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> Any:
+    """What makes images and text ready for this model, as the checkpoint defines it. Raises ModelError."""
+    _quiet()
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
+    if checkpoint.gguf or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ModelError(
+            "the corpus has images, and this model takes none",
+            where=str(checkpoint.folder),
+            hint="give a corpus of text, or the folder of a vision-language model",
+        )
+    if not any((checkpoint.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise ModelError(
+            "the corpus has images, and the checkpoint has no image processor (preprocessor_config.json)",
+            where=str(checkpoint.folder),
+            hint="give a complete checkpoint, or a corpus of text",
+        )
+    with _explained(checkpoint, "image processor"):
+        try:
+            processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
+        except ImportError:
+            if is_torchvision_available() or type(config) not in PROCESSOR_MAPPING:
+                raise
+            processor = _without_video(PROCESSOR_MAPPING[type(config)]).from_pretrained(checkpoint.folder)
+    if getattr(processor, "image_processor", None) is None:
+        raise ModelError("the checkpoint's processor takes no images", where=str(checkpoint.folder))
+    return processor
+
+
+def _without_video(processor: Any) -> Any:
+    """A processor class that leaves out its video part, which alone needs torchvision; images go through Pillow."""
+
+    def get_attributes(cls: Any) -> list[str]:
+        return [name for name in super(made, cls).get_attributes() if "video" not in name]
+
+    made: Any = type(processor.__name__, (processor,), {"get_attributes": classmethod(get_attributes)})
+    return made
 
 
 def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str]) -> ModelInfo:

@@ -17,7 +17,7 @@ from quantaudit.model.groups import FUSED, Group, layer_groups, outer_groups
 from quantaudit.model.structure import Bank, Component, decoder_layers, join, linears
 from quantaudit.provenance import SiteInfo, Unmeasured
 
-__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover"]
+__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "outside_text"]
 
 _LAST = ("o_proj", "out_proj")
 """A token mixer's own output projection runs last, even where a class defines it first (Phi-3)."""
@@ -63,6 +63,9 @@ def discover(model: nn.Module) -> Architecture:
     groups += outer
     measured = {member for group in groups for member in group.members}
     measured |= {site.module for site in listing.sites if site.kind == "router_logits"}
+    for name in _bare_projectors(model, measured):
+        listing.add(f"{name}.output", "projector_output", None, name)
+        measured.add(name)
     return Architecture(
         blocks=tuple(blocks),
         sites=tuple(listing.sites),
@@ -70,6 +73,16 @@ def discover(model: nn.Module) -> Architecture:
         unmeasured=(*listing.missing, *_other_weights(model, measured)),
         banks=tuple(banks),
     )
+
+
+def outside_text(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str]:
+    """Names of the sites of a vision tower and its projector: all outside the text decoder but the output projection.
+
+    Where images run, their rows are patches and not tokens. None in a model of text alone.
+    """
+    decoder = structure.text_decoder(model)
+    inside = {id(module) for module in decoder.modules()} | {id(model.get_output_embeddings())}  # type: ignore[operator]
+    return frozenset(site.name for site in sites if id(model.get_submodule(site.module)) not in inside)
 
 
 @dataclass(slots=True)
@@ -169,6 +182,13 @@ def _expert_name(member: str, group: Group) -> str:
     """The part of a member's path that names its expert: `model.layers.0.mlp.experts.3.up_proj` → `3`."""
     different = zip(group.experts[0][0].split("."), group.experts[-1][0].split("."), strict=True)
     return member.split(".")[[a != b for a, b in different].index(True)]
+
+
+def _bare_projectors(model: nn.Module, covered: set[str]) -> list[str]:
+    """Projectors from images to text whose weight is a parameter of their own (Gemma 3), which no recipe quantizes."""
+    other = [row.module for row in _other_weights(model, covered)]
+    inside = set(structure.text_decoder(model).modules())
+    return [name for name in other if "projector" in name and model.get_submodule(name) not in inside]
 
 
 def _other_weights(model: nn.Module, covered: set[str]) -> Iterator[Unmeasured]:

@@ -48,7 +48,7 @@ def join(parent: str, leaf: str) -> str:
 
 def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights."""
-    root = _text_decoder(model)
+    root = text_decoder(model)
     names = {module: name for name, module in model.named_modules()}
     candidates = [
         (sum(parameter.numel() for parameter in module.parameters()), names[module], module)
@@ -65,7 +65,7 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return name, module
 
 
-def _text_decoder(model: nn.Module) -> nn.Module:
+def text_decoder(model: nn.Module) -> nn.Module:
     """The language model of a multimodal one, as the model itself names it; the model where it names none."""
     get = getattr(model, "get_decoder", None)
     found = get() if callable(get) else None

@@ -56,6 +56,10 @@ def group_damage(
     rows: list[GroupRow] = []
     for index, path in enumerate(architecture.blocks):
         block = model.get_submodule(path)
+        if not calls[path]:  # a layer that the model skips has nothing to replay
+            skipped = [group for group in architecture.groups if group.layer == index]
+            rows += [_row(group, scheme, None, None) for group in skipped for scheme in schemes]
+            continue
         clean = [first_tensor(block(*args, **kwargs)) for args, kwargs in calls[path]]
         for group in architecture.groups:
             if group.layer == index:

@@ -18,14 +18,21 @@ def sample_cap(budget: int) -> int:
 
 
 def select(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSample]:
-    """Evaluation samples, one domain after the other, cut to `sample_cap` tokens and to `budget` in all."""
+    """Evaluation samples, one domain after the other, cut to `sample_cap` tokens and to `budget` in all.
+
+    A sample with images keeps the tokens up to the last of them, or is left out where they are beyond the budget.
+    """
     evaluation = [s for s in samples if s.split == "evaluation" and len(s.ids) >= SHORTEST]
     chosen: list[TokenizedSample] = []
     left = budget
     for i in round_robin([sample.domain for sample in evaluation]):
-        length = min(len(evaluation[i].ids), sample_cap(budget), left)
+        sample = evaluation[i]
+        needed = sample.pictures.least(sample.ids) if sample.pictures else 0
+        if needed > left:
+            continue
+        length = min(len(sample.ids), max(sample_cap(budget), needed), left)
         if length < SHORTEST:
             break
-        chosen.append(replace(evaluation[i], ids=evaluation[i].ids[:length]))
+        chosen.append(replace(sample, ids=sample.ids[:length]))
         left -= length
     return chosen

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.capture import first_tensor
-from quantaudit.model.drive import batches
+from quantaudit.model.drive import arguments, batches
 from quantaudit.model.sites import Group
 from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
@@ -120,7 +120,11 @@ def record(
                 hook = _recorder(reads[group.name], member)
                 stack.callback(model.get_submodule(member).register_forward_hook(hook, with_kwargs=True).remove)
         (batch,) = batches([sample], 1, pad=0, device=generator.device)
-        logits = model(input_ids=batch.input_ids, use_cache=False).logits
+        given = arguments(model, batch)
+        for value in given.values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
+        logits = model(**given).logits
         for draw in range(draws):
             scores = predicted_scores(logits.detach(), generator)
             logits.backward(scores, retain_graph=draw + 1 < draws)

@@ -110,6 +110,10 @@ class Evaluation(Row):
     max_tokens_per_sample: int
     arithmetic: str = Field(description="dtype in which quantization was simulated")
     priced: bool = Field(default=False, description="whether fused groups have prices")
+    unigram_perplexity: Number = Field(
+        default=None,
+        description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
+    )
     note: str | None = Field(default=None, description="why there are no prices although they were wanted")
 
 

@@ -25,6 +25,7 @@ from quantaudit.simulate.price import PriceList, price_groups
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import Evaluation, GroupRow, SchemeInfo, Simulation
 from quantaudit.simulate.tensor import error_rows
+from quantaudit.stats.unigram import unigram_perplexity
 
 MIXED = "int8_static_worst_dynamic"
 """The recipe that keeps static scales except where most of the damage is done."""
@@ -98,6 +99,9 @@ def simulate(
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
             priced=score != "damage" and note is None,
+            unigram_perplexity=unigram_perplexity(
+                [sample.ids for sample in samples], [sample.ids for sample in chosen], loaded.info.vocab_size
+            ),
             note=note,
         ),
         schemes=[describe(scheme) for scheme in schemes],

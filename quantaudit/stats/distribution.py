@@ -44,7 +44,6 @@ class Summary:
     p99: float
     p999: float
     p9999: float
-    massive: int
 
 
 def zero(encoding: Encoding) -> Distribution:
@@ -101,8 +100,25 @@ def quantiles(distribution: Distribution, levels: list[float]) -> list[float]:
     return [float(absolute[i]) for i in np.searchsorted(cumulative, ranks, side="right")]
 
 
+def interpolated_quantiles(distribution: Distribution, levels: list[float]) -> list[float]:
+    """Quantiles of finite |x|, linear between neighbours, the default of NumPy and PyTorch; NaN for an empty tensor."""
+    absolute, counts = magnitudes(distribution)
+    if not len(absolute):
+        return [float("nan")] * len(levels)
+    cumulative = np.cumsum(counts)
+    place = (cumulative[-1] - 1) * np.asarray(levels)
+    low, high = (
+        absolute[np.searchsorted(cumulative, rank, side="right")].astype(np.float64)
+        for rank in (np.floor(place), np.ceil(place))
+    )
+    return [float(value) for value in low + (high - low) * (place - np.floor(place))]
+
+
 def massive_threshold(median: float) -> float:
-    """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762)."""
+    """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762).
+
+    median: of |x| over the token's own channels; that of a whole tensor where tokens cannot be told apart.
+    """
     return max(MASSIVE_FLOOR, MASSIVE_RATIO * median)
 
 
@@ -126,5 +142,4 @@ def summary(distribution: Distribution) -> Summary:
         p99=p99,
         p999=p999,
         p9999=p9999,
-        massive=int(counts[np.abs(wide) > massive_threshold(median)].sum()) if total else 0,
     )

@@ -16,6 +16,7 @@ class Peaks:
     """At most KEPT finite, non-zero elements, by falling |value|, then rising sample, position and channel.
 
     value: float32 [n], signed. sample, position, token, channel: int32 [n]; position counts from the sample's start.
+    median: float32 [n], the median of |x| over the channels of the peak's own token.
     """
 
     value: NDArray[np.float32]
@@ -23,12 +24,14 @@ class Peaks:
     position: NDArray[np.int32]
     token: NDArray[np.int32]
     channel: NDArray[np.int32]
+    median: NDArray[np.float32]
 
 
 def zero() -> Peaks:
     """The identity of `merge`."""
     empty = np.empty(0, np.int32)
-    return Peaks(value=np.empty(0, np.float32), sample=empty, position=empty, token=empty, channel=empty)
+    none = np.empty(0, np.float32)
+    return Peaks(value=none, sample=empty, position=empty, token=empty, channel=empty, median=none)
 
 
 def merge(a: Peaks, b: Peaks) -> Peaks:
@@ -39,6 +42,7 @@ def merge(a: Peaks, b: Peaks) -> Peaks:
         position=np.concatenate([a.position, b.position]),
         token=np.concatenate([a.token, b.token]),
         channel=np.concatenate([a.channel, b.channel]),
+        median=np.concatenate([a.median, b.median]),
     )
 
 
@@ -49,6 +53,7 @@ def select(
     position: NDArray[np.int32],
     token: NDArray[np.int32],
     channel: NDArray[np.int32],
+    median: NDArray[np.float32],
 ) -> Peaks:
     """The KEPT highest of the given elements. The order is total, so ties never depend on who came first."""
     order = np.lexsort((channel, position, sample, -np.abs(value)))[:KEPT]
@@ -58,6 +63,7 @@ def select(
         position=position[order],
         token=token[order],
         channel=channel[order],
+        median=median[order],
     )
 
 

@@ -15,12 +15,17 @@ from quantaudit.stats.peaks import Peaks
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteStatistics:
-    """Distribution, extremes by sample, per-channel amax (float32 [channels]) and peaks of one tensor."""
+    """Distribution, extremes by sample, per-channel amax (float32 [channels]) and peaks of one tensor.
+
+    massive: elements of |x| > 100 and > 1,000 medians of |x| over their own token: the criterion of
+    Sun et al. 2024 (arXiv 2402.17762) with the median that arXiv 2605.15572 takes.
+    """
 
     distribution: Distribution
     extremes: Extremes
     channel_amax: NDArray[np.float32]
     peaks: Peaks
+    massive: int
 
     @property
     def tokens(self) -> int:
@@ -42,6 +47,7 @@ def zero(encoding: Encoding) -> SiteStatistics:
         extremes=extremes.zero(),
         channel_amax=channels.zero(),
         peaks=peaks.zero(),
+        massive=0,
     )
 
 
@@ -55,6 +61,7 @@ def merge(a: SiteStatistics, b: SiteStatistics) -> SiteStatistics:
         extremes=extremes.merge(a.extremes, b.extremes),
         channel_amax=channels.merge(a.channel_amax, b.channel_amax),
         peaks=peaks.merge(a.peaks, b.peaks),
+        massive=a.massive + b.massive,
     )
 
 

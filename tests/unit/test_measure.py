@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.measure import measure
+from quantaudit.measure import measure, padded_samples
+from quantaudit.model.drive import Batch, Side
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile, merge, save_profile
@@ -28,13 +29,17 @@ from tests.builders import (
     random_corpus,
     save_checkpoint,
     tiny_model,
+    tiny_tokenizer,
+)
+from tests.builders import (
+    sample as one_sample,
 )
 
 Captured = dict[str, dict[int, Tensor]]
 """Site → sample → tensor [tokens, channels]."""
 
 
-def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1) -> Captured:
+def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1, side: str = "right") -> Captured:
     """Every site's tensors, sample by sample and without padding, by hooks of the test's own."""
     seen: Captured = defaultdict(dict)
     batch: list[TokenizedSample] = []
@@ -44,7 +49,8 @@ def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1
         def keep(value: Any, name: str = site.name) -> None:
             tensor = value if isinstance(value, Tensor) else value[0]
             for row, sample in zip(tensor.detach(), batch, strict=True):
-                seen[name][sample.index] = row[: len(sample.ids)].clone()
+                valid = row[: len(sample.ids)] if side == "right" else row[len(row) - len(sample.ids) :]
+                seen[name][sample.index] = valid.clone()
 
         module = model.get_submodule(site.module)
         if site.tap == "input":
@@ -59,9 +65,14 @@ def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1
         ids = torch.full((len(batch), max(lengths)), PAD)
         mask = torch.zeros_like(ids)
         for row, sample in enumerate(batch):
-            ids[row, : lengths[row]] = torch.from_numpy(sample.ids)
-            mask[row, : lengths[row]] = 1
+            first = 0 if side == "right" else ids.shape[1] - lengths[row]
+            ids[row, first : first + lengths[row]] = torch.from_numpy(sample.ids)
+            mask[row, first : first + lengths[row]] = 1
         padded = {} if mask.all() else {"attention_mask": mask}
+        if padded and side == "left":
+            padded["position_ids"] = torch.stack([torch.arange(ids.shape[1]) - (row == 0).sum() for row in mask]).clamp(
+                min=0
+            )
         with torch.no_grad():
             model(input_ids=ids, use_cache=False, **padded)
     for handle in handles:
@@ -204,14 +215,15 @@ def test_shards_of_the_corpus_merge_to_the_bytes_of_the_whole(
     assert saved(merge(c, merge(b, a)), tmp_path / "cba") == whole
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
-    tmp_path: Path, tiny_corpus: TokenizedCorpus, dtype: torch.dtype
+    tmp_path: Path, tiny_corpus: TokenizedCorpus, dtype: torch.dtype, side: Side
 ) -> None:
     """Padded attention may round otherwise: where it does, the test says so and asks for closeness instead."""
     loaded = load(save_checkpoint(tmp_path / "m", tiny_model("llama", dtype=dtype)))
-    one, eight = (measure(loaded, tiny_corpus, batch_size=size) for size in (1, 8))
-    alone, together = (plain_capture(loaded.model, tiny_corpus, size) for size in (1, 8))
+    one, eight = (measure(loaded, tiny_corpus, batch_size=size, padding_side=side) for size in (1, 8))
+    alone, together = (plain_capture(loaded.model, tiny_corpus, size, side) for size in (1, 8))
     assert one.statistics.keys() == eight.statistics.keys()
     moved = []
     for (name, split), a in one.statistics.items():
@@ -231,18 +243,23 @@ def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
     print(f"{dtype}: {len(moved)} of {len(one.statistics)} tensors are not bit-equal at batch size 8: {moved[:3]}")
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("batch_size", [3, 8, 50])
 def test_at_any_batch_size_the_statistics_are_of_the_unpadded_tensors(
-    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int, side: Side
 ) -> None:
-    profile = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
-    seen = plain_capture(tiny_loaded.model, tiny_corpus, batch_size)
+    profile = measure(tiny_loaded, tiny_corpus, batch_size=batch_size, padding_side=side)
+    seen = plain_capture(tiny_loaded.model, tiny_corpus, batch_size, side)
     for (name, split), found in profile.statistics.items():
         own = [s for s in tiny_corpus.samples if s.split == split]
         assert differences(found, accumulate((s.index, seen[name][s.index], s.ids) for s in own)) == [], name
 
 
-def test_the_padding_tokens_own_embedding_changes_nothing(tmp_path: Path, tiny_corpus: TokenizedCorpus) -> None:
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("batch_size", [2, 8, 50])
+def test_the_padding_tokens_own_embedding_changes_nothing(
+    tmp_path: Path, tiny_corpus: TokenizedCorpus, side: Side, batch_size: int
+) -> None:
     """Were a single padded position counted, these values would be the peaks of every site."""
     model = tiny_model("llama")
     assert not any((s.ids == PAD).any() for s in tiny_corpus.samples)
@@ -252,12 +269,51 @@ def test_the_padding_tokens_own_embedding_changes_nothing(tmp_path: Path, tiny_c
             model.get_input_embeddings().weight[PAD] = value
         loaded = load(save_checkpoint(tmp_path / str(value), model))
         assert loaded.tokenizer.pad_token_id == PAD
-        profiles.append(measure(loaded, tiny_corpus, batch_size=8))
+        profiles.append(measure(loaded, tiny_corpus, batch_size=batch_size, padding_side=side))
     a, b = profiles
     assert a.statistics.keys() == b.statistics.keys()
     assert {key: differences(a.statistics[key], b.statistics[key]) for key in a.statistics} == {
         key: [] for key in a.statistics
     }
+    assert summary(b.whole("embedding")).amax < 3e4
+
+
+def test_the_planted_padding_is_met_where_padding_is_not_left_out(
+    tmp_path: Path, tiny_corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above would notice: with every column counted, the planted value is the peak."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[PAD] = 3e4
+    loaded = load(save_checkpoint(tmp_path / "m", model))
+    met = []
+    monkeypatch.setattr(Batch, "shares", lambda self, x, site: met.append((site, float(x.abs().max()))) or iter(()))
+    measure(loaded, tiny_corpus, batch_size=8, padding_side="left")
+    assert max(amax for site, amax in met if site == "embedding") == pytest.approx(3e4, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mamba2", "opt", "gpt2"])
+def test_both_padding_sides_count_the_same_in_families_that_place_tokens_otherwise(
+    tiny_loaded: LoadedModel, name: str
+) -> None:
+    """Routed experts, a recurrent state and learned positions: padding must shift none of them."""
+    from quantaudit.model.experts import linearize
+    from tests.families import family_model
+
+    model = family_model(name)
+    linearize(model)
+    loaded, corpus = loaded_from(model, tiny_loaded), random_corpus([30, 21, 13, 8, 5, 3])
+    one, right, left = (
+        measure(loaded, corpus, batch_size=size, padding_side=side)
+        for size, side in ((1, "right"), (4, "right"), (4, "left"))
+    )
+    for key, a in one.statistics.items():
+        if "experts" in key[0]:  # near-ties may route otherwise after other rounding
+            continue
+        for b in (right.statistics[key], left.statistics[key]):
+            assert (a.tokens, a.distribution.counts.sum()) == (b.tokens, b.distribution.counts.sum()), key
+            assert a.extremes.tokens.tolist() == b.extremes.tokens.tolist()
+            assert summary(b).amax == pytest.approx(summary(a).amax, rel=0.1), key
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3", "mistral", "phi3", "qwen3", "olmo2"])
@@ -287,6 +343,44 @@ def test_a_linear_that_never_runs_is_listed_as_unmeasured(
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     assert [row.module for row in profile.provenance.unmeasured] == ["model.layers.1.mlp.up_proj"]
     assert "never ran" in profile.provenance.unmeasured[0].reason
+
+
+def test_a_linear_whose_weights_are_used_without_it_is_told_apart(
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
+) -> None:
+    model = copy.deepcopy(tiny_loaded.model)
+    mlp = model.get_submodule("model.layers.1.mlp")
+    weight = mlp.up_proj.weight
+    mlp.forward = lambda x: mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * (x @ weight.T))
+    (row,) = measure(loaded_from(model, tiny_loaded), tiny_corpus).provenance.unmeasured
+    assert row.module == "model.layers.1.mlp.up_proj"
+    assert "although the module around it did" in row.reason
+
+
+@pytest.mark.parametrize(
+    ("ids", "padded"),
+    [
+        ([PAD, PAD, PAD], True),
+        ([1, 2, PAD, PAD], True),
+        ([PAD, PAD, 1, 2], True),
+        ([1, 2, 3, PAD], False),
+        ([PAD, 1, PAD], False),
+        ([1, PAD, PAD, 2], False),
+        ([PAD], False),
+    ],
+)
+def test_samples_that_begin_or_end_in_padding_are_named(tiny_loaded: LoadedModel, ids: list[int], padded: bool) -> None:
+    corpus = random_corpus([5, 4, 3])
+    made = TokenizedCorpus(samples=(*corpus.samples, one_sample(ids, index=3)), info=corpus.info)
+    assert padded_samples(tiny_loaded, made) == (["s3"] if padded else [])
+
+
+def test_a_model_that_knows_no_padding_token_has_no_padded_samples(tiny_loaded: LoadedModel) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    bare = LoadedModel(model=tiny_loaded.model, tokenizer=tokenizer, info=tiny_loaded.info)
+    corpus = TokenizedCorpus(samples=(one_sample([0, 0, 0]),), info=random_corpus([2, 2]).info)
+    assert padded_samples(bare, corpus) == []
 
 
 def test_a_layer_that_is_skipped_is_listed_with_all_its_tensors(

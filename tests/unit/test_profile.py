@@ -113,6 +113,17 @@ def test_token_texts_of_all_shards_are_kept() -> None:
     assert merge(a, b).provenance == merge(b, a).provenance
 
 
+def test_padded_samples_of_all_shards_are_kept_in_their_order() -> None:
+    base = profile_of(normal(2)).provenance
+    a, b = (
+        Profile(
+            provenance=base.model_copy(update={"corpus": base.corpus.model_copy(update={"padded": ids})}), statistics={}
+        )
+        for ids in (["s4"], ["s1", "s4"])
+    )
+    assert merge(a, b).provenance.corpus.padded == merge(b, a).provenance.corpus.padded == ["s1", "s4"]
+
+
 def test_only_what_no_shard_measured_stays_unmeasured() -> None:
     silent = [Unmeasured(module=name, reason="never ran in the forward pass") for name in ("x", "y", "z")]
     a, b = (

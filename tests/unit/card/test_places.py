@@ -93,6 +93,17 @@ def test_a_lone_high_value_below_the_massive_criterion_is_few_tokens() -> None:
     assert [(row.channel, row.nature) for row in persistent_channels(statistics)] == [(5, "few tokens")]
 
 
+def test_massive_is_told_by_the_median_of_the_peaks_own_token() -> None:
+    """The tensor's median is 0.07; that of the token at the peak is 5, and 3,000 is no thousandfold of it."""
+    layers = [planted(0, 5, 3000.0) for _ in range(2)]
+    for x in layers:
+        x[0] = 5.0
+        x[0, 5] = 3000.0
+    _, statistics = residual(layers, [3] * 50)
+    rows = {row.channel: row.nature for row in persistent_channels(statistics)}
+    assert rows[5] == "few tokens"
+
+
 def test_a_channel_has_to_persist() -> None:
     _, statistics = residual([planted(0, 5, 3000.0), *[planted(0, 5, 0.1) for _ in range(3)]], [3] * 50)
     assert persistent_channels(statistics) == []

@@ -39,7 +39,7 @@ PAYLOADS = (
     "<!-- ",
     "&lt;b&gt;",
 )
-_KEEP = {"schema_version", "nature", "status", "severity", "tap", "kind", "outcome"}
+_KEEP = {"schema_version", "nature", "status", "severity", "tap", "kind", "outcome", "special_tokens"}
 
 
 @pytest.fixture(scope="module")

@@ -137,15 +137,93 @@ def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) ->
     assert status(verdict, STATIC) == "READY"
 
 
-def test_a_model_that_hardly_beats_guessing_makes_every_verdict_inconclusive(card: Card) -> None:
-    base = card.model.vocab_size * 0.6
+def broken_load(card: Card, perplexity: float | None, unigram: float | None, tokens: int = 10_000) -> list[Finding]:
+    """QA104 of a model whose recipes look fine."""
     assert card.simulation is not None
     recipes: list[RecipeRow] = [
-        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": base}) for row in card.simulation.recipes
+        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": perplexity})
+        for row in card.simulation.recipes
     ]
-    findings, verdict = audit(card, card.simulation.model_copy(update={"recipes": recipes}))
-    assert only(findings, "QA104").value == base
+    evaluation = card.simulation.evaluation.model_copy(update={"unigram_perplexity": unigram, "tokens": tokens})
+    simulation = card.simulation.model_copy(update={"recipes": recipes, "evaluation": evaluation})
+    findings, verdict = audit(card, simulation)
+    found = [finding for finding in findings if finding.code == "QA104"]
+    assert ({row.status for row in verdict.schemes} == {"INCONCLUSIVE"}) == bool(found)
+    assert all(finding.message.capitalize() in verdict.schemes[0].reason for finding in found)
+    return found
+
+
+def test_a_model_that_predicts_worse_than_token_frequencies_stops_every_verdict(card: Card) -> None:
+    assert [row.value for row in broken_load(card, 1100.0, 1000.0)] == [1100.0]
+    assert broken_load(card, 900.0, 1000.0) == []
+
+
+def test_an_unsound_model_says_so_in_the_headline(card: Card) -> None:
+    names = [site.name for site in card.sites]
+    sites = [site.model_copy(update={"nonfinite": 7} if site.name == names[5] else {}) for site in card.sites]
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), sites=sites)
+    assert verdict.headline.endswith(f"Activations first turn NaN or infinite at `{names[5]}` (1 site in all).")
+
+
+def test_nan_in_the_model_itself_is_not_ready_however_well_the_evaluation_went(card: Card) -> None:
+    sites = [site.model_copy(update={"nonfinite": 1} if i == 9 else {}) for i, site in enumerate(card.sites)]
+    findings, verdict = audit(card, simulation_of(card, kl=0.0001, top1=1.0), sites=sites)
+    assert {row.status for row in verdict.schemes} == {"NOT READY"}
+    assert verdict.schemes[0].reason.startswith("The model itself produces NaN or infinite values")
+    assert verdict.schemes[0].remedy == only(findings, "QA102").remedy
+
+
+def test_padding_among_the_text_stops_every_verdict(card: Card) -> None:
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), padded=["row-7", "row-9"])
+    found = only(findings, "QA106")
+    assert (found.value, "`row-7`" in found.message) == (2.0, True)
     assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert verdict.schemes[0].remedy == found.remedy
+
+
+def test_a_scheme_that_breaks_the_model_names_what_does_better(card: Card) -> None:
+    """Its own KL is null: everything finite is better."""
+    _, verdict = audit(card, simulation_of(card, kl=None, top1=None, nonfinite=True))
+    assert status(verdict, STATIC) == "NOT READY"
+    assert "these do better: INT8 weights only" in verdict.schemes[0].remedy
+
+
+def test_a_missing_static_range_is_no_nan(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99, nonfinite=True))
+    assert status(verdict, STATIC) == "INCONCLUSIVE"
+    assert "static ranges are missing" in verdict.schemes[0].reason
+
+
+def test_an_inconclusive_verdict_is_remedied_by_its_own_cause(card: Card) -> None:
+    """FP16 overflow is an error too, but no reason to be inconclusive."""
+    sites = [site.model_copy(update={"amax": 1e5} if site.kind == "residual" else {}) for site in card.sites]
+    coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears - 1, "unmeasured": []})
+    findings, verdict = audit(card, simulation_of(card), sites=sites, coverage=coverage)
+    assert only(findings, "QA201").severity == "error"
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert "reaches every Linear in both splits" in verdict.schemes[0].remedy
+
+
+def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
+    samples = len(card.simulation.evaluation.samples) if card.simulation else 0
+    assert broken_load(card, 3000.0, 1000.0, tokens=samples + 10) == []
+    assert broken_load(card, 10_000.0, 1000.0, tokens=samples + 10)
+    assert broken_load(card, 1300.0, 1000.0, tokens=samples + 1000)
+
+
+def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
+    """It is null in a record, as one of NaN logits is; the KL tells them apart."""
+    assert only(broken_load(card, None, 1000.0), "QA104").value is None
+    assert card.simulation is not None
+    broken = [row.model_copy(update={"perplexity_base": None, "kl": None}) for row in card.simulation.recipes]
+    findings, _ = audit(card, card.simulation.model_copy(update={"recipes": broken}))
+    assert "QA104" not in {finding.code for finding in findings}
+
+
+def test_without_a_baseline_the_bar_is_uniform_guessing(card: Card) -> None:
+    size = card.model.vocab_size
+    assert broken_load(card, 1.2 * size, None)
+    assert broken_load(card, 0.9 * size, None) == []
 
 
 def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:

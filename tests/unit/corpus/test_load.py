@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from pyarrow import parquet
 
 from quantaudit.corpus.load import Corpus, load_corpus
 from quantaudit.errors import CorpusError
+from tests.vision import save_image
 
 GOOD = '{"text": "a good row"}'
 
@@ -191,7 +193,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an unknown suffix": ("c.csv", lambda path: path.write_text("text\na\nb\n"), "unknown kind"),
     "no suffix": ("corpus", lambda path: path.write_text(GOOD), "unknown kind"),
     "a missing file": ("c.jsonl", lambda path: None, "no such corpus file"),
-    "a folder": ("c.jsonl", lambda path: path.mkdir(), "no such corpus file"),
+    "an empty folder": ("c.jsonl", lambda path: path.mkdir(), "doesn't contain any data files"),
 }  # fmt: skip
 
 
@@ -221,3 +223,85 @@ def test_a_file_of_another_encoding_is_named(tmp_path: Path, name: str, data: by
     with pytest.raises(CorpusError, match=message) as caught:
         load_corpus(str(path))
     assert caught.value.where == str(path)
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def image(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save_image(path, seed, width=12, height=8)
+
+
+def test_images_lie_relative_to_the_corpus_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [image(tmp_path / "pictures" / f"{i}.png", i) for i in range(3)]
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "image": "pictures/1.png"},
+                {"type": "text", "text": "or"},
+                {"type": "image", "path": str(paths[2])},
+            ],
+        },
+    ]
+    jsonl(tmp_path / "c.jsonl", {"image": "pictures/0.png", "text": "what?"}, {"messages": chat}, {"text": "b"})
+    monkeypatch.chdir(tmp_path)
+    for spec in ("c.jsonl", str(tmp_path / "c.jsonl")):
+        first, second, third = load_corpus(spec).rows
+        assert [p.path.resolve() for p in first.pictures or ()] == paths[:1]
+        assert [p.path.resolve() for p in second.pictures or ()] == paths[1:]
+        assert third.pictures is None
+        assert first.pictures is not None
+        assert first.pictures[0].sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
+
+
+def test_the_digest_is_of_an_images_content_and_not_of_its_place(tmp_path: Path) -> None:
+    found = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        image(tmp_path / name / f"{name}.png", seed)
+        row = {"image": f"{name}.png", "text": "what?"}
+        found[name] = load_corpus(str(jsonl(tmp_path / name / "c.jsonl", row, {"text": "b"}))).sha256
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_an_image_that_is_null_is_none(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "c.jsonl", {"text": "a", "image": None}, {"text": "b"})
+    assert load_corpus(str(path)).rows[0].pictures is None
+
+
+def broken(path: Path) -> None:
+    whole = image(path.with_name("whole.png")).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
+    "a missing file": (lambda path: None, {"image": "x.png", "text": "a"}, "no such image: .*x.png"),
+    "text": (lambda path: path.write_text("no image"), {"image": "x.png", "text": "a"}, "cannot be read: .*x.png"),
+    "an empty file": (lambda path: path.touch(), {"image": "x.png", "text": "a"}, "cannot be read: .*x.png"),
+    "half an image": (broken, {"image": "x.png", "text": "a"}, "cannot be read: .*x.png"),
+    "a folder": (lambda path: path.mkdir(), {"image": "x.png", "text": "a"}, "cannot be read: .*x.png"),
+    "an address": (image, {"image": "https://x.org/x.png", "text": "a"}, "no path but 'https"),
+    "bytes in JSON": (image, {"image": {"bytes": "iVBORw0"}, "text": "a"}, "no path but"),
+    "no text": (image, {"image": "x.png"}, "no text"),
+    "token ids": (image, {"image": "x.png", "input_ids": [1]}, "not beside token ids"),
+    "messages": (image, {"image": "x.png", "messages": [{"role": "user", "content": "a"}]}, "stands beside `text`"),
+    "a part without a path": (
+        image,
+        {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]},
+        "no path but 'None'",
+    ),
+    "a part of an unknown kind": (image, {"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "video"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_an_image_that_cannot_be_used_names_file_and_row(tmp_path: Path, case: str) -> None:
+    make, row, message = BAD_IMAGES[case]
+    make(tmp_path / "x.png")
+    path = jsonl(tmp_path / "c.jsonl", {"text": "fine"}, row)
+    with pytest.raises(CorpusError, match=message) as caught:
+        load_corpus(str(path))
+    assert caught.value.where == f"{path}:2"
+    assert caught.value.hint

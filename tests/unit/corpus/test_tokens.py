@@ -55,6 +55,13 @@ def test_chats_go_through_the_chat_template() -> None:
     assert corpus.info.notes == []
 
 
+@pytest.mark.parametrize("chat_template", [True, False])
+def test_parts_of_text_are_a_turns_text(chat_template: bool) -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    corpus = corpus_of({"messages": [{"role": "user", "content": parts}]}, {"text": "b"})
+    assert texts(run(corpus, chat_template=chat_template))[0] == ("[user]hi" if chat_template else "user: hi")
+
+
 def test_a_missing_chat_template_is_noted_and_chats_become_plain_lines() -> None:
     corpus = run(corpus_of({"messages": CHAT}, {"text": "b"}), chat_template=False)
     assert texts(corpus) == ["user: hi\nassistant: yes", "b"]
@@ -163,3 +170,85 @@ def test_numbers_serve_as_names() -> None:
         "7",
         "8",
     ]
+
+
+# Special tokens ------------------------------------------------------------------------------------------------------
+
+
+def with_start_token() -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", BYTES + 1)]
+    )
+    return tokenizer
+
+
+def test_without_special_tokens_the_text_stands_alone_as_in_the_paper() -> None:
+    corpus = corpus_of({"text": "ab"}, {"text": "c"})
+    options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9}
+    tokenizer = with_start_token()
+    deployed = tokenize(corpus, tokenizer, **options)
+    bare = tokenize(corpus, tokenizer, **options, special_tokens="none")
+    assert [len(s.ids) for s in deployed.samples] == [3, 2]
+    for sample, text in zip(bare.samples, ("ab", "c"), strict=True):
+        assert sample.ids.tolist() == tokenizer.encode(text, add_special_tokens=False)
+    assert (deployed.info.special_tokens, bare.info.special_tokens) == ("auto", "none")
+    assert bare.info.notes == []
+
+
+def test_without_special_tokens_chats_are_plain_lines_and_this_is_noted() -> None:
+    corpus = run(corpus_of({"messages": CHAT}, {"text": "b"}), special_tokens="none")
+    assert texts(corpus) == ["user: hi\nassistant: yes", "b"]
+    assert len(corpus.info.notes) == 1
+    assert "without the chat template" in corpus.info.notes[0]
+
+
+def test_ids_are_taken_as_they_are_either_way() -> None:
+    corpus = run(corpus_of({"input_ids": [BYTES + 1, 5]}, {"text": "b"}), special_tokens="none")
+    assert corpus.samples[0].ids.tolist() == [BYTES + 1, 5]
+
+
+def test_what_reading_left_out_and_the_revision_are_told() -> None:
+    rows = corpus_of({"text": "a"}, {"text": "b"}).rows
+    corpus = run(Corpus(spec="o/n", name="o/n", sha256="d", rows=rows, revision="c0ffee", notes=("3 empty rows",)))
+    assert (corpus.info.revision, corpus.info.notes, corpus.info.images) == ("c0ffee", ["3 empty rows"], 0)
+
+
+# Ids of another tokenizer --------------------------------------------------------------------------------------------
+
+
+def shifted_tokenizer() -> Any:
+    """Byte tokens under other ids than the tests' own tokenizer gives them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True)
+    made = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, name_or_path="org/source")
+
+
+def test_ids_of_another_tokenizer_are_decoded_and_tokenized_anew() -> None:
+    source = shifted_tokenizer()
+    ids = source.encode("héllo")
+    assert ids != tiny_tokenizer().encode("héllo")
+    corpus = run(corpus_of({"input_ids": ids}, {"text": "b"}), source=source)
+    assert texts(corpus) == ["héllo", "b"]
+    assert corpus.info.tokenizer == "org/source"
+    assert run(corpus_of({"input_ids": ids}, {"text": "b"})).info.tokenizer is None
+
+
+def test_special_tokens_are_added_to_decoded_text_as_to_any_other() -> None:
+    source, tokenizer = shifted_tokenizer(), with_start_token()
+    corpus = corpus_of({"input_ids": source.encode("ab")}, {"text": "c"})
+    options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9, "source": source}
+    assert len(tokenize(corpus, tokenizer, **options).samples[0].ids) == 3
+    assert len(tokenize(corpus, tokenizer, **options, special_tokens="none").samples[0].ids) == 2
+
+
+def test_ids_outside_the_other_tokenizers_vocabulary_are_refused() -> None:
+    with pytest.raises(CorpusError, match="token id 256 is outside the vocabulary of 256"):
+        run(corpus_of({"input_ids": [1, 256]}, {"text": "b"}), source=shifted_tokenizer())

@@ -83,6 +83,37 @@ def test_only_float16_is_counted_in_float16_patterns(dtype: torch.dtype, encodin
     assert accumulate(make_samples([torch.ones(2, 3, dtype=dtype)])).distribution.encoding == encoding
 
 
+def massive(samples: list[Sample]) -> int:
+    """Elements above 100 and 1,000 medians of their own token, finite values only, in float64."""
+    total = 0
+    for _, x, _ in samples:
+        for row in np.abs(x.double().numpy()):
+            finite = row[np.isfinite(row)]
+            if len(finite):
+                total += int(((finite > 100) & (finite > 1000 * np.quantile(finite, 0.5, method="inverted_cdf"))).sum())
+    return total
+
+
+@given(sample_lists())
+def test_massive_activations_of_any_bit_patterns(samples: list[Sample]) -> None:
+    assert accumulate(samples).massive == massive(samples)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [1, 2, 63, 64])
+def test_massive_activations_at_the_edge(dtype: torch.dtype, width: int) -> None:
+    """Rows whose largest element lies within a few steps of 1,000 medians, on both sides; some broken."""
+    generator = torch.Generator().manual_seed(width)
+    x = torch.rand(400, width, generator=generator) * 4 + 0.1
+    peak = x.median(1).values * 1000 * (1 + 0.02 * torch.randn(400, generator=generator))
+    x[torch.arange(400), torch.arange(400) % width] = peak
+    x[5, 0], x[6, 0], x[7] = math.nan, math.inf, math.nan
+    samples = make_samples([x[:150].to(dtype), -x[150:].to(dtype)])
+    found = accumulate(samples)
+    assert found.massive == massive(samples)
+    assert (found.massive > 50) == (width > 1)
+
+
 def test_an_accumulator_that_saw_nothing_is_the_identity() -> None:
     assert differences(Accumulator(PatternCounter()).result(), site.zero("bfloat16")) == []
 

@@ -88,6 +88,23 @@ def test_a_channel_with_a_non_finite_value_gives_no_peaks_in_that_sample_only() 
     assert [value for value, *_ in kept(make_samples([bad, good]))] == [7.0, 3.0, 2.0, 1.0, 0.5]
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_every_peak_has_the_median_of_its_own_token(case: str) -> None:
+    samples = make_samples(CASES[case])
+    p = accumulate(samples).peaks
+    for sample, position, median in zip(p.sample, p.position, p.median, strict=True):
+        row = np.abs(samples[sample][1][position].float().numpy())
+        assert median == np.quantile(row, 0.5, method="inverted_cdf")
+
+
+@given(sample_lists())
+def test_medians_of_any_bit_patterns_are_of_the_finite_values(samples: list[Sample]) -> None:
+    p = accumulate(samples).peaks
+    for sample, position, median in zip(p.sample, p.position, p.median, strict=True):
+        row = samples[sample][1][position].float().numpy()
+        assert median == np.quantile(np.abs(row[np.isfinite(row)]), 0.5, method="inverted_cdf")
+
+
 def test_the_floor_is_zero_while_there_is_room() -> None:
     assert floor(accumulate(make_samples([normal(9, 11)])).peaks) == 0.0
     full = accumulate(make_samples([normal(10, 10)])).peaks

@@ -1,0 +1,144 @@
+"""One sample as written: text, a chat, or token ids; text and chats may come with images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
+
+from quantaudit.errors import CorpusError
+from quantaudit.provenance import explain
+
+CONTENTS = ("text", "messages", "input_ids")
+COLUMNS = (*CONTENTS, "id", "domain", "split")
+"""What is read of a table; images come from JSONL files only."""
+SHAPE = 'a row is {"text": …}, {"messages": [{"role": …, "content": …}]} or {"input_ids": […]}'
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class TextPart(BaseModel):
+    """A piece of text in a turn that has images too."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    """The place of an image in a turn; the images themselves are listed by the row, in order."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    type: Literal["image"]
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    role: str
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+
+
+class Picture(BaseModel):
+    """An image file. Its content counts, and not where it lies."""
+
+    model_config = ConfigDict(frozen=True)
+    path: Path = Field(exclude=True)
+    sha256: str
+
+
+class CorpusRow(BaseModel):
+    """One sample as written: exactly one of text, messages, input_ids. Other columns are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    text: str | None = None
+    messages: list[Message] | None = None
+    input_ids: list[TokenId] | None = None
+    id: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
+    domain: str = "unlabelled"
+    split: Literal["calibration", "evaluation"] | None = None
+    pictures: tuple[Picture, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_content(self) -> CorpusRow:
+        filled = [name for name in CONTENTS if getattr(self, name)]
+        if len(filled) != 1 or (self.text and not self.text.strip()):
+            raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
+        if self.pictures and self.input_ids:
+            raise ValueError("an image stands beside text or in messages, not beside token ids")
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError as error:
+            raise ValueError("it holds half of a surrogate pair, which is not text") from error
+        return self
+
+
+def parse_row(record: Any, *, where: str, folder: Path | None = None, hint: str = SHAPE) -> CorpusRow:
+    """A record as a row. folder: what the paths of its images are relative to; None where there can be no images.
+
+    Raises CorpusError naming `where`.
+    """
+    if isinstance(record, dict):
+        record = {key: value for key, value in record.items() if key != "pictures"}
+        paths = list(_take_images(record, where)) if folder is not None else []
+        if folder is not None and paths:
+            record["pictures"] = [_picture(folder / path, where) for path in paths]
+    try:
+        row = CorpusRow.model_validate(record)
+    except ValidationError as error:
+        raise CorpusError(f"row cannot be used: {explain(error)}", where=where, hint=hint) from error
+    if folder is None and any(part.type == "image" for turn in row.messages or () for part in _parts(turn)):
+        raise CorpusError(
+            "a chat has images, which are read from .jsonl files only",
+            where=where,
+            hint='write a .jsonl file with {"type": "image", "image": PATH} in `content`',
+        )
+    return row
+
+
+def _parts(message: Message) -> list[TextPart | ImagePart]:
+    return [] if isinstance(message.content, str) else list(message.content)
+
+
+def _take_images(record: dict[str, Any], where: str) -> Iterator[str]:
+    """Paths of a record's images, in order: its `image`, then those in its messages."""
+    places = [record.get("image")] if record.get("image") is not None else []
+    for message in record.get("messages") or []:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+        places += [part.get("image", part.get("path")) for part in parts if part.get("type") == "image"]
+    if record.get("image") is not None and record.get("messages"):
+        raise CorpusError(
+            "`image` stands beside `text`", where=where, hint='in a chat: {"type": "image", "image": PATH} in `content`'
+        )
+    for place in places:
+        if not isinstance(place, str) or "://" in place:
+            raise CorpusError(
+                f"an image is no path but {str(place)[:60]!r}",
+                where=where,
+                hint="give the path of an image file, relative to the corpus file",
+            )
+        yield place
+
+
+def _picture(path: Path, where: str) -> Picture:
+    """An image that can be opened. Raises CorpusError naming row and file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+        return Picture(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    except FileNotFoundError as error:
+        raise CorpusError(
+            f"no such image: {path}", where=where, hint="paths are relative to the corpus file"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error).partition(chr(10))[0]})"
+        raise CorpusError(
+            f"image cannot be read: {path}{reason}", where=where, hint="give a whole image file that Pillow reads"
+        ) from error
