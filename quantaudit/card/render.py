@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from quantaudit.card import rows, text
+from quantaudit.card import chart_data, rows, text
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes, write_text
@@ -95,6 +95,7 @@ def _context(card: Card) -> dict[str, Any]:
         "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
         "stable_peaks": rows.stable_peaks(card),
         "undrawn": rows.undrawn_sites(card),
+        "drift_reading": chart_data.drift_reading(card),
         "landscape": rows.landscape_lines(card),
         "headroom": _headroom(card.peak.fp16_headroom),
         "provenance": _provenance(card),

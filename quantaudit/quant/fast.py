@@ -24,7 +24,7 @@ def fake_quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, args: Quant
     low, high = (float(bound) for bound in calculate_range(args, x.device))
     # A symmetric zero point is 0, and adding it changes nothing.
     point = None if args.symmetric else zero_point
-    restored: Tensor = _quantize_dequantize(x, scale, point, low, high, args)  # type: ignore[arg-type]
+    restored: Tensor = _quantize_dequantize(x, scale, point, low, high, args)
     return restored
 
 
@@ -50,4 +50,5 @@ class StaticTable:
 
     def __call__(self, x: Tensor) -> Tensor:
         patterns = x.contiguous().view(torch.uint16).view(-1).to(torch.int32)
-        return self._table.index_select(0, patterns).view(x.shape)
+        restored: Tensor = self._table.index_select(0, patterns).view(x.shape)
+        return restored

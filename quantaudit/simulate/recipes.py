@@ -70,7 +70,7 @@ def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Map
     if path not in sites:
         return ["this module is not among those that were measured"]
     weight = module.weight
-    return obstacles(scheme, tuple(weight.shape))  # type: ignore[union-attr, arg-type]
+    return obstacles(scheme, tuple(weight.shape))  # type: ignore[arg-type]
 
 
 def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:

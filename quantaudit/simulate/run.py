@@ -178,7 +178,7 @@ def _mixed(groups: Sequence[Group], rows: Sequence[GroupRow], qparams: dict[str,
 
 def _shape(linear: nn.Module) -> tuple[int, int]:
     """(out, in) of a Linear; transformers' Conv1D keeps its weight the other way round."""
-    first, second = linear.weight.shape  # type: ignore[union-attr, misc]
+    first, second = linear.weight.shape  # type: ignore[misc]
     return (first, second) if isinstance(linear, nn.Linear) else (second, first)
 
 

@@ -163,6 +163,37 @@ def test_a_single_sample_has_no_standard_error(
     assert score_plans(tiny_loaded.model, samples[:1], plans[:1])[0].kl_stderr is None
 
 
+def test_propagation_is_the_change_of_every_blocks_output(
+    tiny_loaded: LoadedModel,
+    architecture: Architecture,
+    groups: list[Group],
+    samples: list[TokenizedSample],
+    plans: list[Plan],
+) -> None:
+    """Against a quantized copy, with hidden states that transformers returns, in float64."""
+    plan = plans[0]
+    (row,) = score_plans(tiny_loaded.model, samples, [plan], blocks=architecture.blocks)
+    schemes = {g.name: plan.schemes[g.members[0]] for g in groups}
+    ranges = {g.name: plan.qparams[g.members[0]] for g in groups}
+    models = tiny_loaded.model, quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+    expected = []
+    for block in architecture.blocks[:-1]:  # the last entry of transformers' list is normalized
+        total = 0.0
+        for s in samples:
+            states = []
+            for model in models:
+                with torch.no_grad():
+                    out = model(input_ids=torch.from_numpy(s.ids)[None], use_cache=False, output_hidden_states=True)
+                states.append(out.hidden_states[1 + architecture.blocks.index(block)][0].double())
+            total += float(((states[1] - states[0]).square().sum(-1) / states[0].square().sum(-1)).sum())
+        expected.append(total / sum(len(s.ids) for s in samples))
+    assert row.propagation[:-1] == pytest.approx(expected, rel=1e-5)
+    assert len(row.propagation) == len(architecture.blocks)
+    nothing = score_plans(tiny_loaded.model, samples, [plans[-1]], blocks=architecture.blocks)[0]
+    assert nothing.propagation == [0.0] * len(architecture.blocks)
+    assert score_plans(tiny_loaded.model, samples[:1], [plan])[0].propagation == []
+
+
 # Broken things -------------------------------------------------------------------------------------------------------
 
 
