@@ -90,6 +90,10 @@ class RecipeRow(Row):
     samples: int
     nonfinite: bool
     groups: int = Field(description="fused groups that the recipe quantizes")
+    assistant: DomainScore | None = Field(
+        default=None, description="only positions whose next token is the assistant's, over all chats; null without any"
+    )
+    assistant_domains: dict[str, DomainScore] = Field(default={}, description="the same by domain")
     digest: str | None = Field(
         default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
     )

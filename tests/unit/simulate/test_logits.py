@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,42 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
             assert score.kl == pytest.approx(np.concatenate([kls[k] for k in own]).mean(), rel=1e-4, abs=1e-7)
             assert score.top1 == pytest.approx(np.concatenate([agreed[k] for k in own]).mean())
         assert set(row.domains) == {s.domain for s in samples}
+
+
+def test_the_assistants_turns_are_scored_apart(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    """Positions whose next token is marked, in float64 with SciPy; a mask may reach beyond a cut sample."""
+    rng = np.random.default_rng(0)
+    masks = {s.index: rng.random(len(s.ids) + 5) < 0.4 for s in samples[:-2]}
+    masks[samples[0].index][:] = False
+    marked = [replace(s, assistant=masks.get(s.index)) for s in samples]
+    row, plain = (score_plans(tiny_loaded.model, chosen, plans[:1])[0] for chosen in (marked, samples))
+    assert (row.kl, row.perplexity) == (plain.kl, plain.perplexity)
+    assert (plain.assistant, plain.assistant_domains) == (None, {})
+
+    schemes = {g.name: plans[0].schemes[g.members[0]] for g in groups}
+    ranges = {g.name: plans[0].qparams[g.members[0]] for g in groups}
+    copy = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+    kls: dict[str, list[np.ndarray]] = {}
+    losses = []
+    for s in samples[1:-2]:
+        where = masks[s.index][1 : len(s.ids)].nonzero()[0]
+        base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
+        kls.setdefault(s.domain, []).append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1)[where])
+        losses.append(-changed[where, s.ids[where + 1]])
+    every = np.concatenate([kl for found in kls.values() for kl in found])
+    assert row.assistant is not None
+    assert row.assistant.tokens == len(every)
+    assert row.assistant.kl == pytest.approx(every.mean(), rel=1e-4)
+    assert row.assistant.perplexity == pytest.approx(math.exp(np.concatenate(losses).mean()), rel=1e-5)
+    for domain, found in kls.items():
+        if not sum(len(kl) for kl in found):
+            assert domain not in row.assistant_domains
+            continue
+        score = row.assistant_domains[domain]
+        assert score.kl == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
+        assert score.samples == sum(len(kl) > 0 for kl in found)
 
 
 def test_a_plan_without_schemes_scores_exactly_nothing(
