@@ -5,7 +5,7 @@ In the same forwards, how far each decoder block's output has drifted with every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,9 @@ KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
 
 
+_NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Clean:
     """One sample as the unquantized model sees it.
@@ -49,17 +52,20 @@ def score_plans(
     plans: Sequence[Plan],
     *,
     blocks: Sequence[str] = (),
+    taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
     """Run the model as it is and under every plan, on the same tokens.
 
-    blocks: paths of the decoder blocks whose drift is wanted. `progress` is called after each sample and plan.
+    blocks: paths of the decoder blocks whose drift is wanted. taps: by module path, what is handed its input while the
+    unquantized model runs. `progress` is called after each sample and plan.
     """
     scores: list[list[SampleScore]] = [[] for _ in plans]
     weights, scratch = PlanWeights(), Scratch()
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
-        clean = list(_clean(model, chunk, blocks))
+        with _inputs(model, taps):
+            clean = list(_clean(model, chunk, blocks))
         for plan, found in zip(plans, scores, strict=True):
             with quantized_modules(model, weights.of(model, plan), plan.inputs(device)):
                 for base in clean:
@@ -125,6 +131,16 @@ def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Tensor]) ->
     found: list[Tensor] = []
     with _block_outputs(model, blocks, lambda index, h: found.append(block_damage(clean[index], h))):
         yield found
+
+
+@contextmanager
+def _inputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    """Within the context, each tap takes the first argument of its module."""
+    with ExitStack() as stack:
+        for path, take in taps.items():
+            hook = lambda _module, args, take=take: take(args[0])  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(hook).remove)
+        yield
 
 
 @contextmanager

@@ -64,6 +64,19 @@ class GroupRow(Row):
     price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
 
 
+class GranularityRow(Row):
+    """INT8 at one input with scales of three granularities: mean over tokens of ‖Δx‖²/‖x‖², evaluation split."""
+
+    group: str
+    layer: int | None
+    per_tensor: Number = Field(description="one scale, the calibration split's absolute maximum")
+    per_token: Number = Field(description="a scale for each token, found at run time")
+    per_channel: Number = Field(description="a scale for each channel, its maximum on the calibration split")
+    cause: Literal["outlier channel", "massive token", "either", "neither"] = Field(
+        description="what makes one scale too coarse: which finer scales leave less than a quarter of the error"
+    )
+
+
 class DomainScore(Row):
     """Agreement with the unquantized model on some of the evaluation tokens, such as one domain's."""
 
@@ -129,6 +142,7 @@ class Simulation(Row):
     sites: list[TensorErrorRow]
     groups: list[GroupRow]
     recipes: list[RecipeRow]
+    granularity: list[GranularityRow] = Field(default=[], description="by fused group inside the decoder blocks")
 
 
 class CorrelationRow(Row):
