@@ -46,7 +46,7 @@ class StaticTable:
 
     def __init__(self, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, dtype: torch.dtype) -> None:
         patterns = torch.arange(1 << 16, dtype=torch.int32, device=scale.device).to(torch.int16).view(dtype)
-        self._table = fake_quantize(patterns, scale, zero_point, args)
+        self._table = fake_quantize_rows(patterns, scale, zero_point, args)
 
     def __call__(self, x: Tensor) -> Tensor:
         patterns = x.contiguous().view(torch.uint16).view(-1).to(torch.int32)

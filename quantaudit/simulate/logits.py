@@ -19,7 +19,6 @@ from quantaudit.model.capture import first_tensor
 from quantaudit.model.drive import batches, forward
 from quantaudit.progress import Advance, no_advance
 from quantaudit.simulate.apply import quantized_modules
-from quantaudit.simulate.block import block_damage
 from quantaudit.simulate.divergence import Reading, Scratch, compare, read
 from quantaudit.simulate.plan import Plan, PlanWeights
 from quantaudit.simulate.records import RecipeRow
@@ -29,6 +28,26 @@ KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One block's output [1, tokens, hidden] in the model's dtype, and ‖h_t‖², float32 [1, tokens]."""
+
+    output: Tensor
+    norm: Tensor
+
+    @classmethod
+    def of(cls, h: Tensor) -> Hidden:
+        """A copy: the model may go on in place."""
+        wide = h.float()
+        norm = torch.linalg.vecdot(wide, wide).clamp_min_(torch.finfo(torch.float32).tiny)
+        return cls(output=h.clone(), norm=norm)
+
+    def drift(self, h: Tensor) -> Tensor:
+        """Σ over tokens of ‖Δh_t‖² / ‖h_t‖², as `block_damage` takes it: a float64 scalar."""
+        delta = h.to(torch.float32, copy=True).sub_(self.output)
+        return (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
+
+
 _NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
 
 
@@ -36,13 +55,13 @@ _NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
 class Clean:
     """One sample as the unquantized model sees it.
 
-    logits: [tokens, vocabulary] in the model's dtype; hidden: every block's output [1, tokens, hidden].
+    logits: [tokens, vocabulary] in the model's dtype; hidden: every block's output.
     """
 
     sample: TokenizedSample
     logits: Tensor
     reading: Reading
-    hidden: list[Tensor]
+    hidden: list[Hidden]
 
 
 @torch.no_grad()
@@ -92,8 +111,8 @@ def score_checkpoint(
 def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
     scratch = Scratch()
     for sample in samples:
-        hidden: list[Tensor] = []
-        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(h.clone())):
+        hidden: list[Hidden] = []
+        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(Hidden.of(h))):
             logits = _logits(model, sample)
         yield Clean(
             sample=sample, logits=logits, reading=read(logits, _targets(sample, logits), scratch), hidden=hidden
@@ -126,10 +145,10 @@ def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
 
 
 @contextmanager
-def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Σ over tokens of each block's ‖Δh‖² / ‖h‖², filled in as the model runs."""
+def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Hidden]) -> Iterator[list[Tensor]]:
+    """Each block's drift, filled in as the model runs."""
     found: list[Tensor] = []
-    with _block_outputs(model, blocks, lambda index, h: found.append(block_damage(clean[index], h))):
+    with _block_outputs(model, blocks, lambda index, h: found.append(clean[index].drift(h))):
         yield found
 
 

@@ -16,8 +16,9 @@ from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import divergence, logits
+from quantaudit.simulate.block import block_damage
 from quantaudit.simulate.divergence import Scratch, compare, read
-from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.logits import Hidden, score_plans
 from quantaudit.simulate.plan import Plan
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
@@ -229,6 +230,16 @@ def test_propagation_is_the_change_of_every_blocks_output(
     nothing = score_plans(tiny_loaded.model, samples, [plans[-1]], blocks=architecture.blocks)[0]
     assert nothing.propagation == [0.0] * len(architecture.blocks)
     assert score_plans(tiny_loaded.model, samples[:1], [plan])[0].propagation == []
+
+
+def test_drift_is_block_damage() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, changed = (torch.randn(1, 9, 33, generator=generator).mul(40).bfloat16() for _ in range(2))
+    clean[0, 4] = 0
+    found = Hidden.of(clean).drift(changed)
+    assert float(found) == pytest.approx(float(block_damage(clean, changed)), rel=1e-6)
+    assert float(Hidden.of(clean).drift(clean)) == 0
+    assert found.dtype == torch.float64
 
 
 # Broken things -------------------------------------------------------------------------------------------------------
