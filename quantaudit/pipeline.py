@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,6 +16,7 @@ from quantaudit.corpus.spec import pinned
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.experts import Experts, extra_work
 from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
@@ -29,6 +31,9 @@ from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import MIXED, find_score, simulate
 from quantaudit.simulate.tensor import scale_rows
+
+EAGER_TOKENS = 4096
+"""Longest sample that is measured with eager attention; above, as the model was loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +133,22 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
-    """One forward pass over the corpus with every site tapped."""
+    """One forward pass over the corpus with every site tapped.
+
+    Attention runs as llm-compressor calibrates it, unless a sample is longer than EAGER_TOKENS.
+    """
     advance = stages("measuring", subject.corpus.info.tokens, "tokens")
-    return measure(
-        subject.loaded,
-        subject.corpus,
-        batch_size=subject.settings.batch_size,
-        seed=subject.settings.seed,
-        experts=subject.settings.experts,
-        progress=advance,
-    )
+    longest = max(len(sample.ids) for sample in subject.corpus.samples)
+    # Eager attention keeps a matrix of tokens by tokens for every head.
+    with eager_attention(subject.loaded.model) if longest <= EAGER_TOKENS else nullcontext():
+        return measure(
+            subject.loaded,
+            subject.corpus,
+            batch_size=subject.settings.batch_size,
+            seed=subject.settings.seed,
+            experts=subject.settings.experts,
+            progress=advance,
+        )
 
 
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:

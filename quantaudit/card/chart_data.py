@@ -103,6 +103,37 @@ def zeroed(card: Card) -> list[dict[str, Any]]:
     ]
 
 
+def drifts(card: Card) -> list[dict[str, Any]]:
+    """One row for each recipe and layer: how far the block's output has moved, where it has moved at all."""
+    return [
+        {
+            "recipe": visible(recipe.title, limit=60),
+            "layer": layer,
+            "drift": drift,
+            "drift_text": number(drift),
+        }
+        for recipe in (card.simulation.recipes if card.simulation else [])
+        for layer, drift in enumerate(recipe.propagation)
+        if drift
+    ]
+
+
+def drift_reading(card: Card) -> str:
+    """One sentence on where the signal is lost, for the recipe that loses most; empty where nothing was measured."""
+    recipes = [recipe for recipe in (card.simulation.recipes if card.simulation else []) if any(recipe.propagation)]
+    if not recipes:
+        return ""
+    worst = max(recipes, key=lambda recipe: max(drift or 0.0 for drift in recipe.propagation))
+    path = [0.0]
+    for drift in worst.propagation:
+        path.append(path[-1] if drift is None else drift)
+    layer = max(range(len(worst.propagation)), key=lambda i: path[i + 1] - path[i])
+    return (
+        f"Under {visible(worst.title)} most is lost in layer {layer}, where the change rises "
+        f"from {number(path[layer])} to {number(path[layer + 1])}; after the last layer it is {number(path[-1])}."
+    )
+
+
 def labels(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Names for the most damaging points, one label where several of them nearly coincide.
 

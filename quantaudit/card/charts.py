@@ -170,6 +170,41 @@ def zeroed_by_layer(card: Card) -> AnyChart | None:
     return chart
 
 
+def drift_by_layer(card: Card) -> AnyChart | None:
+    """How far the residual stream has moved after each layer, one line per recipe; None where it was not measured."""
+    data = chart_data.drifts(card)
+    if not data:
+        return None
+    low, high = looks.decades(row["drift"] for row in data)
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=data), name="drifts")
+        .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=30, filled=True))
+        .encode(
+            x=alt.X(
+                "layer:Q",
+                title="layer",
+                axis=looks.layer_axis(row["layer"] for row in data),
+                scale=looks.layer_scale(data),
+            ),
+            y=alt.Y(
+                "drift:Q",
+                title="accumulated change",
+                scale=looks.log_scale(low, high),
+                axis=looks.log_axis(low, high),
+            ),
+            color=looks.colour("recipe", data).legend(columns=1, labelLimit=420),
+            shape=looks.shape("recipe", data),
+            tooltip=looks.tooltip(recipe="recipe", layer="layer", drift_text="accumulated change"),
+        )
+        .properties(
+            width="container",
+            height=240,
+            description=f"Accumulated change of the residual stream by layer. {chart_data.drift_reading(card)}",
+        )
+    )
+    return chart
+
+
 def all_charts(card: Card) -> dict[str, AnyChart]:
     """Chart name → chart, of those that this card has data for, in the order of the card."""
     charts = {
@@ -178,6 +213,7 @@ def all_charts(card: Card) -> dict[str, AnyChart]:
         "peak_against_damage": peak_against_damage(card),
         "damage_by_layer": damage_by_layer(card),
         "zeroed_by_layer": zeroed_by_layer(card),
+        "drift_by_layer": drift_by_layer(card),
         "advice_curve": advice_curve(card),
     }
     return {name: chart for name, chart in charts.items() if chart is not None}

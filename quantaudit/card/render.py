@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from quantaudit.card import rows, text
+from quantaudit.card import chart_data, rows, text
 from quantaudit.card.advice import advised
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.errors import FormatError
@@ -99,6 +99,7 @@ def _context(card: Card) -> dict[str, Any]:
         "expert_peaks": sorted(rows.expert_lines(card), key=lambda line: (-(line.amax or 0.0), line.layer)),
         "unmeasured": rows.unmeasured_lines(card),
         "undrawn": rows.undrawn_sites(card),
+        "drift_reading": chart_data.drift_reading(card),
         "landscape": rows.landscape_lines(card),
         "headroom": _headroom(card.peak.fp16_headroom),
         "provenance": _provenance(card),

@@ -131,7 +131,11 @@ def _remedy(
     better = [
         f"{row.title} (KL {row.kl:.3g}, top-1 {row.top1:.0%})"
         for row in sorted(simulation.recipes, key=lambda row: math.inf if row.kl is None else row.kl)
-        if row.name != scheme.name and row.kl is not None and row.top1 is not None and row.kl < _BETTER * own
+        if row.name != scheme.name
+        and row.kl is not None
+        and row.top1 is not None
+        and row.kl < _BETTER * own
+        and not row.unsimulated
     ]
     if better:
         return f"Simulated on the same tokens, these do better: {'; or '.join(better)}."

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from quantaudit.corpus.load import Corpus, CorpusRow
 from quantaudit.corpus.pictures import Pictures, plain, plain_chat
 from quantaudit.corpus.split import Split, assign, stratified
+from quantaudit.corpus.turns import assistant_tokens
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
 
@@ -22,7 +23,10 @@ _BARE = "chats were written as plain 'role: content' lines, without the chat tem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedSample:
-    """ids: int64 [tokens], without padding. index: its place in the corpus. pictures: its images, where it has any."""
+    """ids: int64 [tokens], without padding. index: its place in the corpus. pictures: its images, where it has any.
+
+    assistant: bool, which tokens of a chat are the assistant's; it may reach beyond ids that were cut. None for others.
+    """
 
     index: int
     id: str
@@ -30,6 +34,7 @@ class TokenizedSample:
     split: Split
     ids: NDArray[np.int64]
     pictures: Pictures | None = None
+    assistant: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +91,15 @@ def tokenize(
             pictures.check(ids, limit)
         truncated += len(ids) > limit
         taken.append(
-            TokenizedSample(index=index, id=label, domain=row.domain, split=split, ids=ids[:limit], pictures=pictures)
+            TokenizedSample(
+                index=index,
+                id=label,
+                domain=row.domain,
+                split=split,
+                ids=ids[:limit],
+                pictures=pictures,
+                assistant=_assistant(row, ids, tokenizer, special_tokens),
+            )
         )
     return TokenizedCorpus(
         samples=tuple(taken),
@@ -118,8 +131,7 @@ def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: 
     if row.input_ids and source is None:
         return np.asarray(row.input_ids, np.int64)
     if row.messages and tokenizer.chat_template and special_tokens == "auto":
-        turns = [{**message.model_dump(), "content": plain(message)} for message in row.messages]
-        return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
+        return np.asarray(tokenizer.apply_chat_template(_turns(row), return_dict=True)["input_ids"], np.int64)
     text = row.text
     if row.messages:
         text = plain_chat(row.messages)
@@ -129,6 +141,18 @@ def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: 
         text = source.decode(row.input_ids)
     found = tokenizer(text, verbose=False, add_special_tokens=special_tokens == "auto")
     return np.asarray(found["input_ids"], np.int64)
+
+
+def _turns(row: CorpusRow) -> list[dict[str, Any]]:
+    return [{**message.model_dump(), "content": plain(message)} for message in row.messages or []]
+
+
+def _assistant(
+    row: CorpusRow, ids: NDArray[np.int64], tokenizer: Any, special_tokens: SpecialTokens
+) -> NDArray[np.bool_] | None:
+    if not row.messages or row.pictures or not tokenizer.chat_template or special_tokens != "auto":
+        return None
+    return assistant_tokens(_turns(row), ids, tokenizer)
 
 
 def _chat_notes(rows: Sequence[CorpusRow], tokenizer: Any, special_tokens: SpecialTokens) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from compressed_tensors.quantization import QuantizationScheme
@@ -16,6 +15,7 @@ from quantaudit.card.schema import Card, Finding, ScaleComparison, Verification,
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError
 from quantaudit.measure import measure
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.policy import Policy
@@ -86,21 +86,16 @@ def replay(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, stage
 
     Implementations of attention differ by rounding, and scales with them: by steps of the checkpoint's dtype.
     """
-    model: Any = loaded.model
-    calibration = [sample for sample in corpus.samples if sample.split == "calibration"]
+    calibration = tuple(sample for sample in corpus.samples if sample.split == "calibration")
     advance = stages("calibrating anew", sum(len(sample.ids) for sample in calibration), "tokens")
-    before = model.config._attn_implementation
-    model.set_attn_implementation(CALIBRATION_ATTENTION)
-    try:
+    with eager_attention(loaded.model):
         return measure(
             loaded,
-            replace(corpus, samples=tuple(calibration)),
+            replace(corpus, samples=calibration),
             seed=profile.provenance.environment.seed,
             experts=profile.experts or "routed",
             progress=advance,
         )
-    finally:
-        model.set_attn_implementation(before)
 
 
 def make(loaded: LoadedModel, recipe: Path, samples: Iterable[TokenizedSample], folder: Path, *, pipeline: str) -> int:

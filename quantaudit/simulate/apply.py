@@ -10,10 +10,10 @@ import torch
 from compressed_tensors.offload import disable_onloading
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
 from torch import Tensor, nn
 
 from quantaudit.model.sites import Group
+from quantaudit.quant.fast import StaticTable, dynamic_scales, fake_quantize_rows
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.quant.weights import quantize_linear, quantize_weight
@@ -23,8 +23,13 @@ __all__ = ["InputQuantizer", "input_quantizer", "quantize_linear", "quantize_wei
 InputQuantizer = Callable[[Tensor], Tensor]
 
 
-def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device) -> InputQuantizer | None:
-    """What the inputs of one fused group go through; None where the scheme leaves activations alone."""
+def input_quantizer(
+    scheme: Scheme, qparams: QParams | None, device: torch.device, *, table: bool = True
+) -> InputQuantizer | None:
+    """What the inputs of one fused group go through; None where the scheme leaves activations alone.
+
+    table: whether a static scale may be looked up, for speed at the cost of 128 KiB.
+    """
     args = scheme.input_activations
     if args is None:
         return None
@@ -36,7 +41,9 @@ def input_quantizer(scheme: Scheme, qparams: QParams | None, device: torch.devic
         whole = qparams.global_scale.to(device)
         return _once(lambda x: _dynamic(x, args, whole))
     scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
-    return _once(lambda x: fake_quantize(x, scale, zero_point, args))
+    if not table:
+        return _once(lambda x: fake_quantize_rows(x, scale, zero_point, args))
+    return _once(_looked_up(scale, zero_point, args))
 
 
 @contextmanager
@@ -99,12 +106,27 @@ def _once(quantize: InputQuantizer) -> InputQuantizer:
     return quantizer
 
 
+def _looked_up(scale: Tensor, zero_point: Tensor, args: QuantizationArgs) -> InputQuantizer:
+    """One scale for the whole tensor. Tables are made on the first use, when the dtype of the input is known."""
+    tables: dict[torch.dtype, StaticTable] = {}
+
+    def quantize(x: Tensor) -> Tensor:
+        if x.dtype not in (torch.bfloat16, torch.float16) or x.device != scale.device:
+            return fake_quantize_rows(x, scale, zero_point, args)
+        if x.dtype not in tables:
+            tables[x.dtype] = StaticTable(scale, zero_point, args, x.dtype)
+        return tables[x.dtype](x)
+
+    return quantize
+
+
 def _dynamic(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None) -> Tensor:
     """Scales found on x [..., channels] itself, for tokens, groups of channels or the tensor, as at run time."""
     if not x.numel():
         return x
-    # compute_dynamic_scales_and_zp takes the first two axes for batch and token; flattened tokens lack the first.
+    # The toolkit takes the first two axes for batch and token; flattened tokens lack the first.
     rows = x.unsqueeze(0) if x.ndim == 2 and args.strategy == QuantizationStrategy.TOKEN else x
-    found = compute_dynamic_scales_and_zp(rows, args, module=None, global_scale=global_scale)
-    restored: Tensor = fake_quantize(rows, *found, args, global_scale=global_scale)
-    return restored.reshape(x.shape)
+    scale, zero_point = dynamic_scales(rows, args, global_scale)
+    if global_scale is not None:
+        return fake_quantize(rows, scale, zero_point, args, global_scale=global_scale)  # type: ignore[no-any-return]
+    return fake_quantize_rows(rows, scale, zero_point, args).reshape(x.shape)

@@ -5,14 +5,13 @@ In the same forwards, how far each decoder block's output has drifted with every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
@@ -20,31 +19,49 @@ from quantaudit.model.capture import first_tensor
 from quantaudit.model.drive import batches, forward
 from quantaudit.progress import Advance, no_advance
 from quantaudit.simulate.apply import quantized_modules
-from quantaudit.simulate.block import block_damage
+from quantaudit.simulate.divergence import Reading, Scratch, compare, read
 from quantaudit.simulate.plan import Plan, PlanWeights
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.scores import SampleScore, recipe_row
 
 KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
-SLICE_BYTES = 1 << 22
-"""Float32 logits compared at once: a slice that stays in the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One block's output [1, tokens, hidden] in the model's dtype, and ‖h_t‖², float32 [1, tokens]."""
+
+    output: Tensor
+    norm: Tensor
+
+    @classmethod
+    def of(cls, h: Tensor) -> Hidden:
+        """A copy: the model may go on in place."""
+        wide = h.float()
+        norm = torch.linalg.vecdot(wide, wide).clamp_min_(torch.finfo(torch.float32).tiny)
+        return cls(output=h.clone(), norm=norm)
+
+    def drift(self, h: Tensor) -> Tensor:
+        """Σ over tokens of ‖Δh_t‖² / ‖h_t‖², as `block_damage` takes it: a float64 scalar."""
+        delta = h.to(torch.float32, copy=True).sub_(self.output)
+        return (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
+
+
+_NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Clean:
     """One sample as the unquantized model sees it.
 
-    logits: [tokens, vocabulary] in the model's dtype; normalizer: float32 [tokens], their log-sum-exp; top: the most
-    likely next token; loss: float64 [tokens − 1], nats; hidden: every block's output [1, tokens, hidden].
+    logits: [tokens, vocabulary] in the model's dtype; hidden: every block's output.
     """
 
     sample: TokenizedSample
     logits: Tensor
-    normalizer: Tensor
-    top: Tensor
-    loss: NDArray[np.float64]
-    hidden: list[Tensor]
+    reading: Reading
+    hidden: list[Hidden]
 
 
 @torch.no_grad()
@@ -54,21 +71,24 @@ def score_plans(
     plans: Sequence[Plan],
     *,
     blocks: Sequence[str] = (),
+    taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
     """Run the model as it is and under every plan, on the same tokens.
 
-    blocks: paths of the decoder blocks whose drift is wanted. `progress` is called after each sample and plan.
+    blocks: paths of the decoder blocks whose drift is wanted. taps: by module path, what is handed its input while the
+    unquantized model runs. `progress` is called after each sample and plan.
     """
     scores: list[list[SampleScore]] = [[] for _ in plans]
-    weights = PlanWeights()
+    weights, scratch = PlanWeights(), Scratch()
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
-        clean = list(_clean(model, chunk, blocks))
+        with _inputs(model, taps):
+            clean = list(_clean(model, chunk, blocks))
         for plan, found in zip(plans, scores, strict=True):
             with quantized_modules(model, weights.of(model, plan), plan.inputs(device)):
                 for base in clean:
-                    found.append(_score(model, base, blocks))
+                    found.append(_score(model, base, blocks, scratch))
                     progress()
     return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
 
@@ -82,83 +102,40 @@ def score_checkpoint(
     plan: what the other is said to be; it gives the row its names and is not applied.
     """
     scores: list[SampleScore] = []
+    scratch = Scratch()
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
-        scores += [_score(other, base, blocks) for base in _clean(model, chunk, blocks)]
+        scores += [_score(other, base, blocks, scratch) for base in _clean(model, chunk, blocks)]
     return recipe_row(plan, scores)
 
 
-def divergence(p: Tensor, p_normalizer: Tensor, q: Tensor, q_normalizer: Tensor) -> Tensor:
-    """KL(softmax p‖softmax q) in nats: float32 [tokens].
-
-    p, q: float32 logits [tokens, vocabulary], p is overwritten; normalizers: their log-sum-exp. 0 for equal logits.
-    """
-    probability = (p - p_normalizer[:, None]).exp_()
-    return probability.mul_(p.sub_(q)).sum(-1) - (p_normalizer - q_normalizer)
-
-
 def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
+    scratch = Scratch()
     for sample in samples:
-        hidden: list[Tensor] = []
-        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(h.clone())):
+        hidden: list[Hidden] = []
+        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(Hidden.of(h))):
             logits = _logits(model, sample)
-        normalizers, tops, losses = zip(
-            *(_read(part, targets) for part, targets in _slices(sample, logits)), strict=True
-        )
         yield Clean(
-            sample=sample,
-            logits=logits,
-            normalizer=torch.cat(normalizers),
-            top=torch.cat(tops),
-            loss=torch.cat(losses).double().cpu().numpy(),
-            hidden=hidden,
+            sample=sample, logits=logits, reading=read(logits, _targets(sample, logits), scratch), hidden=hidden
         )
 
 
-def _score(model: nn.Module, base: Clean, blocks: Sequence[str]) -> SampleScore:
+def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:
     """What the model, as it is now, makes of a sample."""
     with _drifts(model, blocks, base.hidden) as drifts:
         logits = _logits(model, base.sample)
-    return _compare(base, logits, [float(drift) for drift in drifts])
-
-
-def _compare(base: Clean, logits: Tensor, drift: list[float]) -> SampleScore:
-    kls, agreed, losses = [], [], []
-    start = 0
-    for changed, targets in _slices(base.sample, logits):
-        part = slice(start, start + len(changed))
-        start = part.stop
-        normalizer, top, loss = _read(changed, targets)
-        kls.append(
-            divergence(base.logits[part].to(torch.float32, copy=True), base.normalizer[part], changed, normalizer)
-        )
-        agreed.append(top == base.top[part])
-        losses.append(loss)
+    reading, kl = compare(base.logits, base.reading, logits, _targets(base.sample, logits), scratch)
     return SampleScore(
         sample=base.sample,
-        kl=torch.cat(kls).double().cpu().numpy(),
-        agreed=torch.cat(agreed).cpu().numpy(),
-        loss=torch.cat(losses).double().cpu().numpy(),
-        loss_base=base.loss,
-        drift=np.array(drift),
+        kl=kl.double().cpu().numpy(),
+        agreed=(reading.top == base.reading.top).cpu().numpy(),
+        loss=reading.loss.double().cpu().numpy(),
+        loss_base=base.reading.loss.double().cpu().numpy(),
+        drift=np.array([float(drift) for drift in drifts]),
     )
 
 
-def _slices(sample: TokenizedSample, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(float32 logits, the tokens that follow) in slices: a whole sample's would need gigabytes.
-
-    The last slice has a target less than positions.
-    """
-    targets = torch.from_numpy(sample.ids[1:]).to(logits.device)
-    step = max(1, SLICE_BYTES // (4 * logits.shape[-1]))
-    for start in range(0, len(logits), step):
-        yield logits[start : start + step].float(), targets[start : start + step]
-
-
-def _read(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp, most likely token, and the targets' negative log-likelihood, of float32 logits."""
-    normalizer = logits.logsumexp(-1)
-    known = logits[: len(targets)].gather(1, targets[:, None])[:, 0]
-    return normalizer, logits.argmax(-1), normalizer[: len(targets)] - known
+def _targets(sample: TokenizedSample, logits: Tensor) -> Tensor:
+    return torch.from_numpy(sample.ids[1:]).to(logits.device)
 
 
 def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
@@ -168,11 +145,21 @@ def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
 
 
 @contextmanager
-def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Σ over tokens of each block's ‖Δh‖² / ‖h‖², filled in as the model runs."""
+def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Hidden]) -> Iterator[list[Tensor]]:
+    """Each block's drift, filled in as the model runs."""
     found: list[Tensor] = []
-    with _block_outputs(model, blocks, lambda index, h: found.append(block_damage(clean[index], h))):
+    with _block_outputs(model, blocks, lambda index, h: found.append(clean[index].drift(h))):
         yield found
+
+
+@contextmanager
+def _inputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    """Within the context, each tap takes the first argument of its module."""
+    with ExitStack() as stack:
+        for path, take in taps.items():
+            hook = lambda _module, args, take=take: take(args[0])  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(hook).remove)
+        yield
 
 
 @contextmanager

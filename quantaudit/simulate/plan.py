@@ -15,6 +15,9 @@ from quantaudit.quant.schemes import Scheme, global_scaled
 from quantaudit.quant.weights import quantize_linears, sharing
 from quantaudit.simulate.apply import InputQuantizer, input_quantizer
 
+TABLES = 1024
+"""Static scales that are looked up in a table of their own; beyond them (thousands of experts) memory matters more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -72,7 +75,7 @@ class Plan:
             qparams = self.qparams.get(path)
             key = (scheme.name, id(qparams))
             if key not in made:
-                made[key] = input_quantizer(scheme, qparams, device)
+                made[key] = input_quantizer(scheme, qparams, device, table=len(made) < TABLES)
             found[path] = made[key]
         return found
 

@@ -51,15 +51,17 @@ def recipe_plan(recipe: ResolvedRecipe, model: nn.Module, groups: Sequence[Group
         near |= dict.fromkeys(approximations(found))
         if schemes[path].static and sites[path] in _expert_sites(profile):
             near[_EXPERTS] = None
+    unsimulated = (*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
+    mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
     return Plan(
         name=recipe.name,
-        title=f"recipe {recipe.name}",
+        title=f"recipe {recipe.name}{mark}",
         schemes=schemes,
         qparams=_ranges(schemes, sites, profile),
         groups=sum(any(member in schemes for member in group.members) for group in groups),
         digest=recipe.digest,
         approximate=tuple(near),
-        unsimulated=(*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items())),
+        unsimulated=unsimulated,
     )
 
 

@@ -69,6 +69,19 @@ class GroupRow(Row):
     price_high: Number = None
 
 
+class GranularityRow(Row):
+    """INT8 at one input with scales of three granularities: mean over tokens of ‖Δx‖²/‖x‖², evaluation split."""
+
+    group: str
+    layer: int | None
+    per_tensor: Number = Field(description="one scale, the calibration split's absolute maximum")
+    per_token: Number = Field(description="a scale for each token, found at run time")
+    per_channel: Number = Field(description="a scale for each channel, its maximum on the calibration split")
+    cause: Literal["outlier channel", "massive token", "either", "neither"] = Field(
+        description="what makes one scale too coarse: which finer scales leave less than a quarter of the error"
+    )
+
+
 class DomainScore(Row):
     """Agreement with the unquantized model on some of the evaluation tokens, such as one domain's."""
 
@@ -98,6 +111,10 @@ class RecipeRow(Row):
     samples: int
     nonfinite: bool
     groups: int = Field(description="fused groups that the recipe quantizes")
+    assistant: DomainScore | None = Field(
+        default=None, description="only positions whose next token is the assistant's, over all chats; null without any"
+    )
+    assistant_domains: dict[str, DomainScore] = Field(default={}, description="the same by domain")
     digest: str | None = Field(
         default=None, description="identity of which modules are quantized and how; equal recipes have equal digests"
     )
@@ -139,6 +156,7 @@ class Simulation(Row):
     sites: list[TensorErrorRow]
     groups: list[GroupRow]
     recipes: list[RecipeRow]
+    granularity: list[GranularityRow] = Field(default=[], description="by fused group inside the decoder blocks")
 
 
 class CorrelationRow(Row):

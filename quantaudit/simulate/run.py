@@ -21,6 +21,7 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_arg
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
 from quantaudit.simulate.calibrate import ANCHORS, Simulated, price_by_damage
+from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.predict import Floor, fit_curve, rounding_floor
@@ -102,7 +103,10 @@ def simulate(
         plans.append(_mixed(inside, groups, qparams[INT8_STATIC.name]))
     plans += [recipe_plan(recipe, loaded.model, architecture.groups, profile) for recipe in recipes]
     tick = stages("scoring the whole model", len(plans) * len(chosen))
-    rows = score_plans(loaded.model, chosen, plans, blocks=architecture.blocks, progress=tick)
+    watched = watch_inputs(inside, profile)
+    rows = score_plans(
+        loaded.model, chosen, plans, blocks=architecture.blocks, taps=taps(inside, watched), progress=tick
+    )
     rows = with_estimates(rows, plans, architecture.groups, schemes, groups, floor)
     return Simulation(
         evaluation=Evaluation(
@@ -122,6 +126,7 @@ def simulate(
         sites=error_rows(profile),
         groups=groups,
         recipes=rows,
+        granularity=granularity_rows(inside, watched),
     )
 
 

@@ -34,6 +34,11 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
     """The row of one plan from its samples."""
     whole = _score([_sums(score) for score in scores])
     domains = sorted({score.sample.domain for score in scores})
+    answers = {
+        domain: [sums for score in scores if score.sample.domain == domain and (sums := _answers(score)) is not None]
+        for domain in domains
+    }
+    spoken = [sums for found in answers.values() for sums in found]
     tokens = sum(len(score.kl) for score in scores)
     return RecipeRow(
         name=plan.name,
@@ -50,6 +55,8 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         domains={
             domain: _score([_sums(score) for score in scores if score.sample.domain == domain]) for domain in domains
         },
+        assistant=_score(spoken) if spoken else None,
+        assistant_domains={domain: _score(found) for domain, found in answers.items() if found},
         digest=plan.digest,
         approximate=list(plan.approximate),
         unsimulated=list(plan.unsimulated),
@@ -77,6 +84,25 @@ def _sums(score: SampleScore) -> _Sums:
         agreed=float(score.agreed.sum()),
         loss=float(score.loss.sum()),
         loss_base=float(score.loss_base.sum()),
+    )
+
+
+def _answers(score: SampleScore) -> _Sums | None:
+    """Positions whose next token is the assistant's: what the model is deployed to predict. None without any."""
+    if score.sample.assistant is None:
+        return None
+    # Position t predicts token t + 1.
+    chosen = score.sample.assistant[1 : len(score.kl)]
+    count = int(chosen.sum())
+    if not count:
+        return None
+    return _Sums(
+        tokens=count,
+        predicted=count,
+        kl=float(score.kl[:-1][chosen].sum()),
+        agreed=float(score.agreed[:-1][chosen].sum()),
+        loss=float(score.loss[chosen].sum()),
+        loss_base=float(score.loss_base[chosen].sum()),
     )
 
 

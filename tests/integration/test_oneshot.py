@@ -11,6 +11,7 @@ import torch
 from quantaudit.corpus.load import load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
 from quantaudit.measure import measure
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile
@@ -52,7 +53,8 @@ def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
 
 @pytest.fixture(scope="module")
 def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
-    return measure(demo_loaded, corpus)
+    with eager_attention(demo_loaded.model):
+        return measure(demo_loaded, corpus)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +89,7 @@ def trial(
 
 
 def test_the_prediction_is_within_five_percent_of_the_saved_checkpoint(trial: Trial) -> None:
-    print(
-        trial.predicted.kl,
-        trial.rescaled.kl,
-        trial.real.kl,
-        trial.predicted.perplexity,
-        trial.real.perplexity,
-        trial.real.kl_stderr,
-    )
+    """Exactly so on one processor; 5 % leaves room for other kernels."""
     assert trial.predicted.kl == pytest.approx(trial.real.kl, rel=0.05)
     assert trial.predicted.perplexity == pytest.approx(trial.real.perplexity, rel=0.05)
     assert trial.real.perplexity_base == trial.predicted.perplexity_base

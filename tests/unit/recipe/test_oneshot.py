@@ -10,6 +10,7 @@ import torch
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
 from quantaudit.measure import measure
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile
@@ -83,8 +84,8 @@ def loaded(folder: Path) -> LoadedModel:
 def profile(folder: Path, corpus: TokenizedCorpus) -> Profile:
     """Measured under eager attention, which llm-compressor calibrates with."""
     eager = load(folder)
-    eager.model.set_attn_implementation("eager")
-    return measure(eager, corpus)
+    with eager_attention(eager.model):
+        return measure(eager, corpus)
 
 
 def calibration(corpus: TokenizedCorpus) -> list[TokenizedSample]:

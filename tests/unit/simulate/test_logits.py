@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
-from quantaudit.simulate import logits
-from quantaudit.simulate.logits import divergence, score_plans
+from quantaudit.simulate import divergence, logits
+from quantaudit.simulate.block import block_damage
+from quantaudit.simulate.divergence import Scratch, compare, read
+from quantaudit.simulate.logits import Hidden, score_plans
 from quantaudit.simulate.plan import Plan
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
@@ -91,6 +94,42 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
         assert set(row.domains) == {s.domain for s in samples}
 
 
+def test_the_assistants_turns_are_scored_apart(
+    tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
+) -> None:
+    """Positions whose next token is marked, in float64 with SciPy; a mask may reach beyond a cut sample."""
+    rng = np.random.default_rng(0)
+    masks = {s.index: rng.random(len(s.ids) + 5) < 0.4 for s in samples[:-2]}
+    masks[samples[0].index][:] = False
+    marked = [replace(s, assistant=masks.get(s.index)) for s in samples]
+    row, plain = (score_plans(tiny_loaded.model, chosen, plans[:1])[0] for chosen in (marked, samples))
+    assert (row.kl, row.perplexity) == (plain.kl, plain.perplexity)
+    assert (plain.assistant, plain.assistant_domains) == (None, {})
+
+    schemes = {g.name: plans[0].schemes[g.members[0]] for g in groups}
+    ranges = {g.name: plans[0].qparams[g.members[0]] for g in groups}
+    copy = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+    kls: dict[str, list[np.ndarray]] = {}
+    losses = []
+    for s in samples[1:-2]:
+        where = masks[s.index][1 : len(s.ids)].nonzero()[0]
+        base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
+        kls.setdefault(s.domain, []).append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1)[where])
+        losses.append(-changed[where, s.ids[where + 1]])
+    every = np.concatenate([kl for found in kls.values() for kl in found])
+    assert row.assistant is not None
+    assert row.assistant.tokens == len(every)
+    assert row.assistant.kl == pytest.approx(every.mean(), rel=1e-4)
+    assert row.assistant.perplexity == pytest.approx(math.exp(np.concatenate(losses).mean()), rel=1e-5)
+    for domain, found in kls.items():
+        if not sum(len(kl) for kl in found):
+            assert domain not in row.assistant_domains
+            continue
+        score = row.assistant_domains[domain]
+        assert score.kl == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
+        assert score.samples == sum(len(kl) > 0 for kl in found)
+
+
 def test_a_plan_without_schemes_scores_exactly_nothing(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
@@ -134,7 +173,7 @@ def test_slices_of_positions_score_as_whole_samples_do(
     size: int,
 ) -> None:
     whole = score_plans(tiny_loaded.model, samples, plans[:1])[0]
-    monkeypatch.setattr(logits, "SLICE_BYTES", size * tiny_loaded.info.vocab_size * 4)
+    monkeypatch.setattr(divergence, "SLICE_BYTES", size * tiny_loaded.info.vocab_size * 4)
     sliced = score_plans(tiny_loaded.model, samples, plans[:1])[0]
     assert (sliced.kl, sliced.perplexity) == pytest.approx((whole.kl, whole.perplexity), rel=1e-9)
     assert (sliced.top1, sliced.tokens) == (whole.top1, whole.tokens)
@@ -160,6 +199,47 @@ def test_a_single_sample_has_no_standard_error(
     tiny_loaded: LoadedModel, groups: list[Group], samples: list[TokenizedSample], plans: list[Plan]
 ) -> None:
     assert score_plans(tiny_loaded.model, samples[:1], plans[:1])[0].kl_stderr is None
+
+
+def test_propagation_is_the_change_of_every_blocks_output(
+    tiny_loaded: LoadedModel,
+    architecture: Architecture,
+    groups: list[Group],
+    samples: list[TokenizedSample],
+    plans: list[Plan],
+) -> None:
+    """Against a quantized copy, with hidden states that transformers returns, in float64."""
+    plan = plans[0]
+    (row,) = score_plans(tiny_loaded.model, samples, [plan], blocks=architecture.blocks)
+    schemes = {g.name: plan.schemes[g.members[0]] for g in groups}
+    ranges = {g.name: plan.qparams[g.members[0]] for g in groups}
+    models = tiny_loaded.model, quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+    expected = []
+    for block in architecture.blocks[:-1]:  # the last entry of transformers' list is normalized
+        total = 0.0
+        for s in samples:
+            states = []
+            for model in models:
+                with torch.no_grad():
+                    out = model(input_ids=torch.from_numpy(s.ids)[None], use_cache=False, output_hidden_states=True)
+                states.append(out.hidden_states[1 + architecture.blocks.index(block)][0].double())
+            total += float(((states[1] - states[0]).square().sum(-1) / states[0].square().sum(-1)).sum())
+        expected.append(total / sum(len(s.ids) for s in samples))
+    assert row.propagation[:-1] == pytest.approx(expected, rel=1e-5)
+    assert len(row.propagation) == len(architecture.blocks)
+    nothing = score_plans(tiny_loaded.model, samples, [plans[-1]], blocks=architecture.blocks)[0]
+    assert nothing.propagation == [0.0] * len(architecture.blocks)
+    assert score_plans(tiny_loaded.model, samples[:1], [plan])[0].propagation == []
+
+
+def test_drift_is_block_damage() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, changed = (torch.randn(1, 9, 33, generator=generator).mul(40).bfloat16() for _ in range(2))
+    clean[0, 4] = 0
+    found = Hidden.of(clean).drift(changed)
+    assert float(found) == pytest.approx(float(block_damage(clean, changed)), rel=1e-6)
+    assert float(Hidden.of(clean).drift(clean)) == 0
+    assert found.dtype == torch.float64
 
 
 # Broken things -------------------------------------------------------------------------------------------------------
@@ -193,9 +273,16 @@ def test_the_divergence_is_the_textbooks() -> None:
     generator = torch.Generator().manual_seed(0)
     p, q = (torch.randn(5, 300, generator=generator).mul(4).add(7) for _ in range(2))
     expected = scipy.special.rel_entr(*(x.double().softmax(-1).numpy() for x in (p, q))).sum(-1)
-    normalizers = p.logsumexp(-1), q.logsumexp(-1)
-    np.testing.assert_allclose(divergence(p.clone(), normalizers[0], q, normalizers[1]).numpy(), expected, rtol=1e-5)
-    assert divergence(p.clone(), normalizers[0], p, normalizers[0]).tolist() == [0.0] * 5
+    targets = torch.tensor([3, 1, 4, 1])
+    known = read(p, targets, Scratch())
+    changed, found = compare(p, known, q, targets, Scratch())
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    assert compare(p, known, p, targets, Scratch())[1].tolist() == [0.0] * 5
+    for reading, x in ((known, p), (changed, q)):
+        np.testing.assert_allclose(reading.normalizer.numpy(), x.double().logsumexp(-1).numpy(), rtol=1e-6)
+        losses = -x.double().log_softmax(-1)[torch.arange(4), targets]
+        np.testing.assert_allclose(reading.loss.numpy(), losses.numpy(), rtol=1e-5)
+        assert torch.equal(reading.top, x.argmax(-1))
 
 
 # Housekeeping --------------------------------------------------------------------------------------------------------
@@ -225,7 +312,7 @@ def test_the_model_is_left_as_it_was_after_an_error_within_a_plan(
         exchanged.append(weight_bytes(model) != before)
         raise RuntimeError("in the middle")
 
-    monkeypatch.setattr(logits, "_compare", fail)
+    monkeypatch.setattr(logits, "compare", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         score_plans(model, samples, plans)
     assert exchanged == [True]

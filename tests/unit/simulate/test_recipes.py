@@ -136,6 +136,7 @@ def test_what_cannot_be_simulated_is_named_and_left_alone(
     plan = recipe_plan(recipe, tiny_loaded.model, architecture.groups, tiny_profile)
     assert list(plan.schemes) == ["model.layers.0.mlp.down_proj"]
     assert plan.unsimulated[0] == "rotated"
+    assert plan.title == "recipe r, simulated in part"
     text = "\n".join(plan.unsimulated)
     assert "embedding" in text
     assert "2 modules such as model.layers.0.self_attn.o_proj: 64 columns do not divide into groups of 128" in text

@@ -1,0 +1,106 @@
+"""How much scoring a recipe on the whole model costs, in bare forward passes over the same evaluation tokens.
+
+All recipes share one base forward, and those that quantize weights alike share that work too: what three of them take
+beyond one is twice the cost of one alone. Runs are interleaved, so that a machine whose speed drifts favours none.
+
+    python benchmarks/whole_model.py [MODEL] [--runs N] [--samples N] [--evaluation-tokens N] [--device D]
+
+Exits with 1 where the median of a scheme lies above the target.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Annotated
+
+import torch
+import typer
+
+from quantaudit.measure import measure
+from quantaudit.model.drive import batches, forward
+from quantaudit.model.sites import discover
+from quantaudit.pipeline import Settings, prepare
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC
+from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.plan import Plan
+
+TARGET = 1.3
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call, with the device drained before and after."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def main(
+    model: Annotated[str, typer.Argument()] = "demo",
+    runs: int = 5,
+    samples: int = 24,
+    evaluation_tokens: int = 1024,
+    device: str = "auto",
+) -> None:
+    """Print the cost of each scheme in bare forwards: medians over interleaved runs."""
+    subject = prepare(Settings(model=model, samples=samples, device=device))
+    loaded, corpus = subject.loaded, subject.corpus
+    architecture = discover(loaded.model)
+    groups = [group for group in architecture.groups if group.layer is not None]
+    profile = measure(loaded, corpus)
+    chosen = select(corpus.samples, evaluation_tokens)
+
+    plans = []
+    for scheme in (INT8_STATIC, INT8_DYNAMIC, FP8_STATIC):
+        ranges = {
+            group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer)
+            for group in groups
+            if scheme.input_activations is not None and scheme.observer is not None
+        }
+        schemes = {group.name: scheme for group in groups}
+        plans.append(
+            Plan.of_groups(name=scheme.name, title=scheme.title, groups=groups, schemes=schemes, qparams=ranges)
+        )
+
+    @torch.no_grad()
+    def bare() -> None:
+        for batch in batches(chosen, 1, pad=0, device=loaded.device):
+            forward(loaded.model, batch)
+
+    def scored(plan: Plan, times: int) -> None:
+        score_plans(loaded.model, chosen, [plan] * times, blocks=architecture.blocks)
+
+    work: dict[str, Callable[[], object]] = {"bare": bare}
+    for plan in plans:
+        work |= {f"{plan.name} {times}": partial(scored, plan, times) for times in (1, 3)}
+    for run in work.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in work}
+    order = random.Random(0)
+    for _ in range(runs):
+        for name in order.sample(sorted(work), len(work)):
+            times[name].append(seconds(work[name]))
+    middle = {name: median(found) for name, found in times.items()}
+    tokens = sum(len(sample.ids) for sample in chosen)
+    print(f"{loaded.info.name} on {loaded.device}, {tokens:,} tokens; bare forward {middle['bare']:.2f} s")
+    missed = False
+    for plan in plans:
+        pairs = zip(times[f"{plan.name} 1"], times[f"{plan.name} 3"], strict=True)
+        ratio = median((three - one) / 2 for one, three in pairs) / middle["bare"]
+        missed |= ratio > TARGET
+        print(f"{plan.title:28} {ratio:.2f} bare forwards")
+    if missed:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,85 @@
+"""Two sets of logits over one vocabulary, compared token by token: KL, agreement, loss. In slices, and in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+SLICE_BYTES = 1 << 20
+"""Float32 logits in one buffer: small enough to stay in a processor's cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What logits say. normalizer: float32 [tokens], their log-sum-exp; top: int64 [tokens], the most likely token;
+    loss: float32 [targets], nats, the negative log-likelihood of the tokens that do follow.
+    """
+
+    normalizer: Tensor
+    top: Tensor
+    loss: Tensor
+
+
+@dataclass(slots=True)
+class Scratch:
+    """Float32 buffers [rows, vocabulary], reused: making them anew for every slice takes longer than the arithmetic."""
+
+    buffers: list[Tensor] = field(default_factory=list)
+
+    def views(self, logits: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
+        """(positions, four buffers of as many rows) until all of logits [tokens, vocabulary] is covered."""
+        rows = max(1, SLICE_BYTES // (4 * logits.shape[-1]))
+        if not self.buffers or self.buffers[0].shape != (rows, logits.shape[-1]):
+            self.buffers = [
+                torch.empty(rows, logits.shape[-1], dtype=torch.float32, device=logits.device) for _ in range(4)
+            ]
+        for start in range(0, len(logits), rows):
+            part = slice(start, min(start + rows, len(logits)))
+            yield part, [buffer[: part.stop - start] for buffer in self.buffers]
+
+
+def read(logits: Tensor, targets: Tensor, scratch: Scratch) -> Reading:
+    """logits: [tokens, vocabulary]; targets: int64, what follows the first positions, at most one for each."""
+    found = [_read(logits, targets, part, views[0], views[1]) for part, views in scratch.views(logits)]
+    return _joined(found)
+
+
+def compare(
+    clean: Tensor, known: Reading, changed: Tensor, targets: Tensor, scratch: Scratch
+) -> tuple[Reading, Tensor]:
+    """The changed logits' reading, and KL(softmax clean‖softmax changed) in nats, float32 [tokens].
+
+    clean, changed: [tokens, vocabulary]; known: the reading of clean. With logits z and their log-sum-exp n,
+    KL = Σ p·(z − z′) − (n − n′), which is exactly 0 for equal logits.
+    """
+    found, divergences = [], []
+    for part, (q, scored, p, probability) in scratch.views(changed):
+        found.append(_read(changed, targets, part, q, scored))
+        p.copy_(clean[part])
+        torch.softmax(p, -1, out=probability)
+        moved = torch.linalg.vecdot(probability, p.sub_(q))
+        divergences.append(moved - (known.normalizer[part] - found[-1].normalizer))
+    return _joined(found), torch.cat(divergences)
+
+
+def _read(logits: Tensor, targets: Tensor, part: slice, wide: Tensor, scored: Tensor) -> Reading:
+    """One slice. wide is left with its logits in float32, scored with their log-probabilities."""
+    wide.copy_(logits[part])
+    torch.log_softmax(wide, -1, out=scored)
+    following = targets[part]
+    return Reading(
+        normalizer=wide[:, 0] - scored[:, 0],
+        top=wide.argmax(-1),
+        loss=-scored[: len(following)].gather(1, following[:, None])[:, 0],
+    )
+
+
+def _joined(found: list[Reading]) -> Reading:
+    return Reading(
+        normalizer=torch.cat([one.normalizer for one in found]),
+        top=torch.cat([one.top for one in found]),
+        loss=torch.cat([one.loss for one in found]),
+    )

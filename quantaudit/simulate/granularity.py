@@ -1,0 +1,97 @@
+"""Why an input is hard to quantize: INT8 with one scale, one a token, one a channel, on the same evaluation tokens.
+
+What scales of tokens save was done by a few tokens, what scales of channels save by a few channels. Measured on the
+inputs of groups while the unquantized model runs anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from compressed_tensors.quantization.utils import calculate_qparams
+from torch import Tensor
+
+from quantaudit.model.sites import Group
+from quantaudit.profile import Profile
+from quantaudit.quant.fast import dynamic_scales, fake_quantize_rows
+from quantaudit.quant.ranges import model_dtype, site_qparams
+from quantaudit.quant.scales import QParams
+from quantaudit.quant.schemes import INT8, INT8_PER_TOKEN
+from quantaudit.simulate.block import block_damage
+from quantaudit.simulate.records import GranularityRow
+
+BIT = 4.0
+"""One bit more quarters a squared error: what finer scales must be worth, at least, to explain one."""
+
+
+@dataclass(slots=True)
+class InputErrors:
+    """Sums over tokens of ‖Δx‖² / ‖x‖² at one input. channel_amax: float32 [channels], from calibration."""
+
+    per_tensor_range: QParams
+    channel_amax: Tensor
+    tokens: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, x: Tensor) -> None:
+        """x: [..., channels], an input of the unquantized model."""
+        x = x.reshape(1, -1, x.shape[-1])
+        if not x.numel():
+            return
+        amax = self.channel_amax.to(x.device, x.dtype)
+        found = {
+            "per_tensor": (self.per_tensor_range.scale.to(x.device), self.per_tensor_range.zero_point.to(x.device)),
+            "per_token": dynamic_scales(x, INT8_PER_TOKEN),
+            "per_channel": calculate_qparams(-amax, amax, INT8),
+        }
+        for name, (scale, zero_point) in found.items():
+            error = block_damage(x, fake_quantize_rows(x, scale, zero_point, INT8))
+            self.sums[name] = self.sums[name] + error if name in self.sums else error
+        self.tokens += x.shape[1]
+
+
+def watch_inputs(groups: Sequence[Group], profile: Profile) -> dict[str, InputErrors]:
+    """Group name → what gathers its errors, for groups whose input has a finite calibrated range."""
+    found = {}
+    for group in groups:
+        qparams = site_qparams(profile, group.site, INT8, "absolute_maximum")
+        calibration = profile.split(group.site, "calibration")
+        if qparams is not None and calibration is not None:
+            amax = torch.from_numpy(calibration.channel_amax).to(model_dtype(profile))
+            found[group.name] = InputErrors(per_tensor_range=qparams, channel_amax=amax)
+    return found
+
+
+def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[str, Callable[[Tensor], None]]:
+    """Module path → what takes its input: one member for each tensor that a group reads."""
+    return {
+        members[0]: watched[group.name].add
+        for group in groups
+        if group.name in watched
+        for members in (group.experts or (group.members,))
+    }
+
+
+def granularity_rows(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> list[GranularityRow]:
+    """One row for each group whose input was seen."""
+    rows = []
+    for group in groups:
+        errors = watched.get(group.name)
+        if errors is not None and errors.tokens:
+            means = {name: float(total) / errors.tokens for name, total in errors.sums.items()}
+            rows.append(GranularityRow(group=group.name, layer=group.layer, cause=cause(**means), **means))
+    return rows
+
+
+def cause(
+    per_tensor: float, per_token: float, per_channel: float
+) -> Literal["outlier channel", "massive token", "either", "neither"]:
+    """What makes one scale too coarse: the finer scales that are worth a bit, and a bit more than the others."""
+    if min(per_token, per_channel) * BIT >= per_tensor:
+        return "neither"
+    if per_channel * BIT < per_token:
+        return "outlier channel"
+    return "massive token" if per_token * BIT < per_channel else "either"

@@ -1,0 +1,90 @@
+"""`--recipe` and `--scheme` through the command line: what is scored, what is named, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quantaudit.resources import resource_dir
+from quantaudit.simulate.records import Simulation
+from tests.integration.test_cli import Quantaudit, corpus_file, main, quantaudit, report  # noqa: F401
+
+STATIC = resource_dir("recipes") / "w8a8_static.yaml"
+
+
+@pytest.fixture
+def profile(report: Path) -> Path:  # noqa: F811
+    return report / "profile.safetensors"
+
+
+def simulated(path: Path) -> Simulation:
+    return Simulation.model_validate_json(path.read_text())
+
+
+def test_recipes_and_schemes_are_scored_beside_the_reports_own(
+    quantaudit: Quantaudit,  # noqa: F811
+    tiny_folder: Path,
+    profile: Path,
+    tmp_path: Path,
+) -> None:
+    odd = tmp_path / "odd.yaml"
+    odd.write_text(
+        "a_stage:\n  b_modifiers:\n    SmoothQuantModifier: {smoothing_strength: 0.5}\n"
+        "    QuantizationModifier: {targets: ['re:.*q_proj'], scheme: FP8}\n"
+    )
+    out = tmp_path / "s.json"
+    code, table, err = quantaudit(
+        "simulate", tiny_folder, "--profile", profile, "--out", out, "--score", "damage",
+        "--recipe", STATIC, "--recipe", odd, "--scheme", "fp8_dynamic", "--scheme", "int8_static_per_tensor:minmax",
+    )  # fmt: skip
+    assert code == 0, err
+    rows = {row.name: row for row in simulated(out).recipes}
+    assert {"w8a8_static", "odd", "fp8_dynamic", "int8_static_per_tensor:minmax"} < set(rows)
+    assert rows["w8a8_static"].kl == rows["int8_static_per_tensor"].kl
+    assert rows["w8a8_static"].unsimulated == []
+    assert any("SmoothQuant" in reason for reason in rows["odd"].unsimulated)
+    assert "simulated in part" in " ".join(table.split())
+    assert {row.scheme for row in simulated(out).groups} >= {"fp8_dynamic", "int8_static_per_tensor:minmax"}
+
+
+def test_a_report_shows_its_recipes(
+    quantaudit: Quantaudit,  # noqa: F811
+    tiny_folder: Path,
+    corpus_file: Path,  # noqa: F811
+    profile: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "card"
+    code, _, err = quantaudit(
+        "report", tiny_folder, "--corpus", corpus_file, "--profile", profile, "--out", out, "--recipe", STATIC,
+        "--score", "damage",
+    )  # fmt: skip
+    assert code == 0, err
+    names = [row["name"] for row in json.loads((out / "card.json").read_text())["simulation"]["recipes"]]
+    assert "w8a8_static" in names
+    assert "recipe w8a8_static" in (out / "card.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "missing.yaml"], "no such file"),
+        (["--recipe", STATIC, "--recipe", STATIC], "would be called w8a8_static"),
+        (["--scheme", "int7"], "unknown scheme"),
+        (["--scheme", "int8_dynamic_per_token:mse"], "no static input scale"),
+        (["--scheme", "W4A16"], "64 columns do not divide into groups of 128"),
+    ],
+)
+def test_bad_recipes_and_schemes_exit_2(
+    quantaudit: Quantaudit,  # noqa: F811
+    tiny_folder: Path,
+    profile: Path,
+    tmp_path: Path,
+    arguments: list[object],
+    message: str,
+) -> None:
+    out = tmp_path / "s.json"
+    code, _, err = quantaudit("simulate", tiny_folder, "--profile", profile, "--out", out, *arguments)
+    assert (code, message in err, out.exists()) == (2, True, False), err
