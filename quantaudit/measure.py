@@ -19,6 +19,7 @@ from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.drive import NO_TOKEN, Batch, Side, batches, forward, one_logit
+from quantaudit.model.experts import Experts, on_all_tokens
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture, discover, outside_text
@@ -50,16 +51,21 @@ def measure(
     batch_size: int = 1,
     padding_side: Side = "right",
     seed: int = 0,
+    experts: Experts = "routed",
     progress: Advance = no_advance,
 ) -> Profile:
     """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
 
-    Samples with images run one at a time, whatever the batch size.
+    Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
+    `oneshot` calibrates them, and observes both.
     """
-    architecture = discover(loaded.model)
-    gathered = _Gathered(architecture, aside=outside_text(loaded.model, architecture.sites))
+    architecture = discover(loaded.model, all_tokens=experts == "all")
+    aside = outside_text(loaded.model, architecture.sites)
+    gathered = _Gathered(architecture, aside=aside, all_tokens=experts == "all")
 
     with ExitStack() as stack:
+        if experts == "all" and any(bank.linearized for bank in architecture.banks):
+            stack.enter_context(on_all_tokens())
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
         ran = stack.enter_context(calls(loaded.model, _parents(architecture)))
@@ -94,9 +100,10 @@ class _Gathered:
 
     batch: Batch
 
-    def __init__(self, architecture: Architecture, *, aside: frozenset[str]) -> None:
+    def __init__(self, architecture: Architecture, *, aside: frozenset[str], all_tokens: bool) -> None:
         self._sites = architecture.sites
         self._aside = aside
+        self._over_all = {site.name for site in architecture.sites if site.kind == "expert_input_all"}
         self._bank = {
             site.name: bank.path
             for bank in architecture.banks
@@ -105,7 +112,7 @@ class _Gathered:
         }
         self._count = PatternCounter()
         self._accumulators: dict[tuple[str, Split], Accumulator] = {}
-        self.routing = Routing(architecture.banks)
+        self.routing = Routing(architecture.banks, all_tokens=all_tokens)
 
     def receive(self, site: str, tensor: Tensor) -> None:
         """Add a site's tensor: only valid tokens, padding never enters a statistic."""
@@ -117,7 +124,8 @@ class _Gathered:
         elif bank is None:
             shares = self.batch.shares(x_NC, site)
         else:
-            shares = self.batch.routed(x_NC, self.routing.of(bank), site)
+            rows = self.routing.of(bank, all_tokens=site in self._over_all)
+            shares = self.batch.routed(x_NC, rows, site)
         for sample, x_TC, positions_T in shares:
             key = (site, sample.split)
             if key not in self._accumulators:

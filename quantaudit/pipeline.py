@@ -15,6 +15,7 @@ from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import locate
+from quantaudit.model.experts import Experts, extra_work
 from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
@@ -47,6 +48,7 @@ class Settings:
     special_tokens: SpecialTokens = "auto"
     corpus_tokenizer: str | None = None
     batch_size: int = 1
+    experts: Experts = "routed"
     evaluation_tokens: int = 4096
     score: str = "auto"
     schemes: tuple[str, ...] = ()
@@ -116,6 +118,7 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
             subject.corpus,
             batch_size=subject.settings.batch_size,
             seed=subject.settings.seed,
+            experts=subject.settings.experts,
             progress=advance,
         )
 
@@ -173,6 +176,9 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     info, budget = subject.corpus.info, subject.settings.evaluation_tokens
     evaluation = min(budget, info.evaluation.tokens)
     parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
+    work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
+    if parts and work is not None:
+        parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
     # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
     passes = 18 if subject.settings.score == "damage" else 25
     # Each further scheme is replayed, priced and scored; a recipe is scored alone.

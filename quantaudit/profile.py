@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,7 +36,7 @@ EXPERT_TOKENS = 16
 SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """Statistics by (site name, split) with their provenance; a site that never fired has none."""
 
@@ -48,6 +48,17 @@ class Profile:
         """All sites, in the order of the forward pass."""
         return self.provenance.sites
 
+    @cached_property
+    def by_name(self) -> Mapping[str, SiteInfo]:
+        """Site name → site."""
+        return {site.name: site for site in self.sites}
+
+    @property
+    def experts(self) -> Literal["routed", "all"] | None:
+        """Which tokens the experts were run on; None for a model without experts."""
+        kinds = {site.kind for site in self.sites}
+        return "all" if "expert_input_all" in kinds else "routed" if "expert_input" in kinds else None
+
     @property
     def samples(self) -> list[SampleInfo]:
         """All samples; statistics name them by their index here."""
@@ -56,6 +67,13 @@ class Profile:
     def split(self, site: str, split: Split) -> SiteStatistics | None:
         """One site's statistics in one split; None where it saw nothing."""
         return self.statistics.get((site, split))
+
+    def calibration(self, site: str) -> SiteStatistics | None:
+        """What a static scale is taken from: the calibration split, of an expert's input over all tokens where known.
+
+        llm-compressor's `oneshot` calibrates experts on all tokens, routed to them or not. None where nothing was seen.
+        """
+        return self.split(self.by_name[site].all_tokens or site, "calibration")
 
     def whole(self, site: str) -> SiteStatistics | None:
         """One site's statistics over both splits; None where it saw nothing."""
@@ -92,14 +110,19 @@ def merge(a: Profile, b: Profile) -> Profile:
 
 
 def starved(profile: Profile) -> list[Unmeasured]:
-    """Linears of experts that saw fewer than EXPERT_TOKENS routed tokens: too few to know their range."""
+    """Linears of experts that saw fewer than EXPERT_TOKENS tokens: too few to know their range.
+
+    Tokens routed to an expert count; all tokens do where all inputs of the expert are known over all of them.
+    """
+    inputs = [site for site in profile.sites if site.kind == "expert_input"]
+    only_routed = {_parent(site.module) for site in inputs if site.all_tokens is None}
     rows = []
-    for site in profile.sites:
-        if site.kind == "expert_input":
-            seen = sum(part.tokens for split in SPLITS if (part := profile.split(site.name, split)) is not None)
-            if seen < EXPERT_TOKENS:
-                reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
-                rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
+    for site in inputs:
+        known = site.name if _parent(site.module) in only_routed else site.all_tokens or site.name
+        seen = tokens(profile, known)
+        if seen < EXPERT_TOKENS:
+            reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
+            rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
     return rows
 
 
@@ -107,6 +130,15 @@ def unite(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmea
     """All that was not measured, each module for one reason: what never ran is not called starved too."""
     listed = {row.module for row in silent}
     return [*silent, *(row for row in few if row.module not in listed)]
+
+
+def tokens(profile: Profile, site: str) -> int:
+    """Tokens that a site has seen in both splits."""
+    return sum(part.tokens for split in SPLITS if (part := profile.split(site, split)) is not None)
+
+
+def _parent(module: str) -> str:
+    return module.rpartition(".")[0]
 
 
 def _samples(profile: Profile) -> set[int]:
@@ -160,7 +192,8 @@ def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
     d, e, p = value.distribution, value.extremes, value.peaks
     return {
         "patterns": d.patterns,
-        "counts": d.counts,
+        # A mixture has tens of thousands of distributions, with small counts in nearly all of them.
+        "counts": d.counts.astype(np.min_scalar_type(int(d.counts.max(initial=0)))),
         "sample": e.sample,
         "tokens": e.tokens,
         "min": e.min,
@@ -187,7 +220,9 @@ def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) 
     if encoding not in get_args(Encoding):
         raise KeyError(f"unknown encoding {encoding!r}")
     return SiteStatistics(
-        distribution=Distribution(encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"]),
+        distribution=Distribution(
+            encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"].astype(np.int64)
+        ),
         extremes=Extremes(
             sample=arrays[key + "sample"],
             tokens=arrays[key + "tokens"],

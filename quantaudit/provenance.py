@@ -119,8 +119,16 @@ class SiteInfo(Row):
     module: str
     tap: Literal["input", "output"]
     members: list[str]
-    modules: list[str] = Field(default=[], description="where a site gathers several modules' outputs, all of them")
-    parts: list[str] = Field(default=[], description="sites, one for each expert, that this one is the merge of")
+    modules: list[str] = Field(
+        default_factory=list, description="where a site gathers several modules' outputs, all of them"
+    )
+    parts: list[str] = Field(
+        default_factory=list, description="sites, one for each expert, that this one is the merge of"
+    )
+    expert: str | None = Field(default=None, description="which of its layer's experts reads it")
+    all_tokens: str | None = Field(
+        default=None, description="the site that holds an expert's input over all tokens, not only those routed to it"
+    )
 
 
 class Unmeasured(Row):
@@ -129,6 +137,7 @@ class Unmeasured(Row):
     module: str
     reason: str
     weights: bool = Field(default=False, description="whether it holds weights that a recipe could quantize")
+    absent: bool = Field(default=False, description="whether the model has no such part, so that nothing is missing")
 
 
 class Provenance(Row):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from quantaudit._version import __version__
+from quantaudit.card import experts
 from quantaudit.card.findings import find
 from quantaudit.card.landscape import place
 from quantaudit.card.places import places_info
@@ -38,7 +39,9 @@ def build_card(
 ) -> Card:
     """The card of one audit. timings: seconds by stage. redact_text: keep the corpus' text (tokens) out of it."""
     provenance = profile.provenance
-    sites = [site_row(profile, site, redact_text=redact_text) for site in profile.sites]
+    sites = [
+        site_row(profile, site, redact_text=redact_text) for site in profile.sites if site.kind not in experts.KINDS
+    ]
     peak = peak_summary(sites)
     covered = coverage(profile)
     stability = stability_info(profile, peak)
@@ -60,6 +63,7 @@ def build_card(
         correlation=correlate(simulation, _evaluation_amax(profile)) if simulation else [],
         stability=stability,
         places=places_info(profile),
+        experts=experts.experts_info(profile),
         landscape=place(peak.overall.amax if peak.overall else None),
         findings=findings,
         verdict=decide(sites, covered, simulation, findings, policy),
@@ -116,7 +120,7 @@ def coverage(profile: Profile) -> Coverage:
     """What was measured. A Linear counts when its input was seen in both splits."""
     provenance = profile.provenance
     silent = {row.module for row in provenance.unmeasured}
-    linears = {member: site.name for site in profile.sites for member in site.members}
+    linears = {member: site.all_tokens or site.name for site in profile.sites for member in site.members}
     seen = [site for site in profile.sites if profile.whole(site.name) is not None]
     return Coverage(
         sites=len(profile.sites),

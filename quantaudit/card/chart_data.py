@@ -17,12 +17,12 @@ _LABELLED_POINTS = 3
 
 
 def peaks(card: Card) -> list[dict[str, Any]]:
-    """One row for each site of a layer with a positive peak, experts merged. amax in the tensor's units."""
+    """One row for each site of a layer with a positive peak. amax in the tensor's units."""
     names = rows.projections(card)
     data = []
     for site in card.sites:
-        if site.layer is None or not site.amax or site.amax < 0 or site.kind == "expert_input":
-            continue  # the experts of a layer are drawn as one, by their merged site
+        if site.layer is None or not site.amax or site.amax < 0:
+            continue
         first = next((peak for peak in site.peaks if peak.value is not None), None)
         data.append(
             {

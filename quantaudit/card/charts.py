@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import altair as alt
 
 from quantaudit.card import chart_data, looks, rows
+from quantaudit.card.expert_charts import peaks_by_expert
 from quantaudit.card.schema import Card
 from quantaudit.card.text import number, visible
 
@@ -207,6 +208,7 @@ def all_charts(card: Card) -> dict[str, AnyChart]:
     """Chart name → chart, of those that this card has data for, in the order of the card."""
     charts = {
         "peaks_by_layer": peaks_by_layer(card),
+        "peaks_by_expert": peaks_by_expert(card),
         "peak_against_damage": peak_against_damage(card),
         "damage_by_layer": damage_by_layer(card),
         "zeroed_by_layer": zeroed_by_layer(card),

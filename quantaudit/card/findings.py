@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from itertools import groupby
 
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
 from quantaudit.policy import Policy
-from quantaudit.provenance import Provenance
+from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
 
+NUMBER = re.compile(r"\d+")
+_ABSENT = "The model has no such part, so nothing is missing."
+_UNMEASURED_REMEDY = "Give text that reaches these modules, or leave them out of the recipe."
+_EXPERTS_REMEDY = (
+    "Give more text (--samples, --corpus), or run experts on all tokens with `--experts all`, as `oneshot` does when "
+    "it calibrates them; or leave these experts out of the recipe."
+)
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
 LOSS_SPREAD = 3.0
@@ -46,25 +53,51 @@ def find(
 
 
 def unmeasured(coverage: Coverage) -> list[Finding]:
-    """QA101: what no statistic covers, one finding for each reason; an error where it holds weights."""
-    rows = sorted(coverage.unmeasured, key=lambda row: row.reason)
+    """QA101: what no statistic covers, one finding for each kind of reason; an error where it holds weights.
+
+    A part that the model does not have is information. Reasons that differ in their numbers alone, such as how many
+    tokens an expert saw, are of one kind.
+    """
+    kinds: dict[tuple[str, bool, bool], list[Unmeasured]] = {}
+    for row in coverage.unmeasured:
+        kinds.setdefault((NUMBER.sub("#", row.reason), row.weights, row.absent), []).append(row)
     found = []
-    for reason, group in groupby(rows, key=lambda row: row.reason):
-        members = list(group)
-        modules = [row.module for row in members]
+    for (_, weights, absent), rows in sorted(kinds.items()):
+        modules = [row.module for row in rows]
+        reason = common_reason([row.reason for row in rows])
+        examples = f", such as {examples_of(modules)}" if len(modules) > 1 else ""
         found.append(
             Finding(
                 code="QA101",
-                severity="error" if any(row.weights for row in members) else "warning",
+                severity="error" if weights else "info" if absent else "warning",
                 module=modules[0],
-                message=f"{count(len(modules), 'module')} not measured: {reason}",
+                message=f"{count(len(modules), 'module')} not measured ({reason}){examples}",
                 value=float(len(modules)),
                 threshold=0.0,
-                reason="What was not measured cannot be declared safe.",
-                remedy="Give text that reaches these modules, or leave them out of the recipe.",
+                reason=_ABSENT if absent else "What was not measured cannot be declared safe.",
+                remedy=_remedy(reason, absent=absent),
             )
         )
     return found
+
+
+def _remedy(reason: str, *, absent: bool) -> str:
+    if absent:
+        return "None is needed."
+    return _EXPERTS_REMEDY if reason.startswith("expert saw") else _UNMEASURED_REMEDY
+
+
+def common_reason(reasons: Sequence[str]) -> str:
+    """Reasons of one kind as one: `expert saw 0–15 tokens, fewer than 16`, a range where their numbers differ."""
+    columns = zip(*(map(int, NUMBER.findall(reason)) for reason in reasons), strict=True)
+    spans = iter([f"{min(c):,}" if min(c) == max(c) else f"{min(c):,}–{max(c):,}" for c in columns])
+    return NUMBER.sub(lambda _: next(spans), reasons[0])
+
+
+def examples_of(modules: Sequence[str]) -> str:
+    """The first, the middle and the last of them."""
+    chosen = dict.fromkeys((modules[0], modules[len(modules) // 2], modules[-1]))
+    return ", ".join(f"`{module}`" for module in chosen)
 
 
 def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:

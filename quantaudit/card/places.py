@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from quantaudit.card import experts
 from quantaudit.card.schema import PersistentChannel, PlaceRow, PlacesInfo
 from quantaudit.profile import Profile
 from quantaudit.stats import distribution, peaks
@@ -29,7 +30,7 @@ _SPECIAL = re.compile(
 
 def places_info(profile: Profile) -> PlacesInfo:
     """Shares of the highest peaks by kind of tensor, and the channels of the residual stream that persist."""
-    kinds = dict.fromkeys(site.kind for site in profile.sites)
+    kinds = dict.fromkeys(site.kind for site in profile.sites if site.kind not in experts.KINDS)
     rows = [row for kind in kinds if (row := place_row(profile, kind)) is not None]
     residual = [
         (site.layer if site.layer is not None else index, whole)

@@ -24,7 +24,7 @@ from quantaudit.files import write_bytes, write_text
 from quantaudit.resources import resource_dir
 
 _IMAGE_WIDTH, _IMAGE_SCALE = 700, 2
-_LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured_limit": 20}
+_LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured_limit": 20, "layer_limit": 12}
 _PEAK_LIMIT = 10
 _SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
 _HINT = "mend the template, or leave --template-dir out"
@@ -94,6 +94,9 @@ def _context(card: Card) -> dict[str, Any]:
         "peaks_quantized": rows.peak_lines(card, quantized=True)[:_PEAK_LIMIT],
         "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
         "stable_peaks": rows.stable_peaks(card),
+        "expert_lines": rows.expert_lines(card),
+        "expert_peaks": sorted(rows.expert_lines(card), key=lambda line: (-(line.amax or 0.0), line.layer)),
+        "unmeasured": rows.unmeasured_lines(card),
         "undrawn": rows.undrawn_sites(card),
         "drift_reading": chart_data.drift_reading(card),
         "landscape": rows.landscape_lines(card),

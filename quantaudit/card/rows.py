@@ -6,16 +6,20 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
+from quantaudit.card.findings import NUMBER, common_reason
 from quantaudit.card.schema import (
     Card,
+    ExpertLayer,
     Finding,
     Peak,
     PeakStability,
     Severity,
     SiteRow,
 )
+from quantaudit.provenance import Unmeasured
 from quantaudit.simulate.records import (
     GroupRow,
     RecipeRow,
@@ -23,6 +27,7 @@ from quantaudit.simulate.records import (
     TensorErrorRow,
 )
 
+_LAYER_OR_EXPERT = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _IN_LAYER = re.compile(r"^.*?\blayers\.\d+\.")
 
 
@@ -52,6 +57,22 @@ class PeakLine:
 
     site: SiteRow
     peak: Peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLine:
+    """One layer's experts: tokens routed to them, how many saw too few, and the input with the largest element."""
+
+    name: str
+    layer: int
+    experts: int
+    fewest: int
+    median: float
+    most: int
+    starved: int
+    amax: float | None
+    projection: str | None
+    expert: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +189,39 @@ def peak_lines(card: Card, *, quantized: bool) -> list[PeakLine]:
         if finite and reaches_quantizer(site) == quantized:
             lines.append(PeakLine(site=site, peak=max(finite, key=lambda peak: abs(peak.value or 0.0))))
     return sorted(lines, key=lambda line: (-abs(line.peak.value or 0.0), line.site.name))
+
+
+def expert_lines(card: Card) -> list[ExpertLine]:
+    """Every layer's experts, in the order of the layers."""
+    return [_expert_line(layer, card.experts.enough) for layer in card.experts.layers] if card.experts else []
+
+
+def _expert_line(layer: ExpertLayer, enough: int) -> ExpertLine:
+    values = ((amax, name, i) for name, row in layer.amax.items() for i, amax in enumerate(row) if amax is not None)
+    amax, projection, expert = max(values, default=(None, None, None))
+    return ExpertLine(
+        name=layer.name,
+        layer=layer.layer,
+        experts=len(layer.tokens),
+        fewest=min(layer.tokens),
+        median=median(layer.tokens),
+        most=max(layer.tokens),
+        starved=sum(tokens < enough for tokens in layer.tokens),
+        amax=amax,
+        projection=projection,
+        expert=expert,
+    )
+
+
+def unmeasured_lines(card: Card) -> list[tuple[str, int, str]]:
+    """(modules, how many, reason) of what was not measured; names and reasons alike but for their numbers are one."""
+    kinds: dict[tuple[str, str], list[Unmeasured]] = {}
+    for row in card.coverage.unmeasured:
+        kinds.setdefault((_LAYER_OR_EXPERT.sub("*", row.module), NUMBER.sub("#", row.reason)), []).append(row)
+    return [
+        (name if len(rows) > 1 else rows[0].module, len(rows), common_reason([row.reason for row in rows]))
+        for (name, _), rows in kinds.items()
+    ]
 
 
 def findings_of(card: Card, *severities: Severity) -> list[Finding]:

@@ -219,6 +219,27 @@ class PlacesInfo(Row):
     channels: list[PersistentChannel] = Field(description="standing out in most layers first")
 
 
+class ExpertLayer(Row):
+    """The routed experts of one layer. Every list has one entry for each expert, in their order."""
+
+    name: str
+    layer: int
+    tokens: list[int] = Field(description="tokens routed to the expert")
+    amax: dict[str, list[Number]] = Field(description="projection → largest |x| of its input over the routed tokens")
+    amax_all_tokens: dict[str, list[Number]] = Field(
+        description="the same over all tokens, of projections that were run on all of them"
+    )
+
+
+class ExpertsInfo(Row):
+    """The routed experts of a mixture, one by one."""
+
+    enough: int = Field(description="tokens below which an expert counts as unmeasured")
+    layers: list[ExpertLayer]
+    calibration: str = Field(description="which tokens static ranges were taken from")
+    reading: str
+
+
 class Finding(Row):
     """One rule's result."""
 
@@ -284,6 +305,7 @@ class Card(Row):
     correlation: list[CorrelationRow]
     stability: StabilityInfo | None
     places: PlacesInfo | None
+    experts: ExpertsInfo | None = Field(default=None, description="null for a model without routed experts")
     landscape: Landscape
     findings: list[Finding]
     verdict: Verdict

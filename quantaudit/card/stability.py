@@ -63,7 +63,7 @@ def peak_stability(profile: Profile, peak: GlobalPeak) -> PeakStability | None:
 def exceedance_info(profile: Profile) -> ExceedanceInfo:
     """All inputs of Linears: where the evaluation split goes beyond the calibration split's absolute maximum."""
     splits = {
-        site.name: (profile.split(site.name, "calibration"), profile.split(site.name, "evaluation"))
+        site.name: (profile.calibration(site.name), profile.split(site.name, "evaluation"))
         for site in profile.sites
         if site.kind == "linear_input"
     }

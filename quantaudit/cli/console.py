@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -24,6 +26,9 @@ out = Console()
 err = Console(stderr=True)
 
 COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "INCONCLUSIVE": "bright_black"}
+
+
+_SITE_WIDTH = 110
 
 
 class _SpeedColumn(TextColumn):
@@ -114,25 +119,49 @@ def recipe_table(simulation: Simulation) -> Table:
     return table
 
 
+def show_sites(architecture: Architecture) -> None:
+    """The observed tensors on stdout, then what is not measured."""
+    # A name cut off says nothing: where a terminal is narrower than the table, its lines wrap.
+    Console(width=max(out.width, _SITE_WIDTH)).print(site_table(architecture))
+    for line in missing_lines(architecture):
+        out.print(line, highlight=False)
+
+
 def site_table(architecture: Architecture) -> Table:
-    """Sites of one kind in a row, over all layers and all experts; then what is not measured."""
-    table = Table(title="observed tensors", title_justify="left")
-    table.add_column("site", no_wrap=True)
-    for column in ("kind", "layers", "members"):
-        table.add_column(column)
+    """Sites of one kind in a row, over all layers and all experts: how many tensors, read by how many Linears."""
+    table = Table(title="observed tensors", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column, justify in (("site", "left"), ("kind", "left"), ("tensors", "right"), ("Linears", "right")):
+        table.add_column(column, no_wrap=True, justify=justify)  # type: ignore[arg-type]
+    table.add_column("layers", overflow="fold")
     rows: dict[tuple[str, str], list[SiteInfo]] = {}
     for site in architecture.sites:
-        name = site.name if site.layer is None else site.name.replace(f"layers.{site.layer}.", "layers.*.", 1)
-        if site.kind == "expert_input":
-            name = re.sub(r"\.\d+\.", ".*.", name)
-        rows.setdefault((name, site.kind), []).append(site)
+        rows.setdefault((_pattern(site.name), site.kind), []).append(site)
     for (name, kind), sites in rows.items():
         layers = sorted({site.layer for site in sites if site.layer is not None})
-        members = ", ".join(dict.fromkeys(member.rpartition(".")[2] for member in sites[0].members))
-        table.add_row(escape(name), kind, _layers(layers), escape(members))
-    for row in architecture.unmeasured:
-        table.add_row(escape(row.module), "[red]not measured[/]", "", escape(row.reason))
+        linears = sum(len(site.members) for site in sites)
+        table.add_row(
+            escape(name),
+            kind.replace("_", " "),
+            f"{len(sites):,}",
+            f"{linears:,}" if linears else "",
+            _layers(layers),
+        )
     return table
+
+
+def missing_lines(architecture: Architecture) -> list[str]:
+    """What is not measured, and why, modules alike in one line."""
+    missing = Counter((_pattern(row.module), row.reason, row.absent) for row in architecture.unmeasured)
+    return [
+        f"[{'dim' if absent else 'red'}]not measured[/] {escape(name)}{f' ({count:,})' if count > 1 else ''}: "
+        f"{escape(reason)}"
+        for (name, reason, absent), count in missing.items()
+    ]
+
+
+def _pattern(name: str) -> str:
+    """A name with its numbers left out: what the layers and the experts of a model have in common."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def _layers(layers: list[int]) -> str:

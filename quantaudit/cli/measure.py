@@ -30,6 +30,7 @@ def run(
     special_tokens: options.SpecialTokens = "auto",
     corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
+    experts: options.Experts = "routed",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -46,6 +47,7 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
+    from quantaudit.model.experts import find_experts
     from quantaudit.pipeline import Settings, measure_subject, prepare
     from quantaudit.profile import save_profile
 
@@ -61,6 +63,7 @@ def run(
         special_tokens=special_tokens,
         corpus_tokenizer=corpus_tokenizer,
         batch_size=batch_size,
+        experts=find_experts(experts),
         seed=seed,
     )
     subject = prepare(settings, console.say)

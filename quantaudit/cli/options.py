@@ -49,6 +49,14 @@ CorpusTokenizer = Annotated[
 BatchSize = Annotated[
     int, typer.Option(metavar="N", min=1, help="Samples in one forward pass; one with images always runs alone.")
 ]
+Experts = Annotated[
+    str,
+    typer.Option(
+        metavar="TOKENS",
+        help="Run experts on the tokens `routed` to them, or on `all`, as llm-compressor's oneshot calibrates them: "
+        "their work times the experts over the chosen ones.",
+    ),
+]
 EvaluationTokens = Annotated[
     int, typer.Option(metavar="TOKENS", min=16, help="Tokens that damage and whole-model scores are taken on.")
 ]

@@ -24,6 +24,7 @@ def run(
     special_tokens: options.SpecialTokens = "auto",
     corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
+    experts: options.Experts = "routed",
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
     recipe: options.Recipes = None,
@@ -49,6 +50,7 @@ def run(
     check_directory(folder, force=force)
 
     from quantaudit.card.render import write_card
+    from quantaudit.model.experts import find_experts
     from quantaudit.pipeline import Settings, audit
     from quantaudit.profile import load_profile, save_profile
     from quantaudit.quant.export import save_scales
@@ -65,6 +67,7 @@ def run(
         special_tokens=special_tokens,
         corpus_tokenizer=corpus_tokenizer,
         batch_size=batch_size,
+        experts=find_experts(experts),
         evaluation_tokens=evaluation_tokens,
         score=score,
         recipes=tuple(recipe or ()),

@@ -18,11 +18,11 @@ def run(
     from quantaudit.model.load import load_skeleton
     from quantaudit.model.sites import discover
 
-    skeleton = load_skeleton(locate(model, revision=revision), trust_remote_code=trust_remote_code)
+    skeleton = load_skeleton(locate(model, revision=revision, weights=False), trust_remote_code=trust_remote_code)
     architecture = discover(skeleton)
-    console.out.print(console.site_table(architecture))
+    console.show_sites(architecture)
     linears = sum(len(group.members) for group in architecture.groups)
     console.say(
-        f"{len(architecture.sites)} sites, {len(architecture.groups)} fused groups of {linears} Linears, "
-        f"{len(architecture.unmeasured)} not measured"
+        f"{len(architecture.sites):,} sites, {len(architecture.groups):,} fused groups of {linears:,} Linears, "
+        f"{len(architecture.unmeasured):,} not measured"
     )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
+from quantaudit.model.structure import FUSED_GATE
 from quantaudit.provenance import SiteInfo
 
 Receiver = Callable[[str, Tensor], None]
@@ -78,7 +79,9 @@ def _output_hook(
 
 
 def _selector(site: SiteInfo, module: nn.Module) -> Callable[[Any], Tensor]:
-    """What to take of a module's output: of a router, its logits over the experts."""
+    """What to take of a module's output: of a router its logits over the experts, of a fused gate and up the gate."""
+    if site.kind == "gate" and site.module.rpartition(".")[2] == FUSED_GATE:
+        return lambda output: first_tensor(output).chunk(2, -1)[0]
     if site.kind != "router_logits":
         return first_tensor
     width = len(module.weight)  # type: ignore[arg-type]

@@ -37,8 +37,11 @@ class Checkpoint:
     quantization: str | None = None
 
 
-def locate(spec: str, *, revision: str | None = None) -> Checkpoint:
-    """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy."""
+def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
+    """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy.
+
+    weights: whether they are needed; without them a folder may hold its config.json alone, and none are downloaded.
+    """
     if spec == "demo":
         file = _demo_file()
         return _gguf(spec, file, name=file.stem.split(".")[0])
@@ -48,12 +51,12 @@ def locate(spec: str, *, revision: str | None = None) -> Checkpoint:
             raise ModelError("no such GGUF file", where=spec, hint="check the path")
         return _gguf(spec, path, name=path.stem)
     if path.is_dir():
-        return _folder(spec, path, name=path.resolve().name, revision=None)
+        return _folder(spec, path, name=path.resolve().name, revision=None, weights=weights)
     if path.exists() or not _HUB_ID.fullmatch(spec) or spec.startswith("."):
         raise ModelError(
             "no such model folder", where=spec, hint="give a folder with config.json, a .gguf file, a Hub id or `demo`"
         )
-    return _folder(spec, _download(spec, revision), name=spec, revision=revision)
+    return _folder(spec, _download(spec, revision, weights=weights), name=spec, revision=revision, weights=weights)
 
 
 def sha256_of(path: Path) -> str:
@@ -89,7 +92,7 @@ def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
     return Checkpoint(spec=spec, name=name, folder=path.parent, gguf=path.name, revision=None, weights=(path,))
 
 
-def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Checkpoint:
+def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool) -> Checkpoint:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError("folder has no config.json", where=str(folder), hint="give the folder that holds config.json")
@@ -114,7 +117,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None) -> Chec
         folder=folder,
         gguf=None,
         revision=revision,
-        weights=_safetensors(folder),
+        weights=_safetensors(folder) if weights else (),
         quantization=method,
     )
 
@@ -151,8 +154,8 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _download(spec: str, revision: str | None) -> Path:
-    """Fetch configuration, tokenizer and safetensors of a Hub repository into the cache, or find them there."""
+def _download(spec: str, revision: str | None, *, weights: bool) -> Path:
+    """Fetch configuration, tokenizer and, where wanted, safetensors of a Hub repository, or find them in the cache."""
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -168,7 +171,7 @@ def _download(spec: str, revision: str | None) -> Path:
                 spec,
                 revision=revision,
                 allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py"],
-                ignore_patterns=["*/*.safetensors"],
+                ignore_patterns=["*/*.safetensors"] if weights else ["*.safetensors"],
             )
         )
     except HFValidationError as error:

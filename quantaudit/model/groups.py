@@ -24,7 +24,8 @@ FUSED = {
 class Group:
     """A fused group. name: `layers.7.mlp.gate_up_proj`; projection: `gate_up_proj`; members: full module paths.
 
-    experts: for a projection of routed experts, expert by expert the members that read that expert's tokens.
+    experts: for a projection of routed experts, expert by expert the members that read that expert's tokens, and
+    bank: those experts.
     """
 
     name: str
@@ -32,6 +33,15 @@ class Group:
     layer: int | None
     members: tuple[str, ...]
     experts: tuple[tuple[str, ...], ...] = ()
+    bank: Bank | None = None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether routed experts of llm-compressor's making read their layer's tokens here, not what they made of them.
+
+        Every token is routed to some expert, so that their inputs together are all tokens.
+        """
+        return self.bank is not None and self.bank.linearized and self.projection != "down_proj"
 
     @property
     def site(self) -> str:
@@ -75,6 +85,7 @@ def _expert_groups(layer: nn.Module, block: str, index: int, bank: Bank) -> Iter
             layer=index,
             members=tuple(member for members in experts for member in members),
             experts=experts,
+            bank=bank,
         )
 
 

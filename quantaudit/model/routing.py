@@ -4,6 +4,9 @@ An expert sees rows [n, channels] of the tokens routed to it. There are three wa
 the container of the experts is given the indices of the chosen experts (transformers, linearized); it is given every
 token once for each expert, those not routed to it as zeros (Llama 4); or the container is never called and the layer
 picks rows by itself (remote code), in whatever order: then rows are found by their exact content.
+
+Linearized experts can be run on all tokens (`experts.on_all_tokens`): then each is given everything that its container
+is given, and the rows that are routed to it are a part of them.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from quantaudit.model.structure import Bank
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Rows of an expert's tensors that hold a routed token. rows: int64 [k] into them, None for all of `count` rows.
+    """Rows of an expert's tensors that hold a token. rows: int64 [k] into them, None for all of `count` rows.
 
     tokens: int64 [k], the tokens' indices in the flattened batch of `total` tokens.
     """
@@ -42,13 +45,18 @@ class _State:
     chosen: Tensor | None = None
     called: bool = False
     current: Routed | None = None
+    everything: Routed | None = None
 
 
 class Routing:
-    """Follows the experts of a model while it runs; `of` tells about the expert that runs just now."""
+    """Follows the experts of a model while it runs; `of` tells about the expert that runs just now.
 
-    def __init__(self, banks: Sequence[Bank]) -> None:
+    all_tokens: whether linearized experts are run on all tokens.
+    """
+
+    def __init__(self, banks: Sequence[Bank], *, all_tokens: bool = False) -> None:
         self._banks = banks
+        self._all_tokens = all_tokens
         self._states = {bank.path: _State() for bank in banks}
 
     @contextmanager
@@ -60,13 +68,18 @@ class Routing:
                 parent = model.get_submodule(bank.path.rpartition(".")[0])
                 _attach(stack, parent, partial(_enter_layer, state))
                 _attach(stack, model.get_submodule(bank.path), partial(_enter_bank, state))
+                enter = _enter_expert_on_all if self._all_tokens and bank.linearized else _enter_expert
                 for index, path in enumerate(bank.experts):
-                    _attach(stack, model.get_submodule(path), partial(_enter_expert, state, bank, index))
+                    _attach(stack, model.get_submodule(path), partial(enter, state, bank, index))
             yield
 
-    def of(self, bank: str) -> Routed:
-        """Rows of the expert of this bank that was called last. Raises MeasurementError where none was."""
-        current = self._states[bank].current
+    def of(self, bank: str, *, all_tokens: bool = False) -> Routed:
+        """Rows of the expert of this bank that was called last: those routed to it, or all that hold a token.
+
+        Raises MeasurementError where none was called.
+        """
+        state = self._states[bank]
+        current = state.everything if all_tokens else state.current
         if current is None:
             raise MeasurementError("a Linear of an expert ran outside its expert", where=bank)
         return current
@@ -82,7 +95,7 @@ def _attach(stack: ExitStack, module: nn.Module, enter: Callable[[list[Tensor]],
 def _enter_layer(state: _State, tensors: list[Tensor]) -> None:
     hidden = tensors[0]
     state.hidden = hidden.reshape(-1, hidden.shape[-1])
-    state.chosen, state.called, state.current = None, False, None
+    state.chosen, state.called, state.current, state.everything = None, False, None, None
 
 
 def _enter_bank(state: _State, tensors: list[Tensor]) -> None:
@@ -106,6 +119,25 @@ def _enter_expert(state: _State, bank: Bank, index: int, tensors: list[Tensor]) 
     if rows is None and len(tokens) != len(x):
         raise MeasurementError(f"an expert was given {len(x)} rows, {len(tokens)} are routed to it", where=bank.path)
     state.current = Routed(rows, tokens, len(x), total)
+
+
+def _enter_expert_on_all(state: _State, bank: Bank, index: int, tensors: list[Tensor]) -> None:
+    if state.hidden is None:
+        raise MeasurementError("an expert ran outside its layer", where=bank.path)
+    x, total = tensors[0].reshape(-1, tensors[0].shape[-1]), len(state.hidden)
+    if state.chosen is not None:
+        tokens = routed_tokens(state.chosen, index)
+        mine, every = Routed(tokens, tokens, len(x), total), Routed(None, torch.arange(total), len(x), total)
+        expected = total
+    else:
+        # One copy of the tokens for each expert, its own at its index; rows of zeros are tokens routed to others.
+        rows = x.any(-1).nonzero()[:, 0]
+        own = rows[rows // total == index]
+        mine, every = Routed(own, own % total, len(x), total), Routed(rows, rows % total, len(x), total)
+        expected = total * len(bank.experts)
+    if len(x) != expected:
+        raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=bank.path)
+    state.current, state.everything = mine, every
 
 
 def routed_tokens(chosen: Tensor, expert: int) -> Tensor:

@@ -5,7 +5,7 @@ Only the structure is looked at, never a list of model names, and a skeleton on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,8 @@ __all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "outs
 _LAST = ("o_proj", "out_proj")
 """A token mixer's own output projection runs last, even where a class defines it first (Phi-3)."""
 Tap = Literal["input", "output"]
+ALL = "@all"
+"""Ends the name of an expert's input over all tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +37,15 @@ class Architecture:
     banks: tuple[Bank, ...] = field(default=())
 
 
-def discover(model: nn.Module) -> Architecture:
+def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
     """Sites and groups of a decoder model, in the order of its forward pass.
 
+    all_tokens: whether experts are run on all tokens, so that what each of them makes of all is observed too.
     Raises ModelError where no decoder layers are found.
     """
     path, layers = decoder_layers(model)
     names = {module: name for name, module in model.named_modules()}
-    listing = _Listing()
+    listing = _Listing(all_tokens=all_tokens)
     listing.add("embedding", "embedding", None, names.get(model.get_input_embeddings()))  # type: ignore[operator]
     blocks, banks, groups = [], [], []
     for index, layer in enumerate(layers):
@@ -89,6 +92,7 @@ def outside_text(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str]:
 class _Listing:
     """Sites found so far, and what was looked for in vain."""
 
+    all_tokens: bool
     sites: list[SiteInfo] = field(default_factory=list)
     missing: list[Unmeasured] = field(default_factory=list)
 
@@ -106,14 +110,27 @@ class _Listing:
                 )
             )
 
+    def absent(self, name: str, reason: str) -> None:
+        """A row that says that the model has no such part."""
+        self.missing.append(Unmeasured(module=name, reason=reason, absent=True))
+
     def add_inputs(self, group: Group) -> None:
-        """What a group reads: one tensor, or one for each expert, merged."""
+        """What a group reads: one tensor, or one for each expert, merged; and, where observed, over all tokens."""
         stem = group.name.removesuffix(group.projection)
         parts = {
-            f"{stem}{_expert_name(members[0], group)}.{group.projection}.input": members for members in group.experts
+            f"{stem}{expert}.{group.projection}.input": (expert, members)
+            for expert, members in zip(_expert_names(group), group.experts, strict=True)
         }
-        self.sites.append(_input(group.site, "linear_input", group.layer, group.members, list(parts)))
-        self.sites += [_input(name, "expert_input", group.layer, members, []) for name, members in parts.items()]
+        everywhere = self.all_tokens and group.bank is not None and group.bank.linearized and not group.reads_tokens
+        over_all = {name: f"{name}{ALL}" for name in (group.site, *parts) if everywhere}
+        if group.reads_tokens:
+            over_all = dict.fromkeys(parts, group.site)
+        made = [_input(group.site, "linear_input", group, group.members, list(parts), over_all)]
+        for name, (expert, members) in parts.items():
+            made.append(_input(name, "expert_input", group, members, [], over_all, expert))
+        self.sites += made
+        if everywhere:
+            self.sites += [_over_all(site) for site in made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +149,7 @@ class _Block:
         rest = list(groups)
         mixers = structure.mixers(self.layer)
         mlp = structure.mlp(self.layer)
+        before = len(listing.sites)
         for component in [*mixers, *([mlp] if mlp else [])]:
             inside = [group for group in rest if group.members[0].startswith(f"{self.path}.{component.child}.")]
             if component is mlp:
@@ -143,9 +161,12 @@ class _Block:
             self._output(listing, component)
         if not mixers:
             listing.add(f"{prefix}.self_attn.output", "attention_output", self.index, None)
-        if mlp is None:
-            reason = "" if rest else "the layer has no MLP: all its Linears are in its token mixer"
-            listing.add(f"{prefix}.mlp.output", "mlp_output", self.index, None, reason=reason)
+        if mlp is None and rest:
+            listing.add(f"{prefix}.mlp.output", "mlp_output", self.index, None)
+        elif mlp is None:
+            listing.absent(f"{prefix}.mlp.output", "the layer has no MLP: all its Linears are in its token mixer")
+        elif not any(site.kind == "gate" for site in listing.sites[before:]):
+            self._no_gate(listing, mlp)
         self._groups(listing, rest, mlp)
         listing.add(f"{prefix}.output", "residual", self.index, self.path)
 
@@ -159,10 +180,17 @@ class _Block:
             name = f"layers.{self.index}.mlp.router"
             listing.add(name, "router_logits", self.index, structure.router(self.model, bank))
 
+    def _no_gate(self, listing: _Listing, mlp: Component) -> None:
+        name = f"layers.{self.index}.mlp.gate"
+        if structure.has_linears(self.layer.get_submodule(mlp.child)):
+            listing.absent(name, "the MLP has no gate")
+        else:
+            listing.add(name, "gate", self.index, None)
+
     def _groups(self, listing: _Listing, groups: Sequence[Group], mlp: Component | None) -> None:
         for group in groups:
             listing.add_inputs(group)
-            gates = [member for member in group.members if member.rpartition(".")[2] == "gate_proj"]
+            gates = [member for member in group.members if structure.is_gate(member, group.members)]
             if not gates:
                 continue
             where = group.name.removeprefix(f"layers.{self.index}.").rpartition(".")[0]
@@ -172,16 +200,38 @@ class _Block:
             listing.add(name, "gate", self.index, gates[0], gates if group.experts else ())
 
 
-def _input(name: str, kind: str, layer: int | None, members: Sequence[str], parts: list[str]) -> SiteInfo:
+def _input(
+    name: str,
+    kind: str,
+    group: Group,
+    members: Sequence[str],
+    parts: list[str],
+    over_all: Mapping[str, str],
+    expert: str | None = None,
+) -> SiteInfo:
     return SiteInfo(
-        name=name, kind=kind, layer=layer, module=members[0], tap="input", members=list(members), parts=parts
+        name=name,
+        kind=kind,
+        layer=group.layer,
+        module=members[0],
+        tap="input",
+        members=list(members),
+        parts=parts,
+        expert=expert,
+        all_tokens=over_all.get(name),
     )
 
 
-def _expert_name(member: str, group: Group) -> str:
-    """The part of a member's path that names its expert: `model.layers.0.mlp.experts.3.up_proj` → `3`."""
-    different = zip(group.experts[0][0].split("."), group.experts[-1][0].split("."), strict=True)
-    return member.split(".")[[a != b for a, b in different].index(True)]
+def _over_all(site: SiteInfo) -> SiteInfo:
+    """The same input over all tokens. Its Linears are members of the routed one."""
+    parts = [f"{part}{ALL}" for part in site.parts]
+    changes = {"name": f"{site.name}{ALL}", "kind": "expert_input_all", "parts": parts, "members": []}
+    return site.model_copy(update={**changes, "all_tokens": None})
+
+
+def _expert_names(group: Group) -> list[str]:
+    """How each expert is called in its container."""
+    return [] if group.bank is None else [path.removeprefix(f"{group.bank.path}.") for path in group.bank.experts]
 
 
 def _bare_projectors(model: nn.Module, covered: set[str]) -> list[str]:

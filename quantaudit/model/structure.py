@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,20 +12,26 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import ModelError
+from quantaudit.model.experts import is_linearized
 
 _ATTENTION = re.compile(r"attn|attention")
 _MIXER = re.compile(r"mixer|mamba|ssm")
 _MLP = re.compile(r"mlp|feed_forward|ffn|moe")
 _NORM = re.compile(r"norm|ln_f")
+FUSED_GATE = "gate_up_proj"
 _ROUTER = re.compile(r"router|gate|wg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bank:
-    """The routed experts of one layer. path: their container; experts: each expert. Full module paths."""
+    """The routed experts of one layer. path: their container; experts: each expert. Full module paths.
+
+    linearized: whether llm-compressor split them, and so can run each of them on all tokens.
+    """
 
     path: str
     experts: tuple[str, ...]
+    linearized: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,11 @@ def linears(module: nn.Module) -> dict[str, nn.Module]:
     return {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)}
 
 
+def has_linears(module: nn.Module) -> bool:
+    """Whether there is a Linear in a module, itself or below it."""
+    return any(isinstance(child, nn.Linear | Conv1D) for child in module.modules())
+
+
 def join(parent: str, leaf: str) -> str:
     """`parent.leaf`, or `leaf` alone below the root."""
     return f"{parent}.{leaf}" if parent else leaf
@@ -50,11 +62,13 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights."""
     root = text_decoder(model)
     names = {module: name for name, module in model.named_modules()}
-    candidates = [
-        (sum(parameter.numel() for parameter in module.parameters()), names[module], module)
-        for module in root.modules()
-        if isinstance(module, nn.ModuleList) and len(module) and all(linears(child) for child in module)
-    ]
+    candidates: list[tuple[int, str, nn.ModuleList]] = []
+    for module in root.modules():
+        name = names[module]
+        # A list within another one, such as a layer's experts, holds fewer weights.
+        inner = any(name.startswith(f"{outer}.") for _, outer, _ in candidates)
+        if isinstance(module, nn.ModuleList) and not inner and len(module) and all(map(has_linears, module)):
+            candidates.append((sum(parameter.numel() for parameter in module.parameters()), name, module))
     if not candidates:
         raise ModelError(
             "no decoder layers found: no list of modules that hold Linears",
@@ -69,20 +83,20 @@ def text_decoder(model: nn.Module) -> nn.Module:
     """The language model of a multimodal one, as the model itself names it; the model where it names none."""
     get = getattr(model, "get_decoder", None)
     found = get() if callable(get) else None
-    return found if isinstance(found, nn.Module) and linears(found) else model
+    return found if isinstance(found, nn.Module) and has_linears(found) else model
 
 
 def mixers(layer: nn.Module) -> list[Component]:
     """What mixes a layer's tokens: attention, linear attention (it has a convolution), a state-space mixer."""
     found = []
     for child, module in layer.named_children():
-        recurrent = any(isinstance(part, _ConvNd) for part in module.modules())
-        if not linears(module):
+        if not (_ATTENTION.search(child) or _MIXER.search(child)) or not has_linears(module):
             continue
+        recurrent = any(isinstance(part, _ConvNd) for part in module.modules())
         if _ATTENTION.search(child):
             name, kind = ("linear_attn", "linear_attention_output") if recurrent else ("self_attn", "attention_output")
             found.append(Component(name=name, kind=kind, child=child))
-        elif recurrent and _MIXER.search(child):
+        elif recurrent:
             found.append(Component(name="mixer", kind="mixer_output", child=child))
     return found
 
@@ -94,6 +108,15 @@ def mlp(layer: nn.Module) -> Component | None:
             return Component(name="mlp", kind="mlp_output", child=child)
     own = [child for child, module in layer.named_children() if isinstance(module, nn.Linear | Conv1D)]
     return Component(name="mlp", kind="mlp_output", child=own[1]) if len(own) == 2 else None
+
+
+def is_gate(path: str, fused: Sequence[str]) -> bool:
+    """Whether a Linear makes an MLP's gate, alone or (`gate_up_proj`) as the first half of what it puts out.
+
+    fused: the Linears of its group. Beside `w3`, `w1` is the gate.
+    """
+    stem, _, leaf = path.rpartition(".")
+    return leaf in ("gate_proj", FUSED_GATE) or (leaf == "w1" and join(stem, "w3") in fused)
 
 
 def output_module(component: nn.Module) -> str:
@@ -112,10 +135,12 @@ def expert_banks(layer: nn.Module, path: str) -> list[Bank]:
         leaf = name.rpartition(".")[2]
         if not isinstance(module, nn.ModuleList) or "expert" not in leaf or "shared" in leaf:
             continue
-        shapes = {child: _shapes(expert) for child, expert in module.named_children() if linears(expert)}
-        if len(shapes) > 1 and len({str(shape) for shape in shapes.values()}) == 1:
+        shapes = {child: _shapes(expert) for child, expert in module.named_children()}
+        experts = [child for child, shape in shapes.items() if shape]
+        if len(experts) > 1 and all(shapes[child] == shapes[experts[0]] for child in experts):
             bank = f"{path}.{name}"
-            found.append(Bank(path=bank, experts=tuple(f"{bank}.{child}" for child in shapes)))
+            paths = tuple(f"{bank}.{child}" for child in experts)
+            found.append(Bank(path=bank, experts=paths, linearized=is_linearized(module)))
     return found
 
 
@@ -137,7 +162,7 @@ def router(model: nn.Module, bank: Bank) -> str | None:
 
 def final_norm(parent: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
     """The norm behind the last layer: defined after the layers, or before them under a name that says `final`."""
-    children = [(name, child) for name, child in parent.named_children() if not linears(child) or child is layers]
+    children = [(name, child) for name, child in parent.named_children() if child is layers or not has_linears(child)]
     split = [child is layers for _, child in children].index(True)
     after = [child for name, child in children[split + 1 :] if _NORM.search(name)]
     before = [child for name, child in children[:split] if _NORM.search(name) and "final" in name]

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from quantaudit.files import write_bytes
 from quantaudit.profile import Profile
-from quantaudit.quant.ranges import quantizable, site_qparams
+from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import find_observer
 from quantaudit.quant.schemes import INT8_STATIC, find_static
 
@@ -19,12 +19,16 @@ def save_scales(
 ) -> int:
     """Write `<module>.input_scale` [1] (and `.input_zero_point` where asymmetric) for every Linear that was measured.
 
-    Scales are in the checkpoint's dtype. Returns how many Linears have one. Raises UsageError, OutputError.
+    Every expert has its own, as `oneshot` saves them. Scales are in the checkpoint's dtype. Returns how many Linears
+    have one. Raises UsageError, OutputError.
     """
     args = find_static(scheme)
     find_observer(observer)
+    unmeasured = {row.module for row in profile.provenance.unmeasured}
     tensors = {}
-    for site in quantizable(profile):
+    for site in profile.sites:
+        if site.kind not in ("linear_input", "expert_input") or site.parts or unmeasured.issuperset(site.members):
+            continue
         qparams = site_qparams(profile, site.name, args, observer)
         if qparams is None:
             continue
@@ -34,5 +38,7 @@ def save_scales(
             if not args.symmetric:
                 tensors[f"{member}.input_zero_point"] = qparams.zero_point.clone()
     metadata = {"scheme": scheme, "observer": observer, "model": profile.provenance.model.fingerprint}
+    if profile.experts is not None:
+        metadata["experts"] = profile.experts
     write_bytes(path, save(tensors, metadata={"quantaudit": json.dumps(metadata, sort_keys=True)}))
     return sum(name.endswith(".input_scale") for name in tensors)

@@ -23,8 +23,8 @@ def model_dtype(profile: Profile) -> torch.dtype:
 
 
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
-    """Quantization parameters of one tensor from the calibration split; None where it saw nothing finite."""
-    calibration = profile.split(site, "calibration")
+    """Quantization parameters of one tensor from what calibrates it; None where that saw nothing finite."""
+    calibration = profile.calibration(site)
     if calibration is None or not len(calibration.extremes.sample):
         return None
     described = summary(calibration)

@@ -95,7 +95,8 @@ def _inputs(profile: Profile) -> dict[str, str]:
 
 
 def _expert_sites(profile: Profile) -> set[str]:
-    return {site.name for site in profile.sites if site.kind == "expert_input"}
+    """Inputs of experts whose range over all tokens is not known."""
+    return {site.name for site in profile.sites if site.kind == "expert_input" and site.all_tokens is None}
 
 
 def _some(paths: Sequence[str]) -> str:

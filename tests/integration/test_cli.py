@@ -224,6 +224,7 @@ BAD: dict[str, tuple[Callable[[Path, Path], list[object]], str]] = {
     ),
     "unknown dtype": (lambda tmp, tiny: ["report", tiny, "--dtype", "int3"], "unknown dtype"),
     "unknown device": (lambda tmp, tiny: ["report", tiny, "--device", "abacus"], "no such device"),
+    "unknown experts": (lambda tmp, tiny: ["report", tiny, "--experts", "some"], "unknown choice"),
     "unknown policy": (lambda tmp, tiny: ["report", tiny, "--policy", "hopeful"], "no such policy"),
     "missing profile": (lambda tmp, tiny: ["report", tiny, "--profile", tmp / "p.safetensors"], "no such file"),
 }

@@ -46,8 +46,10 @@ def plain_capture(model: nn.Module, corpus: TokenizedCorpus, batch_size: int = 1
     handles = []
     for site in discover(model).sites:
 
-        def keep(value: Any, name: str = site.name) -> None:
+        def keep(value: Any, name: str = site.name, module: str = site.module) -> None:
             tensor = value if isinstance(value, Tensor) else value[0]
+            if name.endswith(".gate") and module.endswith("gate_up_proj"):
+                tensor = tensor[..., : tensor.shape[-1] // 2]
             for row, sample in zip(tensor.detach(), batch, strict=True):
                 valid = row[: len(sample.ids)] if side == "right" else row[len(row) - len(sample.ids) :]
                 seen[name][sample.index] = valid.clone()

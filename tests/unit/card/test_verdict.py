@@ -129,12 +129,42 @@ def test_an_unmeasured_linear_makes_every_verdict_inconclusive(card: Card) -> No
     assert findings[0].severity == "error"
 
 
+def test_starved_experts_are_one_finding_whatever_they_saw(card: Card) -> None:
+    rows = [
+        Unmeasured(module=f"model.layers.0.mlp.experts.{i}.up_proj", reason=f"expert saw {i} tokens, fewer than 16",
+                   weights=True)
+        for i in range(9)
+    ]  # fmt: skip
+    rows.append(Unmeasured(module="model.visual.proj", reason="no images in the corpus", weights=True))
+    coverage = card.coverage.model_copy(update={"unmeasured": rows})
+    findings, _ = audit(card, simulation_of(card), coverage=coverage)
+    starved, silent = (finding for finding in findings if finding.code == "QA101")
+    assert starved.value == 9
+    assert starved.message == (
+        "9 modules not measured (expert saw 0–8 tokens, fewer than 16), such as "
+        "`model.layers.0.mlp.experts.0.up_proj`, `model.layers.0.mlp.experts.4.up_proj`, "
+        "`model.layers.0.mlp.experts.8.up_proj`"
+    )
+    assert "--experts all" in starved.remedy
+    assert "--samples" in starved.remedy
+    assert silent.message == "1 module not measured (no images in the corpus)"
+    assert "--experts" not in silent.remedy
+
+
 def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) -> None:
     missing = [Unmeasured(module="layers.0.mlp.output", reason="the layer has no MLP")]
     coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears, "unmeasured": missing})
     findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
     assert only(findings, "QA101").severity == "warning"
     assert status(verdict, STATIC) == "READY"
+
+
+def test_a_part_that_the_model_does_not_have_is_information(card: Card) -> None:
+    rows = [Unmeasured(module=f"layers.{i}.mlp.gate", reason="the MLP has no gate", absent=True) for i in range(3)]
+    coverage = card.coverage.model_copy(update={"unmeasured": rows})
+    findings, _ = audit(card, simulation_of(card), coverage=coverage)
+    found = only(findings, "QA101")
+    assert (found.severity, found.value, found.remedy) == ("info", 3, "None is needed.")
 
 
 def broken_load(card: Card, perplexity: float | None, unigram: float | None, tokens: int = 10_000) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from quantaudit.errors import ModelError
 from quantaudit.model.capture import capture
+from quantaudit.model.checkpoint import locate
+from quantaudit.model.load import load_skeleton
 from quantaudit.model.sites import Architecture, decoder_layers, discover
 from tests.builders import CONFIGS, tiny_config, tiny_model
 
@@ -200,6 +203,33 @@ def test_weights_outside_linears_are_listed_not_passed_by() -> None:
         model = transformers.AutoModelForCausalLM.from_config(config)
     missing = {row.module for row in discover(model).unmeasured if row.weights}
     assert {f"model.layers.{i}.mlp.experts" for i in range(2)} <= missing
+
+
+def test_a_mixture_of_128_experts_is_listed_whole_from_its_configuration(tmp_path: Path) -> None:
+    """A folder with config.json alone: no weights, no tokenizer."""
+    config = transformers.Qwen3MoeConfig(
+        hidden_size=4096, num_hidden_layers=4, num_experts=128, num_experts_per_tok=8, moe_intermediate_size=1536,
+        num_attention_heads=64, num_key_value_heads=4, head_dim=128,
+    )  # fmt: skip
+    config.architectures = ["Qwen3MoeForCausalLM"]
+    config.save_pretrained(tmp_path)
+    model = load_skeleton(locate(str(tmp_path), weights=False))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    architecture = discover(model)
+    assert not [row for row in architecture.unmeasured if row.weights]
+    assert Counter(member for group in architecture.groups for member in group.members) == Counter(linears(model))
+    kinds = Counter(site.kind for site in architecture.sites)
+    assert (kinds["expert_input"], kinds["expert_input_all"], kinds["router_logits"]) == (4 * 128 * 2, 0, 4)
+    everywhere = discover(model, all_tokens=True)
+    assert everywhere.groups == architecture.groups
+    over_all = [site for site in everywhere.sites if site.kind == "expert_input_all"]
+    assert len(over_all) == 4 * (128 + 1)
+    assert {site.name.partition("experts.")[2].lstrip("0123456789.") for site in over_all} == {"down_proj.input@all"}
+    names = {site.name for site in everywhere.sites}
+    assert len(names) == len(everywhere.sites)
+    assert {site.all_tokens for site in everywhere.sites if site.kind == "expert_input"} <= names
+    with pytest.raises(ModelError, match="no weights"):
+        locate(str(tmp_path))
 
 
 def test_a_dense_model_has_no_weights_outside_linears() -> None:

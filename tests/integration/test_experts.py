@@ -1,0 +1,226 @@
+"""Experts over all tokens, held against plain PyTorch, and what a card says of every one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quantaudit.card import charts, expert_charts, rows
+from quantaudit.card.build import build_card
+from quantaudit.card.schema import Card
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure import measure
+from quantaudit.model.experts import Experts, extra_work, linearize, on_all_tokens
+from quantaudit.model.load import LoadedModel
+from quantaudit.policy import load_policy
+from quantaudit.profile import Profile
+from tests.builders import loaded_from, random_corpus
+from tests.families import family_model
+
+LAYER = "model.layers.1.mlp"
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TokenizedCorpus:
+    return random_corpus([40, 33, 33, 29, 24, 20, 11, 3])
+
+
+def mixture(base: LoadedModel, name: str, *, dead: int | None = None) -> LoadedModel:
+    """A float32 model of two layers and four experts, two of them for each token; one may be chosen by none."""
+    model = family_model(name).float()
+    linearize(model)
+    if dead is not None:
+        model.get_submodule(f"{LAYER}.router").bias.data[dead] = -1e4
+    return loaded_from(model, base)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_loaded: LoadedModel) -> LoadedModel:
+    return mixture(tiny_loaded, "qwen3-moe")
+
+
+@pytest.fixture(scope="module")
+def profiles(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[Experts, Profile]:
+    return {
+        "routed": measure(loaded, corpus, batch_size=3, experts="routed"),
+        "all": measure(loaded, corpus, batch_size=3, experts="all"),
+    }
+
+
+@pytest.fixture(scope="module")
+def plain(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[int, dict[str, Tensor]]:
+    """Sample → the layer's input [tokens, hidden] and its router's logits [tokens, experts], sample by sample."""
+    model: Any = loaded.model
+    seen: dict[int, dict[str, Tensor]] = {}
+    mlp = model.get_submodule(LAYER)
+    for sample in corpus.samples:
+        here = seen.setdefault(sample.index, {})
+        hook = mlp.register_forward_pre_hook(lambda _m, args, here=here: here.update(x=args[0][0].clone()))
+        with torch.no_grad():
+            model(input_ids=torch.from_numpy(sample.ids)[None])
+        hook.remove()
+        here["logits"] = functional.linear(here["x"], mlp.gate.weight)
+    return seen
+
+
+@torch.no_grad()
+def made(model: Any, expert: int, x: Tensor) -> Tensor:
+    """What an expert makes of tokens, before its down_proj."""
+    mlp = model.get_submodule(f"{LAYER}.experts.{expert}")
+    return functional.silu(x @ mlp.gate_proj.weight.T) * (x @ mlp.up_proj.weight.T)
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("expert", range(4))
+def test_inputs_over_all_tokens_are_those_of_a_plain_forward(
+    loaded: LoadedModel, profiles: dict[Experts, Profile], plain: dict[int, dict[str, Tensor]], expert: int
+) -> None:
+    found = profiles["all"].whole(f"layers.1.mlp.experts.{expert}.down_proj.input@all")
+    assert found is not None
+    tensors = {index: made(loaded.model, expert, here["x"]) for index, here in plain.items()}
+    for row, index in enumerate(found.extremes.sample):
+        x = tensors[int(index)]
+        assert found.extremes.tokens[row] == len(x)
+        assert float(found.extremes.min[row]) == pytest.approx(float(x.min()), rel=1e-4)
+        assert float(found.extremes.max[row]) == pytest.approx(float(x.max()), rel=1e-4)
+    assert sorted(found.extremes.sample) == sorted(tensors)
+    highest = max(tensors, key=lambda index: float(tensors[index].abs().max()))
+    position, channel = divmod(int(tensors[highest].abs().argmax()), tensors[highest].shape[1])
+    peaks = found.peaks
+    assert (peaks.sample[0], peaks.position[0], peaks.channel[0]) == (highest, position, channel)
+    every = torch.cat(list(tensors.values()))
+    assert torch.allclose(torch.from_numpy(found.channel_amax), every.abs().amax(0), rtol=1e-4)
+    assert found.distribution.counts.sum() == every.numel()
+
+
+def test_running_on_all_tokens_changes_nothing_that_was_routed(profiles: dict[Experts, Profile]) -> None:
+    routed, every = profiles["routed"], profiles["all"]
+    assert {site.name for site in routed.sites} < {site.name for site in every.sites}
+    for site in routed.sites:
+        one, other = routed.whole(site.name), every.whole(site.name)
+        assert one is not None
+        assert other is not None
+        assert one.extremes.sample.tolist() == other.extremes.sample.tolist()
+        assert one.extremes.tokens.tolist() == other.extremes.tokens.tolist()
+        assert one.channel_amax == pytest.approx(other.channel_amax, rel=1e-3, abs=1e-5)
+        assert one.peaks.position[0] == other.peaks.position[0]
+
+
+def test_the_merged_site_holds_every_token_as_often_as_it_is_routed(
+    profiles: dict[Experts, Profile], plain: dict[int, dict[str, Tensor]]
+) -> None:
+    found = profiles["routed"].whole("layers.1.mlp.experts.gate_up_proj.input")
+    assert found is not None
+    every = torch.cat([here["x"] for here in plain.values()])
+    assert found.range == pytest.approx((float(every.min()), float(every.max())), rel=1e-5)
+    assert found.tokens == 2 * len(every)
+
+
+def test_all_tokens_change_no_output(loaded: LoadedModel) -> None:
+    model: Any = loaded.model
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        with on_all_tokens():
+            within = model(input_ids=ids).logits
+    assert torch.allclose(before, within, rtol=1e-4, atol=1e-4)
+    assert extra_work(model) == 2
+
+
+# Experts that starve -------------------------------------------------------------------------------------------------
+
+
+def card_of(loaded: LoadedModel, corpus: TokenizedCorpus, experts: Experts) -> Card:
+    profile = measure(loaded, corpus, batch_size=2, experts=experts)
+    return build_card(profile, [], None, load_policy("default"), timings={})
+
+
+def test_a_dead_expert_has_a_range_over_all_tokens(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+    loaded = mixture(tiny_loaded, "gpt-oss", dead=2)
+    card = card_of(loaded, corpus, "all")
+    assert card.coverage.linears_measured == card.coverage.linears
+    assert not [row for row in card.coverage.unmeasured if row.weights]
+    assert card.experts is not None
+    layer = card.experts.layers[1]
+    assert layer.tokens[2] == 0
+    assert layer.amax["down_proj"][2] is None
+    assert (layer.amax_all_tokens["down_proj"][2] or 0) > 0
+    assert card.experts.reading.endswith("1 of them saw fewer than 16 routed tokens, but were run on all tokens.")
+    assert "those over all tokens" in card.experts.calibration
+
+
+def test_a_dead_expert_is_told_where_only_routed_tokens_ran(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+    loaded = mixture(tiny_loaded, "gpt-oss", dead=2)
+    card = card_of(loaded, corpus, "routed")
+    (finding,) = [row for row in card.findings if row.code == "QA101" and row.severity == "error"]
+    assert finding.value == 3
+    assert "expert saw 0 tokens, fewer than 16" in finding.message
+    assert card.experts is not None
+    assert card.experts.reading.endswith("1 of them saw fewer than 16 routed tokens and are not measured.")
+    assert "--experts all" in card.experts.calibration
+    assert rows.expert_lines(card)[1].starved == 1
+
+
+def test_experts_that_the_toolkit_does_not_split_see_routed_tokens_alone(
+    tiny_loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
+    loaded = loaded_from(family_model("ling"), tiny_loaded)
+    profile = measure(loaded, corpus, experts="all")
+    assert profile.experts == "routed"
+    assert not [site for site in profile.sites if site.all_tokens]
+    card = build_card(profile, [], None, load_policy("default"), timings={})
+    assert card.experts is not None
+    assert "no others in this layout" in card.experts.calibration
+    assert extra_work(loaded.model) is None
+
+
+# The card ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_counts_and_peaks_are_those_of_a_plain_forward(
+    loaded: LoadedModel, profiles: dict[Experts, Profile], plain: dict[int, dict[str, Tensor]]
+) -> None:
+    card = build_card(profiles["routed"], [], None, load_policy("default"), timings={})
+    x = torch.cat([here["x"] for here in plain.values()])
+    chosen = torch.cat([here["logits"] for here in plain.values()]).topk(2).indices
+    assert card.experts is not None
+    layer = card.experts.layers[1]
+    assert (layer.name, layer.layer) == ("layers.1.mlp.experts", 1)
+    assert layer.tokens == chosen.flatten().bincount(minlength=4).tolist()
+    for expert in range(4):
+        mine = x[(chosen == expert).any(-1)]
+        assert layer.amax["gate_up_proj"][expert] == pytest.approx(float(mine.abs().max()), rel=1e-4)
+        behind = made(loaded.model, expert, mine)
+        assert layer.amax["down_proj"][expert] == pytest.approx(float(behind.abs().max()), rel=1e-4)
+    line = rows.expert_lines(card)[1]
+    assert (line.fewest, line.most, line.experts) == (min(layer.tokens), max(layer.tokens), 4)
+    highest = [max(pair, key=lambda v: v or 0.0) or 0.0 for pair in zip(*layer.amax.values(), strict=True)]
+    assert (line.amax, line.expert) == (max(highest), highest.index(max(highest)))
+
+
+def test_a_card_holds_one_site_for_each_group_of_experts(profiles: dict[Experts, Profile]) -> None:
+    for profile in profiles.values():
+        card = build_card(profile, [], None, load_policy("default"), timings={})
+        assert not [site for site in card.sites if site.kind.startswith("expert")]
+        assert sum(".experts." in site.name for site in card.sites) == 2 * 3  # what they read, the gate, what they make
+        assert {row.kind for row in card.places.kinds if row.kind.startswith("expert")} == set()
+
+
+def test_every_expert_has_a_cell_and_starved_ones_no_colour(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+    card = card_of(mixture(tiny_loaded, "gpt-oss", dead=2), corpus, "routed")
+    cells = expert_charts.expert_cells(card)
+    assert [(cell["layer"], cell["expert"]) for cell in cells] == [(i, e) for i in range(2) for e in range(4)]
+    assert [cell["expert"] for cell in cells if cell["starved"]] == [2]
+    chart = expert_charts.peaks_by_expert(card)
+    assert chart is not None
+    spec = charts.specification(chart)
+    coloured, grey = (spec["datasets"][layer["data"]["name"]] for layer in spec["layer"])
+    assert (len(coloured), [(cell["layer"], cell["expert"]) for cell in grey]) == (7, [(1, 2)])
+    assert spec["description"].endswith("Experts with too few tokens: 1.")
+    assert "peaks_by_expert" in charts.all_charts(card)
