@@ -45,7 +45,8 @@ class Hidden:
     def drift(self, h: Tensor) -> Tensor:
         """Σ over tokens of ‖Δh_t‖² / ‖h_t‖², as `block_damage` takes it: a float64 scalar."""
         delta = h.to(torch.float32, copy=True).sub_(self.output)
-        return (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
+        total: Tensor = (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
+        return total
 
 
 _NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
