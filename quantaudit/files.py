@@ -37,14 +37,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def check_directory(path: Path, *, force: bool) -> None:
+def check_directory(path: Path, *, force: bool, option: str = "--out") -> None:
     """Make sure, before hours are spent, that files can be written under `path`; nothing is left behind.
 
     Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
     """
     if path.is_dir() and any(path.iterdir()) and not force:
         raise OutputError(
-            "folder exists and is not empty", where=str(path), hint="add --force, or choose another --out"
+            "folder exists and is not empty", where=str(path), hint=f"add --force, or choose another {option}"
         )
     check_writable(path)
 

@@ -17,7 +17,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
-from quantaudit.model.checkpoint import locate
+from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import Experts, extra_work
 from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
 from quantaudit.policy import load_policy
@@ -101,7 +101,8 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
 
 def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:
     """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
-    device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
+    parse_device(settings.device)
+    parse_dtype(settings.dtype)
     find_score(settings.score)
     schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
@@ -113,7 +114,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
         say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
-    loaded = load_model(checkpoint, device=device, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+    loaded = _load(checkpoint, settings)
     corpus = tokenize(
         rows,
         loaded.tokenizer,
@@ -130,6 +131,20 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
     return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=schemes, recipes=resolved)
+
+
+def load_again(settings: Settings) -> LoadedModel:
+    """The model as it was, for a subject whose model has been changed."""
+    return _load(locate(settings.model, revision=settings.revision), settings)
+
+
+def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
+    return load_model(
+        checkpoint,
+        device=parse_device(settings.device),
+        dtype=parse_dtype(settings.dtype),
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
@@ -232,6 +247,16 @@ def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedR
         digest=found.digest,
         beyond=tuple(dict.fromkeys(change.reason for change in found.unsimulated)),
     )
+
+
+def check_card(card: Card, profile: Profile, path: Path) -> None:
+    """Raises FormatError where a card is of other weights than a profile, so that results would go to a stranger."""
+    if card.model.fingerprint != profile.provenance.model.fingerprint:
+        raise FormatError(
+            f"card is of other weights ({card.model.name}) than the profile ({profile.provenance.model.name})",
+            where=str(path),
+            hint="give the card and the profile of one report",
+        )
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:
