@@ -6,6 +6,7 @@ chooses is simulated before it is advised, and corrected where the sum of prices
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from quantaudit.progress import Stages, silent_stages
 from quantaudit.recipe.candidates import Candidate, Choice, candidates, changes, uniform
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.knapsack import cheapest, least_lost
+from quantaudit.recipe.menu import menu
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
@@ -47,8 +49,26 @@ class Goal:
     def __post_init__(self) -> None:
         if (self.max_kl is None) == (self.as_good_as is None):
             raise UsageError("one goal is needed", where="--max-kl, --as-good-as", hint="--as-good-as dynamic")
-        if self.max_kl is not None and self.max_kl <= 0:
-            raise UsageError("a KL budget is above zero", where=f"--max-kl {self.max_kl}", hint="--max-kl 0.05")
+        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
+            raise UsageError("a KL budget is above zero, and finite", where="--max-kl", hint="--max-kl 0.05")
+        if self.as_good_as is not None and self.as_good_as not in REFERENCES:
+            raise UsageError(
+                "no such alternative", where=f"--as-good-as {self.as_good_as}", hint=f"one of {', '.join(REFERENCES)}"
+            )
+
+    def check(self, schemes: Iterable[QuantizationScheme]) -> None:
+        """Raises UsageError where a recipe's schemes have no such alternative, before anything is priced."""
+        name = self.as_good_as
+        if name is None:
+            return
+        for scheme in {id(scheme): scheme for scheme in schemes}.values():
+            if not any(option.answers(name) for option in menu(scheme)):
+                raise UsageError(
+                    f"inputs that this recipe leaves alone, or quantizes to another format than 8 bits, have no "
+                    f"alternative `{name}`",
+                    where="--as-good-as",
+                    hint="give --max-kl, such as --max-kl 0.05",
+                )
 
     def __str__(self) -> str:
         return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"
@@ -56,11 +76,15 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group."""
+    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group.
+
+    unmeasured: modules that the recipe quantizes and the advised one does not, as nothing is known of their inputs.
+    """
 
     info: AdviceInfo
     schemes: dict[str, QuantizationScheme]
     groups: dict[str, tuple[Group, QuantizationScheme | None]]
+    unmeasured: tuple[str, ...]
 
 
 def advise(
@@ -84,6 +108,7 @@ def advise(
             where=name,
             hint="advise on the recipe without it; what it gains comes on top",
         )
+    goal.check(resolution.schemes.values())
     found = candidates(loaded, profile, samples, resolution, moving_averages=moving_averages, stages=stages)
     if not found:
         raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
@@ -117,7 +142,9 @@ def advise(
         advised=advised,
         changes=changes(found, chosen, profile),
     )
-    return Advice(info=info, schemes=schemes, groups=groups)
+    known = {member for candidate in found for member in candidate.group.members}
+    unmeasured = tuple(name for name in resolution.schemes if name not in known)
+    return Advice(info=info, schemes=schemes, groups=groups, unmeasured=unmeasured)
 
 
 @dataclass(frozen=True, slots=True)
