@@ -46,7 +46,7 @@ def check_directory(path: Path, *, force: bool, option: str = "--out") -> None:
         raise OutputError(
             "folder exists and is not empty", where=str(path), hint=f"add --force, or choose another {option}"
         )
-    check_writable(path)
+    check_writable(path, option=option)
 
 
 def check_file(path: Path, *, force: bool) -> None:
@@ -58,7 +58,7 @@ def check_file(path: Path, *, force: bool) -> None:
     check_writable(path.parent)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, option: str = "--out") -> None:
     """Probe the nearest existing folder at or above `path` with a temporary file. Raises OutputError."""
     absolute = path.absolute()
     existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
@@ -69,7 +69,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(
             f"cannot be written: {error.strerror or error}",
             where=str(path),
-            hint="choose a folder that you may write to with --out",
+            hint=f"choose a folder that you may write to with {option}",
         ) from error
 
 

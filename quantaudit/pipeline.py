@@ -19,7 +19,15 @@ from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import Experts, extra_work
-from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
+from quantaudit.model.load import (
+    DTYPES,
+    LoadedModel,
+    load_model,
+    load_processor,
+    load_tokenizer,
+    parse_device,
+    parse_dtype,
+)
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
@@ -85,9 +93,11 @@ class Audit:
 def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed: Any) -> Settings:
     """Settings under which a profile's samples are drawn again. corpus: where its corpus lies now, if it has moved.
 
-    changed: what differs; None stands for the profile's own.
+    changed: what differs; None, and a dtype of `auto`, stand for the profile's own.
     """
-    text = profile.provenance.corpus
+    text, measured = profile.provenance.corpus, profile.provenance.model
+    if changed.get("dtype", "auto") == "auto":
+        changed["dtype"] = measured.dtype if measured.dtype in DTYPES else "auto"
     own: dict[str, Any] = {
         "corpus": corpus or pinned(text.spec, text.revision),
         "samples": text.samples,
@@ -95,6 +105,7 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
         "special_tokens": text.special_tokens,
         "corpus_tokenizer": text.tokenizer,
         "seed": text.seed,
+        "revision": measured.revision if model == measured.spec else None,
     }
     return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
 
@@ -247,16 +258,6 @@ def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedR
         digest=found.digest,
         beyond=tuple(dict.fromkeys(change.reason for change in found.unsimulated)),
     )
-
-
-def check_card(card: Card, profile: Profile, path: Path) -> None:
-    """Raises FormatError where a card is of other weights than a profile, so that results would go to a stranger."""
-    if card.model.fingerprint != profile.provenance.model.fingerprint:
-        raise FormatError(
-            f"card is of other weights ({card.model.name}) than the profile ({profile.provenance.model.name})",
-            where=str(path),
-            hint="give the card and the profile of one report",
-        )
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:

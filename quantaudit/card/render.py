@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from markupsafe import Markup
 
 from quantaudit.card import chart_data, rows, text
 from quantaudit.card.advice import advised
-from quantaudit.card.schema import Card, dump_card, load_card
+from quantaudit.card.schema import Card, dump_card
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes, write_text
 from quantaudit.resources import resource_dir
@@ -81,18 +80,6 @@ def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[
     for name, data in images.items():
         write_bytes(out / name, data)
     return [out / name for name in (*texts, *images)]
-
-
-def amend_card(path: Path, change: Callable[[Card], Card]) -> None:
-    """Read a card, change it, and write it to where it was; its pages too, where it has the name of a report's.
-
-    Read now, not when a long run began: what was added meanwhile is kept. Raises as `load_card` and `write_card`.
-    """
-    card = change(load_card(path))
-    if path.name == "card.json":
-        write_card(card, path.parent)
-    else:
-        write_text(path, dump_card(card))
 
 
 def _context(card: Card) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def run(
         float | None, typer.Option(metavar="NATS", help="KL that is acceptable, mean nats per token.")
     ] = None,
     as_good_as: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`.")
+        str | None,
+        typer.Option(metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`, the default."),
     ] = None,
     moving_averages: Annotated[
         bool,
@@ -47,9 +48,9 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.card.render import amend_card
+    from quantaudit.card.amend import amend_card, check_card
     from quantaudit.card.schema import Card, load_card
-    from quantaudit.pipeline import check_card, check_profile, prepare, repeat
+    from quantaudit.pipeline import check_profile, prepare, repeat
     from quantaudit.profile import load_profile
     from quantaudit.recipe.advise import Goal, advise
     from quantaudit.recipe.amended import amended

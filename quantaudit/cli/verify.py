@@ -59,9 +59,9 @@ def run(
         if save.resolve() == Path(model).resolve():
             raise UsageError("would overwrite the model itself", where=f"--save {save}", hint="give another folder")
 
-    from quantaudit.card.render import amend_card
+    from quantaudit.card.amend import amend_card, check_card
     from quantaudit.card.schema import Card, load_card
-    from quantaudit.pipeline import check_card, check_profile, load_again, prepare, repeat
+    from quantaudit.pipeline import check_profile, load_again, prepare, repeat
     from quantaudit.policy import load_policy
     from quantaudit.profile import load_profile
     from quantaudit.recipe.resolve import resolve

@@ -118,7 +118,8 @@ def advise(
     choices = {WRITTEN: uniform(found, "as_written", otherwise="unquantized")}
     choices |= {f"{option} everywhere": uniform(found, option) for option in REFERENCES}
     choices |= {f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share}
-    points = search.simulate({title: choice for title, choice in choices.items() if choice is not None})
+    known = {title: choice for title, choice in choices.items() if choice is not None}
+    points = search.simulate(known)
     budget = goal.max_kl
     if goal.as_good_as is not None:
         if f"{goal.as_good_as} everywhere" not in points:
@@ -129,6 +130,10 @@ def advise(
     if budget is None:
         raise RecipeError("its reference is not finite", where=name, hint="give --max-kl")
     chosen, advised, met = search.within(budget, points.values())
+    # Prices may rule out what was simulated already and is within the goal, such as the recipe as it is written.
+    for title, point in points.items():
+        if point.kl is not None and point.kl <= budget and (not met or _rank(point) > _rank(advised)):
+            chosen, advised, met = known[title], point.model_copy(update={"name": advised.name}), True
     schemes, groups = search.schemes(chosen), search.groups(chosen)
     info = AdviceInfo(
         recipe=name,
@@ -142,9 +147,14 @@ def advise(
         advised=advised,
         changes=changes(found, chosen, profile),
     )
-    known = {member for candidate in found for member in candidate.group.members}
-    unmeasured = tuple(name for name in resolution.schemes if name not in known)
+    reached = {member for candidate in found for member in candidate.group.members}
+    unmeasured = tuple(name for name in resolution.schemes if name not in reached)
     return Advice(info=info, schemes=schemes, groups=groups, unmeasured=unmeasured)
+
+
+def _rank(point: AdvicePoint) -> tuple[float, float]:
+    """More is better: MACs kept, to the millionth, then a lower KL."""
+    return round(point.kept or 0.0, 6), -(math.inf if point.kl is None else point.kl)
 
 
 @dataclass(frozen=True, slots=True)

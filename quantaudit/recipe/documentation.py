@@ -52,7 +52,7 @@ def explain(code: str) -> str:
             f"{code}: {known[code]}\n\nA finding of the card, made by `quantaudit report`; its entry there says more."
         )
     if code in CODES:
-        return f"{code}: {CODES[code]}\n\nA finding about a quantized artifact, made by `quantaudit conform`."
+        return f"{code}: {CODES[code]}\n\nA finding about a quantized artifact, by `quantaudit conform` or `verify`."
     raise UsageError(
         "no such rule", where=f"--explain {code}", hint=f"one of {', '.join(sorted({*known, *RULES, *CODES}))}"
     )

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from quantaudit import cli, pipeline
 from quantaudit.card.schema import dump_card, load_card
 from quantaudit.model import load
+from quantaudit.profile import load_profile
 from quantaudit.resources import resource_dir
 from tests.builders import save_checkpoint, tiny_model
 
@@ -139,3 +141,14 @@ def test_an_unknown_pipeline_is_refused_before_anything_is_loaded(model: Path, f
     code, _, err = run(capsys, "verify", STATIC, model, "--card", folder / "card.json", "--pipeline", "fast")
     assert code == 2
     assert "sequential" in err
+
+
+def test_a_model_is_loaded_again_in_the_dtype_and_revision_that_were_measured(folder: Path) -> None:
+    profile = load_profile(folder / "profile.safetensors")
+    measured = profile.provenance.model.model_copy(update={"dtype": "float32", "revision": "v1", "spec": "org/model"})
+    profile = replace(profile, provenance=profile.provenance.model_copy(update={"model": measured}))
+    settings = pipeline.repeat(profile, "org/model", device="cpu", dtype="auto")
+    assert (settings.dtype, settings.revision) == ("float32", "v1")
+    elsewhere = pipeline.repeat(profile, "/a/copy", dtype="float16")
+    assert (elsewhere.dtype, elsewhere.revision) == ("float16", None)
+    assert pipeline.repeat(profile, "org/model", revision="v2").revision == "v2"

@@ -211,6 +211,8 @@ def test_what_is_dynamic_already_is_its_own_reference(
     assert found.info.budget == reference.kl
     assert (reference.kl == found.info.before.kl) == (recipe == "w8a8_dynamic")
     assert found.info.met
+    if recipe == "w8a8_dynamic":
+        assert found.info.advised.kept == pytest.approx(1.0)
     amended(found, loaded.info, loaded.model)
 
 
