@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 if TYPE_CHECKING:
     from quantaudit.model.sites import Architecture
+
+Attention = Literal["auto", "eager", "native"]
 
 
 @contextmanager
@@ -45,7 +47,7 @@ class GivenMasks:
             return
         path, mask = self._paths[module], kwargs["attention_mask"]
         # On the meta device a pipeline only traces the model.
-        if mask is None or not mask.is_meta:
+        if not getattr(mask, "is_meta", False):
             self._given[path] = self._given.get(path, False) or mask is not None
 
     @contextmanager

@@ -69,7 +69,7 @@ def settings(folder: Path, corpus: Path, **changes: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def subject(folder: Path, corpus_file: Path) -> Subject:
-    return prepare(settings(folder, corpus_file))
+    return prepare(settings(folder, corpus_file, attention="native"))
 
 
 @pytest.fixture(scope="module")
