@@ -37,16 +37,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def check_directory(path: Path, *, force: bool) -> None:
+def check_directory(path: Path, *, force: bool, option: str = "--out") -> None:
     """Make sure, before hours are spent, that files can be written under `path`; nothing is left behind.
 
     Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
     """
     if path.is_dir() and any(path.iterdir()) and not force:
         raise OutputError(
-            "folder exists and is not empty", where=str(path), hint="add --force, or choose another --out"
+            "folder exists and is not empty", where=str(path), hint=f"add --force, or choose another {option}"
         )
-    check_writable(path)
+    check_writable(path, option=option)
 
 
 def check_file(path: Path, *, force: bool) -> None:
@@ -58,7 +58,7 @@ def check_file(path: Path, *, force: bool) -> None:
     check_writable(path.parent)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, option: str = "--out") -> None:
     """Probe the nearest existing folder at or above `path` with a temporary file. Raises OutputError."""
     absolute = path.absolute()
     existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
@@ -69,7 +69,7 @@ def check_writable(path: Path) -> None:
         raise OutputError(
             f"cannot be written: {error.strerror or error}",
             where=str(path),
-            hint="choose a folder that you may write to with --out",
+            hint=f"choose a folder that you may write to with {option}",
         ) from error
 
 

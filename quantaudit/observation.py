@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from quantaudit._version import __version__
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
-from quantaudit.measure import _Gathered, _parents, _silent, _token_text, environment
+from quantaudit.gather import Gathered, parents, silent, token_text
+from quantaudit.measure import environment
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.experts import Experts
 from quantaudit.model.load import LoadedModel, model_info
@@ -94,7 +95,7 @@ class Observation:
         self.info = model_info(model, [], **_origin(model))
         self._tokenizer = tokenizer
         aside = outside_text(model, self.architecture.sites)
-        self._gathered = _Gathered(self.architecture, aside=aside, all_tokens=experts == "all")
+        self._gathered = Gathered(self.architecture, aside=aside, all_tokens=experts == "all")
         self._fired: Counter[str] = Counter()
         self._ran: Counter[str] = Counter()
         self._samples: list[TokenizedSample] = []
@@ -119,7 +120,7 @@ class Observation:
         with (
             self._gathered.routing.follow(self.model),
             capture(self.model, sites, receive) as fired,
-            calls(self.model, _parents(self.architecture)) as ran,
+            calls(self.model, parents(self.architecture)) as ran,
         ):
             fired.update(self._fired)
             ran.update(self._ran)
@@ -196,9 +197,9 @@ class Observation:
             sites=list(self.architecture.sites),
             unmeasured=[
                 *self.architecture.unmeasured,
-                *_silent(self.architecture, self._fired, self._ran, images=False),
+                *silent(self.architecture, self._fired, self._ran, images=False),
             ],
-            token_text={} if self._tokenizer is None else _token_text(loaded, statistics),
+            token_text={} if self._tokenizer is None else token_text(self._tokenizer, statistics),
         )
         few = starved(Profile(provenance=provenance, statistics=statistics))
         return Profile(

@@ -17,9 +17,17 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
 from quantaudit.model.attention import Attention, eager_attention
-from quantaudit.model.checkpoint import locate
+from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import Experts, extra_work
-from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
+from quantaudit.model.load import (
+    DTYPES,
+    LoadedModel,
+    load_model,
+    load_processor,
+    load_tokenizer,
+    parse_device,
+    parse_dtype,
+)
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
@@ -86,9 +94,11 @@ class Audit:
 def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed: Any) -> Settings:
     """Settings under which a profile's samples are drawn again. corpus: where its corpus lies now, if it has moved.
 
-    changed: what differs; None stands for the profile's own.
+    changed: what differs; None, and a dtype of `auto`, stand for the profile's own.
     """
-    text = profile.provenance.corpus
+    text, measured = profile.provenance.corpus, profile.provenance.model
+    if changed.get("dtype", "auto") == "auto":
+        changed["dtype"] = measured.dtype if measured.dtype in DTYPES else "auto"
     own: dict[str, Any] = {
         "corpus": corpus or pinned(text.spec, text.revision),
         "samples": text.samples,
@@ -96,13 +106,15 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
         "special_tokens": text.special_tokens,
         "corpus_tokenizer": text.tokenizer,
         "seed": text.seed,
+        "revision": measured.revision if model == measured.spec else None,
     }
     return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
 
 
 def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:
     """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
-    device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
+    parse_device(settings.device)
+    parse_dtype(settings.dtype)
     find_score(settings.score)
     schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
@@ -114,7 +126,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
         say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
-    loaded = load_model(checkpoint, device=device, dtype=dtype, trust_remote_code=settings.trust_remote_code)
+    loaded = _load(checkpoint, settings)
     corpus = tokenize(
         rows,
         loaded.tokenizer,
@@ -131,6 +143,20 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
     return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=schemes, recipes=resolved)
+
+
+def load_again(settings: Settings) -> LoadedModel:
+    """The model as it was, for a subject whose model has been changed."""
+    return _load(locate(settings.model, revision=settings.revision), settings)
+
+
+def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
+    return load_model(
+        checkpoint,
+        device=parse_device(settings.device),
+        dtype=parse_dtype(settings.dtype),
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:

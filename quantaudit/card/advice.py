@@ -13,7 +13,7 @@ def advised(advice: AdviceInfo) -> str:
     if advice.advised.kl is None or advice.before.kl is None:
         return f"{kept}; its KL is not finite."
     text = (
-        f"{kept}, and the KL falls from {advice.before.kl:.3g} to {advice.advised.kl:.3g} "
+        f"{kept}, and the KL goes from {advice.before.kl:.3g} to {advice.advised.kl:.3g} "
         f"(goal: {advice.goal}, {advice.budget or 0.0:.3g}), simulated on {advice.tokens:,} tokens."
     )
     return text if advice.met else f"The goal was not met. {text}"

@@ -24,7 +24,8 @@ def run(
         float | None, typer.Option(metavar="NATS", help="KL that is acceptable, mean nats per token.")
     ] = None,
     as_good_as: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`.")
+        str | None,
+        typer.Option(metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`, the default."),
     ] = None,
     moving_averages: Annotated[
         bool,
@@ -47,8 +48,8 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.card.render import write_card
-    from quantaudit.card.schema import load_card
+    from quantaudit.card.amend import amend_card, check_card
+    from quantaudit.card.schema import Card, load_card
     from quantaudit.pipeline import check_profile, prepare, repeat
     from quantaudit.profile import load_profile
     from quantaudit.recipe.advise import Goal, advise
@@ -61,6 +62,7 @@ def run(
     parsed = read_recipe(recipe)
     told = load_card(card)
     measured = load_profile(profile or card.parent / "profile.safetensors")
+    check_card(told, measured, card)
     settings = repeat(measured, model, corpus=corpus, device=device, trust_remote_code=trust_remote_code)
     subject = prepare(settings, console.say)
     check_profile(subject, measured)
@@ -78,7 +80,11 @@ def run(
             stages=stages,
         )
     write_text(out, amended(advice, told.model, subject.loaded.model))
-    others = [row for row in told.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]
-    write_card(told.model_copy(update={"advice": [*others, advice.info]}), card.parent)
+
+    def add(now: Card) -> Card:
+        others = [row for row in now.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]
+        return now.model_copy(update={"advice": [*others, advice.info]})
+
+    amend_card(card, add)
     console.out.print(console.advice_table(advice.info))
     console.say(f"wrote {out}, and the curve into {card}")

@@ -161,8 +161,9 @@ def show_verification(result: Verification) -> None:
             worst = "not saved, or no number" if scales.worst is None else f"at most {scales.worst:.1e} apart"
             out.print(escape(f"{scales.compared} {name} scales: {worst} (`{scales.module}`)"), highlight=False)
     for finding in result.findings:
-        if finding.severity == "error":
-            out.print(escape(f"{finding.code} {finding.module}: {finding.message}"), style="red", highlight=False)
+        if finding.severity == "error" or finding.code == "QA609":
+            style = "red" if finding.severity == "error" else "yellow"
+            out.print(escape(f"{finding.code} {finding.module}: {finding.message}"), style=style, highlight=False)
     verdict = "agrees with the prediction" if result.agrees else "does not agree with the prediction"
     out.print(Text(f"What was saved {verdict}.", style="bold green" if result.agrees else "bold red"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -26,9 +26,8 @@ def run(
         str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
     ] = None,
     pipeline: Annotated[
-        str,
+        Literal["basic", "sequential", "independent"],
         typer.Option(
-            metavar="NAME",
             help="llm-compressor's calibration pipeline: basic runs the model as it was measured; sequential fits "
             "where the whole model does not.",
         ),
@@ -46,50 +45,55 @@ def run(
 ) -> None:
     """Let llm-compressor run a recipe on the card's calibration samples, and compare scales, KL and perplexity.
 
-    Exit code 1 where the result does not agree with the prediction, or holds broken scales.
+    Exit code 1 where the result does not agree with the prediction, or is broken. Two models are in memory at a time.
     """
+    import gc
     import tempfile
 
     from quantaudit.cli import console
+    from quantaudit.errors import UsageError
     from quantaudit.files import check_directory
 
     if save is not None:
-        check_directory(save, force=force)
+        check_directory(save, force=force, option="--save")
+        if save.resolve() == Path(model).resolve():
+            raise UsageError("would overwrite the model itself", where=f"--save {save}", hint="give another folder")
 
-    from quantaudit.card.render import write_card
-    from quantaudit.card.schema import load_card
-    from quantaudit.pipeline import check_profile, prepare, repeat
+    from quantaudit.card.amend import amend_card, check_card
+    from quantaudit.card.schema import Card, load_card
+    from quantaudit.pipeline import check_profile, load_again, prepare, repeat
     from quantaudit.policy import load_policy
     from quantaudit.profile import load_profile
     from quantaudit.recipe.resolve import resolve
     from quantaudit.recipe.source import read_recipe
-    from quantaudit.recipe.verify import compare, make, predict
+    from quantaudit.recipe.verify import clear, compare, make, predict
     from quantaudit.simulate import evaluation
 
     rules, parsed, told = load_policy(policy), read_recipe(recipe), load_card(card)
     measured = load_profile(profile or card.parent / "profile.safetensors")
+    check_card(told, measured, card)
     settings = repeat(measured, model, corpus=corpus, device=device, trust_remote_code=trust_remote_code)
     subject = prepare(settings, console.say)
     check_profile(subject, measured)
     samples = evaluation.select(subject.corpus.samples, evaluation_tokens)
     resolution = resolve(parsed, subject.loaded.model)
+    for change in resolution.unsimulated:
+        console.say(f"not in the prediction: {change.modifier}: {change.reason}")
     with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:
         folder = save or Path(scratch)
         expected = predict(subject.loaded, measured, subject.corpus, samples, resolution, recipe.stem, stages)
-        calibrated = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
-        result = compare(
-            prepare(settings).loaded,
-            folder,
-            samples,
-            expected,
-            told,
-            rules,
-            pipeline=pipeline,
-            calibration_samples=calibrated,
-            tolerance=tolerance,
-            stages=stages,
-        )
-    others = [row for row in told.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
-    write_card(told.model_copy(update={"verification": [*others, result]}), card.parent)
+        clear(folder)
+        calibration = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
+        # Quantized in place: before two more models are loaded, this one goes, cycles and all.
+        del subject
+        gc.collect()
+        base = load_again(settings)
+        result = compare(base, folder, samples, expected, calibration, told, rules, tolerance=tolerance, stages=stages)
+
+    def add(now: Card) -> Card:
+        others = [row for row in now.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
+        return now.model_copy(update={"verification": [*others, result]})
+
+    amend_card(card, add)
     console.show_verification(result)
     raise typer.Exit(0 if result.agrees else 1)

@@ -39,12 +39,14 @@ from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
 from quantaudit.errors import AuditError, MeasurementError
-from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens, without_mask
+from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
+from quantaudit.model.attention import GivenMasks
 from quantaudit.model.experts import Experts
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.observation import Observation
 from quantaudit.policy import Policy, load_policy
 from quantaudit.profile import Profile, save_profile
+from quantaudit.recipe.conform_rules import without_mask
 
 SHOWN = 5
 """Findings that an error spells out."""
@@ -131,8 +133,8 @@ class AuditModifier(Modifier):  # type: ignore[misc]
             save_profile(seen, Path(self.profile))
         judged = seen if get_calibrate_all_experts_flag() else own_tokens(seen)
         self._findings = judge_inputs(judged, self._targets, rules)
-        if self._following.without_mask and seen.provenance.environment.attention == "eager":
-            self._findings.append(without_mask(self._following.without_mask))
+        if seen.provenance.environment.attention == "eager":
+            self._findings += without_mask(self._following.given_masks.absent)
         self._report(seen, rules)
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
@@ -172,10 +174,7 @@ class _Following:
         self._batches: dict[int, MaskedBatch] = {}
         self._masks: dict[bytes, Tensor] = {}
         self._padded = False
-        attention = {site.layer for site in observation.architecture.sites if site.kind == "attention_output"}
-        blocks = enumerate(observation.architecture.blocks)
-        self._blocks = {state.model.get_submodule(path): path for index, path in blocks if index in attention}
-        self._masked: dict[str, bool] = {}
+        self.given_masks = GivenMasks(state.model, observation.architecture)
         for given in state.data.calib:
             mask = given.get("attention_mask") if hasattr(given, "get") else None
             if mask is not None and not bool(mask.bool().all()):
@@ -196,20 +195,13 @@ class _Following:
         """A module is about to run on the pipeline's current batch."""
         if HooksMixin._HOOKS_DISABLED:
             return
-        if module in self._blocks and "attention_mask" in kwargs:
-            path = self._blocks[module]
-            self._masked[path] = self._masked.get(path, False) or kwargs["attention_mask"] is not None
+        self.given_masks.note(module, kwargs)
         index = self._state.current_batch_idx
         if module is self._embedding and index not in self._batches:
             ids = args[0] if args else next(iter(kwargs.values()))
             self._batches[index] = self._observation.begin(ids, self._mask(ids) if self._padded else None)
         elif index in self._batches:
             self._observation.resume(self._batches[index])
-
-    @property
-    def without_mask(self) -> list[str]:
-        """Decoder layers with attention, where none of them was ever given a mask; empty where any was."""
-        return list(self._masked) if self._masked and not any(self._masked.values()) else []
 
     def _mask(self, input_ids: Tensor) -> Tensor:
         rows = [self._masks.get(_key(ids)) for ids in input_ids]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from compressed_tensors.quantization import QuantizationArgs
@@ -127,22 +127,6 @@ def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
     if profile.provenance.model.dtype == "float16":
         return found
     return [row.model_copy(update={"severity": "warning"}) for row in found]
-
-
-def without_mask(layers: Sequence[str]) -> Finding:
-    """QA609: eager attention applies only the mask that it is given; without one, tokens see those behind them."""
-    return Finding(
-        code="QA609",
-        severity="warning",
-        module=layers[0],
-        message=f"calibration runs {len(layers)} decoder layers without a causal mask: tokens see those behind them",
-        value=float(len(layers)),
-        threshold=0.0,
-        reason="Static scales are taken from activations that the deployed model never has. llm-compressor 0.14's "
-        "sequential pipeline loses the mask of models that choose its function by `sliding_window` (Mistral, Mixtral, "
-        "Phi-3, Qwen3-MoE).",
-        remedy='Calibrate with pipeline="basic", without this modifier; compare the result with `quantaudit conform`.',
-    )
 
 
 def own_tokens(profile: Profile) -> Profile:

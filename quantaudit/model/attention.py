@@ -1,12 +1,15 @@
-"""Which implementation of attention runs: activations differ between them by rounding, and so do scales."""
+"""Which implementation of attention runs, and with which mask: activations hang on both, and so do scales."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
+
+if TYPE_CHECKING:
+    from quantaudit.model.sites import Architecture
 
 Attention = Literal["auto", "eager", "native"]
 
@@ -27,3 +30,40 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     finally:
         for part, implementation in zip(configs, before, strict=True):
             part._attn_implementation = implementation
+
+
+class GivenMasks:
+    """Notes whether decoder layers with attention are given a mask: eager attention applies no other."""
+
+    def __init__(self, model: nn.Module, architecture: Architecture) -> None:
+        attention = {site.layer for site in architecture.sites if site.kind == "attention_output"}
+        blocks = enumerate(architecture.blocks)
+        self._paths = {model.get_submodule(path): path for index, path in blocks if index in attention}
+        self._given: dict[str, bool] = {}
+
+    def note(self, module: nn.Module, kwargs: dict[str, Any]) -> None:
+        """A module is about to run; modules that are no such layer, or name no mask, are passed over."""
+        if module not in self._paths or "attention_mask" not in kwargs:
+            return
+        path, mask = self._paths[module], kwargs["attention_mask"]
+        # On the meta device a pipeline only traces the model.
+        if not getattr(mask, "is_meta", False):
+            self._given[path] = self._given.get(path, False) or mask is not None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Notes every call of every layer while the context lasts."""
+        handles = [
+            module.register_forward_pre_hook(lambda called, _args, kwargs: self.note(called, kwargs), with_kwargs=True)
+            for module in self._paths
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def absent(self) -> list[str]:
+        """Layers that ran, where none of them was ever given a mask; empty where any was."""
+        return list(self._given) if self._given and not any(self._given.values()) else []

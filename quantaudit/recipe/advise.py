@@ -6,6 +6,7 @@ chooses is simulated before it is advised, and corrected where the sum of prices
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from quantaudit.progress import Stages, silent_stages
 from quantaudit.recipe.candidates import Candidate, Choice, candidates, changes, uniform
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.knapsack import cheapest, least_lost
+from quantaudit.recipe.menu import menu
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
@@ -47,8 +49,26 @@ class Goal:
     def __post_init__(self) -> None:
         if (self.max_kl is None) == (self.as_good_as is None):
             raise UsageError("one goal is needed", where="--max-kl, --as-good-as", hint="--as-good-as dynamic")
-        if self.max_kl is not None and self.max_kl <= 0:
-            raise UsageError("a KL budget is above zero", where=f"--max-kl {self.max_kl}", hint="--max-kl 0.05")
+        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
+            raise UsageError("a KL budget is above zero, and finite", where="--max-kl", hint="--max-kl 0.05")
+        if self.as_good_as is not None and self.as_good_as not in REFERENCES:
+            raise UsageError(
+                "no such alternative", where=f"--as-good-as {self.as_good_as}", hint=f"one of {', '.join(REFERENCES)}"
+            )
+
+    def check(self, schemes: Iterable[QuantizationScheme]) -> None:
+        """Raises UsageError where a recipe's schemes have no such alternative, before anything is priced."""
+        name = self.as_good_as
+        if name is None:
+            return
+        for scheme in {id(scheme): scheme for scheme in schemes}.values():
+            if not any(option.answers(name) for option in menu(scheme)):
+                raise UsageError(
+                    f"inputs that this recipe leaves alone, or quantizes to another format than 8 bits, have no "
+                    f"alternative `{name}`",
+                    where="--as-good-as",
+                    hint="give --max-kl, such as --max-kl 0.05",
+                )
 
     def __str__(self) -> str:
         return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"
@@ -56,11 +76,15 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group."""
+    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group.
+
+    unmeasured: modules that the recipe quantizes and the advised one does not, as nothing is known of their inputs.
+    """
 
     info: AdviceInfo
     schemes: dict[str, QuantizationScheme]
     groups: dict[str, tuple[Group, QuantizationScheme | None]]
+    unmeasured: tuple[str, ...]
 
 
 def advise(
@@ -84,6 +108,7 @@ def advise(
             where=name,
             hint="advise on the recipe without it; what it gains comes on top",
         )
+    goal.check(resolution.schemes.values())
     found = candidates(loaded, profile, samples, resolution, moving_averages=moving_averages, stages=stages)
     if not found:
         raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
@@ -93,7 +118,8 @@ def advise(
     choices = {WRITTEN: uniform(found, "as_written", otherwise="unquantized")}
     choices |= {f"{option} everywhere": uniform(found, option) for option in REFERENCES}
     choices |= {f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share}
-    points = search.simulate({title: choice for title, choice in choices.items() if choice is not None})
+    known = {title: choice for title, choice in choices.items() if choice is not None}
+    points = search.simulate(known)
     budget = goal.max_kl
     if goal.as_good_as is not None:
         if f"{goal.as_good_as} everywhere" not in points:
@@ -104,6 +130,10 @@ def advise(
     if budget is None:
         raise RecipeError("its reference is not finite", where=name, hint="give --max-kl")
     chosen, advised, met = search.within(budget, points.values())
+    # Prices may rule out what was simulated already and is within the goal, such as the recipe as it is written.
+    for title, point in points.items():
+        if point.kl is not None and point.kl <= budget and (not met or _rank(point) > _rank(advised)):
+            chosen, advised, met = known[title], point.model_copy(update={"name": advised.name}), True
     schemes, groups = search.schemes(chosen), search.groups(chosen)
     info = AdviceInfo(
         recipe=name,
@@ -117,7 +147,14 @@ def advise(
         advised=advised,
         changes=changes(found, chosen, profile),
     )
-    return Advice(info=info, schemes=schemes, groups=groups)
+    reached = {member for candidate in found for member in candidate.group.members}
+    unmeasured = tuple(name for name in resolution.schemes if name not in reached)
+    return Advice(info=info, schemes=schemes, groups=groups, unmeasured=unmeasured)
+
+
+def _rank(point: AdvicePoint) -> tuple[float, float]:
+    """More is better: MACs kept, to the millionth, then a lower KL."""
+    return round(point.kept or 0.0, 6), -(math.inf if point.kl is None else point.kl)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
         for group, scheme in advice.groups.values()
         if scheme is None
     ]
+    if advice.unmeasured:
+        left.append(Target(names=advice.unmeasured, reason="not measured"))
     text = write_recipe(config_groups(advice.groups.values(), reasons), header=header(advice.info, info), left=left)
     found = resolve(parse_recipe(text, "advised recipe"), model)
     if found.digest != scheme_digest(advice.schemes):

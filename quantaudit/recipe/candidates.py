@@ -96,11 +96,10 @@ def uniform(found: Sequence[Candidate], option: str, otherwise: str | None = Non
     """The same option everywhere; None where some group has neither it nor `otherwise`."""
     choice = []
     for candidate in found:
-        names = [own.name for own in candidate.options]
-        name = option if option in names else otherwise
-        if name not in names:
+        named = [name for name in (option, otherwise) if name and any(o.answers(name) for o in candidate.options)]
+        if not named:
             return None
-        choice.append(names.index(name))
+        choice.append(next(index for index, own in enumerate(candidate.options) if own.answers(named[0])))
     return choice
 
 

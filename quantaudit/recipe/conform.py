@@ -90,7 +90,7 @@ def check_model(artifact: Artifact, card: Card) -> None:
     shapes = {module.name: module.weight_shape for module in card.model.modules if module.weight_shape}
     linears = [name for members in fused_groups(card).values() for name in members]
     absent = [name for name in linears if name not in artifact.weights and "layers." in name]
-    if artifact.weights and len(absent) == len(linears):
+    if artifact.weights and linears and len(absent) == len(linears):
         raise _other_model(artifact, card, f"none of its modules is one of the card's, such as `{linears[0]}`")
     if absent:
         raise _other_model(artifact, card, f"{len(absent)} of the card's Linears are not in it, such as `{absent[0]}`")

@@ -1,16 +1,4 @@
-"""Rules about the scales of an artifact, one finding each, under stable codes.
-
-QA601  a scale is NaN or infinite
-QA602  a scale is zero, negative, or what a toolkit writes where it saw nothing
-QA603  a scale that no calibration yields: it clips most values, or spans far more than was ever measured
-QA604  a range that ends below the measured peak, or far above it
-QA605  members of a fused group, which read one tensor, have different scales
-QA606  the artifact says that a module is quantized, and does not hold its scale
-QA607  a static range where nothing was measured
-QA608  no static range at all
-
-QA609 is AuditModifier's: calibration without a causal mask.
-"""
+"""Rules about the scales of an artifact, one finding each, under stable codes."""
 
 from __future__ import annotations
 
@@ -23,6 +11,18 @@ from quantaudit.card.schema import Finding, Severity, SiteRow
 from quantaudit.policy import Policy
 from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
 
+CODES = {
+    "QA601": "A scale is NaN or infinite.",
+    "QA602": "A scale is zero, negative, or what a toolkit writes where it saw nothing.",
+    "QA603": "A scale that no calibration yields: it clips most values, or spans far more than was ever measured.",
+    "QA604": "A range that ends below the measured peak, or far above it.",
+    "QA605": "Members of a fused group, which read one tensor, have different scales.",
+    "QA606": "The artifact says that a module is quantized, and does not hold its scale.",
+    "QA607": "A static range where nothing was measured.",
+    "QA608": "No static range at all.",
+    "QA609": "Calibration ran without a causal mask (found by `verify` and AuditModifier, as it runs).",
+}
+"""What each code says."""
 UNKNOWN = "QA607"
 SAME = 0.01
 """Relative difference up to which two scales of one tensor are the same: a step of bfloat16 is 1/128."""
@@ -241,6 +241,27 @@ def nothing_static(artifact: Artifact) -> list[Finding]:
             None,
             "Ranges that are computed as the model runs cannot miss a peak.",
             "Nothing to do; what dynamic scales cost is on the card.",
+        )
+    ]
+
+
+def without_mask(layers: Sequence[str]) -> list[Finding]:
+    """QA609, of decoder layers that calibration gave no mask: eager attention applies only the one it is given."""
+    if not layers:
+        return []
+    return [
+        _finding(
+            "QA609",
+            "warning",
+            layers[0],
+            f"calibration runs {len(layers)} decoder layers without a causal mask: tokens see those behind them",
+            float(len(layers)),
+            0.0,
+            "Static scales are taken from activations that the deployed model never has. llm-compressor 0.14's "
+            "sequential pipeline loses the mask of models that choose its function by `sliding_window` (Mistral, "
+            "Mixtral, Phi-3, Qwen3-MoE).",
+            'Calibrate with pipeline="basic", in which no AuditModifier can take part; compare the result with '
+            "`quantaudit conform`.",
         )
     ]
 

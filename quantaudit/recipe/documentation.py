@@ -8,11 +8,13 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from quantaudit.card import findings
 from quantaudit.errors import UsageError
 from quantaudit.files import write_text
+from quantaudit.recipe.conform_rules import CODES
 from quantaudit.recipe.rules import RULES, Rule
 
 _HEAD = """\
@@ -49,22 +51,24 @@ def explain(code: str) -> str:
         return (
             f"{code}: {known[code]}\n\nA finding of the card, made by `quantaudit report`; its entry there says more."
         )
+    if code in CODES:
+        return f"{code}: {CODES[code]}\n\nA finding about a quantized artifact, by `quantaudit conform` or `verify`."
     raise UsageError(
-        "no such rule", where=f"--explain {code}", hint=f"one of {', '.join([*sorted(known), *sorted(RULES)])}"
+        "no such rule", where=f"--explain {code}", hint=f"one of {', '.join(sorted({*known, *RULES, *CODES}))}"
     )
 
 
 def rules_page() -> str:
     """The whole page, as Markdown ending in a newline."""
     parts = [_HEAD]
-    parts.append("## QA1xx to QA3xx: findings of a card\n\n| code | what was found |\n|---|---|")
-    parts[-1] += "".join(f"\n| {code} | {text} |" for code, text in sorted(card_codes().items())) + "\n"
+    parts.append("## QA1xx to QA3xx: findings of a card\n\n" + _table(card_codes()))
     for prefix, title in (
         ("QA4", "QA4xx: the recipe and the model"),
         ("QA5", "QA5xx: the recipe and what was measured"),
     ):
         parts.append(f"## {title}\n")
         parts += [_entry(rule) for code, rule in sorted(RULES.items()) if code.startswith(prefix)]
+    parts.append("## QA6xx: a quantized artifact, by `conform` and `verify`\n\n" + _table(CODES))
     return "\n".join(parts)
 
 
@@ -75,6 +79,11 @@ def card_codes() -> dict[str, str]:
         text = (inspect.getdoc(function) or "").partition("\n")[0]
         found.update(re.findall(r"(QA\d{3}): (.+?)(?:; (?=QA)|$)", text))
     return {code: text[0].upper() + text[1:].rstrip(".") + "." for code, text in found.items()}
+
+
+def _table(codes: Mapping[str, str]) -> str:
+    rows = "".join(f"\n| {code} | {text} |" for code, text in sorted(codes.items()))
+    return f"| code | what was found |\n|---|---|{rows}\n"
 
 
 def _entry(rule: Rule) -> str:

@@ -58,7 +58,7 @@ def names(group: Group) -> list[str]:
 
 
 def arguments(scheme: QuantizationScheme) -> dict[str, dict[str, Any]]:
-    """A scheme's arguments as plain data, without what is at its default."""
+    """A scheme's arguments as plain data, without what is not given."""
     data = scheme.model_dump(mode="json", include={"weights", "input_activations"}, exclude_none=True)
     return {part: _plain(values) for part, values in data.items()}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy, QuantizationType
 
 from quantaudit.quant.limits import obstacles
+from quantaudit.recipe.digest import identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,13 +17,19 @@ class Option:
     """One way to treat a fused group. scheme: None where it is left unquantized.
 
     keeps: whether the group keeps the recipe's own format, so that no speed is lost: the same bits for weights and
-    inputs, and scales that are static where they were.
+    inputs, and scales that are static where they were. alias: the name that it has in other menus, where it is what a
+    recipe does already.
     """
 
     name: str
     title: str
     scheme: QuantizationScheme | None
     keeps: bool
+    alias: str | None = None
+
+    def answers(self, name: str) -> bool:
+        """Whether this is the option of that name."""
+        return name in (self.name, self.alias)
 
 
 def menu(scheme: QuantizationScheme, *, moving_averages: bool = True) -> list[Option]:
@@ -30,14 +37,15 @@ def menu(scheme: QuantizationScheme, *, moving_averages: bool = True) -> list[Op
 
     moving_averages: whether to offer the observer `minmax`, whose ranges hang on the order of the calibration samples.
     """
-    found = [Option(name="as_written", title="as written", scheme=scheme, keeps=True)]
-    seen = {str(scheme.input_activations)}
+    written = Option(name="as_written", title="as written", scheme=scheme, keeps=True)
+    others: list[Option] = []
     for name, title, args, keeps in _inputs(scheme.input_activations, moving_averages):
-        if str(args) not in seen:
-            seen.add(str(args))
-            changed = scheme.model_copy(update={"input_activations": args})
-            found.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
-    return [*found, Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)]
+        changed = scheme.model_copy(update={"input_activations": args})
+        if identity(changed) == identity(scheme):
+            written = replace(written, alias=name)
+        else:
+            others.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
+    return [written, *others, Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)]
 
 
 def fits(option: Option, shapes: list[tuple[int, ...]]) -> bool:

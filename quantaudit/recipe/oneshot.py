@@ -7,20 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
+from quantaudit.model.attention import GivenMasks
 from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import discover
 from quantaudit.quant.scales import QParams
+from quantaudit.recipe.artifact.tensors import Tensors
 from quantaudit.recipe.source import toolkit_quiet
 from quantaudit.simulate.plan import Plan
 
+Pipeline = Literal["basic", "sequential", "independent"]
+"""llm-compressor's calibration pipelines, but for the one that has no data."""
 PARAMETERS = ("scale", "zero_point", "global_scale")
 """What quantization saves beside a weight, after `input_` or `weight_`."""
 
@@ -31,19 +35,22 @@ def run_oneshot(
     samples: Sequence[TokenizedSample],
     folder: Path,
     *,
-    pipeline: str = "independent",
-) -> None:
+    pipeline: Pipeline = "independent",
+) -> list[str]:
     """Quantize a loaded model by a recipe, in place, and save it with its tokenizer as a compressed checkpoint.
 
     samples: calibration batches of one sample each, in this order; llm-compressor would shuffle or sort its own.
-    pipeline: llm-compressor's; `basic` runs the model as it is, the others trace it and force eager attention.
-    Raises RecipeError where llm-compressor refuses the recipe or fails on it.
+    pipeline: `basic` runs the model as a whole, `sequential` traces it and runs it layer by layer,
+    and `independent` chooses between them. All force eager attention.
+    Returns the decoder layers that ran without a causal mask. Raises RecipeError where llm-compressor refuses the
+    recipe or fails on it.
     """
     with toolkit_quiet():
-        from llmcompressor import oneshot
+        from llmcompressor import active_session, oneshot
 
     model: Any = loaded.model
-    with toolkit_quiet(), _quiet(), _described(model):
+    masks = GivenMasks(model, discover(model))
+    with toolkit_quiet(), _quiet(), _described(model), masks.watched():
         try:
             oneshot(
                 model=model,
@@ -60,7 +67,11 @@ def run_oneshot(
                 where=str(recipe),
                 hint="see `quantaudit gate` for what is wrong with the recipe",
             ) from error
+        finally:
+            # The session is global, and would keep the model, and its data, until the next one.
+            active_session().reset()
     loaded.tokenizer.save_pretrained(folder)
+    return masks.absent
 
 
 def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device) -> DataLoader[dict[str, Tensor]]:
@@ -90,16 +101,8 @@ def saved_parameters(folder: Path) -> dict[str, Tensor]:
 
     Raises ModelError where there are no safetensors.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ModelError("no safetensors in the folder", where=str(folder), hint="give a quantized checkpoint")
-    found: dict[str, Tensor] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                if _parameter(name):
-                    found[name] = file.get_tensor(name)
-    return found
+    tensors = Tensors(folder)
+    return {name: tensors.tensor(name) for name in tensors if _parameter(name)}
 
 
 def saved_inputs(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

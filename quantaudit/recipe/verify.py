@@ -25,7 +25,8 @@ from quantaudit.quant.schemes import global_scaled
 from quantaudit.quant.weights import weight_range
 from quantaudit.recipe.artifact.read import read_artifact
 from quantaudit.recipe.conform import conform
-from quantaudit.recipe.oneshot import load_saved, run_oneshot, saved_parameters, with_saved_ranges
+from quantaudit.recipe.conform_rules import without_mask
+from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.logits import score_checkpoint, score_plans
 from quantaudit.simulate.plan import Plan
@@ -98,11 +99,29 @@ def replay(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, stage
         )
 
 
-def make(loaded: LoadedModel, recipe: Path, samples: Iterable[TokenizedSample], folder: Path, *, pipeline: str) -> int:
-    """Quantize the model in place on the corpus's calibration samples, in their order, and save it. Their number."""
+def clear(folder: Path) -> None:
+    """Remove the weights of an earlier checkpoint, and the index of its shards, which saving does not replace."""
+    for pattern in ("model*.safetensors", "model*.safetensors.index.json"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How llm-compressor calibrated. samples: their number; without_mask: decoder layers that got no causal mask."""
+
+    pipeline: str
+    samples: int
+    without_mask: tuple[str, ...]
+
+
+def make(
+    loaded: LoadedModel, recipe: Path, samples: Iterable[TokenizedSample], folder: Path, *, pipeline: Pipeline
+) -> Calibration:
+    """Quantize the model in place on the corpus's calibration samples, in their order, and save it."""
     calibration = [sample for sample in samples if sample.split == "calibration"]
-    run_oneshot(loaded, recipe, calibration, folder, pipeline=pipeline)
-    return len(calibration)
+    without_mask = run_oneshot(loaded, recipe, calibration, folder, pipeline=pipeline)
+    return Calibration(pipeline=pipeline, samples=len(calibration), without_mask=tuple(without_mask))
 
 
 def compare(
@@ -110,15 +129,17 @@ def compare(
     folder: Path,
     samples: Sequence[TokenizedSample],
     expected: Prediction,
+    calibration: Calibration,
     card: Card,
     policy: Policy,
     *,
-    pipeline: str,
-    calibration_samples: int,
     tolerance: float = TOLERANCE,
     stages: Stages = silent_stages,
 ) -> Verification:
-    """What was saved in `folder`, beside the prediction. base: the model as it was before. Raises ModelError."""
+    """What was saved in `folder`, beside the prediction. base: the model as it was before, loaded anew.
+
+    Two models are in memory at a time: this one and the saved one, whose weights are decompressed. Raises ModelError.
+    """
     saved = saved_parameters(folder)
     advance = stages("scoring the saved checkpoint", 2, "models")
     device = next(base.model.parameters()).device
@@ -127,13 +148,16 @@ def compare(
     advance()
     rescaled = _rescaled(base.model, samples, plan, saved)
     advance()
-    findings = conform(read_artifact(folder, card.model.modules), card, policy).findings
+    findings = [
+        *conform(read_artifact(folder, card.model.modules), card, policy).findings,
+        *without_mask(calibration.without_mask),
+    ]
     kl_error = None if not actual.kl or predicted.kl is None else abs(predicted.kl - actual.kl) / actual.kl
     return Verification(
         recipe=plan.name,
         digest=plan.digest or "",
-        pipeline=pipeline,
-        calibration_samples=calibration_samples,
+        pipeline=calibration.pipeline,
+        calibration_samples=calibration.samples,
         tokens=actual.tokens,
         input_scales=compare_scales(expected.inputs, saved, "input_scale"),
         weight_scales=compare_scales(expected.weights, saved, "weight_scale"),
@@ -200,6 +224,8 @@ def _agrees(
     kl_error: float | None, predicted: RecipeRow, actual: RecipeRow, findings: Sequence[Finding], tolerance: float
 ) -> bool:
     if any(finding.severity == "error" for finding in findings):
+        return False
+    if actual.kl is None:
         return False
     if kl_error is None:
         return predicted.kl == actual.kl

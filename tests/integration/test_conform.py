@@ -259,3 +259,9 @@ def test_bad_input_is_one_clear_error(
         code, _, err = run(capsys, path, "--card", card_file)
         assert (code, words in " ".join(err.split())) == (2, True), err
     assert run(capsys, artifact, "--card", tmp_path / "none.json")[0] == 2
+
+
+def test_a_card_without_a_single_linear_leaves_every_range_unknown(artifact: Path, card: Card) -> None:
+    result = compare(artifact, card.model_copy(update={"simulation": None, "sites": []}))
+    assert result.outcome == "inconclusive"
+    assert {finding.code for finding in result.findings} == {"QA607"}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from quantaudit.card.build import build_card
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, ModelError
-from quantaudit.measure import PATCH, measure
+from quantaudit.gather import PATCH
+from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.drive import NO_TOKEN, arguments, batches
 from quantaudit.model.load import LoadedModel, load_processor, load_skeleton

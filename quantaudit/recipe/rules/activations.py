@@ -1,4 +1,4 @@
-"""QA411 to QA418: whether what the recipe asks for can be calibrated, run and judged."""
+"""QA411 to QA419: whether what the recipe asks for can be calibrated, run and judged."""
 
 from __future__ import annotations
 
@@ -192,3 +192,23 @@ def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
             module=modules[0],
             value=float(len(modules)),
         )
+
+
+MASKLESS = {"mistral": "Mistral", "mixtral": "Mixtral", "phi3": "Phi-3", "qwen3_moe": "Qwen3-MoE"}
+"""Model types whose forward chooses its mask function by `sliding_window`, which does not survive tracing."""
+
+
+@rule(
+    "QA419",
+    "Calibration may lose the causal mask",
+    severity="info",
+    why="llm-compressor 0.14's sequential pipeline, its default for static scales and GPTQ, traces this kind of model "
+    "without its causal mask (transformers 5.17): tokens see those behind them, and scales are of other activations.",
+    remedy='Run `oneshot` with pipeline="basic"; `quantaudit verify` does, and tells a lost mask as QA609.',
+)
+def maskless(evidence: Evidence) -> Iterator[Hit]:
+    """The recipe needs calibration, and the model is one whose mask the default pipeline loses."""
+    name = MASKLESS.get(evidence.card.model.model_type)
+    calibrated = any(way.static for way in evidence.ways.values()) or evidence.resolution.unsimulated
+    if name is not None and calibrated:
+        yield Hit(message=f"a {name} model, which the sequential pipeline calibrates without a causal mask")

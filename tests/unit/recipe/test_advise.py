@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,12 @@ def corpus() -> TokenizedCorpus:
 @pytest.fixture(scope="module")
 def profile(loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
     return measure(loaded, corpus)
+
+
+def without(profile: Profile, site: str) -> Profile:
+    """The same, had nothing passed through a site."""
+    kept = {key: value for key, value in profile.statistics.items() if key[0] != site}
+    return replace(profile, statistics=kept)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +184,56 @@ def test_advice_needs_one_goal() -> None:
         Goal()
     with pytest.raises(UsageError, match="one goal"):
         Goal(max_kl=0.1, as_good_as="dynamic")
-    with pytest.raises(UsageError, match="above zero"):
-        Goal(max_kl=-1.0)
+    for budget in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="above zero"):
+            Goal(max_kl=budget)
+    with pytest.raises(UsageError, match="no such alternative"):
+        Goal(as_good_as="fp8")
+
+
+def test_a_recipe_without_the_alternative_is_refused_before_anything_is_priced(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantaudit.recipe.advise.candidates", lambda *_, **__: pytest.fail("was priced"))
+    weights_only = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
+    with pytest.raises(UsageError, match="no alternative `dynamic`"):
+        advise(loaded, profile, corpus.samples, weights_only, Goal(as_good_as="dynamic"), name="w4a16")
+
+
+@pytest.mark.parametrize("recipe", ["w8a8_dynamic", "w8a8_mixed"])
+def test_what_is_dynamic_already_is_its_own_reference(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, recipe: str
+) -> None:
+    samples = evaluation.select(corpus.samples, 64)
+    written = resolve(read_recipe(resource_dir("recipes") / f"{recipe}.yaml"), loaded.model)
+    found = advise(loaded, profile, samples, written, Goal(as_good_as="dynamic"), name=recipe)
+    (reference,) = found.info.references
+    assert found.info.budget == reference.kl
+    assert (reference.kl == found.info.before.kl) == (recipe == "w8a8_dynamic")
+    assert found.info.met
+    if recipe == "w8a8_dynamic":
+        assert found.info.advised.kept == pytest.approx(1.0)
+    amended(found, loaded.info, loaded.model)
+
+
+def test_advice_on_experts_and_the_output_embedding_resolves_to_what_was_simulated(
+    loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
+    model = family_model("mixtral")
+    linearize(model)
+    other = loaded_from(model, loaded)
+    text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: ["re:.*mlp.gate$"]')
+    written = resolve(parse_recipe(text, "r.yaml"), model)
+    assert "lm_head" in written.schemes
+    measured = without(measure(other, corpus), "layers.0.self_attn.o_proj.input")
+    found = advise(other, measured, evaluation.select(corpus.samples, 64), written, Goal(max_kl=1e-3), name="r")
+    assert "lm_head" in found.groups
+    assert any(change.group.endswith("experts.down_proj") for change in found.info.changes)
+    assert set(found.schemes) < set(written.schemes)
+    advised = amended(found, other.info, model)
+    assert r"layers\\.1\\.mlp\\.experts\\.\\d+\\." in advised
+    assert found.unmeasured == ("model.layers.0.self_attn.o_proj",)
+    assert "#   model.layers.0.self_attn.o_proj: not measured\n" in advised
 
 
 def test_a_recipe_that_cannot_be_simulated_is_refused(

@@ -152,5 +152,5 @@ def test_a_recipe_that_does_not_fit_the_model_is_one_error(
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no safetensors"):
+    with pytest.raises(ModelError, match=r"no \.safetensors files"):
         saved_parameters(tmp_path)

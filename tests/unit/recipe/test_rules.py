@@ -12,6 +12,7 @@ import pytest
 from quantaudit.card import findings
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy, load_policy
+from quantaudit.recipe import conform_rules
 from quantaudit.recipe.documentation import card_codes, explain, rules_page
 from quantaudit.recipe.evidence import gather
 from quantaudit.recipe.gate import check_severities, judge
@@ -19,9 +20,13 @@ from quantaudit.recipe.records import GateReport
 from quantaudit.recipe.rules import RULES
 from quantaudit.recipe.rules.registry import rule
 from quantaudit.recipe.source import parse_recipe
+from quantaudit.resources import resource_dir
 from tests.unit.recipe.cards import card_of
 
 DYNAMIC = "s_stage: {q_modifiers: {QuantizationModifier: {scheme: W8A8, ignore: [lm_head, nothing]}}}"
+
+
+STATIC = (resource_dir("recipes") / "w8a8_static.yaml").read_text(encoding="utf-8")
 
 
 def with_gate(policy: Policy, **changes: object) -> Policy:
@@ -50,6 +55,29 @@ def test_codes_of_cards_are_not_given_to_recipes() -> None:
     used = set(re.findall(r'code="(QA\d+)"', Path(findings.__file__).read_text(encoding="utf-8")))
     assert used == set(card_codes())
     assert not used & set(RULES)
+
+
+def test_every_code_of_an_artifacts_findings_is_explained() -> None:
+    source = Path(conform_rules.__file__).read_text(encoding="utf-8")
+    used = set(re.findall(r'(?:return|finding\(|UNKNOWN =)\s*"(QA6\d\d)"', source))
+    assert used == set(conform_rules.CODES)
+    assert not used & (set(RULES) | set(card_codes()))
+    for code in used:
+        assert conform_rules.CODES[code] in explain(code.lower())
+        assert f"| {code} | " in rules_page()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [("mistral", STATIC, True), ("mistral", DYNAMIC, False), ("llama", STATIC, False)],
+)
+def test_a_model_whose_mask_calibration_loses_is_told_where_the_recipe_calibrates(
+    kind: str, text: str, told: bool
+) -> None:
+    card = card_of()
+    card = card.model_copy(update={"model": card.model.model_copy(update={"model_type": kind})})
+    report = judge(gather(parse_recipe(text, "r.yaml"), card, load_policy(), None))
+    assert any(finding.code == "QA419" for finding in report.findings) == told
 
 
 def test_a_code_is_given_once() -> None:

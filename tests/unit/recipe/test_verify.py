@@ -51,7 +51,7 @@ def verify(
     loaded: LoadedModel = load(folder)
     samples = evaluation.select(corpus.samples, 64)
     expected = predict(loaded, profile, corpus, samples, resolve(read_recipe(path), loaded.model), recipe)
-    count = make(loaded, path, corpus.samples, saved, pipeline="basic")
+    calibration = make(loaded, path, corpus.samples, saved, pipeline="basic")
     if spoil:
         (file,) = saved.glob("*.safetensors")
         tensors = load_file(file)
@@ -62,10 +62,9 @@ def verify(
         saved,
         samples,
         expected,
+        calibration,
         build_card(profile, [], None, load_policy("default"), timings={}),
         load_policy("default"),
-        pipeline="basic",
-        calibration_samples=count,
     )
 
 

@@ -1,0 +1,154 @@
+"""`verify` and `advise` from the command line, on a tiny model: what they add to a card, and what they refuse."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from quantaudit import cli, pipeline
+from quantaudit.card.schema import dump_card, load_card
+from quantaudit.model import load
+from quantaudit.profile import load_profile
+from quantaudit.resources import resource_dir
+from tests.builders import save_checkpoint, tiny_model
+
+STATIC = resource_dir("recipes") / "w8a8_static.yaml"
+DYNAMIC = resource_dir("recipes") / "w8a8_dynamic.yaml"
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("model") / "mistral", tiny_model("mistral", num_hidden_layers=1))
+
+
+@pytest.fixture(scope="module")
+def audited(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A card without a simulation, and its profile. Read only."""
+    from quantaudit.card.build import build_card
+    from quantaudit.pipeline import Settings, measure_subject, prepare
+    from quantaudit.policy import load_policy
+    from quantaudit.profile import save_profile
+
+    profile = measure_subject(prepare(Settings(model=str(model), corpus=str(texts))))
+    folder = tmp_path_factory.mktemp("card")
+    save_profile(profile, folder / "profile.safetensors")
+    (folder / "card.json").write_text(dump_card(build_card(profile, [], None, load_policy(), timings={})))
+    return folder
+
+
+@pytest.fixture
+def folder(audited: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(audited, tmp_path / "card"))
+
+
+def test_verify_frees_the_model_it_quantized_and_adds_to_the_card_alone(
+    model: Path, folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[Any]] = []
+    load_model = load.load_model
+
+    def watched(*args: Any, **options: Any) -> Any:
+        gc.collect()
+        assert not any(reference() for reference in loaded), "the model before is still in memory"
+        found = load_model(*args, **options)
+        loaded.append(weakref.ref(found.model))
+        return found
+
+    monkeypatch.setattr(pipeline, "load_model", watched)
+    card, save = folder / "named.json", tmp_path / "saved"
+    (folder / "card.json").rename(card)
+    before = card.read_text()
+    # What an earlier, larger checkpoint left behind would be read in place of the new one.
+    save.mkdir()
+    (save / "model.safetensors.index.json").write_text('{"weight_map": {"x": "model-00001-of-00002.safetensors"}}')
+    options = ("--card", card, "--evaluation-tokens", 32, "--save", save)
+    assert run(capsys, "verify", STATIC, model, *options) == (
+        2,
+        "",
+        f"error: {save}: folder exists and is not empty\nadd --force, or choose another --save\n",
+    )
+    code, out, _ = run(capsys, "verify", STATIC, model, *options, "--force")
+    assert code == 0, out
+    assert len(loaded) == 2
+    with safe_open(save / "model.safetensors", framework="pt") as file:
+        assert "model.layers.0.mlp.down_proj.input_scale" in file.keys()  # noqa: SIM118 (not a mapping)
+    after = load_card(card)
+    assert [row.recipe for row in after.verification] == ["w8a8_static"]
+    assert dump_card(after.model_copy(update={"verification": []})) == before
+    assert not (folder / "card.json").exists()
+
+
+def test_a_calibration_that_loses_the_causal_mask_is_told(model: Path, folder: Path, capsys: Capture) -> None:
+    for name, loses in (("basic", False), ("sequential", True)):
+        options = ("--card", folder / "card.json", "--evaluation-tokens", 32, "--pipeline", name)
+        _, out, _ = run(capsys, "verify", STATIC, model, *options)
+        row = load_card(folder / "card.json").verification[-1]
+        assert row.pipeline == name
+        assert any(finding.code == "QA609" for finding in row.findings) == loses
+        assert ("QA609" in out) == loses
+    assert len(load_card(folder / "card.json").verification) == 2
+
+
+def test_a_model_is_never_saved_over_itself(model: Path, folder: Path, capsys: Capture) -> None:
+    files = sorted(model.iterdir())
+    options = ("--card", folder / "card.json", "--save", model, "--force")
+    code, _, err = run(capsys, "verify", STATIC, model, *options)
+    assert (code, "would overwrite the model itself" in err) == (2, True)
+    assert sorted(model.iterdir()) == files
+
+
+def test_results_go_into_no_other_models_card(model: Path, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    card = load_card(folder / "card.json")
+    other = card.model_copy(update={"model": card.model.model_copy(update={"fingerprint": "0" * 64})})
+    (folder / "card.json").write_text(dump_card(other))
+    for arguments in (
+        ("verify", STATIC, model, "--card", folder / "card.json"),
+        ("advise", STATIC, "--model", model, "--card", folder / "card.json", "--out", tmp_path / "new.yaml"),
+    ):
+        code, _, err = run(capsys, *arguments)
+        assert (code, "card is of other weights" in err) == (2, True)
+
+
+def test_an_unknown_pipeline_is_refused_before_anything_is_loaded(model: Path, folder: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, "verify", STATIC, model, "--card", folder / "card.json", "--pipeline", "fast")
+    assert code == 2
+    assert "sequential" in err
+
+
+def test_a_model_is_loaded_again_in_the_dtype_and_revision_that_were_measured(folder: Path) -> None:
+    profile = load_profile(folder / "profile.safetensors")
+    measured = profile.provenance.model.model_copy(update={"dtype": "float32", "revision": "v1", "spec": "org/model"})
+    profile = replace(profile, provenance=profile.provenance.model_copy(update={"model": measured}))
+    settings = pipeline.repeat(profile, "org/model", device="cpu", dtype="auto")
+    assert (settings.dtype, settings.revision) == ("float32", "v1")
+    elsewhere = pipeline.repeat(profile, "/a/copy", dtype="float16")
+    assert (elsewhere.dtype, elsewhere.revision) == ("float16", None)
+    assert pipeline.repeat(profile, "org/model", revision="v2").revision == "v2"
