@@ -3,7 +3,7 @@
     python benchmarks/advise.py [MODEL] [--recipe recipes/w8a8_static.yaml] [--evaluation-tokens N] [--profile P]
 
 The greedy one gives every group its best option in the recipe's own format, then takes groups out of it by the KL that
-this saves for a share of the MACs. Exits with 1 where advice is more than 5 % worse at a share, or costs more than a tenth.
+this saves for a share of the MACs. Exits with 1 where advice is more than 5 % worse at a share, or costs over a tenth.
 """
 
 from __future__ import annotations

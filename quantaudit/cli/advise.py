@@ -53,7 +53,7 @@ def run(
     from quantaudit.pipeline import check_profile, prepare, repeat
     from quantaudit.profile import load_profile
     from quantaudit.recipe.advise import Goal, advise
-    from quantaudit.recipe.amended import amended
+    from quantaudit.recipe.amended import amended, with_recipe
     from quantaudit.recipe.resolve import resolve
     from quantaudit.recipe.source import read_recipe
     from quantaudit.simulate import evaluation
@@ -83,7 +83,8 @@ def run(
 
     def add(now: Card) -> Card:
         others = [row for row in now.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]
-        return now.model_copy(update={"advice": [*others, advice.info]})
+        simulation = now.simulation and with_recipe(now.simulation, advice.row, out.stem)
+        return now.model_copy(update={"advice": [*others, advice.info], "simulation": simulation})
 
     amend_card(card, add)
     console.out.print(console.advice_table(advice.info))

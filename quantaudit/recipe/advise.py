@@ -78,12 +78,14 @@ class Goal:
 class Advice:
     """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group.
 
+    row: its score, with the digest of its schemes, by which a gate knows the recipe again.
     unmeasured: modules that the recipe quantizes and the advised one does not, as nothing is known of their inputs.
     """
 
     info: AdviceInfo
     schemes: dict[str, QuantizationScheme]
     groups: dict[str, tuple[Group, QuantizationScheme | None]]
+    row: RecipeRow
     unmeasured: tuple[str, ...]
 
 
@@ -119,7 +121,8 @@ def advise(
     choices |= {f"{option} everywhere": uniform(found, option) for option in REFERENCES}
     choices |= {f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share}
     known = {title: choice for title, choice in choices.items() if choice is not None}
-    points = search.simulate(known)
+    simulated = search.simulate(known)
+    points = {title: point for title, (point, _) in simulated.items()}
     budget = goal.max_kl
     if goal.as_good_as is not None:
         if f"{goal.as_good_as} everywhere" not in points:
@@ -129,11 +132,12 @@ def advise(
         budget = points[f"{goal.as_good_as} everywhere"].kl
     if budget is None:
         raise RecipeError("its reference is not finite", where=name, hint="give --max-kl")
-    chosen, advised, met = search.within(budget, points.values())
+    chosen, advised, row, met = search.within(budget, points.values())
     # Prices may rule out what was simulated already and is within the goal, such as the recipe as it is written.
     for title, point in points.items():
         if point.kl is not None and point.kl <= budget and (not met or _rank(point) > _rank(advised)):
             chosen, advised, met = known[title], point.model_copy(update={"name": advised.name}), True
+            row = simulated[title][1]
     schemes, groups = search.schemes(chosen), search.groups(chosen)
     info = AdviceInfo(
         recipe=name,
@@ -149,7 +153,7 @@ def advise(
     )
     reached = {member for candidate in found for member in candidate.group.members}
     unmeasured = tuple(name for name in resolution.schemes if name not in reached)
-    return Advice(info=info, schemes=schemes, groups=groups, unmeasured=unmeasured)
+    return Advice(info=info, schemes=schemes, groups=groups, row=row, unmeasured=unmeasured)
 
 
 def _rank(point: AdvicePoint) -> tuple[float, float]:
@@ -167,30 +171,31 @@ class _Search:
     found: Sequence[Candidate]
     stages: Stages
 
-    def simulate(self, choices: Mapping[str, Choice]) -> dict[str, AdvicePoint]:
-        """A simulated point for each choice."""
+    def simulate(self, choices: Mapping[str, Choice]) -> dict[str, tuple[AdvicePoint, RecipeRow]]:
+        """Every choice simulated: a point of the curve, and the whole score."""
         plans = [self.plan(title, choice) for title, choice in choices.items()]
         advance = self.stages("simulating choices", len(plans) * len(self.samples))
         rows = score_plans(self.loaded.model, self.samples, plans, progress=advance)
         return {
-            title: self.point(title, choice, row) for (title, choice), row in zip(choices.items(), rows, strict=True)
+            title: (self.point(title, choice, row), row)
+            for (title, choice), row in zip(choices.items(), rows, strict=True)
         }
 
-    def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, bool]:
-        """The choice that keeps most within a simulated KL of `budget`, its point, and whether it is within.
+    def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow, bool]:
+        """The choice that keeps most within a simulated KL of `budget`, its point and row, and whether it is within.
 
         Prices are estimates: a choice that breaks the budget is made anew with as much less as it was over.
         """
         ratios = sorted(p.kl / p.estimated_kl for p in known if p.kl and p.estimated_kl and p.name.endswith("kept"))
         allowed = budget / max(1.0, ratios[len(ratios) // 2] if ratios else 1.0)
-        best: tuple[Choice, AdvicePoint] | None = None
+        best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
         for _ in range(ROUNDS):
             choice = least_lost([candidate.item for candidate in self.found], allowed)
-            point = self.simulate({"advised": choice})["advised"]
+            point, row = self.simulate({"advised": choice})["advised"]
             if point.kl is not None and point.kl <= budget:
-                return choice, point, True
+                return choice, point, row, True
             if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
-                best = choice, point
+                best = choice, point, row
             allowed *= 0.97 * budget / point.kl if point.kl else 0.5
         assert best is not None
         return *best, False

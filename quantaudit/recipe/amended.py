@@ -12,6 +12,7 @@ from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.emit import Target, config_groups, names, write_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import parse_recipe
+from quantaudit.simulate.records import RecipeRow, Simulation
 
 
 def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
@@ -33,6 +34,14 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
             hint="please report this with the model's name",
         )
     return text
+
+
+def with_recipe(simulation: Simulation, row: RecipeRow, name: str) -> Simulation:
+    """A simulation with the advised recipe's score, for a gate to find by its digest; it replaces one of its name."""
+    schemes = {scheme.name for scheme in simulation.schemes}
+    named = row.model_copy(update={"name": f"{name} advised" if name in schemes else name, "title": f"recipe {name}"})
+    others = [other for other in simulation.recipes if other.name != named.name]
+    return simulation.model_copy(update={"recipes": [*others, named]})
 
 
 def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
