@@ -94,6 +94,8 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
         "max_length": text.max_length,
         "special_tokens": text.special_tokens,
         "corpus_tokenizer": text.tokenizer,
+        "experts": profile.experts or "routed",
+        "dtype": profile.provenance.model.dtype,
         "seed": text.seed,
     }
     return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
@@ -103,7 +105,8 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
     device, dtype = parse_device(settings.device), parse_dtype(settings.dtype)
     find_score(settings.score)
-    schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
+    wanted = map(find_scheme, (*SCHEMES, *settings.schemes))
+    schemes = tuple({scheme.name: scheme for scheme in wanted}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
     rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
     source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
@@ -235,12 +238,28 @@ def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedR
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:
-    """Raises FormatError unless the profile was measured on this model and on these samples."""
+    """Raises FormatError unless the profile was measured on this model, as it is run now, and on these samples."""
     if profile.provenance.model.fingerprint != subject.loaded.info.fingerprint:
         raise FormatError(
             f"profile was measured on other weights ({profile.provenance.model.name})",
             where="--profile",
             hint="measure this model, or name the one that was measured",
+        )
+    dtype = profile.provenance.model.dtype
+    if dtype != subject.loaded.info.dtype:
+        raise FormatError(
+            f"profile was measured in {dtype}, and the model is loaded in {subject.loaded.info.dtype}",
+            where="--profile",
+            hint=f"add --dtype {dtype}, or measure again",
+        )
+    experts = profile.experts
+    # Where no experts can run on all tokens, asking for it changes nothing.
+    able = experts == "all" or extra_work(subject.loaded.model) is not None
+    if experts is not None and able and experts != subject.settings.experts:
+        raise FormatError(
+            f"profile was measured with --experts {experts}",
+            where="--profile",
+            hint=f"add --experts {experts}, or measure again",
         )
     text = profile.provenance.corpus
     if text.special_tokens != subject.corpus.info.special_tokens:
