@@ -27,6 +27,7 @@ from quantaudit.provenance import SampleInfo, SpecialTokens
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import MIXED, find_score, simulate
@@ -210,12 +211,10 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
     if parts and work is not None:
         parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
-    # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
-    passes = 18 if subject.settings.score == "damage" else 25
-    # Each further scheme is replayed, priced and scored; a recipe is scored alone.
-    passes += 6 * (len(subject.schemes) - len(SCHEMES)) + round(1.3 * len(subject.recipes))
-    backward = "" if subject.settings.score == "damage" else ", one of them backward too"
-    return " and ".join([*parts, f"about {passes} passes over {evaluation:,} evaluation tokens{backward}"])
+    by_damage = subject.settings.score == "damage"
+    passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage)
+    backward = "" if by_damage else ", one of them backward too"
+    return " and ".join([*parts, f"about {passes:.0f} passes over {evaluation:,} evaluation tokens{backward}"])
 
 
 def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
