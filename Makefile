@@ -1,6 +1,8 @@
 # Everything a developer or a first-time user runs. `make` alone lists it.
 
 PYTHON ?= python3
+# Test processes at a time; each loads torch and a small model.
+JOBS ?= 2
 VENV ?= .venv
 # Where torch comes from: empty for pip's default index, or the address of PyTorch's index for a CPU or CUDA build.
 TORCH_INDEX ?=
@@ -33,7 +35,7 @@ demo: $(DEMO) ## Audit SmolLM2-135M-Instruct: ends with a verdict and quantaudit
 	$(BIN)/quantaudit report demo --out quantaudit-demo --force
 
 test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 check: $(INSTALLED) ## Lint, formatting and types
 	$(BIN)/ruff check .
@@ -47,13 +49,17 @@ format: $(INSTALLED) ## Format the code
 bench: $(DEMO) ## Run the benchmarks that README and docs quote
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/sites.py
+	$(BIN)/python benchmarks/whole_model.py
 	$(BIN)/python benchmarks/tail_coverage.py
 
-corpus: $(INSTALLED) ## Generate the structured part of the built-in corpus anew
+corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count its data card anew
 	$(BIN)/python -m quantaudit.corpus.generate
+	$(BIN)/python -m quantaudit.corpus.describe docs/corpus.md
 
-schema: $(INSTALLED) ## Write the card's JSON Schema anew
+schema: $(INSTALLED) ## Write the card's JSON Schema and the list of rules anew
 	$(BIN)/python -m quantaudit.card.jsonschema docs/card.schema.json
+	$(BIN)/python -m quantaudit.recipe.documentation docs/rules.md
 
 clean: ## Remove the environment and the demo's output
 	rm -rf $(VENV) quantaudit-demo

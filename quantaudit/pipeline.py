@@ -16,7 +16,7 @@ from quantaudit.corpus.spec import pinned
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure import measure
-from quantaudit.model.attention import eager_attention
+from quantaudit.model.attention import Attention, eager_attention
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.experts import Experts, extra_work
 from quantaudit.model.load import LoadedModel, load_model, load_processor, load_tokenizer, parse_device, parse_dtype
@@ -34,7 +34,7 @@ from quantaudit.simulate.run import MIXED, find_score, simulate
 from quantaudit.simulate.tensor import scale_rows
 
 EAGER_TOKENS = 4096
-"""Longest sample that is measured with eager attention; above, as the model was loaded."""
+"""Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,7 @@ class Settings:
     corpus_tokenizer: str | None = None
     batch_size: int = 1
     experts: Experts = "routed"
+    attention: Attention = "auto"
     evaluation_tokens: int = 4096
     score: str = "auto"
     schemes: tuple[str, ...] = ()
@@ -139,12 +140,15 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
 def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
     """One forward pass over the corpus with every site tapped.
 
-    Attention runs as llm-compressor calibrates it, unless a sample is longer than EAGER_TOKENS.
+    Attention runs eagerly, as llm-compressor calibrates it, unless another is asked for or, under `auto`, a sample is
+    longer than EAGER_TOKENS.
     """
     advance = stages("measuring", subject.corpus.info.tokens, "tokens")
     longest = max(len(sample.ids) for sample in subject.corpus.samples)
     # Eager attention keeps a matrix of tokens by tokens for every head.
-    with eager_attention(subject.loaded.model) if longest <= EAGER_TOKENS else nullcontext():
+    chosen = subject.settings.attention
+    eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
+    with eager_attention(subject.loaded.model) if eager else nullcontext():
         return measure(
             subject.loaded,
             subject.corpus,

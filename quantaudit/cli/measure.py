@@ -31,6 +31,7 @@ def run(
     corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
     experts: options.Experts = "routed",
+    attention: options.Attention = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -64,6 +65,8 @@ def run(
         corpus_tokenizer=corpus_tokenizer,
         batch_size=batch_size,
         experts=find_experts(experts),
+        # The paper's numbers are of models as they load.
+        attention="native" if attention == "auto" and export_reference is not None else attention,
         seed=seed,
     )
     subject = prepare(settings, console.say)

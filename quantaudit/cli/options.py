@@ -49,6 +49,13 @@ CorpusTokenizer = Annotated[
 BatchSize = Annotated[
     int, typer.Option(metavar="N", min=1, help="Samples in one forward pass; one with images always runs alone.")
 ]
+Attention = Annotated[
+    Literal["auto", "eager", "native"],
+    typer.Option(
+        help="Attention while measuring. eager: as llm-compressor calibrates, so that static scales agree; native: "
+        "as the model loads; auto: eager up to samples of 4,096 tokens, native beyond and for --export-reference.",
+    ),
+]
 Experts = Annotated[
     str,
     typer.Option(

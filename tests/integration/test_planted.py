@@ -262,9 +262,8 @@ def test_a_layer_that_the_forward_pass_skips(
     change_code(monkeypatch, skip)
     card = card_of(dense, text)
     errors = [finding for finding in card.findings if finding.code == "QA101" and finding.severity == "error"]
-    assert len(errors) == 1
-    assert errors[0].message.startswith(
-        "7 modules not measured (never ran in the forward pass), such as `model.layers.1"
-    )
+    assert [finding.message.partition(",")[0] for finding in errors] == [
+        "7 modules not measured (never ran in the forward pass)"
+    ]
     assert card.coverage.linears - card.coverage.linears_measured == 7
     assert statuses(card) == {"INCONCLUSIVE"}

@@ -17,7 +17,6 @@ from quantaudit.card.build import build_card
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, ModelError
 from quantaudit.measure import PATCH, measure
-from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.drive import NO_TOKEN, arguments, batches
 from quantaudit.model.load import LoadedModel, load_processor, load_skeleton
@@ -69,7 +68,7 @@ def settings(folder: Path, corpus: Path, **changes: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def subject(folder: Path, corpus_file: Path) -> Subject:
-    return prepare(settings(folder, corpus_file))
+    return prepare(settings(folder, corpus_file, attention="native"))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def hooked(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[str, dict[int, 
         if sample.pictures is not None:
             given |= sample.pictures.inputs(len(sample.ids))
             given["pixel_values"] = given["pixel_values"].to(loaded.model.dtype)
-        with torch.no_grad(), eager_attention(loaded.model):
+        with torch.no_grad():
             loaded.model(**given, use_cache=False)
     for handle in handles:
         handle.remove()
@@ -212,8 +211,7 @@ def test_a_picture_is_a_turn_of_the_user_before_its_text(subject: Subject) -> No
 
 def test_the_corpus_counts_its_images_and_any_batch_size_gives_the_same(subject: Subject, profile: Profile) -> None:
     assert (subject.corpus.info.images, subject.corpus.info.samples) == (6, 12)
-    with eager_attention(subject.loaded.model):  # as `measure_subject` does
-        again = measure(subject.loaded, subject.corpus, batch_size=4)
+    again = measure(subject.loaded, subject.corpus, batch_size=4)
     vision = tower(subject.loaded.model)
     for site in profile.sites:
         a, b = profile.whole(site.name), again.whole(site.name)

@@ -12,11 +12,11 @@ from torch import nn
 
 from quantaudit.model.experts import linearize
 from quantaudit.model.load import LoadedModel
-from quantaudit.model.sites import discover
+from quantaudit.model.sites import discover, outside_text
 from tests.builders import loaded_from
 from tests.families import family_config
 from tests.integration.test_families import OWN_OUTPUT, find_spikes
-from tests.integration.test_vision import gemma, qwen
+from tests.vision import gemma, qwen
 
 
 def llama4() -> Any:
@@ -82,8 +82,7 @@ def test_every_component_is_a_site_and_every_linear_in_one_group(loaded: LoadedM
 
 def test_a_planted_spike_is_found_where_it_was_planted(loaded: LoadedModel) -> None:
     architecture = discover(loaded.model)
-    tower = [
-        site for site in architecture.sites if site.layer is None and site.tap == "input" and "lm_head" not in site.name
-    ]
-    inside = [site for site in architecture.sites if site not in tower]
+    # Under text alone nothing runs in the tower; test_vision.py has images.
+    aside = outside_text(loaded.model, architecture.sites)
+    inside = [site for site in architecture.sites if site.name not in aside]
     assert find_spikes(loaded, architecture, inside) >= 12
