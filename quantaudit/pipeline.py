@@ -35,6 +35,7 @@ from quantaudit.provenance import SampleInfo, SpecialTokens
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import MIXED, find_score, simulate
@@ -105,6 +106,8 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
         "max_length": text.max_length,
         "special_tokens": text.special_tokens,
         "corpus_tokenizer": text.tokenizer,
+        "experts": profile.experts or "routed",
+        "dtype": profile.provenance.model.dtype,
         "seed": text.seed,
         "revision": measured.revision if model == measured.spec else None,
     }
@@ -116,7 +119,8 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     parse_device(settings.device)
     parse_dtype(settings.dtype)
     find_score(settings.score)
-    schemes = tuple({name: find_scheme(name) for name in (*SCHEMES, *settings.schemes)}.values())
+    wanted = map(find_scheme, (*SCHEMES, *settings.schemes))
+    schemes = tuple({scheme.name: scheme for scheme in wanted}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
     rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
     source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
@@ -237,12 +241,10 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
     if parts and work is not None:
         parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
-    # Pricing costs a forward, a backward, and the products of gradients with weights and their changes.
-    passes = 18 if subject.settings.score == "damage" else 25
-    # Each further scheme is replayed, priced and scored; a recipe is scored alone.
-    passes += 6 * (len(subject.schemes) - len(SCHEMES)) + round(1.3 * len(subject.recipes))
-    backward = "" if subject.settings.score == "damage" else ", one of them backward too"
-    return " and ".join([*parts, f"about {passes} passes over {evaluation:,} evaluation tokens{backward}"])
+    by_damage = subject.settings.score == "damage"
+    passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage)
+    backward = "" if by_damage else ", one of them backward too"
+    return " and ".join([*parts, f"about {passes:.0f} passes over {evaluation:,} evaluation tokens{backward}"])
 
 
 def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
@@ -265,12 +267,28 @@ def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedR
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:
-    """Raises FormatError unless the profile was measured on this model and on these samples."""
+    """Raises FormatError unless the profile was measured on this model, as it is run now, and on these samples."""
     if profile.provenance.model.fingerprint != subject.loaded.info.fingerprint:
         raise FormatError(
             f"profile was measured on other weights ({profile.provenance.model.name})",
             where="--profile",
             hint="measure this model, or name the one that was measured",
+        )
+    dtype = profile.provenance.model.dtype
+    if dtype != subject.loaded.info.dtype:
+        raise FormatError(
+            f"profile was measured in {dtype}, and the model is loaded in {subject.loaded.info.dtype}",
+            where="--profile",
+            hint=f"add --dtype {dtype}, or measure again",
+        )
+    experts = profile.experts
+    # Where no experts can run on all tokens, asking for it changes nothing.
+    able = experts == "all" or extra_work(subject.loaded.model) is not None
+    if experts is not None and able and experts != subject.settings.experts:
+        raise FormatError(
+            f"profile was measured with --experts {experts}",
+            where="--profile",
+            hint=f"add --experts {experts}, or measure again",
         )
     text = profile.provenance.corpus
     if text.special_tokens != subject.corpus.info.special_tokens:

@@ -67,6 +67,14 @@ class WarnFail(Row):
     reason: str
 
 
+class EvaluationSize(Row):
+    """A warning on fewer tokens; a remark on a KL that lies fewer standard errors from a limit."""
+
+    tokens: int = Field(ge=2)
+    errors: float = Field(ge=0)
+    reason: str
+
+
 class Estimate(Row):
     """What an estimated KL is good for: it counts as anything between itself over `margin` and times `margin`."""
 
@@ -96,6 +104,7 @@ class Policy(Row):
     name: str
     kl: Ceiling
     top1: Floor
+    evaluation: EvaluationSize
     gate: GateRules
     damage: Warn
     zeroed_fraction: Warn

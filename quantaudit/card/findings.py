@@ -1,15 +1,19 @@
-"""Rules that look at a measurement or a simulation and say what is wrong: one finding each, under a stable code."""
+"""Rules that look at a measurement and say what is wrong: one finding each, under a stable code.
+
+Those that look at a simulation are in `simulated`.
+"""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
+from quantaudit.card.simulated import broken_load, damage, few_tokens, zeroed
+from quantaudit.card.words import count
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance, Unmeasured
-from quantaudit.simulate.records import SchemeInfo, Simulation, TensorErrorRow
+from quantaudit.simulate.records import Simulation
 
 NUMBER = re.compile(r"\d+")
 _ABSENT = "The model has no such part, so nothing is missing."
@@ -18,10 +22,6 @@ _EXPERTS_REMEDY = (
     "Give more text (--samples, --corpus), or run experts on all tokens with `--experts all`, as `oneshot` does when "
     "it calibrates them; or leave these experts out of the recipe."
 )
-GOOD_SQNR_DB = 20.0
-"""The SQNR that arXiv 2605.15572 takes for a pass."""
-LOSS_SPREAD = 3.0
-"""Standard deviation of one token's loss, in nats: what language models show on ordinary text."""
 
 
 def find(
@@ -45,6 +45,7 @@ def find(
     if simulation is not None:
         found += [
             *broken_load(provenance, simulation, policy),
+            *few_tokens(simulation, policy),
             *damage(simulation, policy),
             *zeroed(simulation, policy),
         ]
@@ -208,117 +209,3 @@ def exceedance(stability: StabilityInfo, policy: Policy) -> list[Finding]:
             remedy="Calibrate on more text, and of more kinds, or give these tensors per-token scales.",
         )
     ]
-
-
-def broken_load(provenance: Provenance, simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA104: a model that predicts the evaluation text worse than token frequencies do.
-
-    An infinite perplexity is null in a record; there, the logits are finite nevertheless. Not finite ones are QA102's.
-    """
-    row = next(iter(simulation.recipes), None)
-    if row is None or (row.perplexity_base is None and row.kl is None):
-        return []
-    perplexity = math.inf if row.perplexity_base is None else row.perplexity_base
-    evaluation = simulation.evaluation
-    guessing = evaluation.unigram_perplexity or float(provenance.model.vocab_size)
-    limit = policy.perplexity_over_unigram.error * guessing * chance(evaluation.tokens - len(evaluation.samples))
-    if perplexity <= limit:
-        return []
-    return [
-        Finding(
-            code="QA104",
-            severity="error",
-            module=None,
-            message=(
-                f"the unquantized model predicts the text worse than token frequencies do "
-                f"(perplexity {perplexity:,.0f} against {guessing:,.0f})"
-            ),
-            value=perplexity,
-            threshold=limit,
-            reason=policy.perplexity_over_unigram.reason,
-            remedy=(
-                "Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
-                "original checkpoint instead."
-            ),
-        )
-    ]
-
-
-def chance(tokens: int) -> float:
-    """Factor by which a perplexity over so many tokens may be too high by chance: two standard errors of its log."""
-    return math.exp(2 * LOSS_SPREAD / math.sqrt(max(tokens, 1)))
-
-
-def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA301: fused groups whose quantization alone damages their block, one finding for each scheme."""
-    found = []
-    for scheme in simulation.schemes:
-        rows = [
-            (row.damage, row.group)
-            for row in simulation.groups
-            if row.scheme == scheme.name and row.damage is not None and row.damage > policy.damage.warning
-        ]
-        if rows:
-            worst, group = max(rows)
-            found.append(
-                Finding(
-                    code="QA301",
-                    severity="warning",
-                    module=group,
-                    message=f"{scheme.title} damages {count(len(rows), 'fused group')} noticeably, `{group}` most",
-                    value=worst,
-                    threshold=policy.damage.warning,
-                    reason=policy.damage.reason,
-                    remedy="Give these groups per-token scales, or leave them unquantized.",
-                )
-            )
-    return found
-
-
-def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA302: tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass."""
-    found = []
-    for scheme in simulation.schemes:
-        rows = zeroed_tensors(simulation, scheme, policy)
-        if rows:
-            share, worst = rows[0]
-            hidden = sum((row.sqnr_db or 0.0) >= GOOD_SQNR_DB for _, row in rows)
-            found.append(
-                Finding(
-                    code="QA302",
-                    severity="warning",
-                    module=worst.group,
-                    message=(
-                        f"{scheme.title} rounds most values of {count(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {percent(share)}); {hidden} of them would pass an SQNR check"
-                    ),
-                    value=share,
-                    threshold=policy.zeroed_fraction.warning,
-                    reason=policy.zeroed_fraction.reason,
-                    remedy="Give these tensors per-token scales; a percentile clip would cut off the peaks instead.",
-                )
-            )
-    return found
-
-
-def zeroed_tensors(simulation: Simulation, scheme: SchemeInfo, policy: Policy) -> list[tuple[float, TensorErrorRow]]:
-    """(zeroed fraction, row) of the tensors beyond the policy's limit under a static scheme, worst first."""
-    rows = [
-        (row.zeroed_fraction, row)
-        for row in simulation.sites
-        if row.scheme == scheme.name
-        and row.observer == scheme.observer
-        and row.zeroed_fraction is not None
-        and row.zeroed_fraction > policy.zeroed_fraction.warning
-    ]
-    return sorted(rows, key=lambda pair: -pair[0])
-
-
-def count(number: int, noun: str) -> str:
-    """`1 sample`, `2 samples`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def percent(share: float) -> str:
-    """A share in words that never turn "nearly all" into "all"."""
-    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}"

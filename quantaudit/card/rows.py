@@ -28,12 +28,17 @@ from quantaudit.simulate.records import (
 )
 
 _LAYER_OR_EXPERT = re.compile(r"(?<=\.)\d+(?=\.|$)")
+CAUSES = {"outlier channel": "outlier channel", "massive token": "massive token", "either": "token or channel"}
+"""Cause of coarse scales → what a table says. Where finer scales of either kind help as much, both did the harm."""
 _IN_LAYER = re.compile(r"^.*?\blayers\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupLine:
-    """One fused group under the static scheme, with the errors of its input and the damage under other schemes."""
+    """One fused group under the static scheme, with the errors of its input and the damage under other schemes.
+
+    cause: why one scale is too coarse for its input; None where finer scales would save little, or none were tried.
+    """
 
     group: str
     projection: str
@@ -49,6 +54,7 @@ class GroupLine:
     damage_weights_only: float | None
     damage_dynamic: float | None
     price: float | None
+    cause: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,14 +174,22 @@ def tensor_errors(card: Card) -> dict[str, TensorErrorRow]:
     return chosen
 
 
+def causes(card: Card) -> dict[str, str]:
+    """Fused group → why one scale is too coarse for its input, in words; none where finer scales would hardly help."""
+    found = card.simulation.granularity if card.simulation else []
+    return {row.group: CAUSES[row.cause] for row in found if row.cause in CAUSES}
+
+
 def group_lines(card: Card) -> list[GroupLine]:
     """Every fused group, most damaging under the static scheme first; without a damage last."""
     static, dynamic = static_scheme(card), dynamic_scheme(card)
     leading = static or dynamic
     others = damage_rows(card, dynamic)
-    sites, errors = sites_by_name(card), tensor_errors(card)
+    sites, errors, told = sites_by_name(card), tensor_errors(card), causes(card)
     lines = [
-        _group_line(row, sites.get(input_of(row.group)), errors.get(row.group), others.get(row.group))
+        _group_line(
+            row, sites.get(input_of(row.group)), errors.get(row.group), others.get(row.group), told.get(row.group)
+        )
         for row in damage_rows(card, leading).values()
     ]
     return sorted(lines, key=lambda line: (line.damage is None, -(line.damage or 0.0), line.group))
@@ -289,7 +303,7 @@ def _is_dynamic(scheme: SchemeInfo) -> bool:
 
 
 def _group_line(
-    row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, dynamic: GroupRow | None
+    row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, dynamic: GroupRow | None, cause: str | None
 ) -> GroupLine:
     return GroupLine(
         group=row.group,
@@ -306,6 +320,7 @@ def _group_line(
         damage_weights_only=row.damage_weights_only,
         damage_dynamic=dynamic.damage if dynamic else None,
         price=row.price,
+        cause=cause,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from quantaudit.card.findings import count, percent, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, WorstGroup
+from quantaudit.card.simulated import zeroed_tensors
+from quantaudit.card.words import count, percent
 from quantaudit.policy import Policy, Status, judge
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 

@@ -7,7 +7,7 @@ from collections import Counter
 from rich.markup import escape
 from rich.table import Table
 
-from quantaudit.card.findings import count
+from quantaudit.card.words import count
 from quantaudit.cli import console
 from quantaudit.recipe.conform import Conformance
 

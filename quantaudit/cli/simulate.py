@@ -48,7 +48,7 @@ def run(
         corpus=corpus,
         revision=revision,
         device=device,
-        dtype=dtype,
+        dtype=None if dtype == "auto" else dtype,
         trust_remote_code=trust_remote_code,
         special_tokens=special_tokens,
         evaluation_tokens=evaluation_tokens,

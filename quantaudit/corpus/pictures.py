@@ -53,8 +53,12 @@ class Pictures:
 
     def least(self, ids: NDArray[np.int64]) -> int:
         """Tokens that cannot be cut away: those up to the last one that stands for an image."""
-        found = np.flatnonzero(np.isin(ids, [i for i in self.processor.image_token_ids if i is not None]))
+        found = np.flatnonzero(self.stand_ins(ids))
         return int(found[-1]) + 1 if len(found) else 0
+
+    def stand_ins(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool [tokens]: which of them stand for images."""
+        return np.isin(ids, [i for i in self.processor.image_token_ids if i is not None])
 
     def check(self, ids: NDArray[np.int64], limit: int) -> None:
         """Raises CorpusError unless the images fit into `limit` tokens."""

@@ -36,6 +36,11 @@ class TokenizedSample:
     pictures: Pictures | None = None
     assistant: NDArray[np.bool_] | None = None
 
+    @property
+    def images(self) -> NDArray[np.bool_]:
+        """bool [tokens]: which of its tokens stand for images. No model is trained to predict those."""
+        return np.zeros(len(self.ids), bool) if self.pictures is None else self.pictures.stand_ins(self.ids)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedCorpus:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.card.build import coverage, peak_summary, site_row
-from quantaudit.card.findings import fp16_headroom, percent
+from quantaudit.card.findings import fp16_headroom
 from quantaudit.card.schema import Finding
+from quantaudit.card.words import percent
 from quantaudit.policy import Policy
 from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo

@@ -60,13 +60,16 @@ def quantize_linear(linear: nn.Module, args: QuantizationArgs) -> Tensor:
 
 def quantize_linears(linears: Sequence[nn.Module], args: QuantizationArgs) -> list[Tensor]:
     """`quantize_weights` of Linears, each in its own layout."""
-    upright = [isinstance(linear, nn.Linear) for linear in linears]
-    weights: list[Tensor] = [
-        linear.weight if straight else linear.weight.T.contiguous()  # type: ignore[misc, operator]
-        for linear, straight in zip(linears, upright, strict=True)
+    found = quantize_weights([upright(linear) for linear in linears], args)
+    return [
+        new if isinstance(linear, nn.Linear) else new.T.contiguous() for new, linear in zip(found, linears, strict=True)
     ]
-    found = quantize_weights(weights, args)
-    return [new if straight else new.T.contiguous() for new, straight in zip(found, upright, strict=True)]
+
+
+def upright(linear: nn.Module) -> Tensor:
+    """A Linear's weight as [out, in]: a transposed copy of a Conv1D's, which transformers keeps as [in, out]."""
+    weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight if isinstance(linear, nn.Linear) else weight.T.contiguous()
 
 
 def sharing(path: str, others: Sequence[str]) -> list[str]:

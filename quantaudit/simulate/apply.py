@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from compressed_tensors.offload import disable_onloading
@@ -95,13 +96,22 @@ def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:
 
 
 def _once(quantize: InputQuantizer) -> InputQuantizer:
-    """Quantize a tensor that several Linears of a fused group read only once."""
-    last: list[tuple[Tensor, Tensor]] = []
+    """Quantize a tensor that several Linears of a fused group read only once.
+
+    What was made of it is forgotten with it: a plan holds a quantizer for every group, and would hold all their inputs.
+    """
+    last: list[tuple[ref[Tensor], Tensor]] = []
+
+    def forget(dead: ref[Tensor]) -> None:
+        if last and last[0][0] is dead:
+            last.clear()
 
     def quantizer(x: Tensor) -> Tensor:
-        if not last or last[0][0] is not x:
-            last[:] = [(x, quantize(x))]
-        return last[0][1]
+        if last and last[0][0]() is x:
+            return last[0][1]
+        restored = quantize(x)
+        last[:] = [(ref(x, forget), restored)]
+        return restored
 
     return quantizer
 

@@ -58,7 +58,7 @@ def watch_inputs(groups: Sequence[Group], profile: Profile) -> dict[str, InputEr
     found = {}
     for group in groups:
         qparams = site_qparams(profile, group.site, INT8, "absolute_maximum")
-        calibration = profile.split(group.site, "calibration")
+        calibration = profile.calibration(group.site)
         if qparams is not None and calibration is not None:
             amax = torch.from_numpy(calibration.channel_amax).to(model_dtype(profile))
             found[group.name] = InputErrors(per_tensor_range=qparams, channel_amax=amax)

@@ -56,13 +56,13 @@ _NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
 class Clean:
     """One sample as the unquantized model sees it.
 
-    logits: [tokens, vocabulary] in the model's dtype; hidden: every block's output.
+    logits: [tokens, vocabulary] in the model's dtype; hidden: by index, the outputs of the blocks that ran.
     """
 
     sample: TokenizedSample
     logits: Tensor
     reading: Reading
-    hidden: list[Hidden]
+    hidden: Mapping[int, Hidden]
 
 
 @torch.no_grad()
@@ -112,8 +112,8 @@ def score_checkpoint(
 def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
     scratch = Scratch()
     for sample in samples:
-        hidden: list[Hidden] = []
-        with _block_outputs(model, blocks, lambda _index, h, kept=hidden: kept.append(Hidden.of(h))):
+        hidden: dict[int, Hidden] = {}
+        with _block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
             logits = _logits(model, sample)
         yield Clean(
             sample=sample, logits=logits, reading=read(logits, _targets(sample, logits), scratch), hidden=hidden
@@ -131,7 +131,7 @@ def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratc
         agreed=(reading.top == base.reading.top).cpu().numpy(),
         loss=reading.loss.double().cpu().numpy(),
         loss_base=base.reading.loss.double().cpu().numpy(),
-        drift=np.array([float(drift) for drift in drifts]),
+        drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(len(blocks))]),
     )
 
 
@@ -146,10 +146,10 @@ def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
 
 
 @contextmanager
-def _drifts(model: nn.Module, blocks: Sequence[str], clean: Sequence[Hidden]) -> Iterator[list[Tensor]]:
-    """Each block's drift, filled in as the model runs."""
-    found: list[Tensor] = []
-    with _block_outputs(model, blocks, lambda index, h: found.append(clean[index].drift(h))):
+def _drifts(model: nn.Module, blocks: Sequence[str], clean: Mapping[int, Hidden]) -> Iterator[dict[int, Tensor]]:
+    """Drift by index of the block, filled in as the model runs."""
+    found: dict[int, Tensor] = {}
+    with _block_outputs(model, blocks, lambda index, h: found.update({index: clean[index].drift(h)})):
         yield found
 
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 SHARE = 1 / 1024
 """Part of the elements that are moved by one step. A sixteenth gave the same floor: see docs/prediction.md."""
-_SLICE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +97,20 @@ def rounding_floor(
     import torch
 
     from quantaudit.model.drive import batches, forward
+    from quantaudit.simulate.divergence import Scratch, compare, read
 
     first = next(model.parameters())
     generator = torch.Generator(first.device).manual_seed(seed)
     chosen = sorted({round(i * (len(blocks) - 1) / max(depths - 1, 1)) for i in range(depths)})
     sums = dict.fromkeys(chosen, 0.0)
+    scratch, nothing = Scratch(), torch.empty(0, dtype=torch.int64, device=first.device)  # no loss is wanted
     for batch in batches(samples, 1, pad=0, device=first.device):
         clean = forward(model, batch)[0]
+        known = read(clean, nothing, scratch)
         for depth in chosen:
             with _nudged(model.get_submodule(blocks[depth]), generator):
-                sums[depth] += _divergence(clean, forward(model, batch)[0])
+                _, kl = compare(clean, known, forward(model, batch)[0], nothing, scratch)
+                sums[depth] += float(kl.sum(dtype=torch.float64))
         progress()
     tokens = sum(len(sample.ids) for sample in samples)
     return Floor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))
@@ -136,14 +139,3 @@ def _nudged(block: nn.Module, generator: torch.Generator) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _divergence(clean: Tensor, changed: Tensor) -> float:
-    """Σ over tokens of KL(p‖q). clean, changed: logits [tokens, vocabulary], in slices of float32."""
-    import torch
-
-    total = 0.0
-    for start in range(0, len(clean), _SLICE):
-        p, q = (logits[start : start + _SLICE].float().log_softmax(-1) for logits in (clean, changed))
-        total += float((p.exp() * (p - q)).sum(dtype=torch.float64))
-    return total

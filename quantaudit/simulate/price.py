@@ -29,6 +29,7 @@ from quantaudit.model.sites import Group
 from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
+from quantaudit.quant.weights import upright
 from quantaudit.simulate.apply import input_quantizer, quantize_weight
 
 RECORD_BYTES = 1 << 28
@@ -235,7 +236,7 @@ def _add(
 ) -> None:
     """Price what was recorded, group by group, and forget it."""
     for group in groups:
-        weights = {member: model.get_submodule(member).weight.detach() for member in group.members}  # type: ignore[operator]
+        weights = {member: upright(model.get_submodule(member)).detach() for member in group.members}
         ranges = {scheme.name: qparams.get(scheme.name, {}).get(group.name) for scheme in schemes}
         for scheme, total in price_reads(rounds.pop(group.name, []), weights, schemes, ranges).items():
             totals[group.name, scheme] += total

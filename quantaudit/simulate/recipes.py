@@ -14,6 +14,7 @@ from quantaudit.quant.limits import approximations, obstacles
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme, toolkit_scheme
+from quantaudit.quant.weights import upright
 from quantaudit.simulate.plan import Plan
 
 _EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
@@ -71,8 +72,7 @@ def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Map
         return ["an embedding's weights are not simulated"]
     if path not in sites:
         return ["this module is not among those that were measured"]
-    weight = module.weight
-    return obstacles(scheme, tuple(weight.shape))  # type: ignore[arg-type]
+    return obstacles(scheme, tuple(upright(module).shape))
 
 
 def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:

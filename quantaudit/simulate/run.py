@@ -18,6 +18,7 @@ from quantaudit.quant.limits import obstacles
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, dump_args
+from quantaudit.quant.weights import upright
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
 from quantaudit.simulate.calibrate import ANCHORS, Simulated, price_by_damage
@@ -116,7 +117,10 @@ def simulate(
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
             priced=source is not None,
             unigram_perplexity=unigram_perplexity(
-                [sample.ids for sample in samples], [sample.ids for sample in chosen], loaded.info.vocab_size
+                [sample.ids for sample in samples],
+                [sample.ids for sample in chosen],
+                loaded.info.vocab_size,
+                unpredicted={int(i) for sample in chosen for i in sample.ids[sample.images]},
             ),
             note=note,
             price_source=source,
@@ -134,11 +138,11 @@ def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None
     """Raises UsageError where a scheme's groups do not divide the columns of a Linear in the decoder blocks."""
     members = [member for group in groups if group.layer is not None for member in group.members]
     for member in members:
-        rows, columns = _shape(model.get_submodule(member))
+        shape = tuple(upright(model.get_submodule(member)).shape)
         toolkit = QuantizationScheme(
             targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
         )
-        if reasons := obstacles(toolkit, (rows, columns)):
+        if reasons := obstacles(toolkit, shape):
             raise UsageError(
                 f"{member}: {reasons[0]}",
                 where=f"--scheme {scheme.name}",
@@ -270,12 +274,6 @@ def _mixed(groups: Sequence[Group], rows: Sequence[GroupRow], qparams: dict[str,
         schemes={group.name: INT8_DYNAMIC if group.name in worst else INT8_STATIC for group in groups},
         qparams=qparams,
     )
-
-
-def _shape(linear: nn.Module) -> tuple[int, int]:
-    """(out, in) of a Linear; transformers' Conv1D keeps its weight the other way round."""
-    first, second = linear.weight.shape  # type: ignore[misc]
-    return (first, second) if isinstance(linear, nn.Linear) else (second, first)
 
 
 def describe(scheme: Scheme) -> SchemeInfo:

@@ -19,7 +19,8 @@ class SampleScore:
     """One sample under one plan.
 
     kl: float64 [tokens], nats; agreed: bool [tokens]; loss, loss_base: float64 [tokens − 1], nats at the positions that
-    have a next token; drift: float64 [blocks], Σ over tokens of ‖Δh‖² / ‖h‖² at each block's output.
+    have a next token; drift: float64 [blocks], Σ over tokens of ‖Δh‖² / ‖h‖² at each block's output,
+    NaN for a block that the model skips.
     """
 
     sample: TokenizedSample
@@ -66,7 +67,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
 
 @dataclass(frozen=True, slots=True)
 class _Sums:
-    """Sums over some positions of one sample; `predicted` of them have a next token."""
+    """Sums over some positions of one sample; `predicted` of them have a next token that is no image."""
 
     tokens: int
     predicted: int
@@ -77,13 +78,15 @@ class _Sums:
 
 
 def _sums(score: SampleScore) -> _Sums:
+    # Placeholders of images are never predicted: their loss would drown that of the text.
+    text = ~score.sample.images[1:]
     return _Sums(
         tokens=len(score.kl),
-        predicted=len(score.loss),
+        predicted=int(text.sum()),
         kl=float(score.kl.sum()),
         agreed=float(score.agreed.sum()),
-        loss=float(score.loss.sum()),
-        loss_base=float(score.loss_base.sum()),
+        loss=float(score.loss[text].sum()),
+        loss_base=float(score.loss_base[text].sum()),
     )
 
 
@@ -118,10 +121,13 @@ def _score(sums: Sequence[_Sums]) -> DomainScore:
         kl=kl,
         kl_stderr=math.sqrt(spread * count / (count - 1)) / tokens if count > 1 else None,
         top1=None if math.isnan(kl) else sum(one.agreed for one in sums) / tokens,
-        perplexity=_exp(sum(one.loss for one in sums) / predicted),
-        perplexity_base=_exp(sum(one.loss_base for one in sums) / predicted),
+        perplexity=_perplexity(sum(one.loss for one in sums), predicted),
+        perplexity_base=_perplexity(sum(one.loss_base for one in sums), predicted),
     )
 
 
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+def _perplexity(loss: float, predicted: int) -> float:
+    """NaN where there was nothing to predict."""
+    if not predicted:
+        return math.nan
+    return math.exp(loss / predicted) if loss / predicted < 700 else math.inf

@@ -13,7 +13,7 @@ neighbours in the whole corpus, n_t how many of them end in t, V the size of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,17 @@ from scipy.optimize import minimize_scalar
 Ids = NDArray[np.int64]
 
 
-def unigram_perplexity(corpus: Sequence[Ids], evaluated: Sequence[Ids], vocabulary: int) -> float:
+def unigram_perplexity(
+    corpus: Sequence[Ids], evaluated: Sequence[Ids], vocabulary: int, *, unpredicted: Collection[int] = ()
+) -> float:
     """Perplexity of the baseline, learned on `corpus`, over all but the first tokens of the `evaluated` samples.
 
     Both hold int64 [tokens] of each sample; the evaluated ones are (parts of) samples of the corpus. `vocabulary`: ids
-    that the model knows. At most `vocabulary`, since uniform guessing is always to be had; NaN without a prediction.
+    that the model knows; unpredicted: those that none has to predict. At most `vocabulary`, since uniform guessing is
+    always to be had; NaN without a prediction.
     """
     targets = np.concatenate([ids[1:] for ids in evaluated]) if evaluated else np.empty(0, np.int64)
+    targets = targets[~np.isin(targets, list(unpredicted))]
     if not len(targets):
         return math.nan
     ends = np.unique(np.concatenate([ids[:-1] * vocabulary + ids[1:] for ids in corpus])) % vocabulary

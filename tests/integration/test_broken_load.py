@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from quantaudit.card.findings import chance
+from quantaudit.card.simulated import chance
 from quantaudit.corpus.load import Corpus, load_corpus
 from quantaudit.corpus.tokens import tokenize
 from quantaudit.model.load import LoadedModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from quantaudit.card import charts, expert_charts, rows
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import FormatError
 from quantaudit.measure import measure
 from quantaudit.model.experts import Experts, extra_work, linearize, on_all_tokens
 from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import discover
+from quantaudit.pipeline import Settings, Subject, check_profile, repeat
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
+from quantaudit.simulate.granularity import watch_inputs
 from tests.builders import loaded_from, random_corpus
 from tests.families import family_model
 
@@ -224,3 +229,51 @@ def test_every_expert_has_a_cell_and_starved_ones_no_colour(tiny_loaded: LoadedM
     assert (len(coloured), [(cell["layer"], cell["expert"]) for cell in grey]) == (7, [(1, 2)])
     assert spec["description"].endswith("Experts with too few tokens: 1.")
     assert "peaks_by_expert" in charts.all_charts(card)
+
+
+def test_granularity_is_calibrated_on_the_same_tokens_as_scales(
+    loaded: LoadedModel, profiles: dict[Experts, Profile]
+) -> None:
+    profile = profiles["all"]
+    groups = [group for group in discover(loaded.model).groups if group.projection == "down_proj" and group.experts]
+    assert groups
+    for group in groups:
+        watched = watch_inputs([group], profile)[group.name]
+        everywhere = profile.split(f"{group.site}@all", "calibration")
+        assert everywhere is not None
+        assert float(watched.channel_amax.max()) == everywhere.channel_amax.max()
+        assert watched.per_tensor_range.max == everywhere.range[1]
+
+
+@pytest.mark.parametrize(("measured", "asked"), [("all", "routed"), ("routed", "all")])
+def test_a_profile_of_other_experts_is_refused(
+    loaded: LoadedModel, corpus: TokenizedCorpus, profiles: dict[Experts, Profile], measured: Experts, asked: Experts
+) -> None:
+    def subject(experts: Experts) -> Subject:
+        return Subject(settings=Settings(experts=experts), loaded=loaded, corpus=corpus, schemes=(), recipes=())
+
+    with pytest.raises(FormatError, match=f"with --experts {measured}") as error:
+        check_profile(subject(asked), profiles[measured])
+    assert f"add --experts {measured}" in str(error.value.hint)
+    check_profile(subject(measured), profiles[measured])
+    assert repeat(profiles[measured], "m").experts == measured
+
+
+def test_where_experts_cannot_run_on_all_tokens_asking_for_it_changes_nothing(
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, tiny_profile: Profile
+) -> None:
+    settings = Settings(experts="all")
+    check_profile(
+        Subject(settings=settings, loaded=tiny_loaded, corpus=tiny_corpus, schemes=(), recipes=()), tiny_profile
+    )
+
+
+def test_a_profile_in_another_dtype_is_refused(
+    loaded: LoadedModel, corpus: TokenizedCorpus, profiles: dict[Experts, Profile]
+) -> None:
+    half = loaded.info.model_copy(update={"dtype": "float16"})
+    subject = Subject(settings=Settings(), loaded=replace(loaded, info=half), corpus=corpus, schemes=(), recipes=())
+    with pytest.raises(FormatError, match="measured in float32, and the model is loaded in float16") as error:
+        check_profile(subject, profiles["routed"])
+    assert "--dtype float32" in str(error.value.hint)
+    assert repeat(profiles["routed"], "m").dtype == "float32"

@@ -15,9 +15,11 @@ import pytest
 
 from quantaudit.card.jsonschema import schema_json
 from quantaudit.card.render import render_html, render_markdown, write_card
+from quantaudit.card.rows import group_lines
 from quantaudit.card.schema import Card, load_card
 from quantaudit.errors import FormatError
 from quantaudit.resources import resource_dir
+from quantaudit.simulate.records import GranularityRow
 from tests.card_factory import HOSTILE_TOKENS, make_card, make_site
 
 ROOT = Path(__file__).parents[3]
@@ -181,6 +183,26 @@ def test_nulls_are_dashes(card: Card) -> None:
     assert "None" not in html.split("<script>")[0]
     assert "None" not in markdown
     assert assets == {}
+
+
+def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
+    assert ">cause<" not in page
+    assert card.simulation is not None
+    first, second, third = (line.group for line in group_lines(card)[:3])
+    causes: list[tuple[str, Any]] = [(first, "massive token"), (second, "either"), (third, "neither")]
+    found = [
+        GranularityRow(group=group, layer=0, per_tensor=1.0, per_token=0.1, per_channel=0.1, cause=cause)
+        for group, cause in causes
+    ]
+    told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": found})})
+    assert [line.cause for line in group_lines(told)[:4]] == ["massive token", "token or channel", None, None]
+    rows = [line for line in render_markdown(told)[0].splitlines() if line.startswith(f"| `{first}` |")]
+    assert [row.endswith(" massive token |") for row in rows] == [True]
+    cells = re.findall(
+        r'<tr><th scope="row"><code>([^<]+)</code>.*<td class="text">([^<]+)</td></tr>', render_html(told)
+    )
+    assert dict(cells)[first] == "massive token"
+    assert dict(cells)[third] == "—"
 
 
 def test_markdown_is_a_section_with_relative_images(card: Card, section: str) -> None:

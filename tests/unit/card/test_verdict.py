@@ -296,3 +296,37 @@ def test_a_group_whose_input_was_not_measured_says_so(card: Card) -> None:
 def test_without_a_simulation_there_is_no_verdict(card: Card) -> None:
     verdict = decide(card.sites, card.coverage, None, [], POLICY)
     assert (verdict.schemes, "no verdict" in verdict.headline) == ([], True)
+
+
+def few_tokens(card: Card, tokens: int, samples: int, **static: Any) -> list[Finding]:
+    simulation = simulation_of(card, **static)
+    evaluation = simulation.evaluation.model_copy(
+        update={"tokens": tokens, "samples": [f"s-{i}" for i in range(samples)]}
+    )
+    return [
+        row for row in audit(card, simulation.model_copy(update={"evaluation": evaluation}))[0] if row.code == "QA107"
+    ]
+
+
+@pytest.mark.parametrize(("tokens", "samples"), [(255, 5), (16, 2), (4096, 1)])
+def test_a_verdict_on_few_tokens_says_so(card: Card, tokens: int, samples: int) -> None:
+    (finding,) = few_tokens(card, tokens, samples, kl=0.001, top1=0.99, kl_stderr=0.00012)
+    assert finding.severity == "warning"
+    assert (finding.value, finding.threshold) == (tokens, 256)
+    assert f"{tokens:,} tokens of {samples} sample" in finding.message
+    assert "standard error" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("kl", "error", "told"), [(0.028, 0.0011, True), (0.028, 0.0009, False), (0.16, 0.006, True), (0.09, 0.02, False)]
+)
+def test_a_kl_near_a_limit_is_told_with_its_error(card: Card, kl: float, error: float, told: bool) -> None:
+    found = few_tokens(card, 256, 2, kl=kl, kl_stderr=error)
+    assert [row.severity for row in found] == ["info"] * told
+    assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in found)
+
+
+def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> None:
+    assert few_tokens(card, 256, 2, kl=0.03, kl_stderr=None) == []
+    (finding,) = few_tokens(card, 4096, 1, kl=0.03, kl_stderr=None)
+    assert "standard error" in finding.message

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantaudit.card import findings
+from quantaudit.card import findings, simulated
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy, load_policy
 from quantaudit.recipe import conform_rules
@@ -52,7 +52,8 @@ def test_every_code_is_documented_once() -> None:
 
 
 def test_codes_of_cards_are_not_given_to_recipes() -> None:
-    used = set(re.findall(r'code="(QA\d+)"', Path(findings.__file__).read_text(encoding="utf-8")))
+    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (findings, simulated)]
+    used = set(re.findall(r'code="(QA\d+)"', "".join(sources)))
     assert used == set(card_codes())
     assert not used & set(RULES)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
@@ -99,6 +101,20 @@ def test_members_of_a_group_share_one_quantized_input() -> None:
 
 
 # The context ---------------------------------------------------------------------------------------------------------
+
+
+def test_quantizers_keep_no_input_alive() -> None:
+    qparams = QParams(min=-1, max=1, scale=torch.tensor([1 / 127.5]), zero_point=torch.zeros(1, dtype=torch.int8))
+    for scheme, ranges in ((INT8_DYNAMIC, None), (INT8_STATIC, qparams)):
+        quantizer = input_quantizer(scheme, ranges, CPU)
+        assert quantizer is not None
+        first, second = normal(3, 8), normal(5, 8)
+        seen, made = weakref.ref(first), weakref.ref(quantizer(first))
+        assert made() is not None
+        del first
+        assert (seen(), made()) == (None, None)
+        assert quantizer(second) is quantizer(second)
+        assert quantizer(second).shape == second.shape
 
 
 def test_within_the_context_members_use_the_given_weights_and_inputs(

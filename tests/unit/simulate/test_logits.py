@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -63,10 +64,10 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
         chosen = [g for g in groups if g.members[0] in p.schemes]
         schemes = {g.name: p.schemes[g.members[0]] for g in chosen}
         ranges = {g.name: p.qparams[g.members[0]] for g in chosen}
-        copy = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+        other = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
         kls, agreed, losses, base_losses = [], [], [], []
         for s in samples:
-            base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
+            base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(other, s))
             kls.append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1))
             agreed.append(base.argmax(-1) == changed.argmax(-1))
             position = np.arange(len(s.ids) - 1)
@@ -108,12 +109,12 @@ def test_the_assistants_turns_are_scored_apart(
 
     schemes = {g.name: plans[0].schemes[g.members[0]] for g in groups}
     ranges = {g.name: plans[0].qparams[g.members[0]] for g in groups}
-    copy = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
+    other = quantized_copy(tiny_loaded.model, groups, schemes, ranges)
     kls: dict[str, list[np.ndarray]] = {}
     losses = []
     for s in samples[1:-2]:
         where = masks[s.index][1 : len(s.ids)].nonzero()[0]
-        base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(copy, s))
+        base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(other, s))
         kls.setdefault(s.domain, []).append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1)[where])
         losses.append(-changed[where, s.ids[where + 1]])
     every = np.concatenate([kl for found in kls.values() for kl in found])
@@ -341,3 +342,33 @@ def test_two_tokens_are_enough(tiny_loaded: LoadedModel, groups: list[Group], pl
     row = score_plans(tiny_loaded.model, [sample([5, 9])], plans[:1])[0]
     assert row.tokens == 2
     assert row.perplexity is not None
+
+
+def test_a_block_that_the_model_skips_has_no_drift(samples: list[TokenizedSample]) -> None:
+    model = tiny_model("llama", num_hidden_layers=3)
+    found = discover(model)
+    groups = [group for group in found.groups if group.layer == 0]
+    plans = [plan("p", groups, {group.name: INT8_DYNAMIC for group in groups}, {})]
+    (whole,) = score_plans(model, samples[:1], plans, blocks=found.blocks)
+    # Named blocks that never run, as in models that share or drop layers.
+    model.model.idle = copy.deepcopy(model.model.layers[0])
+    blocks = [found.blocks[0], "model.idle", *found.blocks[1:]]
+    (row,) = score_plans(model, samples[:1], plans, blocks=blocks)
+    assert row.propagation == [whole.propagation[0], None, *whole.propagation[1:]]
+    assert all(drift is not None and drift > 0 for drift in whole.propagation)
+
+
+def test_placeholders_of_images_are_not_predicted(
+    tiny_loaded: LoadedModel, samples: list[TokenizedSample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = samples[0]
+    images = np.zeros(len(sample.ids), bool)
+    images[3:6] = True
+    (plain,) = score_plans(tiny_loaded.model, [sample], [Plan(name="", title="", schemes={}, qparams={}, groups=0)])
+    monkeypatch.setattr(TokenizedSample, "images", property(lambda self: images))
+    (row,) = score_plans(tiny_loaded.model, [sample], [Plan(name="", title="", schemes={}, qparams={}, groups=0)])
+    log_p = log_probabilities(run(tiny_loaded.model, sample))
+    loss = -log_p[np.arange(len(sample.ids) - 1), sample.ids[1:]]
+    assert row.perplexity_base == pytest.approx(np.exp(np.delete(loss, [2, 3, 4]).mean()), rel=1e-4)
+    assert plain.perplexity_base == pytest.approx(np.exp(loss.mean()), rel=1e-4)
+    assert row.tokens == plain.tokens == len(sample.ids)

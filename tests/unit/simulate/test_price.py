@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.load import LoadedModel
@@ -216,6 +218,26 @@ def test_broken_weights_have_no_price(samples: list[TokenizedSample]) -> None:
 def test_other_families_are_priced(name: str) -> None:
     model = tiny_model(name, num_hidden_layers=1)
     found = price_groups(model, discover(model).groups, random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
+    assert all(price is not None and price > 0 for price in found.values())
+
+
+def test_weights_that_lie_on_their_side_are_priced_as_linears_are() -> None:
+    config = GPT2Config(n_layer=1, n_embd=32, n_head=4, vocab_size=320, n_positions=64, bos_token_id=0, eos_token_id=0)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    upright = GPT2LMHeadModel(config).eval()
+    upright.load_state_dict(model.state_dict())
+    for path, module in list(upright.named_modules()):
+        if isinstance(module, Conv1D):
+            linear = nn.Linear(*module.weight.shape)
+            linear.weight, linear.bias = nn.Parameter(module.weight.T.contiguous()), module.bias
+            upright.set_submodule(path, linear)
+    samples = random_corpus([9, 7]).samples
+    found, expected = (
+        price_groups(one, discover(one).groups, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, upright)
+    )
+    assert len(found) == 2 * 5
+    assert found == {key: pytest.approx(price, rel=1e-3) for key, price in expected.items()}
     assert all(price is not None and price > 0 for price in found.values())
 
 

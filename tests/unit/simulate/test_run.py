@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,9 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture
 from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
+from quantaudit.simulate import cost
 from quantaudit.simulate.block import group_damage
+from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.predict import fit_curve
 from quantaudit.simulate.price import price_groups
@@ -184,3 +188,31 @@ def test_the_worst_groups_are_the_fewest_that_hold_the_share(damages: list[float
         assert sum(held[:-1]) < share * total * (1 + 1e-9)
         left = [damage for name, damage in of.items() if name not in chosen and name != "other"]
         assert all(damage <= held[-1] for damage in left)
+
+
+@pytest.mark.parametrize("by_damage", [True, False])
+def test_the_cost_counts_the_forward_passes_that_are_made(
+    tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus, by_damage: bool
+) -> None:
+    calls = [0]
+    model: Any = tiny_loaded.model
+    handle = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _module, _args: calls.__setitem__(0, calls[0] + 1)
+    )
+    schemes = [INT8_STATIC, INT8_DYNAMIC]
+    found = simulate(
+        tiny_loaded,
+        tiny_profile,
+        tiny_corpus.samples,
+        schemes,
+        evaluation_tokens=256,
+        score="damage" if by_damage else "gradient",
+    )
+    handle.remove()
+    made = calls[0] / len(found.evaluation.samples)
+    told = forward_passes(schemes, recipes=0, by_damage=by_damage)
+    # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
+    blocks = cost.RECORDED - 1 + cost.REPLAYED * 3
+    hooks = (cost.SCORED - 1) * 3
+    back = 0 if by_damage else cost.BACKWARD - 1 + cost.PRICED * 2
+    assert made == pytest.approx(told - blocks - hooks - back)

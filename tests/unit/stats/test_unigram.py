@@ -75,3 +75,12 @@ def test_copies_of_a_sample_teach_the_baseline_nothing() -> None:
 def test_without_a_prediction_there_is_no_number() -> None:
     assert math.isnan(perplexity([[1, 2]], [[1]]))
     assert math.isnan(unigram_perplexity(arrays([[1, 2]]), [], VOCABULARY))
+
+
+def test_tokens_that_none_has_to_predict_count_for_nothing() -> None:
+    text = [[1, 9, 9, 9, 2, 3, 1, 2], [3, 2, 1, 3]]
+    whole = math.log(unigram_perplexity(arrays(text), arrays(text), VOCABULARY)) * 10
+    images = math.log(unigram_perplexity(arrays(text), arrays([[9, 9, 9, 9]]), VOCABULARY)) * 3
+    rest = unigram_perplexity(arrays(text), arrays(text), VOCABULARY, unpredicted={9})
+    assert math.log(rest) * 7 == pytest.approx(whole - images)
+    assert math.isnan(unigram_perplexity(arrays(text), arrays([[1, 9, 9]]), VOCABULARY, unpredicted=[9]))

@@ -1,0 +1,13 @@
+"""Counts and shares as the sentences of findings and verdicts have them."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    """`1 sample`, `2 samples`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    """A share in words that never turn "nearly all" into "all"."""
+    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}"
