@@ -1,0 +1,45 @@
+"""Advice and gate agree: what was simulated for an advice is what the gate judges, not an estimate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantaudit import cli
+from quantaudit.card.schema import load_card
+from quantaudit.resources import resource_dir
+from tests.builders import save_checkpoint, tiny_model
+
+
+def run(*arguments: object) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_the_gate_knows_an_advised_recipe_by_its_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save_checkpoint(tmp_path / "llama", tiny_model("llama", num_hidden_layers=2))
+    texts = tmp_path / "texts.jsonl"
+    rows = [{"domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(8)]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    card, advised = tmp_path / "card" / "card.json", tmp_path / "advised.yaml"
+    assert run("report", model, "--corpus", texts, "--out", card.parent, "--device", "cpu") == 0
+    static = resource_dir("recipes") / "w8a8_static.yaml"
+    assert run("advise", static, "--card", card, "--model", model, "--out", advised, "--device", "cpu") == 0
+    told = load_card(card)
+    assert told.simulation is not None
+    row = next(row for row in told.simulation.recipes if row.name == "advised")
+    assert row.kl == told.advice[0].advised.kl
+    assert row.digest is not None
+
+    capsys.readouterr()
+    run("gate", advised, "--card", card, "--format", "json")
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["score"]["kl"] == row.kl
+    assert judged["score"]["source"] == "measured"
+    assert "QA417" not in {finding["code"] for finding in judged["findings"]}
