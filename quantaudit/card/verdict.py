@@ -139,10 +139,13 @@ def _remedy(
         and not row.unsimulated
     ]
     if better:
-        return f"Simulated on the same tokens, these do better: {'; or '.join(better)}."
+        return (
+            f"Simulated on the same tokens, these do better: {'; or '.join(better)}. "
+            "`quantaudit advise` finds the least change that is enough."
+        )
     return (
-        "Nothing simulated here does much better at 8 bits: "
-        "evaluate on your own tasks, or leave the worst groups unquantized."
+        "Nothing simulated here does much better at 8 bits: evaluate on your own tasks, "
+        "or let `quantaudit advise` find groups to leave unquantized."
     )
 
 
