@@ -200,7 +200,8 @@ def test_the_format_does_not_change_the_exit_code(
 
 def test_every_rule_is_caught_by_a_broken_recipe() -> None:
     caught = {code for path in BROKEN for code in re.findall(r"QA\d{3}", expectation(path)["what"])}
-    assert caught == set(RULES) - {"QA411"}  # information that accompanies every static recipe
+    # Information: QA411 accompanies every static recipe, QA419 the recipes of some model types (tests of the rules).
+    assert caught == set(RULES) - {"QA411", "QA419"}
 
 
 def test_the_zoo_is_large_and_each_trap_its_own() -> None:
