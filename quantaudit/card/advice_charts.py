@@ -21,7 +21,12 @@ def advice_curve(card: Card) -> alt.LayerChart | alt.FacetChart | None:
         return None
     low, high = looks.decades(row["kl"] for row in data)
     base = alt.Chart(alt.InlineData(values=data)).encode(
-        x=alt.X("kept:Q", title="share of MACs in the recipe’s own format", axis=alt.Axis(format="%")),
+        x=alt.X(
+            "kept:Q",
+            title="share of MACs in the recipe’s own format",
+            axis=alt.Axis(format="%", tickCount=10),
+            scale=alt.Scale(domain=[0, 1.02], nice=False),
+        ),
         y=alt.Y("kl:Q", title="KL, nats per token", scale=looks.log_scale(low, high), axis=looks.log_axis(low, high)),
     )
     line = base.transform_filter("datum.role == 'best mixed recipe'").mark_line(strokeWidth=1.4, opacity=0.7)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import json
 import traceback
 from pathlib import Path
 from typing import Any
@@ -255,14 +254,6 @@ def _coefficient(value: float | None) -> str:
     return text.ABSENT if value is None else f"{value:.2f}".replace("-", text.MINUS)
 
 
-def _leaf(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return text.number(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 _FILTERS: dict[str, Any] = {
     "number": text.number,
     "percent": text.percent,
@@ -273,8 +264,6 @@ _FILTERS: dict[str, Any] = {
     "factor": _factor,
     "coefficient": _coefficient,
     "bar_width": _bar_width,
-    "flatten": rows.flatten,
-    "leaf": _leaf,
     "sentence": text.sentence,
     "advised": advised,
     "mark": _MARKS.__getitem__,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from quantaudit.card.findings import NUMBER, common_reason
 from quantaudit.card.schema import (
@@ -279,17 +277,6 @@ def stable_peaks(card: Card) -> list[tuple[str, PeakStability]]:
     )
     found = [(label, row) for label, row in pairs if row is not None]
     return found[:1] if len({row.site for _, row in found}) == 1 else found
-
-
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Free-form parts of a card as (dotted path, leaf) pairs, in their own order; an empty container is a leaf."""
-    if isinstance(value, dict) and value:
-        items: Iterable[tuple[str, Any]] = ((str(key), item) for key, item in value.items())
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        items = ((str(index), item) for index, item in enumerate(value))
-    else:
-        return [(prefix, value)]
-    return [pair for key, item in items for pair in flatten(item, f"{prefix}.{key}" if prefix else key)]
 
 
 def _activation_schemes(card: Card) -> list[SchemeInfo]:
