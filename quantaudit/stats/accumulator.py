@@ -69,12 +69,11 @@ class Accumulator:
 
         low, high = torch.aminmax(x_TC)
         self._rows.append((sample, len(tokens_T), float(low), float(high)))
-        magnitude = x_TC.abs()
-        amax_C = magnitude.amax(0).float().cpu().numpy()
+        amax_C = x_TC.abs().amax(0).float().cpu().numpy()
         self._channel_amax = amax_C if self._channel_amax is None else np.maximum(self._channel_amax, amax_C)
 
         if not amax_C.max() <= MASSIVE_FLOOR:  # or NaN
-            self._massive += count_massive(magnitude)
+            self._massive += count_massive(rows_above(x_TC, amax_C, MASSIVE_FLOOR).abs())
 
         floor = peaks.floor(self._peaks)
         candidates = candidate_channels(amax_C, floor)
@@ -111,6 +110,16 @@ class Accumulator:
             peaks=self._peaks,
             massive=self._massive,
         )
+
+
+def rows_above(x_TC: Tensor, amax_C: NDArray[np.float32], floor: float) -> Tensor:
+    """Rows of x with an element whose magnitude exceeds `floor`, or with a NaN: [rows, channels].
+
+    Such elements lie in few channels, which alone are searched. amax_C: largest |x| of each channel.
+    """
+    channels = torch.from_numpy(np.flatnonzero(~(amax_C <= floor))).to(x_TC.device)
+    low, high = torch.aminmax(x_TC.index_select(1, channels), dim=1)
+    return x_TC[~((high <= floor) & (low >= -floor))]
 
 
 def candidate_channels(amax_C: NDArray[np.float32], floor: float) -> NDArray[np.int32]:
@@ -162,17 +171,19 @@ def with_medians(kept: peaks.Peaks, x_TC: Tensor, positions_T: NDArray[np.int64]
         rows = order[np.searchsorted(positions_T, rows, sorter=order)]
     distinct, where = np.unique(rows, return_inverse=True)
     median = kept.median.copy()
-    median[new] = row_medians(x_TC.index_select(0, torch.from_numpy(distinct).to(x_TC.device)).abs())[where]
+    chosen = x_TC.index_select(0, torch.from_numpy(distinct).to(x_TC.device)).abs()
+    median[new] = row_medians(chosen.float().cpu().numpy())[where]
     return replace(kept, median=median)
 
 
-def row_medians(magnitude: Tensor) -> NDArray[np.float32]:
+def row_medians(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Median of the finite |x| of each row, the lower one of two, which is a value that occurred: float32 [rows].
 
-    magnitude: [rows, channels], of any float dtype. NumPy sorts ten times as fast as PyTorch selects on a CPU.
+    values: |x|, [rows, channels]. NumPy sorts ten times as fast as PyTorch selects on a CPU.
     """
-    values = magnitude.float().cpu().numpy()
     finite = np.isfinite(values)
+    if finite.all():
+        return np.sort(values, axis=1)[:, (values.shape[1] - 1) // 2]
     middle = np.maximum(finite.sum(1) - 1, 0) // 2
     ordered = np.sort(np.where(finite, values, np.float32(np.nan)), axis=1)  # NaNs last
     return np.take_along_axis(ordered, middle[:, None], axis=1)[:, 0]
@@ -184,11 +195,11 @@ def count_massive(magnitude: Tensor) -> int:
     Medians are taken of few rows only: above 1,000 medians lies nothing where most of the row exceeds a thousandth of
     its maximum. A 900th is compared, to be clear of rounding in the tensor's dtype.
     """
-    rows = magnitude[~(magnitude.amax(1) <= MASSIVE_FLOOR)]  # those with a NaN too
-    finite = rows.where(rows.isfinite(), 0)
-    few = 2 * (finite <= finite.amax(1, keepdim=True) / 900).sum(1) >= magnitude.shape[1]
-    if not bool(few.any()):
+    rows = magnitude.float().cpu().numpy()
+    finite = np.where(np.isfinite(rows), rows, np.float32(0))
+    few = 2 * (finite <= finite.max(1, keepdims=True, initial=0) / 900).sum(1) >= rows.shape[1]
+    if not few.any():
         return 0
     median = row_medians(rows[few]).astype(np.float64)[:, None]
-    wide = finite[few].double().cpu().numpy()
+    wide = finite[few].astype(np.float64)
     return int(((wide > MASSIVE_FLOOR) & (wide > MASSIVE_RATIO * median)).sum())

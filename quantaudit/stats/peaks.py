@@ -56,7 +56,14 @@ def select(
     median: NDArray[np.float32],
 ) -> Peaks:
     """The KEPT highest of the given elements. The order is total, so ties never depend on who came first."""
-    order = np.lexsort((channel, position, sample, -np.abs(value)))[:KEPT]
+    magnitude = np.abs(value)
+    # Most of many are out at once: sorting by four keys is for those that reach the KEPT-th magnitude.
+    within = (
+        np.flatnonzero(magnitude >= np.partition(magnitude, -KEPT)[-KEPT])
+        if len(value) > KEPT
+        else np.arange(len(value))
+    )
+    order = within[np.lexsort((channel[within], position[within], sample[within], -magnitude[within]))[:KEPT]]
     return Peaks(
         value=value[order],
         sample=sample[order],
