@@ -1,0 +1,128 @@
+"""The card's data model: what `card.json` holds, and the only thing that renderers, gate and compare read.
+
+A non-finite number is written as null; where that can happen the row says why (`nonfinite`). Quantiles are of |x|,
+NumPy's `inverted_cdf`. Magnitudes are in the units of the tensor; errors carry their unit in their name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from quantaudit.card.schema.judged import Finding, SchemeVerdict, Severity, Verdict, WorstGroup
+from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
+from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
+from quantaudit.card.schema.stability import (
+    BucketRow,
+    ExceedanceInfo,
+    ExceedanceRow,
+    PeakStability,
+    StabilityInfo,
+    SubsetRow,
+    TailRow,
+)
+from quantaudit.card.schema.treated import (
+    AdviceChange,
+    AdviceInfo,
+    AdvicePoint,
+    ScaleComparison,
+    Verification,
+    VerifiedScore,
+)
+from quantaudit.errors import FormatError
+from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Row, explain
+from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AdviceChange",
+    "AdviceInfo",
+    "AdvicePoint",
+    "BucketRow",
+    "Card",
+    "Coverage",
+    "ExceedanceInfo",
+    "ExceedanceRow",
+    "ExpertLayer",
+    "ExpertsInfo",
+    "Finding",
+    "GlobalPeak",
+    "Landscape",
+    "Peak",
+    "PeakStability",
+    "PeakSummary",
+    "PersistentChannel",
+    "PlaceRow",
+    "PlacesInfo",
+    "PublishedPeak",
+    "ScaleComparison",
+    "SchemeVerdict",
+    "Severity",
+    "SiteRow",
+    "StabilityInfo",
+    "SubsetRow",
+    "TailRow",
+    "Verdict",
+    "Verification",
+    "VerifiedScore",
+    "WorstGroup",
+    "dump_card",
+    "load_card",
+]
+
+SCHEMA_VERSION = "1.0"
+"""History: 1.0 first edition."""
+
+
+class Card(Row):
+    """The activation card."""
+
+    schema_version: str = SCHEMA_VERSION
+    quantaudit_version: str
+    created: str
+    model: ModelInfo
+    corpus: CorpusInfo
+    environment: EnvironmentInfo
+    peak: PeakSummary
+    coverage: Coverage
+    sites: list[SiteRow]
+    scales: list[ScaleRow]
+    simulation: Simulation | None
+    verification: list[Verification]
+    correlation: list[CorrelationRow]
+    advice: list[AdviceInfo] = Field(default=[])
+    stability: StabilityInfo | None
+    places: PlacesInfo | None
+    experts: ExpertsInfo | None = Field(default=None, description="null for a model without routed experts")
+    landscape: Landscape
+    findings: list[Finding]
+    verdict: Verdict
+
+
+def load_card(path: Path) -> Card:
+    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"cannot read the card: {error}", where=str(path)) from error
+    try:
+        card = Card.model_validate_json(text)
+    except ValidationError as error:
+        raise FormatError(
+            f"not an activation card: {explain(error)}",
+            where=str(path),
+            hint="make one with `quantaudit report`",
+        ) from error
+    if card.schema_version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise FormatError(
+            f"card has schema {card.schema_version}, this version reads {SCHEMA_VERSION}",
+            where=str(path),
+            hint="make the card anew with `quantaudit report`",
+        )
+    return card
+
+
+def dump_card(card: Card) -> str:
+    """The card as JSON text, keys in the order of the model, ending in a newline."""
+    return card.model_dump_json(indent=1) + "\n"

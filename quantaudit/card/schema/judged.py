@@ -1,0 +1,59 @@
+"""What rules and policies say."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from quantaudit.policy import Status
+from quantaudit.provenance import Number, Row
+
+Severity = Literal["error", "warning", "info"]
+
+
+class Finding(Row):
+    """One rule's result."""
+
+    code: str
+    severity: Severity
+    module: str | None
+    message: str
+    value: Number
+    threshold: Number
+    reason: str
+    remedy: str
+
+
+class WorstGroup(Row):
+    """A fused group that explains a verdict."""
+
+    group: str
+    damage: Number
+    share: Number = Field(description="its damage over the sum of all groups' damages")
+    amax: Number
+    zeroed_fraction: Number
+    explanation: str
+
+
+class SchemeVerdict(Row):
+    """The answer for one scheme."""
+
+    scheme: str
+    title: str
+    status: Status
+    kl: Number
+    top1: Number
+    perplexity: Number
+    perplexity_base: Number
+    reason: str
+    remedy: str
+    worst_groups: list[WorstGroup]
+
+
+class Verdict(Row):
+    """The answer, by scheme, under a named policy."""
+
+    policy: str
+    headline: str
+    schemes: list[SchemeVerdict]
