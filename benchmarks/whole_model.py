@@ -14,11 +14,11 @@ import random
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Annotated
 
 import torch
 import typer
+from overhead import seconds
 
 from quantaudit.measure import measure
 from quantaudit.model.drive import batches, forward
@@ -31,17 +31,6 @@ from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
 
 TARGET = 1.3
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call, with the device drained before and after."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return perf_counter() - start
 
 
 def main(

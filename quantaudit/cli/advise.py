@@ -31,14 +31,11 @@ def run(
         bool,
         typer.Option(help="Offer llm-compressor's `minmax` observer, whose ranges hang on the order of samples."),
     ] = True,
-    profile: Annotated[
-        Path | None, typer.Option(metavar="PROFILE", help="Profile of the card; beside it by default.")
-    ] = None,
-    corpus: Annotated[
-        str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
-    ] = None,
+    profile: options.CardProfile = None,
+    corpus: options.MovedCorpus = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     device: options.Device = "auto",
+    revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
@@ -48,38 +45,37 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.card.amend import amend_card, check_card
-    from quantaudit.card.schema import Card, load_card
-    from quantaudit.pipeline import check_profile, prepare, repeat
-    from quantaudit.profile import load_profile
+    from quantaudit.card.amend import amend_card
+    from quantaudit.card.schema import Card
+    from quantaudit.cli.case import open_case
     from quantaudit.recipe.advise import Goal, advise
     from quantaudit.recipe.amended import amended, with_recipe
-    from quantaudit.recipe.resolve import resolve
-    from quantaudit.recipe.source import read_recipe
-    from quantaudit.simulate import evaluation
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
-    parsed = read_recipe(recipe)
-    told = load_card(card)
-    measured = load_profile(profile or card.parent / "profile.safetensors")
-    check_card(told, measured, card)
-    settings = repeat(measured, model, corpus=corpus, device=device, trust_remote_code=trust_remote_code)
-    subject = prepare(settings, console.say)
-    check_profile(subject, measured)
-    resolution = resolve(parsed, subject.loaded.model)
-    samples = evaluation.select(subject.corpus.samples, evaluation_tokens)
+    case = open_case(
+        recipe,
+        model,
+        card,
+        profile=profile,
+        corpus=corpus,
+        revision=revision,
+        evaluation_tokens=evaluation_tokens,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    loaded = case.subject.loaded
     with console.progress() as stages:
         advice = advise(
-            subject.loaded,
-            measured,
-            samples,
-            resolution,
+            loaded,
+            case.profile,
+            case.samples,
+            case.resolution,
             goal,
             name=recipe.stem,
             moving_averages=moving_averages,
             stages=stages,
         )
-    write_text(out, amended(advice, told.model, subject.loaded.model))
+    write_text(out, amended(advice, case.card.model, loaded.model))
 
     def add(now: Card) -> Card:
         others = [row for row in now.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from quantaudit.cli import options
+
 EXAMPLE = "Example: quantaudit gate recipes/w8a8_static.yaml --card quantaudit-demo/card.json"
 
 
@@ -21,9 +23,7 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Simulation of this recipe, written by `quantaudit simulate --recipe`."),
     ] = None,
-    policy: Annotated[
-        str, typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file.")
-    ] = "default",
+    policy: options.Policy = "default",
     output: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="text, json, github, junit or sarif, to stdout.")
     ] = "text",

@@ -92,3 +92,10 @@ Seed = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")]
 ProfileFile = Annotated[Path | None, typer.Option(metavar="PROFILE", help="Use a profile measured before.")]
+MovedCorpus = Annotated[
+    str | None, typer.Option("--corpus", metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
+]
+CardProfile = Annotated[
+    Path | None, typer.Option("--profile", metavar="PROFILE", help="Profile of the card; beside it by default.")
+]
+Policy = Annotated[str, typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file.")]

@@ -33,9 +33,7 @@ def run(
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
-    policy: Annotated[
-        str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
-    ] = "default",
+    policy: options.Policy = "default",
     seed: options.Seed = 0,
     redact_text: Annotated[bool, typer.Option("--redact-text", help="Keep corpus text out of the card.")] = False,
     template_dir: Annotated[

@@ -16,9 +16,7 @@ def run(
     model: options.Model,
     profile: Annotated[Path, typer.Option(metavar="PROFILE", help="Profile of this model and corpus.")],
     out: options.OutFile,
-    corpus: Annotated[
-        str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
-    ] = None,
+    corpus: options.MovedCorpus = None,
     special_tokens: Annotated[
         Literal["auto", "none"] | None, typer.Option(help="As the profile was measured; anything else is refused.")
     ] = None,

@@ -19,12 +19,8 @@ def run(
     save: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the quantized checkpoint here; discarded by default.")
     ] = None,
-    profile: Annotated[
-        Path | None, typer.Option(metavar="PROFILE", help="Profile of the card; beside it by default.")
-    ] = None,
-    corpus: Annotated[
-        str | None, typer.Option(metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
-    ] = None,
+    profile: options.CardProfile = None,
+    corpus: options.MovedCorpus = None,
     pipeline: Annotated[
         Literal["basic", "sequential", "independent"],
         typer.Option(
@@ -36,10 +32,9 @@ def run(
         float, typer.Option(metavar="SHARE", min=0.0, help="Relative difference of the KL that still agrees.")
     ] = 0.05,
     evaluation_tokens: options.EvaluationTokens = 4096,
-    policy: Annotated[
-        str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
-    ] = "default",
+    policy: options.Policy = "default",
     device: options.Device = "auto",
+    revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
@@ -59,33 +54,36 @@ def run(
         if save.resolve() == Path(model).resolve():
             raise UsageError("would overwrite the model itself", where=f"--save {save}", hint="give another folder")
 
-    from quantaudit.card.amend import amend_card, check_card
-    from quantaudit.card.schema import Card, load_card
-    from quantaudit.pipeline import check_profile, load_again, prepare, repeat
+    from quantaudit.card.amend import amend_card
+    from quantaudit.card.schema import Card
+    from quantaudit.cli.case import open_case
+    from quantaudit.pipeline import load_again
     from quantaudit.policy import load_policy
-    from quantaudit.profile import load_profile
-    from quantaudit.recipe.resolve import resolve
-    from quantaudit.recipe.source import read_recipe
     from quantaudit.recipe.verify import clear, compare, make, predict
-    from quantaudit.simulate import evaluation
 
-    rules, parsed, told = load_policy(policy), read_recipe(recipe), load_card(card)
-    measured = load_profile(profile or card.parent / "profile.safetensors")
-    check_card(told, measured, card)
-    settings = repeat(measured, model, corpus=corpus, device=device, trust_remote_code=trust_remote_code)
-    subject = prepare(settings, console.say)
-    check_profile(subject, measured)
-    samples = evaluation.select(subject.corpus.samples, evaluation_tokens)
-    resolution = resolve(parsed, subject.loaded.model)
-    for change in resolution.unsimulated:
+    rules = load_policy(policy)
+    case = open_case(
+        recipe,
+        model,
+        card,
+        profile=profile,
+        corpus=corpus,
+        revision=revision,
+        evaluation_tokens=evaluation_tokens,
+        device=device,
+        trust_remote_code=trust_remote_code,
+    )
+    told, settings, samples = case.card, case.settings, case.samples
+    for change in case.resolution.unsimulated:
         console.say(f"not in the prediction: {change.modifier}: {change.reason}")
     with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:
         folder = save or Path(scratch)
-        expected = predict(subject.loaded, measured, subject.corpus, samples, resolution, recipe.stem, stages)
+        subject = case.subject
+        expected = predict(subject.loaded, case.profile, subject.corpus, samples, case.resolution, recipe.stem, stages)
         clear(folder)
         calibration = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
         # Quantized in place: before two more models are loaded, this one goes, cycles and all.
-        del subject
+        del subject, case
         gc.collect()
         base = load_again(settings)
         result = compare(base, folder, samples, expected, calibration, told, rules, tolerance=tolerance, stages=stages)
