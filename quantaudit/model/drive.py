@@ -53,6 +53,17 @@ class Batch:
         width, length = self.input_ids.shape[1], len(sample.ids)
         return slice(0, length) if self.side == "right" else slice(width - length, width)
 
+    def valid(self, row: int) -> slice | Tensor:
+        """What selects the tokens of samples[row] among the columns of its row."""
+        return self.columns(self.samples[row])
+
+    def positions(self) -> Tensor:
+        """Position of every column in its row's sample, −1 at padding: int64 [batch, longest], on the host."""
+        found = torch.full(self.input_ids.shape, -1, dtype=torch.int64)
+        for row, sample in zip(found, self.samples, strict=True):
+            row[self.columns(sample)] = torch.arange(len(sample.ids))
+        return found
+
     def shares(self, x_NC: Tensor, site: str) -> Iterator[Share]:
         """Each sample's valid rows of a tensor that has one row for every token, padding included.
 
@@ -61,8 +72,9 @@ class Batch:
         if len(x_NC) != self.input_ids.numel():
             raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
         rows = x_NC.reshape(*self.input_ids.shape, x_NC.shape[-1])
-        for x_TC, sample in zip(rows, self.samples, strict=True):
-            yield sample, x_TC[self.columns(sample)], None
+        for row, sample in enumerate(self.samples):
+            if len(sample.ids):
+                yield sample, rows[row, self.valid(row)], None
 
     def patches(self, x_NC: Tensor) -> Iterator[Share]:
         """All rows of a tensor on the way from pixels to tokens: it has an axis of its own, and one sample is alone.
@@ -83,11 +95,10 @@ class Batch:
                 where=site,
             )
         x_KC = x_NC if routed.rows is None else x_NC[routed.rows]
-        width = self.input_ids.shape[1]
-        rows, columns = (routed.tokens // width).cpu(), (routed.tokens % width).cpu()
+        tokens = routed.tokens.cpu()
+        rows, positions = tokens // self.input_ids.shape[1], self.positions().reshape(-1)[tokens]
         for row, sample in enumerate(self.samples):
-            positions = columns - self.columns(sample).start
-            mine = ((rows == row) & (positions >= 0) & (positions < len(sample.ids))).nonzero()[:, 0]
+            mine = ((rows == row) & (positions >= 0)).nonzero()[:, 0]
             if len(mine):
                 yield sample, x_KC[mine.to(x_KC.device)], positions[mine].numpy()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from quantaudit.errors import MeasurementError
-from quantaudit.model.drive import Batch, Share
-from quantaudit.model.routing import Routed
+from quantaudit.model.drive import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,34 +16,11 @@ class MaskedBatch(Batch):
 
     mask: Tensor
 
-    def shares(self, x_NC: Tensor, site: str) -> Iterator[Share]:
-        """Each sample's valid rows of a tensor that has one row for every token, padding included.
+    def valid(self, row: int) -> slice | Tensor:
+        """What selects the tokens of samples[row] among the columns of its row."""
+        return slice(None) if len(self.samples[row].ids) == self.mask.shape[1] else self.mask[row]
 
-        x_NC: [batch x longest, channels]. Raises MeasurementError where it has other rows.
-        """
-        if len(x_NC) != self.input_ids.numel():
-            raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
-        rows, mask = x_NC.reshape(*self.input_ids.shape, x_NC.shape[-1]), self.mask.to(x_NC.device)
-        for x_TC, valid, sample in zip(rows, mask, self.samples, strict=True):
-            if len(sample.ids):
-                yield sample, x_TC if len(sample.ids) == len(x_TC) else x_TC[valid], None
-
-    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterator[Share]:
-        """Each sample's valid rows of an expert's tensor, with their positions in the sample.
-
-        x_NC: [rows, channels]. Raises MeasurementError where its rows are not those of the expert's input.
-        """
-        if len(x_NC) != routed.count or routed.total != self.input_ids.numel():
-            raise MeasurementError(
-                f"has {len(x_NC)} rows of {routed.total} tokens, where {routed.count} rows of "
-                f"{self.input_ids.numel()} tokens were routed",
-                where=site,
-            )
-        x_KC = x_NC if routed.rows is None else x_NC[routed.rows]
-        mask, tokens = self.mask.cpu(), routed.tokens.cpu()
-        rows, valid = tokens // mask.shape[1], mask.reshape(-1)[tokens]
-        positions = (mask.cumsum(1) - 1).reshape(-1)[tokens]
-        for row, sample in enumerate(self.samples):
-            mine = ((rows == row) & valid).nonzero()[:, 0]
-            if len(mine):
-                yield sample, x_KC[mine.to(x_KC.device)], positions[mine].numpy()
+    def positions(self) -> Tensor:
+        """Position of every column in its row's sample, −1 at padding: int64 [batch, longest], on the host."""
+        mask = self.mask.cpu()
+        return torch.where(mask, mask.cumsum(1) - 1, -1)
