@@ -36,9 +36,11 @@ from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
 from quantaudit.simulate.cost import forward_passes
+from quantaudit.simulate.pricing import find_score
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
-from quantaudit.simulate.run import MIXED, find_score, simulate
+from quantaudit.simulate.run import simulate
+from quantaudit.simulate.standard import MIXED
 from quantaudit.simulate.tensor import scale_rows
 
 EAGER_TOKENS = 4096

@@ -57,9 +57,10 @@ def candidates(
 
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
     """
+    architecture = discover(loaded.model)
     groups = [
         (group, scheme)
-        for group in discover(loaded.model).groups
+        for group in architecture.groups
         if (scheme := _scheme(group, resolution)) is not None and profile.whole(group.site) is not None
     ]
     menus = {id(scheme): menu(scheme, moving_averages=moving_averages) for _, scheme in groups}
@@ -76,7 +77,13 @@ def candidates(
     }
     advance = stages("pricing the menu", len(samples), "samples")
     prices = price_groups(
-        loaded.model, [group for group, _ in groups], samples, list(wanted.values()), ranges, progress=advance
+        loaded.model,
+        [group for group, _ in groups],
+        samples,
+        list(wanted.values()),
+        ranges,
+        blocks=architecture.blocks,
+        progress=advance,
     )
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
     return [

@@ -31,8 +31,9 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.quant.weights import upright
 from quantaudit.simulate.apply import input_quantizer, quantize_weight
+from quantaudit.simulate.forwards import checkpointed
 
-RECORD_BYTES = 1 << 28
+RECORD_BYTES = 1 << 29
 """Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights anew."""
 
 _ROWS = 32
@@ -63,15 +64,17 @@ def price_groups(
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
     *,
+    blocks: Sequence[str] = (),
     draws: int = 1,
     seed: int = 0,
     progress: Advance = no_advance,
 ) -> PriceList:
     """Price of every group under every scheme, in nats per token.
 
-    qparams: by scheme name, then by group name, for static schemes. draws: backward passes averaged for each sample.
-    Gradients have the model's dtype (scores are computed in float32 and rounded once), sums are float64; in float16
-    very small gradients underflow. Memory: one sample's backward graph, and RECORD_BYTES. The model is left as it was.
+    qparams: by scheme name, then by group name, for static schemes. blocks: paths of the decoder blocks whose graphs
+    are kept one at a time. draws: backward passes averaged for each sample. Gradients have the model's dtype (scores
+    are computed in float32 and rounded once), sums are float64; in float16 very small gradients underflow. Memory: one
+    block's graph for one sample, and RECORD_BYTES. The model is left as it was.
     `progress` is called after each sample.
     """
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -79,7 +82,7 @@ def price_groups(
     tokens = sum(len(sample.ids) for sample in samples)
     rounds: Reads = defaultdict(list)
     held = 0
-    with differentiable(model):
+    with differentiable(model), checkpointed(model, blocks):
         for sample in samples:
             reads = record(model, groups, sample, draws, generator)
             for name, found in reads.items():
@@ -117,17 +120,19 @@ def record(
 ) -> Reads:
     """Inputs of all groups and gradients at the outputs of their Linears, for one sample. Within `differentiable`."""
     reads: Reads = defaultdict(list)
-    with ExitStack() as stack, torch.enable_grad():
-        for group in groups:
-            for member in group.members:
-                hook = _recorder(reads[group.name], member)
-                stack.callback(model.get_submodule(member).register_forward_hook(hook, with_kwargs=True).remove)
+    with torch.enable_grad():
         (batch,) = batches([sample], 1, pad=0, device=generator.device)
         given = arguments(model, batch)
         for value in given.values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
-        logits = model(**given).logits
+        # Gone before the way back, on which checkpointed blocks run once more.
+        with ExitStack() as stack:
+            for group in groups:
+                for member in group.members:
+                    hook = _recorder(reads[group.name], member)
+                    stack.callback(model.get_submodule(member).register_forward_hook(hook, with_kwargs=True).remove)
+            logits = model(**given).logits
         for draw in range(draws):
             scores = predicted_scores(logits.detach(), generator)
             logits.backward(scores, retain_graph=draw + 1 < draws)
@@ -173,7 +178,7 @@ def price_reads(
     Schemes without a range are left out, and all of them where no gradient ever came.
 
     weights: by member, [out, in]. qparams: by scheme name. Δy = x̂Ŵᵀ − xWᵀ is never formed: with Δx = x̂ − x and
-    ΔW = Ŵ − W, g·Δy = (gW + gΔW)·Δx + gΔW·x, whose products with g serve all schemes of the same weights.
+    ΔW = Ŵ − W, g·Δy = gW·Δx + gΔW·x̂, whose products with g serve all schemes of the same weights.
     """
     heard = [read for read in reads if read.gradients]
     usable = [scheme for scheme in schemes if heard and (not scheme.static or qparams.get(scheme.name) is not None)]
@@ -186,17 +191,16 @@ def price_reads(
     }
     totals = dict.fromkeys((scheme.name for scheme in usable), 0.0)
     for read in heard:
-        pulled = _pull(read, weights)
+        x, pulled = read.x.float(), _pull(read, weights)
         shifted = {key: _pull(read, change) for key, change in changes.items()}
         for scheme in usable:
-            quantizer = input_quantizer(scheme, qparams.get(scheme.name), read.x.device)
-            felt = torch.zeros(pulled.shape[:-1], dtype=torch.float64, device=read.x.device)
-            dx = None if quantizer is None else quantizer(read.x).float() - read.x.float()
+            quantizer = input_quantizer(scheme, qparams.get(scheme.name), x.device)
+            restored = x if quantizer is None else quantizer(read.x).float()
+            felt = torch.zeros(pulled.shape[:-1], dtype=torch.float64, device=x.device)
             if scheme.weights is not None:
-                moved = shifted[str(scheme.weights)]
-                felt += _dot(moved, read.x.float() if dx is None else read.x.float() + dx)
-            if dx is not None:
-                felt += _dot(pulled, dx)
+                felt += torch.linalg.vecdot(shifted[str(scheme.weights)], restored)
+            if quantizer is not None:
+                felt += torch.linalg.vecdot(pulled, restored - x)
             totals[scheme.name] += 0.5 * float(felt.square().sum())
     return totals
 
@@ -205,10 +209,6 @@ def _pull(read: Read, matrices: Mapping[str, Tensor]) -> Tensor:
     """Σ over members of g·M: float32 [draws, ..., in], how the scores feel a change along each input channel."""
     pulled = [torch.stack(gradients) @ matrices[member] for member, gradients in read.gradients.items()]
     return torch.stack([product.float() for product in pulled]).sum(0)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(-1, dtype=torch.float64)
 
 
 def _recorder(reads: list[Read], member: str) -> Any:

@@ -16,11 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantaudit.model.capture import first_tensor
+from quantaudit.simulate.forwards import replace_forward
 
 MEMO_BYTES = 1 << 30
 """Recorded outputs of one block's modules kept at once; what exceeds it is computed again."""
-
-_ABSENT = object()
 
 
 @dataclass(slots=True)
@@ -108,11 +107,11 @@ def remembered(block: nn.Module, memo: Memo, members: Sequence[str]) -> Iterator
         handed = memo.handing(members)
         for path in memo.known(members):
             output = memo.calls[path].output
-            _replace_forward(stack, block.get_submodule(path), lambda *_args, _output=output, **_kwargs: _output)
+            replace_forward(stack, block.get_submodule(path), lambda *_args, _output=output, **_kwargs: _output)
         if handed is not None:
             call, member = memo.calls[members[0]], block.get_submodule(members[0])
             outer = memo.calls[handed].output
-            _replace_forward(
+            replace_forward(
                 stack,
                 block.get_submodule(handed),
                 lambda *_args, **_kwargs: _with_tensor(outer, member(*call.args, **call.kwargs)),
@@ -136,15 +135,6 @@ def _watch(path: str, calls: dict[str, _Call], clock: Iterator[int]) -> tuple[Ca
         call.versions = (call.versions[0], call.seen()[1])
 
     return before, after
-
-
-def _replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
-    before = module.__dict__.get("forward", _ABSENT)
-    module.__dict__["forward"] = forward
-    if before is _ABSENT:
-        stack.callback(module.__dict__.pop, "forward")
-    else:
-        stack.callback(module.__dict__.__setitem__, "forward", before)
 
 
 def _parents(path: str) -> list[str]:

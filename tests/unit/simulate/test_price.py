@@ -16,6 +16,7 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate.forwards import checkpointed
 from quantaudit.simulate.price import differentiable, predicted_scores, price_groups, record
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import (
@@ -204,6 +205,46 @@ def test_several_rounds_give_what_one_round_gives(
     whole = prices()
     monkeypatch.setattr("quantaudit.simulate.price.RECORD_BYTES", 1)
     assert prices() == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
+def test_blocks_that_run_twice_give_the_same_prices(name: str) -> None:
+    """Checkpointed blocks compute their graph on the way back: nothing else may change, nor be recorded twice."""
+    model = tiny_model(name, num_hidden_layers=3)
+    architecture, samples = discover(model), random_corpus([24, 9]).samples
+
+    def prices(blocks: Sequence[str]) -> dict[tuple[str, str], float | None]:
+        return price_groups(
+            model, architecture.groups, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}, blocks=blocks, draws=2
+        )
+
+    whole = prices(())
+    assert len(architecture.blocks) == 3
+    assert prices(architecture.blocks) == whole
+    assert any(whole.values())
+
+
+def test_the_graph_of_one_block_is_kept_at_a_time(samples: list[TokenizedSample]) -> None:
+    """Bytes that autograd holds for a backward pass: those of checkpointed blocks hardly grow with their number."""
+
+    def held(layers: int, *, apart: bool) -> int:
+        model = tiny_model("llama", num_hidden_layers=layers)
+        saved = 0
+
+        def pack(x: Tensor) -> Tensor:
+            nonlocal saved
+            saved += 0 if isinstance(x, nn.Parameter) else x.nbytes
+            return x
+
+        with (
+            differentiable(model),
+            checkpointed(model, discover(model).blocks if apart else ()),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+        ):
+            model(input_ids=torch.from_numpy(samples[0].ids)[None], use_cache=False)
+        return saved
+
+    assert held(6, apart=False) - held(2, apart=False) > 20 * (held(6, apart=True) - held(2, apart=True))
 
 
 def test_broken_weights_have_no_price(samples: list[TokenizedSample]) -> None:

@@ -21,8 +21,10 @@ from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.predict import fit_curve
 from quantaudit.simulate.price import price_groups
+from quantaudit.simulate.pricing import find_score
 from quantaudit.simulate.records import GroupRow, Simulation
-from quantaudit.simulate.run import find_score, simulate, worst_groups
+from quantaudit.simulate.run import simulate
+from quantaudit.simulate.standard import worst_groups
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import ranges
 
@@ -130,7 +132,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
     def fail(*_args: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("out of memory\ndetails")
 
-    monkeypatch.setattr("quantaudit.simulate.run.price_groups", fail)
+    monkeypatch.setattr("quantaudit.simulate.pricing.price_groups", fail)
 
     def found() -> Simulation:
         return simulate(
