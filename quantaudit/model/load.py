@@ -115,6 +115,7 @@ def load_model(
             "activations are those of the dequantized weights"
         )
     auto: Any = AutoModelForCausalLM
+    # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
     if not checkpoint.gguf:  # reading a GGUF's configuration takes seconds, and it holds a language model only
         auto = _auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code))
     with _explained(checkpoint, "tokenizer"):
