@@ -123,6 +123,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, names: Sequence[str], x: Values, y: Values, projections: Mapping[str, str]) -> _Pairs:
+        """Those of `names` for which both sides are a number, in that order; projections: by group."""
         known = [(x[n], y[n], projections[n]) for n in names if x.get(n) is not None and y.get(n) is not None]
         kinds = sorted({kind for _, _, kind in known})
         return cls(

@@ -45,6 +45,7 @@ def observe(
     signature = inspect.signature(model.forward)
 
     def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the model runs: begin a batch with its tokens, however the caller passes them by its signature."""
         given = signature.bind_partial(*args, **kwargs).arguments
         given |= given.pop("kwargs", {})
         cache = given.get("past_key_values")
@@ -108,6 +109,7 @@ class Observation:
         """Hooks for as long as this lasts. What passes while `ignore()` holds is not counted."""
 
         def receive(site: str, tensor: Tensor) -> None:
+            """A tensor at a tap, its tokens first, counts for the batch that is under way."""
             if ignore():
                 return
             if self._batch is None:

@@ -189,7 +189,12 @@ def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
         shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
         raise FormatError("no such policy", where=str(path), hint=f"{shipped}, or a .yaml file") from error
     except yaml.YAMLError as error:
-        raise FormatError(f"not YAML: {error}", where=str(path)) from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        raise FormatError(
+            f"not YAML: {problem or str(error).splitlines()[0]}",
+            where=f"{path}:{mark.line + 1}" if mark else str(path),
+            hint="check indentation and quotes",
+        ) from error
     if not isinstance(data, dict) or "extends" not in data:
         return data
     if path in seen:

@@ -169,7 +169,12 @@ def load_profile(path: Path) -> Profile:
         raise FormatError("no such file", where=str(path), hint="make one with `quantaudit measure`")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})["quantaudit"])
+            header = (file.metadata() or {}).get("quantaudit")
+            if header is None:
+                raise FormatError(
+                    "a safetensors file, and no profile", where=str(path), hint="give what `quantaudit measure` wrote"
+                )
+            metadata = json.loads(header)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata["format_version"] != FORMAT_VERSION:
             raise FormatError(
@@ -185,7 +190,8 @@ def load_profile(path: Path) -> Profile:
     except ValidationError as error:
         raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(f"not a readable profile: {error}", where=str(path), hint="measure again") from error
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise FormatError(f"not a readable profile: {reason}", where=str(path), hint="measure again") from error
 
 
 def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
@@ -212,13 +218,13 @@ def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
 def _key(key: str) -> tuple[str, Split]:
     site, split = key.removesuffix("/").rsplit("/", 1)
     if split not in SPLITS:
-        raise KeyError(f"unknown split {split!r}")
+        raise ValueError(f"unknown split {split!r}")
     return site, split
 
 
 def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) -> SiteStatistics:
     if encoding not in get_args(Encoding):
-        raise KeyError(f"unknown encoding {encoding!r}")
+        raise ValueError(f"unknown encoding {encoding!r}")
     return SiteStatistics(
         distribution=Distribution(
             encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"].astype(np.int64)

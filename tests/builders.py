@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from quantaudit.corpus.load import Corpus, CorpusRow
+from quantaudit.corpus.load import Corpus, CorpusRow, load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.load import LoadedModel, load_model
@@ -194,6 +194,18 @@ def random_corpus(
     ]
     corpus = Corpus(spec="random", name="random", sha256="0" * 64, rows=tuple(rows))
     return tokenize(corpus, tiny_tokenizer(), vocab_size=VOCABULARY, context_length=None, max_length=2048)
+
+
+def builtin_corpus(loaded: LoadedModel, *, samples: int, max_length: int) -> TokenizedCorpus:
+    """A part of the built-in corpus, fair to its domains, in a model's own tokens."""
+    return tokenize(
+        load_corpus("builtin"),
+        loaded.tokenizer,
+        vocab_size=loaded.info.vocab_size,
+        context_length=loaded.info.context_length,
+        max_length=max_length,
+        samples=samples,
+    )
 
 
 def sample(ids: Sequence[int], *, index: int = 0, domain: str = "a", split: Any = "evaluation") -> TokenizedSample:

@@ -51,6 +51,10 @@ def main() -> None:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
         _fail("interrupted", 130, debug)
+    except SystemExit as stop:
+        if stop.code != 130:
+            raise
+        _fail("interrupted", 130, debug)  # inside a verb typer takes the interrupt, and says nothing
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [""]
         _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)

@@ -100,9 +100,10 @@ def _records(path: Path, column: str | None) -> Iterator[tuple[int, Any]]:
         yield from enumerate(_parquet(path, column), start=1)
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        # Editors on Windows begin a file with a byte order mark, which is no text.
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot be read as UTF-8: {error}", where=str(path)) from error
+        raise CorpusError(f"cannot be read as UTF-8: {error}", where=str(path), hint="save it as UTF-8") from error
     # Only \n ends a line: str.splitlines would also break at separators that JSON strings may hold.
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     for number, line in lines:
@@ -111,10 +112,9 @@ def _records(path: Path, column: str | None) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(
-                f"not JSON: {error.msg}", where=f"{path}:{number}", hint="one JSON object a line"
-            ) from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise CorpusError(f"not JSON: {reason}", where=f"{path}:{number}", hint="one JSON object a line") from error
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
@@ -129,4 +129,6 @@ def _parquet(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(columns=columns(names, column)):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"cannot be read as Parquet: {error}", where=str(path)) from error
+        raise CorpusError(
+            f"cannot be read as Parquet: {error}", where=str(path), hint="write it anew, or give a .jsonl file"
+        ) from error

@@ -71,8 +71,8 @@ def tokenize(
 
     source: the tokenizer that the corpus' token ids are of, where it is not the model's: they are decoded with it,
     special tokens included, and tokenized like text. processor: what makes images and their text ready for the model;
-    needed where rows have images. Raises CorpusError for a row without tokens, with ids outside the vocabulary, or
-    whose images do not fit into `max_length`.
+    needed where rows have images. Raises CorpusError for a row without tokens, with ids outside the vocabulary, that
+    the chat template refuses, or whose images do not fit into `max_length`.
     """
     limit = min(max_length, context_length or max_length)
     chosen = sorted(stratified(corpus.rows, seed)[:samples]) if samples else list(range(len(corpus.rows)))
@@ -136,7 +136,7 @@ def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: 
     if row.input_ids and source is None:
         return np.asarray(row.input_ids, np.int64)
     if row.messages and tokenizer.chat_template and special_tokens == "auto":
-        return np.asarray(tokenizer.apply_chat_template(_turns(row), return_dict=True)["input_ids"], np.int64)
+        return _rendered(_turns(row), tokenizer, where)
     text = row.text
     if row.messages:
         text = plain_chat(row.messages)
@@ -146,6 +146,19 @@ def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: 
         text = source.decode(row.input_ids)
     found = tokenizer(text, verbose=False, add_special_tokens=special_tokens == "auto")
     return np.asarray(found["input_ids"], np.int64)
+
+
+def _rendered(turns: list[dict[str, Any]], tokenizer: Any, where: str) -> NDArray[np.int64]:
+    """A chat as the model's template writes it. Templates refuse roles and orders that they do not know."""
+    try:
+        return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
+    except Exception as error:  # templates raise whatever they like
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CorpusError(
+            f"the model's chat template cannot write this chat: {reason}",
+            where=where,
+            hint="change its roles or their order; --special-tokens none writes chats as plain lines",
+        ) from error
 
 
 def _turns(row: CorpusRow) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ DEMO_VERSION = "0.1.2"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DEQUANTIZED = ("fp8", "mxfp4")
 """Quantization methods that transformers undoes while loading, on any device, into bfloat16."""
+AGAIN = "download the checkpoint again"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -54,7 +55,9 @@ def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> C
         return _folder(spec, path, name=path.resolve().name, revision=None, weights=weights)
     if path.exists() or not _HUB_ID.fullmatch(spec) or spec.startswith("."):
         raise ModelError(
-            "no such model folder", where=spec, hint="give a folder with config.json, a .gguf file, a Hub id or `demo`"
+            "a file, and no .gguf file" if path.exists() else "no such model folder",
+            where=spec,
+            hint="give a folder with config.json, a .gguf file, a Hub id or `demo`",
         )
     return _folder(spec, _download(spec, revision, weights=weights), name=spec, revision=revision, weights=weights)
 
@@ -99,9 +102,9 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", where=str(config)) from error
+        raise ModelError(f"config.json cannot be read: {error}", where=str(config), hint=AGAIN) from error
     if not isinstance(settings, dict):
-        raise ModelError("config.json is not a JSON object", where=str(config))
+        raise ModelError("config.json is not a JSON object", where=str(config), hint=AGAIN)
     quantization, method = settings.get("quantization_config"), None
     if quantization:
         method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
@@ -129,7 +132,7 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"weight index cannot be read: {error}", where=str(index)) from error
+            raise ModelError(f"weight index cannot be read: {error}", where=str(index), hint=AGAIN) from error
         files = [folder / name for name in names]
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -143,14 +146,12 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
         raise ModelError("folder has no weights (*.safetensors)", where=str(folder), hint="give a complete checkpoint")
     for file in files:
         if not file.is_file():
-            raise ModelError("weight file is missing", where=str(file), hint="download the checkpoint again")
+            raise ModelError("weight file is missing", where=str(file), hint=AGAIN)
         try:
             with safe_open(file, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"weight file is broken or truncated: {error}", where=str(file), hint="download the checkpoint again"
-            ) from error
+            raise ModelError(f"weight file is broken or truncated: {error}", where=str(file), hint=AGAIN) from error
     return tuple(files)
 
 

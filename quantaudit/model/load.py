@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING as _CAUSAL,
@@ -115,13 +114,14 @@ def load_model(
             f"weights were quantized already ({checkpoint.quantization}) and are dequantized to {dtype}: "
             "activations are those of the dequantized weights"
         )
+    auto: Any = AutoModelForCausalLM
+    # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
+    if not checkpoint.gguf:  # reading a GGUF's configuration takes seconds, and it holds a language model only
+        auto = _auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code))
     with _explained(checkpoint, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
-    auto: Any = AutoModelForCausalLM
-    if not checkpoint.gguf:  # reading a GGUF's configuration takes seconds, and it holds a language model only
-        auto = _auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code))
     with _explained(checkpoint, "weights"):
         model, report = auto.from_pretrained(
             checkpoint.folder,
@@ -129,6 +129,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=None if checkpoint.gguf else True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with the names that transformers would only log
             **_gguf_argument(checkpoint),
             **_dequantization(checkpoint),
         )
@@ -137,6 +138,14 @@ def load_model(
             f"checkpoint lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}",
             where=str(checkpoint.folder),
             hint="give a complete checkpoint of a causal language model",
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise ModelError(
+            f"{len(mismatched)} weights have another shape than its configuration says: "
+            f"{name} is {list(stored)}, not {list(wanted)}",
+            where=str(checkpoint.folder),
+            hint="give the config.json that belongs to these weights",
         )
     if unexpected := sorted(report["unexpected_keys"]):
         notes.append(f"{len(unexpected)} stored tensors are not used, such as {unexpected[0]}")
@@ -152,10 +161,9 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
     _quiet()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except Exception as error:  # parsers of other people's files raise whatever they like
         raise ModelError(
-            f"tokenizer cannot be loaded: {reason}",
+            f"tokenizer cannot be loaded: {_reason(error)}",
             where=f"--corpus-tokenizer {place}",
             hint="give a folder with a tokenizer, or a Hub id that can be reached",
         ) from error
@@ -286,21 +294,23 @@ def _explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
     """Turn whatever a loader raises into one line that names the checkpoint and the part that failed."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        ImportError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except Exception as error:  # parsers of other people's files raise whatever they like
         hint = "give a complete causal language model that transformers can load"
+        if part == "tokenizer":
+            hint = "give a folder that holds the model's tokenizer too (tokenizer.json)"
+        if checkpoint.gguf:
+            hint = "download the file again; if it is whole, transformers cannot read its kind: give the safetensors"
+        reason = _reason(error)
         if "trust_remote_code" in str(error):
             reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
-        raise ModelError(f"{part} cannot be loaded: {reason}", where=str(checkpoint.folder), hint=hint) from error
+        place = checkpoint.folder / checkpoint.gguf if checkpoint.gguf else checkpoint.folder
+        raise ModelError(f"{part} cannot be loaded: {reason}", where=str(place), hint=hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something; where it ends in a colon, with the one that it announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _quiet() -> None:

@@ -222,6 +222,7 @@ class _Search:
         }
 
     def point(self, title: str, choice: Choice, row: RecipeRow) -> AdvicePoint:
+        """One point of the curve: what a choice keeps (share of MACs), its prices' sum, and its simulated score."""
         picked = [(c, c.options[index], c.prices[index]) for c, index in zip(self.found, choice, strict=True)]
         return AdvicePoint(
             name=title,

@@ -68,14 +68,36 @@ def run(
     oneshot(model=model, dataset=data, recipe=text, **options)
 
 
+def linears(model: Any) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def quantized(model: Any) -> set[str]:
+    """Modules with a scheme of which every weight has a scale that is a number above zero."""
+    return {
+        name
+        for name in linears(model)
+        if getattr(model.get_submodule(name), "quantization_scheme", None) is not None
+        and bool((model.get_submodule(name).weight_scale > 0).all())
+    }
+
+
+@torch.no_grad()
+def changed(model: Any, reference: Any, corpus: TokenizedCorpus) -> bool:
+    """Whether a model puts out something else than before: schemes and scales alone could lie unused."""
+    ids = torch.from_numpy(corpus.samples[0].ids)[None]
+    found, expected = model(ids).logits, reference(ids).logits
+    return bool(torch.isfinite(found).all()) and not torch.equal(found, expected)
+
+
 def test_a_sane_model_passes_and_is_quantized(tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
     model, reference = open_model(tame), open_model(tame)
     samples = list(tiny_corpus.samples)
     before = hooks(model)
     run(model, W8A8, loader(samples), profile=tmp_path / "p.safetensors")
     assert hooks(model) == before
-    scale = model.get_submodule("model.layers.1.mlp.down_proj").input_scale
-    assert torch.isfinite(scale).all()
+    assert quantized(model) == linears(model) - {"lm_head"}
+    assert changed(model, reference, tiny_corpus)
 
     seen = load_profile(tmp_path / "p.safetensors")
     assert seen.provenance.unmeasured == []
@@ -153,12 +175,22 @@ def test_an_outlier_stops_the_recipe_before_a_weight_is_touched(
 
 
 def test_a_dynamic_recipe_may_have_outliers(wild: Path, tiny_corpus: TokenizedCorpus) -> None:
-    run(open_model(wild), DYNAMIC, loader(list(tiny_corpus.samples)))
+    model = open_model(wild)
+    run(model, DYNAMIC, loader(list(tiny_corpus.samples)))
+    assert quantized(model) == linears(model) - {"lm_head"}
+    assert not [name for name, _ in model.named_parameters() if name.endswith("input_scale")]
+    assert changed(model, open_model(wild), tiny_corpus)
 
 
 def test_a_target_that_is_ignored_is_not_judged(wild: Path, tiny_corpus: TokenizedCorpus) -> None:
-    recipe = W8A8.replace("[lm_head]", "[lm_head, model.layers.1.mlp.down_proj]")
-    run(open_model(wild), recipe, loader(list(tiny_corpus.samples)))
+    """The very recipe that the outlier stops above, without the module that has it."""
+    model, outlier = open_model(wild), "model.layers.1.mlp.down_proj"
+    recipe = W8A8.replace("[lm_head]", f"[lm_head, {outlier}]")
+    run(model, recipe, loader(list(tiny_corpus.samples)))
+    assert quantized(model) == linears(model) - {"lm_head", outlier}
+    for name in quantized(model):
+        assert float(model.get_submodule(name).input_scale) > 0, name
+    assert changed(model, open_model(wild), tiny_corpus)
 
 
 def test_a_policy_of_ones_own_decides(wild: Path, tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
@@ -175,7 +207,9 @@ def test_a_policy_of_ones_own_decides(wild: Path, tame: Path, tiny_corpus: Token
             with pytest.raises(AuditError, match="QA302"):
                 run(open_model(folder), W8A8, loader(list(tiny_corpus.samples)), policy=str(path))
         else:
-            run(open_model(folder), W8A8, loader(list(tiny_corpus.samples)), policy=str(path))
+            model = open_model(folder)
+            run(model, W8A8, loader(list(tiny_corpus.samples)), policy=str(path))
+            assert quantized(model) == linears(model) - {"lm_head"}
 
 
 def test_infinite_activations_stop_the_recipe(tame: Path, tiny_corpus: TokenizedCorpus) -> None:

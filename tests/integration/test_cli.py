@@ -327,6 +327,36 @@ def test_a_profile_of_another_corpus_is_refused(
     assert (code, "other text" in err) == (2, True)
 
 
+@pytest.mark.parametrize(("verb", "place"), [("measure", "old.safetensors"), ("report", "card")])
+def test_an_interrupt_while_measuring_leaves_what_was_there_and_nothing_else(
+    quantaudit: Quantaudit,
+    tiny_folder: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    place: str,
+) -> None:
+    from quantaudit import measure
+
+    passes: list[object] = []
+    forward = measure.forward
+
+    def third_is_interrupted(*arguments: Any) -> Any:
+        passes.append(arguments)
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+        return forward(*arguments)
+
+    monkeypatch.setattr(measure, "forward", third_is_interrupted)
+    (tmp_path / "old.safetensors").write_bytes(b"old")
+    code, out, err = quantaudit(verb, tiny_folder, "--corpus", corpus_file, "--out", place, "--force")
+    assert (code, out, len(passes)) == (130, "", 3)
+    assert err.endswith("error: interrupted\n")
+    assert "Traceback" not in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"old.safetensors": b"old"}
+
+
 def test_help_answers_without_torch() -> None:
     program = (
         "import sys; from quantaudit import cli; sys.argv = ['quantaudit', *sys.argv[1:]]\n"

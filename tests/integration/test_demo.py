@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quantaudit.corpus.load import load_corpus
-from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure import measure
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -16,6 +15,7 @@ from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.tensor import error_rows
 from quantaudit.stats.site import summary
+from tests.builders import builtin_corpus
 
 pytestmark = pytest.mark.checkpoint
 
@@ -24,14 +24,7 @@ MASSIVE = "layers.11.mlp.down_proj"
 
 @pytest.fixture(scope="module")
 def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
-    return tokenize(
-        load_corpus("builtin"),
-        demo_loaded.tokenizer,
-        vocab_size=demo_loaded.info.vocab_size,
-        context_length=demo_loaded.info.context_length,
-        max_length=48,
-        samples=6,
-    )
+    return builtin_corpus(demo_loaded, samples=6, max_length=48)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from quantaudit.pipeline import Settings, Subject, check_profile, repeat
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.simulate.granularity import watch_inputs
-from tests.builders import loaded_from, random_corpus
+from tests.builders import differences, loaded_from, random_corpus
 from tests.families import family_model
 
 LAYER = "model.layers.1.mlp"
@@ -262,10 +262,18 @@ def test_a_profile_of_other_experts_is_refused(
 def test_where_experts_cannot_run_on_all_tokens_asking_for_it_changes_nothing(
     tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, tiny_profile: Profile
 ) -> None:
-    settings = Settings(experts="all")
-    check_profile(
-        Subject(settings=settings, loaded=tiny_loaded, corpus=tiny_corpus, schemes=(), recipes=()), tiny_profile
-    )
+    assert tiny_profile.experts is None
+    everywhere = measure(tiny_loaded, tiny_corpus, experts="all")
+    assert everywhere.sites == tiny_profile.sites
+    assert everywhere.statistics.keys() == tiny_profile.statistics.keys()
+    for key, value in tiny_profile.statistics.items():
+        assert not differences(everywhere.statistics[key], value), key
+    # A profile that was measured either way is good for a run that asks for the other.
+    for asked in ("all", "routed"):
+        settings = Settings(experts=asked)
+        subject = Subject(settings=settings, loaded=tiny_loaded, corpus=tiny_corpus, schemes=(), recipes=())
+        check_profile(subject, everywhere)
+    assert repeat(everywhere, "m").experts == "routed"
 
 
 def test_a_profile_in_another_dtype_is_refused(

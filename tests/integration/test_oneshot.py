@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from quantaudit.corpus.load import load_corpus
-from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
+from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
@@ -23,7 +22,7 @@ from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits import score_checkpoint, score_plans
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import RecipeRow
-from tests.builders import loaded_from
+from tests.builders import builtin_corpus, loaded_from
 
 pytestmark = pytest.mark.checkpoint
 
@@ -41,14 +40,7 @@ class Trial:
 
 @pytest.fixture(scope="module")
 def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
-    return tokenize(
-        load_corpus("builtin"),
-        demo_loaded.tokenizer,
-        vocab_size=demo_loaded.info.vocab_size,
-        context_length=demo_loaded.info.context_length,
-        max_length=64,
-        samples=18,
-    )
+    return builtin_corpus(demo_loaded, samples=18, max_length=64)
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,16 @@ def test_a_broken_policy_names_its_mistakes(tmp_path: Path, text: str, mistake: 
         load_policy(str(path))
 
 
+def test_a_policy_that_is_not_yaml_names_its_line_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("name: x\nkl: {ready: [\n")
+    with pytest.raises(FormatError) as caught:
+        load_policy(str(path))
+    assert caught.value.where == f"{path}:3"
+    assert caught.value.message == "not YAML: expected the node content, but found '<stream end>'"
+    assert caught.value.hint
+
+
 def test_thresholds_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     shipped = Path("recipes/policies/default.yaml").resolve()
     if not shipped.is_file():

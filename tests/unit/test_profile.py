@@ -227,6 +227,30 @@ def test_a_version_mismatch_names_both_versions(tmp_path: Path) -> None:
         load_profile(path)
 
 
+def test_weights_are_not_taken_for_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": np.zeros(3, np.float32)}, path, metadata={"format": "pt"})
+    with pytest.raises(FormatError, match="a safetensors file, and no profile") as caught:
+        load_profile(path)
+    assert "quantaudit measure" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("breakage", "reason"),
+    [
+        ("an unknown split", "unknown split 'test'"),
+        ("an unknown encoding", "unknown encoding 'int4'"),
+        ("a site without arrays", "it lacks 'x/calibration/patterns'"),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_said(tmp_path: Path, breakage: str, reason: str) -> None:
+    path = tmp_path / "p.safetensors"
+    save_profile(profile_of(normal()), path)
+    BREAKAGES[breakage](path)
+    with pytest.raises(FormatError, match=f"not a readable profile: {reason}"):
+        load_profile(path)
+
+
 def test_a_missing_profile_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="quantaudit measure"):
         load_profile(tmp_path / "none.safetensors")

@@ -52,6 +52,17 @@ def test_empty_lines_of_jsonl_are_skipped_and_windows_line_ends_are_fine(tmp_pat
     assert contents(load_corpus(str(path))) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("name", "text"), [("c.jsonl", '{"text": "a"}\r\n{"text": "b"}\r\n'), ("c.txt", "a\r\nb\r\n")])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, text: str) -> None:
+    plain, marked = tmp_path / "plain" / name, tmp_path / "marked" / name
+    for path, encoding in ((plain, "utf-8"), (marked, "utf-8-sig")):
+        path.parent.mkdir()
+        path.write_bytes(text.encode(encoding))
+    assert marked.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert load_corpus(str(marked)).rows == load_corpus(str(plain)).rows
+    assert load_corpus(str(marked)).sha256 == load_corpus(str(plain)).sha256
+
+
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0c", "\x1e"])
 def test_a_row_may_hold_unicode_line_separators(tmp_path: Path, separator: str) -> None:
     text = f"before{separator}after"
@@ -163,7 +174,7 @@ def test_two_contents_are_named(tmp_path: Path) -> None:
         load_corpus(str(path))
 
 
-@pytest.mark.parametrize("line", ["{", "{'text': 'a'}", "plain text", '{"text": "a"} {"text": "b"}'])
+@pytest.mark.parametrize("line", ["{", "{'text': 'a'}", "plain text", '{"text": "a"} {"text": "b"}', "[" * 100_000])
 def test_a_line_that_is_not_json_names_file_and_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "c.jsonl"
     path.write_text(f"{GOOD}\n{line}\n")
@@ -223,6 +234,7 @@ def test_a_file_of_another_encoding_is_named(tmp_path: Path, name: str, data: by
     with pytest.raises(CorpusError, match=message) as caught:
         load_corpus(str(path))
     assert caught.value.where == str(path)
+    assert caught.value.hint
 
 
 # Images --------------------------------------------------------------------------------------------------------------

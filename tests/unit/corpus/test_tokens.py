@@ -69,6 +69,21 @@ def test_a_missing_chat_template_is_noted_and_chats_become_plain_lines() -> None
     assert "no chat template" in corpus.info.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [("{% for m in %}", "Expected an expression"), ("{{ raise_exception('system first') }}", "system first")],
+)
+def test_a_chat_that_the_template_refuses_is_named(template: str, reason: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    corpus = corpus_of({"text": "b"}, {"messages": CHAT})
+    options: Any = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 99}
+    with pytest.raises(CorpusError, match=f"chat template cannot write this chat: {reason}") as caught:
+        tokenize(corpus, tokenizer, **options)
+    assert (caught.value.where or "").endswith("row-2")
+    assert texts(tokenize(corpus, tokenizer, special_tokens="none", **options))[1] == "user: hi\nassistant: yes"
+
+
 def test_nothing_is_noted_where_there_are_no_chats() -> None:
     assert run(corpus_of({"text": "a"}, {"text": "b"}), chat_template=False).info.notes == []
 

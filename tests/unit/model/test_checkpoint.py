@@ -94,7 +94,7 @@ def test_a_missing_folder_is_named(spec: str) -> None:
 
 def test_a_file_is_no_model_folder(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"")
-    refused(tmp_path / "weights", "no such model folder")
+    assert "config.json" in (refused(tmp_path / "weights", "a file, and no .gguf file").hint or "")
 
 
 def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
@@ -104,7 +104,8 @@ def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"not json"])
 def test_a_config_that_is_not_json_is_named(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
-    assert refused(folder, "config.json cannot be read").where == str(folder / "config.json")
+    error = refused(folder, "config.json cannot be read")
+    assert (error.where, error.hint) == (str(folder / "config.json"), "download the checkpoint again")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", '"llama"', "3"])

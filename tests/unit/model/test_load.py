@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,21 @@ from tests.builders import VOCABULARY, load, save_checkpoint, tiny_model
 @pytest.fixture
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def write_gguf(path: Path) -> None:
+    """A GGUF file of two tensors and a few settings; no model that could be run."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros((16, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def edit_weights(folder: Path, change: object) -> None:
@@ -142,15 +158,40 @@ def test_stored_tensors_that_are_not_used_are_noted(folder: Path) -> None:
 
 def test_a_weight_of_another_shape_is_refused(folder: Path) -> None:
     edit_weights(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(3, dtype=torch.bfloat16)}))
-    with pytest.raises(ModelError, match="weights cannot be loaded"):
+    with pytest.raises(ModelError, match=r"1 weights have another shape .* model\.norm\.weight is \[3\], not \[64\]"):
         load(folder)
+
+
+@pytest.mark.parametrize("value", ["wide", [64]])
+def test_a_configuration_with_a_value_of_another_kind_is_refused(folder: Path, value: object) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": value}))
+    with pytest.raises(ModelError, match=r"configuration cannot be loaded: .*'hidden_size'.*int") as caught:
+        load(folder)
+    assert caught.value.where == str(folder)
 
 
 def test_a_checkpoint_without_tokenizer_is_refused(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
-    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded") as caught:
         load(folder)
+    assert "tokenizer.json" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("share", [0.5, 1e-6])
+def test_a_gguf_that_was_cut_is_named(tmp_path: Path, share: float) -> None:
+    """Written by the gguf package, so that it is whole but for its end."""
+    path = tmp_path / "cut.gguf"
+    write_gguf(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: max(40, int(len(data) * share))])
+    checkpoint = locate(str(path))
+    for attempt in (lambda: load_model(checkpoint, device=torch.device("cpu")), lambda: load_config(checkpoint)):
+        with pytest.raises(ModelError, match="cannot be loaded") as caught:
+            attempt()
+        assert caught.value.where == str(path)
+        assert "download the file again" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "nonesuch"}, {"architectures": ["LlamaForCausalLM"]}])

@@ -82,6 +82,18 @@ def test_any_bit_pattern_is_counted_and_every_quantile_is_numpys(samples: list[S
         assert all(math.isnan(value) for value in (*quantiles(found, LEVELS), described.min, described.mean))
 
 
+@pytest.mark.parametrize("patterns", [[], [0x7FC0, 0x7F80, 0xFF80]], ids=["empty", "NaN and infinities alone"])
+def test_without_a_finite_value_there_is_no_quantile(patterns: list[int]) -> None:
+    found = distribution.zero("bfloat16")
+    if patterns:
+        found = distribution_of(from_patterns(np.asarray(patterns, np.uint16), torch.bfloat16))
+    described = summary(found)
+    assert (described.values, described.nan, described.inf) == (len(patterns), len(patterns[:1]), len(patterns[1:]))
+    absent = (*quantiles(found, LEVELS), *interpolated_quantiles(found, LEVELS), described.min, described.mean)
+    assert len(absent) == 2 * len(LEVELS) + 2
+    assert all(math.isnan(value) for value in (*absent, described.max, described.amax, described.rms))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 100, 999, 1000, 1001, 10_000, 12_345])
 def test_quantiles_pick_numpys_element_at_every_size(n: int) -> None:
     x = torch.arange(1, n + 1).float().to(torch.bfloat16)
