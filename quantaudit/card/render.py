@@ -91,6 +91,7 @@ def _context(card: Card) -> dict[str, Any]:
         "serious": rows.findings_of(card, "error", "warning"),
         "remarks": rows.findings_of(card, "info"),
         "groups": rows.group_lines(card),
+        "singles": rows.single_lines(card),
         "peaks_quantized": rows.peak_lines(card, quantized=True)[:_PEAK_LIMIT],
         "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
         "stable_peaks": rows.stable_peaks(card),

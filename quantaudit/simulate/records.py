@@ -67,6 +67,15 @@ class GroupRow(Row):
     price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
     price_low: Number = Field(default=None, description="95 % interval of a price from damage; null for the others")
     price_high: Number = None
+    kl: Number = Field(
+        default=None, description="logits KL in nats per token, simulated with this group alone; null where it was not"
+    )
+    kl_stderr: Number = Field(default=None, description="standard error of `kl` over samples")
+    sampled: bool = Field(
+        default=False,
+        description="whether it is one of the groups, evenly spaced in the ranks of damage, that correlations with "
+        "`kl` rest on; other groups have a `kl` because prices needed it",
+    )
 
 
 class GranularityRow(Row):

@@ -20,7 +20,7 @@ from quantaudit.card.schema import Card, load_card
 from quantaudit.errors import FormatError
 from quantaudit.resources import resource_dir
 from quantaudit.simulate.records import GranularityRow
-from tests.card_factory import HOSTILE_TOKENS, make_card, make_site
+from tests.card_factory import HOSTILE_TOKENS, STATIC, make_card, make_site
 
 ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -203,6 +203,33 @@ def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
     )
     assert dict(cells)[first] == "massive token"
     assert dict(cells)[third] == "—"
+
+
+def test_groups_that_were_simulated_alone_show_their_kl_beside_the_price(card: Card, page: str, section: str) -> None:
+    assert "simulated alone" not in page + section
+    assert card.simulation is not None
+    first, second = (line.group for line in group_lines(card)[:2])
+    known = {first: {"kl": 0.4321, "kl_stderr": 0.0567, "sampled": True}, second: {"kl": 0.0098}}
+    groups = [
+        row.model_copy(update=known[row.group] if row.scheme == STATIC and row.group in known else {})
+        for row in card.simulation.groups
+    ]
+    told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
+    html, markdown = render_html(told), render_markdown(told)[0]
+    table = re.search(r'<section id="groups">.*?</table>', html, re.DOTALL)
+    assert table is not None
+    header = re.findall(r"<th [^>]*>([^<]+)</th>", table[0].split("</thead>")[0])
+    rows = [re.findall(r"<td[^>]*>([^<]+)</td>", line) for line in table[0].splitlines() if "<tr><th" in line]
+    place = header.index("simulated alone, nats")
+    assert header[place - 1] == "price, nats (estimate)"
+    assert [row[place - 1] for row in rows[1:4]] == ["0.432", "0.00980", "—"]
+    assert f"2 of {len(group_lines(card))} groups simulated alone" in html
+    assert "Correlations rest on 1 of them" in html
+    assert re.search(r"<td>0\.432</td><td>0\.0567</td></tr>", html)
+    lines = [line for line in markdown.splitlines() if line.startswith(f"| `{first}` |")]
+    assert [line.endswith(" 0.432 |") for line in lines] == [True]
+    assert f"for 2 of {len(group_lines(card))} groups" in markdown
+    assert ">simulated alone" not in render_html(card)
 
 
 def test_markdown_is_a_section_with_relative_images(card: Card, section: str) -> None:
