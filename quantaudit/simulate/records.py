@@ -11,6 +11,7 @@ from quantaudit.provenance import Number, Row
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
 ]
+Cause = Literal["outlier channel", "massive token", "either", "neither"]
 Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
 
 
@@ -86,7 +87,7 @@ class GranularityRow(Row):
     per_tensor: Number = Field(description="one scale, the calibration split's absolute maximum")
     per_token: Number = Field(description="a scale for each token, found at run time")
     per_channel: Number = Field(description="a scale for each channel, its maximum on the calibration split")
-    cause: Literal["outlier channel", "massive token", "either", "neither"] = Field(
+    cause: Cause = Field(
         description="what makes one scale too coarse: which finer scales leave less than a quarter of the error"
     )
 
