@@ -66,19 +66,18 @@ def kurtosis(distribution: Distribution) -> float:
 def correlate(
     simulation: Simulation,
     measured: Mapping[Predictor, Values],
-    kl: Mapping[str, Values] | None = None,
     *,
     seed: int = 0,
 ) -> list[CorrelationRow]:
     """Predictors against errors for every scheme: the peak over all groups, within each projection, and apart from
     the projection; the others over all groups and apart from the projection.
 
-    measured: by predictor, then group. kl: by scheme, then group, of groups simulated alone, where that was done.
-    Tensor errors exist for static schemes only.
+    measured: by predictor, then group. Tensor errors exist for static schemes only, and the KL of single groups only
+    for a sample of them, if any.
     """
     rows: list[CorrelationRow] = []
     for scheme in simulation.schemes:
-        outcomes = _outcomes(simulation, scheme, (kl or {}).get(scheme.name, {}))
+        outcomes = _outcomes(simulation, scheme)
         projections = {
             row.group: row.projection
             for row in simulation.groups
@@ -97,7 +96,7 @@ def correlate(
     return rows
 
 
-def _outcomes(simulation: Simulation, scheme: SchemeInfo, kl: Values) -> dict[Outcome, Values]:
+def _outcomes(simulation: Simulation, scheme: SchemeInfo) -> dict[Outcome, Values]:
     errors = [row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer]
     groups = [row for row in simulation.groups if row.scheme == scheme.name]
     # A price that was fitted to damage would only repeat it.
@@ -105,7 +104,8 @@ def _outcomes(simulation: Simulation, scheme: SchemeInfo, kl: Values) -> dict[Ou
     found: dict[Outcome, Values] = {
         "damage": {row.group: row.damage for row in groups},
         "price": {row.group: row.price for row in groups if priced},
-        "kl": kl,
+        # Groups that were simulated for another purpose are no fair sample: see `simulate.single.spread`.
+        "kl": {row.group: row.kl for row in groups if row.sampled},
         "sqnr_db": {row.group: row.sqnr_db for row in errors},
         "bulk_sqnr_db": {row.group: row.bulk_sqnr_db for row in errors},
         "relative_mae": {row.group: row.relative_mae for row in errors},
@@ -116,10 +116,13 @@ def _outcomes(simulation: Simulation, scheme: SchemeInfo, kl: Values) -> dict[Ou
 
 
 class _Pairs:
-    """Groups of which both sides are known: x, y float64 [n], and the projection of each as an integer [n]."""
+    """Groups of which both sides are known: x, y float64 [n], and the projection of each as an integer [n].
 
-    def __init__(self, x: Floats, y: Floats, kind: NDArray[np.int64]) -> None:
-        self.x, self.y, self.kind = x, y, kind
+    groups: how many there are, known or not.
+    """
+
+    def __init__(self, x: Floats, y: Floats, kind: NDArray[np.int64], groups: int) -> None:
+        self.x, self.y, self.kind, self.groups = x, y, kind, groups
 
     @classmethod
     def of(cls, names: Sequence[str], x: Values, y: Values, projections: Mapping[str, str]) -> _Pairs:
@@ -130,6 +133,7 @@ class _Pairs:
             np.array([a for a, _, _ in known], np.float64),
             np.array([b for _, b, _ in known], np.float64),
             np.array([kinds.index(kind) for _, _, kind in known], np.int64),
+            len(names),
         )
 
 
@@ -213,16 +217,34 @@ def _row(
         kendall=tau,
         kendall_low=tau_low,
         kendall_high=tau_high,
-        reading=read(scheme.title, scope, outcome, rho, rho_low, rho_high, predictor),
+        reading=read(
+            scheme.title, scope, outcome, rho, rho_low, rho_high, predictor, known=(len(pairs.x), pairs.groups)
+        ),
     )
 
 
 def read(
-    scheme: str, scope: str, outcome: Outcome, rho: float, low: float, high: float, predictor: Predictor = "amax"
+    scheme: str,
+    scope: str,
+    outcome: Outcome,
+    rho: float,
+    low: float,
+    high: float,
+    predictor: Predictor = "amax",
+    *,
+    known: tuple[int, int] = (0, 0),
 ) -> str:
-    """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size."""
-    places = {"all": "over all groups", PARTIAL: "between groups of one projection"}
-    where = f"{scheme}, {places.get(scope) or f'within {scope} inputs'}"
+    """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size.
+
+    known: on how many of the scope's groups it rests; named where they are not all.
+    """
+    count, groups = known
+    some = f"{count} of {groups} " if count < groups else ""
+    places = {
+        "all": f"over {some or 'all '}groups",
+        PARTIAL: "between groups of one projection" + (f", {some}in all" if some else ""),
+    }
+    where = f"{scheme}, {places.get(scope) or f'within {some}{scope} inputs'}"
     numbers = f"(ρ = {_signed(rho)}, 95% interval {_signed(low)} to {_signed(high)})"
     name, told = PREDICTORS[predictor], OUTCOMES[outcome]
     if low <= 0 <= high:

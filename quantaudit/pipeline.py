@@ -28,6 +28,7 @@ from quantaudit.model.load import (
     parse_device,
     parse_dtype,
 )
+from quantaudit.model.sites import discover
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
@@ -35,11 +36,12 @@ from quantaudit.provenance import SampleInfo, SpecialTokens
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
-from quantaudit.simulate.cost import forward_passes
+from quantaudit.simulate.cost import forward_passes, single_passes
 from quantaudit.simulate.pricing import find_score
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
+from quantaudit.simulate.single import find_single
 from quantaudit.simulate.standard import MIXED
 from quantaudit.simulate.tensor import scale_rows
 
@@ -51,7 +53,8 @@ EAGER_TOKENS = 4096
 class Settings:
     """What to audit and how. model, corpus: specs. samples: None for all, of a dataset for 512. Tokens are counts.
 
-    schemes: specs of those to simulate beside the report's own. recipes: llm-compressor recipes to score.
+    single_groups: how many fused groups to simulate alone, or `all`. schemes: specs of those to simulate beside the
+    report's own. recipes: llm-compressor recipes to score.
     """
 
     model: str = "demo"
@@ -69,6 +72,7 @@ class Settings:
     attention: Attention = "auto"
     evaluation_tokens: int = 4096
     score: str = "auto"
+    single_groups: str = "0"
     schemes: tuple[str, ...] = ()
     recipes: tuple[Path, ...] = ()
     seed: int = 0
@@ -121,6 +125,7 @@ def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) 
     parse_device(settings.device)
     parse_dtype(settings.dtype)
     find_score(settings.score)
+    find_single(settings.single_groups)
     wanted = map(find_scheme, (*SCHEMES, *settings.schemes))
     schemes = tuple({scheme.name: scheme for scheme in wanted}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
@@ -197,6 +202,7 @@ def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent
         subject.schemes,
         evaluation_tokens=subject.settings.evaluation_tokens,
         score=subject.settings.score,
+        single=find_single(subject.settings.single_groups),
         recipes=subject.recipes,
         stages=stages,
     )
@@ -244,9 +250,23 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     if parts and work is not None:
         parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
     by_damage = subject.settings.score == "damage"
-    passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage)
-    backward = "" if by_damage else ", one of them backward too"
-    return " and ".join([*parts, f"about {passes:.0f} passes over {evaluation:,} evaluation tokens{backward}"])
+    single = _single_groups(subject)
+    passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage, single=single)
+    told = f"about {passes:.0f} passes over {evaluation:,} evaluation tokens"
+    if single:
+        told += f", {single_passes(single)} of them for single groups"
+    if not by_damage:
+        told += ", one of them backward too"
+    return " and ".join([*parts, told])
+
+
+def _single_groups(subject: Subject) -> int:
+    """How many fused groups will be simulated alone, if all have a damage."""
+    wanted = find_single(subject.settings.single_groups)
+    if wanted == 0:
+        return 0
+    inside = sum(group.layer is not None for group in discover(subject.loaded.model).groups)
+    return inside if wanted is None else min(wanted, inside)
 
 
 def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:

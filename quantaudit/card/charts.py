@@ -13,6 +13,7 @@ import altair as alt
 from quantaudit.card import chart_data, looks, rows
 from quantaudit.card.advice_charts import advice_curve
 from quantaudit.card.expert_charts import peaks_by_expert
+from quantaudit.card.granularity_charts import error_by_granularity
 from quantaudit.card.schema import Card
 from quantaudit.card.text import number, visible
 
@@ -213,6 +214,7 @@ def all_charts(card: Card) -> dict[str, AnyChart]:
         "peak_against_damage": peak_against_damage(card),
         "damage_by_layer": damage_by_layer(card),
         "zeroed_by_layer": zeroed_by_layer(card),
+        "error_by_granularity": error_by_granularity(card),
         "drift_by_layer": drift_by_layer(card),
         "advice_curve": advice_curve(card),
     }

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from quantaudit.card import chart_data, rows, text
+from quantaudit.card import chart_data, granularity, rows, text
 from quantaudit.card.advice import advised
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.errors import FormatError
@@ -91,6 +91,7 @@ def _context(card: Card) -> dict[str, Any]:
         "serious": rows.findings_of(card, "error", "warning"),
         "remarks": rows.findings_of(card, "info"),
         "groups": rows.group_lines(card),
+        "singles": rows.single_lines(card),
         "peaks_quantized": rows.peak_lines(card, quantized=True)[:_PEAK_LIMIT],
         "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
         "stable_peaks": rows.stable_peaks(card),
@@ -98,6 +99,9 @@ def _context(card: Card) -> dict[str, Any]:
         "expert_peaks": sorted(rows.expert_lines(card), key=lambda line: (-(line.amax or 0.0), line.layer)),
         "unmeasured": rows.unmeasured_lines(card),
         "undrawn": rows.undrawn_sites(card),
+        "granularities": granularity.worst(card),
+        "granularity_reading": granularity.reading(card),
+        "causes": rows.causes(card),
         "drift_reading": chart_data.drift_reading(card),
         "landscape": rows.landscape_lines(card),
         "headroom": _headroom(card.peak.fp16_headroom),
@@ -266,5 +270,6 @@ _FILTERS: dict[str, Any] = {
     "bar_width": _bar_width,
     "sentence": text.sentence,
     "advised": advised,
+    "share": granularity.share,
     "mark": _MARKS.__getitem__,
 }

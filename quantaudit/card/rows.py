@@ -35,7 +35,8 @@ _IN_LAYER = re.compile(r"^.*?\blayers\.\d+\.")
 class GroupLine:
     """One fused group under the static scheme, with the errors of its input and the damage under other schemes.
 
-    cause: why one scale is too coarse for its input; None where finer scales would save little, or none were tried.
+    kl, sampled: as in GroupRow. cause: why one scale is too coarse for its input; None where finer scales would save
+    little, or none were tried.
     """
 
     group: str
@@ -52,6 +53,9 @@ class GroupLine:
     damage_weights_only: float | None
     damage_dynamic: float | None
     price: float | None
+    kl: float | None
+    kl_stderr: float | None
+    sampled: bool
     cause: str | None
 
 
@@ -193,6 +197,11 @@ def group_lines(card: Card) -> list[GroupLine]:
     return sorted(lines, key=lambda line: (line.damage is None, -(line.damage or 0.0), line.group))
 
 
+def single_lines(card: Card) -> list[GroupLine]:
+    """The groups that were simulated alone, under the scheme of the others' damage, in the same order."""
+    return [line for line in group_lines(card) if line.kl is not None]
+
+
 def peak_lines(card: Card, *, quantized: bool) -> list[PeakLine]:
     """The largest element of each site that does (or does not) reach a quantizer, largest magnitude first."""
     lines = []
@@ -307,6 +316,9 @@ def _group_line(
         damage_weights_only=row.damage_weights_only,
         damage_dynamic=dynamic.damage if dynamic else None,
         price=row.price,
+        kl=row.kl,
+        kl_stderr=row.kl_stderr,
+        sampled=row.sampled,
         cause=cause,
     )
 

@@ -74,6 +74,15 @@ Score = Annotated[
         help="gradient: groups priced in nats by a backward pass; damage: forward passes only; auto: what fits.",
     ),
 ]
+SingleGroups = Annotated[
+    str,
+    typer.Option(
+        "--single-groups",
+        metavar="N",
+        help="Simulate N fused groups alone too, or `all`, under static INT8: the KL that damage and prices stand for. "
+        "One forward pass each, evenly over the ranks of damage; from 8 on, correlations with it are given.",
+    ),
+]
 Schemes = Annotated[
     list[str] | None,
     typer.Option(

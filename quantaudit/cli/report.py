@@ -28,6 +28,7 @@ def run(
     attention: options.Attention = "auto",
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
+    single_groups: options.SingleGroups = "0",
     recipe: options.Recipes = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -70,6 +71,7 @@ def run(
         attention=attention,
         evaluation_tokens=evaluation_tokens,
         score=score,
+        single_groups=single_groups,
         recipes=tuple(recipe or ()),
         seed=seed,
     )

@@ -22,6 +22,7 @@ def run(
     ] = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
+    single_groups: options.SingleGroups = "0",
     scheme: options.Schemes = None,
     recipe: options.Recipes = None,
     device: options.Device = "auto",
@@ -36,7 +37,7 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.pipeline import prepare, repeat, simulate_subject
+    from quantaudit.pipeline import cost, prepare, repeat, simulate_subject
     from quantaudit.profile import load_profile
 
     measured = load_profile(profile)
@@ -51,10 +52,12 @@ def run(
         special_tokens=special_tokens,
         evaluation_tokens=evaluation_tokens,
         score=score,
+        single_groups=single_groups,
         schemes=tuple(scheme or ()),
         recipes=tuple(recipe or ()),
     )
     subject = prepare(settings, console.say)
+    console.say(cost(subject, measured=True))
     with console.progress() as stages:
         simulation = simulate_subject(subject, measured, stages)
     write_text(out, simulation.model_dump_json(indent=1) + "\n")

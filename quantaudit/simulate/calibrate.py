@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,6 @@ ANCHORS = 8
 """Groups simulated one by one, spread over the damage that was found."""
 FEWEST = 4
 """Anchors below which no uncertainty can be told, and no price is given."""
-
-Simulated = Callable[[Sequence[GroupRow]], Sequence[float | None]]
-"""Logits KL, nats per token, of each of these groups quantized alone under its scheme; None where it is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +60,13 @@ def fit_damage(damage: Sequence[float], kl: Sequence[float]) -> DamageCurve:
     return DamageCurve(x, y, spread)
 
 
-def price_by_damage(rows: Sequence[GroupRow], simulated: Simulated, floor: Floor) -> list[GroupRow]:
+def price_by_damage(rows: Sequence[GroupRow], floor: Floor) -> list[GroupRow]:
     """The rows with prices and their 95 % intervals: the KL that the curve tells, less the floor that any change costs.
 
-    Rows without damage keep a null price, and so do all where fewer than FEWEST anchors could be simulated.
+    The curve goes through all rows that were simulated, which have a KL. Rows without damage keep a null price, and so
+    do all where fewer than FEWEST were simulated.
     """
-    chosen = anchors(rows)
-    found = [
-        (row.damage, kl)
-        for row, kl in zip(chosen, simulated(chosen), strict=True)
-        if row.damage and kl is not None and 0 < kl < math.inf
-    ]
+    found = [(row.damage, row.kl) for row in rows if row.damage and row.kl is not None and 0 < row.kl < math.inf]
     if len(found) < FEWEST:
         return list(rows)
     curve = fit_damage(*zip(*found, strict=True))

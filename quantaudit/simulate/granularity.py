@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from compressed_tensors.quantization.utils import calculate_qparams
@@ -21,7 +20,7 @@ from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8, INT8_PER_TOKEN
 from quantaudit.simulate.block import block_damage
-from quantaudit.simulate.records import GranularityRow
+from quantaudit.simulate.records import Cause, GranularityRow
 
 BIT = 4.0
 """One bit more quarters a squared error: what finer scales must be worth, at least, to explain one."""
@@ -86,9 +85,7 @@ def granularity_rows(groups: Sequence[Group], watched: Mapping[str, InputErrors]
     return rows
 
 
-def cause(
-    per_tensor: float, per_token: float, per_channel: float
-) -> Literal["outlier channel", "massive token", "either", "neither"]:
+def cause(per_tensor: float, per_token: float, per_channel: float) -> Cause:
     """What makes one scale too coarse: the finer scales that are worth a bit, and a bit more than the others."""
     if min(per_token, per_channel) * BIT >= per_tensor:
         return "neither"

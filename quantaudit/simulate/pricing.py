@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError, UsageError
-from quantaudit.model.sites import Architecture, Group
-from quantaudit.progress import Advance, Stages, silent_stages
+from quantaudit.model.sites import Architecture
+from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.calibrate import ANCHORS, Simulated, price_by_damage
-from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.plan import Plan
+from quantaudit.simulate.calibrate import anchors, price_by_damage
 from quantaudit.simulate.predict import Floor
 from quantaudit.simulate.price import PriceList, price_groups
 from quantaudit.simulate.records import GroupRow
+from quantaudit.simulate.single import simulate_single
 
 SCORES = ("auto", "gradient", "damage")
 """Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
@@ -53,7 +52,8 @@ def price(
 ) -> Pricing:
     """Price every row. rows: damage by group and scheme. qparams: by scheme name, then by group name. score: of SCORES.
 
-    Raises MeasurementError when prices from gradients are demanded and the backward pass fails.
+    Prices from damage rest on groups that were simulated alone: those whose rows have a KL, and a few that get theirs
+    here. Raises MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
     note: str | None = None
     if score != "damage":
@@ -70,40 +70,13 @@ def price(
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
                 ) from error
-    tick = stages("simulating single groups", ANCHORS * len(samples))
     inside = [group for group in architecture.groups if group.layer is not None]
-    priced = price_by_damage(rows, _single(model, inside, samples, schemes, qparams, tick), floor)
-    known = any(row.price is not None for row in priced)
-    return Pricing(rows=priced, source="damage" if known else None, note=note)
+    known = simulate_single(model, inside, samples, schemes, qparams, rows, anchors(rows), stages=stages)
+    priced = price_by_damage(known, floor)
+    source: Literal["damage"] | None = "damage" if any(row.price is not None for row in priced) else None
+    return Pricing(rows=priced, source=source, note=note)
 
 
 def with_prices(rows: Sequence[GroupRow], prices: PriceList) -> list[GroupRow]:
     """The rows with their prices."""
     return [row.model_copy(update={"price": prices.get((row.group, row.scheme))}) for row in rows]
-
-
-def _single(
-    model: Any,
-    groups: Sequence[Group],
-    samples: Sequence[TokenizedSample],
-    schemes: Sequence[Scheme],
-    qparams: Mapping[str, Mapping[str, QParams | None]],
-    progress: Advance,
-) -> Simulated:
-    """Simulates groups one by one, each under its row's scheme."""
-    named = {scheme.name: scheme for scheme in schemes}
-
-    def simulated(rows: Sequence[GroupRow]) -> list[float | None]:
-        plans = [
-            Plan.of_groups(
-                groups=groups,
-                name=f"{row.group} {row.scheme}",
-                title=row.group,
-                schemes={row.group: named[row.scheme]},
-                qparams=qparams[row.scheme],
-            )
-            for row in rows
-        ]
-        return [row.kl for row in score_plans(model, samples, plans, progress=progress)]
-
-    return simulated

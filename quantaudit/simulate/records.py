@@ -11,6 +11,7 @@ from quantaudit.provenance import Number, Row
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
 ]
+Cause = Literal["outlier channel", "massive token", "either", "neither"]
 Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
 
 
@@ -67,6 +68,15 @@ class GroupRow(Row):
     price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
     price_low: Number = Field(default=None, description="95 % interval of a price from damage; null for the others")
     price_high: Number = None
+    kl: Number = Field(
+        default=None, description="logits KL in nats per token, simulated with this group alone; null where it was not"
+    )
+    kl_stderr: Number = Field(default=None, description="standard error of `kl` over samples")
+    sampled: bool = Field(
+        default=False,
+        description="whether it is one of the groups, evenly spaced in the ranks of damage, that correlations with "
+        "`kl` rest on; other groups have a `kl` because prices needed it",
+    )
 
 
 class GranularityRow(Row):
@@ -77,7 +87,7 @@ class GranularityRow(Row):
     per_tensor: Number = Field(description="one scale, the calibration split's absolute maximum")
     per_token: Number = Field(description="a scale for each token, found at run time")
     per_channel: Number = Field(description="a scale for each channel, its maximum on the calibration split")
-    cause: Literal["outlier channel", "massive token", "either", "neither"] = Field(
+    cause: Cause = Field(
         description="what makes one scale too coarse: which finer scales leave less than a quarter of the error"
     )
 

@@ -15,7 +15,7 @@ from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.limits import obstacles
 from quantaudit.quant.ranges import model_dtype, site_qparams
-from quantaudit.quant.schemes import Scheme, dump_args
+from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.weights import upright
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import group_damage, steps
@@ -26,6 +26,7 @@ from quantaudit.simulate.predict import rounding_floor
 from quantaudit.simulate.pricing import price
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import Evaluation, SchemeInfo, Simulation
+from quantaudit.simulate.single import sample_groups, simulate_single
 from quantaudit.simulate.standard import standard_plans
 from quantaudit.simulate.tensor import error_rows
 from quantaudit.stats.unigram import unigram_perplexity
@@ -39,14 +40,16 @@ def simulate(
     *,
     evaluation_tokens: int,
     score: str = "auto",
+    single: int | None = 0,
     recipes: Sequence[ResolvedRecipe] = (),
     stages: Stages = silent_stages,
 ) -> Simulation:
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. score: as for `price`. recipes: scored on the whole model after the schemes. Raises
-    CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
+    from the evaluation split. score: as for `price`. single: how many fused groups are simulated alone too, under
+    static INT8 where it is among the schemes; None for all. recipes: scored on the whole model after the schemes.
+    Raises CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
     chosen = evaluation.select(samples, evaluation_tokens)
@@ -70,6 +73,9 @@ def simulate(
     groups = group_damage(loaded.model, architecture, chosen, schemes, qparams, tick)
     tick = stages("measuring the rounding floor", len(chosen), "samples")
     floor = rounding_floor(loaded.model, architecture.blocks, chosen, progress=tick)
+    groups = sample_groups(groups, INT8_STATIC.name, single)
+    sampled = [row for row in groups if row.sampled]
+    groups = simulate_single(loaded.model, inside, chosen, schemes, qparams, groups, sampled, stages=stages)
     pricing = price(loaded.model, architecture, chosen, schemes, qparams, groups, floor, score=score, stages=stages)
     groups = pricing.rows
     plans = standard_plans(inside, schemes, groups, qparams)

@@ -19,7 +19,7 @@ from tests.unit.card.test_render import hostile_card
 
 pytestmark = pytest.mark.browser
 
-CHARTS = 5
+CHARTS = 6
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SWITCHES = (
     "--headless=new",

@@ -67,12 +67,38 @@ def test_a_report_shows_its_recipes(
     assert "recipe w8a8_static" in (out / "card.html").read_text()
 
 
+def test_a_report_tells_what_single_groups_cost_and_correlates_with_their_kl(
+    quantaudit: Quantaudit,  # noqa: F811
+    tiny_folder: Path,
+    corpus_file: Path,  # noqa: F811
+    profile: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "card"
+    code, _, err = quantaudit(
+        "report", tiny_folder, "--corpus", corpus_file, "--profile", profile, "--out", out, "--single-groups", "all",
+    )  # fmt: skip
+    assert code == 0, err
+    card = json.loads((out / "card.json").read_text())
+    rows = [row for row in card["simulation"]["groups"] if row["layer"] is not None]
+    alone = [row for row in rows if row["sampled"]]
+    assert {row["scheme"] for row in alone} == {"int8_static_per_tensor"}
+    assert {row["group"] for row in alone} == {row["group"] for row in rows}
+    assert all(row["kl"] > 0 for row in alone)
+    assert f"{len(alone) + 1} of them for single groups" in " ".join(err.split())
+    (found,) = (row for row in card["correlation"] if (row["outcome"], row["predictor"]) == ("kl", "amax")
+                and row["scope"] == "all")  # fmt: skip
+    assert (found["scheme"], found["n"]) == ("int8_static_per_tensor", len(alone))
+    assert found["reading"] in (out / "card.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--recipe", "missing.yaml"], "no such file"),
         (["--recipe", STATIC, "--recipe", STATIC], "would be called w8a8_static"),
         (["--scheme", "int7"], "unknown scheme"),
+        (["--single-groups", "most"], "not a number of fused groups"),
         (["--scheme", "int8_dynamic_per_token:mse"], "no static input scale"),
         (["--scheme", "W4A16"], "64 columns do not divide into groups of 128"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -117,14 +119,55 @@ def test_a_partial_correlation_sees_through_the_projection() -> None:
 
 
 def test_other_predictors_are_given_over_all_groups_only(simulation: Simulation, amax: Measured) -> None:
-    kl = {STATIC: amax["amax"]}
-    rows = correlate(simulation, {**amax, "kurtosis": amax["amax"]}, kl)
+    alone = with_kl(simulation, amax["amax"], list(amax["amax"]))
+    rows = correlate(alone, {**amax, "kurtosis": amax["amax"]})
     other = [row for row in rows if row.predictor == "kurtosis" and row.scheme == STATIC]
     assert {row.scope for row in other} == {"all", "partial"}
     assert {row.outcome for row in other} == {"damage", "price", "kl", "relative_mae", "zeroed_fraction"}
     (own,) = (row for row in other if (row.outcome, row.scope) == ("kl", "all"))
     assert own.spearman == pytest.approx(1)
     assert "a higher kurtosis goes with a higher KL of the group alone, closely" in own.reading
+
+
+def with_kl(simulation: Simulation, kl: Mapping[str, float | None], sampled: Sequence[str]) -> Simulation:
+    """Static rows with the KL of their group, those of `sampled` marked."""
+    groups = [
+        row.model_copy(update={"kl": kl.get(row.group), "sampled": row.group in sampled})
+        if row.scheme == STATIC and row.layer is not None
+        else row
+        for row in simulation.groups
+    ]
+    return simulation.model_copy(update={"groups": groups})
+
+
+def test_the_kl_of_single_groups_rests_on_the_sample_alone(simulation: Simulation, amax: Measured) -> None:
+    """Groups simulated for another purpose are left out, here with a KL that would turn the sign."""
+    inside = [row.group for row in simulation.groups if row.scheme == STATIC and row.layer is not None]
+    sampled = inside[::5]
+    kl = {name: (1 if name in sampled else -1) * (amax["amax"][name] or 0.0) + 1e6 for name in inside}
+    rows = [row for row in correlate(with_kl(simulation, kl, sampled), amax) if row.outcome == "kl"]
+    assert {row.scheme for row in rows} == {STATIC}
+    whole = next(row for row in rows if row.scope == "all")
+    assert whole.n == len(sampled) == 24
+    assert whole.spearman == pytest.approx(1)
+    assert f"over 24 of {len(inside)} groups: a higher peak goes with a higher KL of the group alone" in whole.reading
+    # Six of each projection are fewer than a correlation needs.
+    assert {row.scope for row in rows} == {"all", "partial"}
+    assert correlate(with_kl(simulation, kl, sampled[: FEWEST - 1]), amax) == correlate(simulation, amax)
+
+
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        ("all", "over 9 of 30 groups:"),
+        ("partial", "between groups of one projection, 9 of 30 in all:"),
+        ("down_proj", "within 9 of 30 down_proj inputs:"),
+    ],
+)
+def test_readings_tell_on_how_many_groups_they_rest(scope: str, words: str) -> None:
+    told = read("INT8", scope, "kl", 0.9, 0.8, 0.95, known=(9, 30))
+    assert words in told
+    assert "9 of" not in read("INT8", scope, "kl", 0.9, 0.8, 0.95, known=(30, 30))
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from quantaudit.card import granularity, text
 from quantaudit.card.jsonschema import schema_json
 from quantaudit.card.render import render_html, render_markdown, write_card
 from quantaudit.card.rows import group_lines
@@ -20,7 +21,7 @@ from quantaudit.card.schema import Card, load_card
 from quantaudit.errors import FormatError
 from quantaudit.resources import resource_dir
 from quantaudit.simulate.records import GranularityRow
-from tests.card_factory import HOSTILE_TOKENS, make_card, make_site
+from tests.card_factory import HOSTILE_TOKENS, STATIC, make_card, make_site
 
 ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -41,7 +42,18 @@ PAYLOADS = (
     "<!-- ",
     "&lt;b&gt;",
 )
-_KEEP = {"schema_version", "nature", "status", "severity", "tap", "kind", "outcome", "predictor", "special_tokens"}
+_KEEP = {
+    "schema_version",
+    "nature",
+    "status",
+    "severity",
+    "tap",
+    "kind",
+    "outcome",
+    "predictor",
+    "special_tokens",
+    "cause",
+}
 
 
 @pytest.fixture(scope="module")
@@ -186,8 +198,10 @@ def test_nulls_are_dashes(card: Card) -> None:
 
 
 def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
-    assert ">cause<" not in page
+    assert ">cause<" in page
     assert card.simulation is not None
+    bare = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": []})})
+    assert ">cause<" not in render_html(bare)
     first, second, third = (line.group for line in group_lines(card)[:3])
     causes: list[tuple[str, Any]] = [(first, "massive token"), (second, "either"), (third, "neither")]
     found = [
@@ -197,12 +211,46 @@ def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
     told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": found})})
     assert [line.cause for line in group_lines(told)[:4]] == ["massive token", "token or channel", None, None]
     rows = [line for line in render_markdown(told)[0].splitlines() if line.startswith(f"| `{first}` |")]
-    assert [row.endswith(" massive token |") for row in rows] == [True]
+    assert [row.endswith(" massive token |") for row in rows] == [True, True]
     cells = re.findall(
         r'<tr><th scope="row"><code>([^<]+)</code>.*<td class="text">([^<]+)</td></tr>', render_html(told)
     )
     assert dict(cells)[first] == "massive token"
     assert dict(cells)[third] == "—"
+
+
+def test_the_section_tells_why_one_scale_is_too_coarse(card: Card, section: str) -> None:
+    found = granularity.worst(card)
+    assert text.markdown(granularity.reading(card)) in section
+    lines = [line for line in section.splitlines() if line.startswith(f"| `{found[0].group}` |")]
+    told = [granularity.share(value) for value in (found[0].per_tensor, found[0].per_token, found[0].per_channel)]
+    assert lines[-1] == f"| `{found[0].group}` | {' | '.join(told)} | massive token |"
+
+
+def test_groups_that_were_simulated_alone_show_their_kl_beside_the_price(card: Card, page: str, section: str) -> None:
+    assert "KL alone" not in page + section
+    assert card.simulation is not None
+    first, second = (line.group for line in group_lines(card)[:2])
+    known = {first: {"kl": 0.4321, "kl_stderr": 0.0567, "sampled": True}, second: {"kl": 0.0098}}
+    groups = [
+        row.model_copy(update=known[row.group] if row.scheme == STATIC and row.group in known else {})
+        for row in card.simulation.groups
+    ]
+    told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
+    html, markdown = render_html(told), render_markdown(told)[0]
+    table = re.search(r'<section id="groups">.*?</table>', html, re.DOTALL)
+    assert table is not None
+    header = re.findall(r"<th [^>]*>([^<]+)</th>", table[0].split("</thead>")[0])
+    rows = [re.findall(r"<td[^>]*>([^<]+)</td>", line) for line in table[0].splitlines() if "<tr><th" in line]
+    place = header.index("KL alone, nats (simulated)")
+    assert header[place - 1] == "price, nats (estimate)"
+    assert [row[place - 1] for row in rows[1:4]] == ["0.432", "0.00980", "—"]
+    assert f"2 of {len(group_lines(card))} groups simulated alone" in html
+    assert "Correlations rest on 1 of them" in html
+    assert re.search(r"<td>0\.432</td><td>0\.0567</td></tr>", html)
+    lines = [line for line in markdown.splitlines() if line.startswith(f"| `{first}` |")]
+    assert [" 0.432 |" in line for line in lines] == [True, False]
+    assert f"for 2 of {len(group_lines(card))} groups" in markdown
 
 
 def test_markdown_is_a_section_with_relative_images(card: Card, section: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,11 @@ def row(damage: float | None, layer: int | None = 0, name: str = "g") -> GroupRo
     )  # fmt: skip
 
 
+def simulated(rows: Sequence[GroupRow], kl: Mapping[str, float | None]) -> list[GroupRow]:
+    """The rows with the KL of groups simulated alone, by group name."""
+    return [r.model_copy(update={"kl": kl.get(r.group)}) for r in rows]
+
+
 def law(damage: float) -> float:
     return 3.0 * damage**1.2
 
@@ -39,7 +44,7 @@ def test_the_curve_never_falls(damage: list[float], seed: int) -> None:
 
 def test_a_monotone_law_is_met_at_the_anchors_and_nearly_between() -> None:
     rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 60))]
-    found = price_by_damage(rows, lambda chosen: [law(r.damage or 0) for r in chosen], NO_FLOOR)
+    found = price_by_damage(simulated(rows, {r.group: law(r.damage or 0) for r in anchors(rows)}), NO_FLOOR)
     for made in found:
         assert made.damage is not None
         assert made.price is not None
@@ -57,7 +62,7 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
         kl = {f"g{i}": law(d) * math.exp(0.4 * generator.standard_normal()) for i, d in enumerate(damage)}
         rows = [row(float(d), name=f"g{i}") for i, d in enumerate(damage)]
         chosen = {r.group for r in anchors(rows)}
-        for made in price_by_damage(rows, lambda some, kl=kl: [kl[r.group] for r in some], NO_FLOOR):
+        for made in price_by_damage(simulated(rows, {name: kl[name] for name in chosen}), NO_FLOOR):
             if made.group not in chosen:
                 assert made.price_low is not None
                 assert made.price_high is not None
@@ -78,10 +83,8 @@ def test_the_floor_is_no_part_of_a_price() -> None:
     rows = [row(float(d), layer=i % 3, name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 30))]
     floor = Floor(depths=(0, 2), kl=(0.002, 0.001))
 
-    def simulated(chosen: Sequence[GroupRow]) -> list[float | None]:
-        return [(r.damage or 0) + floor.at(r.layer or 0) for r in chosen]
-
-    found = price_by_damage(rows, simulated, floor)
+    kl = {r.group: (r.damage or 0) + floor.at(r.layer or 0) for r in anchors(rows)}
+    found = price_by_damage(simulated(rows, kl), floor)
     worst = found[-1]
     assert worst.price == pytest.approx(0.1, rel=0.01)
     assert sum(made.price or 0 for made in found) == pytest.approx(sum(r.damage or 0 for r in rows), rel=0.1)
@@ -89,7 +92,21 @@ def test_the_floor_is_no_part_of_a_price() -> None:
 
 def test_what_cannot_be_simulated_has_no_price() -> None:
     rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 20))]
-    assert price_by_damage(rows, lambda chosen: [None] * len(chosen), NO_FLOOR) == rows
-    assert price_by_damage([row(None)], lambda chosen: [], NO_FLOOR) == [row(None)]
-    mixed = price_by_damage([*rows, row(None), row(0.1, layer=None)], lambda some: [r.damage for r in some], NO_FLOOR)
+    assert price_by_damage(rows, NO_FLOOR) == rows
+    few = simulated(rows, {r.group: 0.1 for r in rows[: FEWEST - 1]})
+    assert price_by_damage(few, NO_FLOOR) == few
+    assert price_by_damage([row(None)], NO_FLOOR) == [row(None)]
+    known = simulated(rows, {r.group: r.damage for r in rows[::2]})
+    mixed = price_by_damage([*known, row(None), row(0.1, layer=None)], NO_FLOOR)
     assert [made.price for made in mixed[-2:]] == [None, None]
+    assert all(made.price is not None for made in mixed[:-2])
+
+
+def test_every_group_that_was_simulated_shapes_the_curve() -> None:
+    """KL that bends between the anchors is met where more groups were simulated."""
+    rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 60))]
+    kl = {r.group: 1e-4 if (r.damage or 0) < 0.01 else 0.5 for r in rows}
+    few = price_by_damage(simulated(rows, {r.group: kl[r.group] for r in anchors(rows)}), NO_FLOOR)
+    all_of_them = price_by_damage(simulated(rows, kl), NO_FLOOR)
+    assert [made.price for made in all_of_them] == pytest.approx(list(kl.values()), rel=1e-6)
+    assert [made.price for made in few] != pytest.approx(list(kl.values()), rel=0.5)

@@ -192,9 +192,9 @@ def test_the_worst_groups_are_the_fewest_that_hold_the_share(damages: list[float
         assert all(damage <= held[-1] for damage in left)
 
 
-@pytest.mark.parametrize("by_damage", [True, False])
+@pytest.mark.parametrize(("by_damage", "single"), [(True, 0), (False, 0), (False, 3)])
 def test_the_cost_counts_the_forward_passes_that_are_made(
-    tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus, by_damage: bool
+    tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus, by_damage: bool, single: int
 ) -> None:
     calls = [0]
     model: Any = tiny_loaded.model
@@ -209,10 +209,11 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
         schemes,
         evaluation_tokens=256,
         score="damage" if by_damage else "gradient",
+        single=single,
     )
     handle.remove()
     made = calls[0] / len(found.evaluation.samples)
-    told = forward_passes(schemes, recipes=0, by_damage=by_damage)
+    told = forward_passes(schemes, recipes=0, by_damage=by_damage, single=single)
     # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
     blocks = cost.RECORDED - 1 + cost.REPLAYED * 3
     hooks = (cost.SCORED - 1) * 3
