@@ -287,6 +287,8 @@ def _simulation(sites: list[SiteRow]) -> Simulation:
     ]
     inputs = _group_sites(sites)
     return Simulation(
+        fingerprint=_model().fingerprint,
+        corpus_sha256=_corpus().sha256,
         evaluation=Evaluation(
             tokens=4096,
             samples=["law-003", "python-001"],

@@ -146,7 +146,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         simulation=next(iter(simulations), None),
         uses=uses,
         linears=sum(isinstance(module, nn.Linear) for module in shell.modules()),
-        score=score(resolution, uses, simulations),
+        score=score(resolution, uses, simulations, card.corpus.sha256),
         smoothings=tuple(smoothings(recipe, shell)),
         shapes={
             name: tuple(module.weight.shape)

@@ -329,11 +329,21 @@ def test_smoothquant_reaches_what_the_toolkit_smooths(family: str) -> None:
     assert (smoothing.problem, smoothing.unmatched) == (None, ())
 
 
-def test_a_simulation_of_another_model_is_refused() -> None:
-    simulation = card_of("gpt2").simulation
-    assert simulation is not None
-    with pytest.raises(FormatError, match="simulation of another model: `transformer"):
-        check_simulation(simulation, card_of("llama"))
+def test_a_simulation_of_other_weights_is_refused_whatever_its_modules_are_called() -> None:
+    card = card_of()
+    assert card.simulation is not None
+    check_simulation(card.simulation, card)
+    other = card.simulation.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(FormatError, match=r"of other weights \(0000000000000000\) than the card of llama \("):
+        check_simulation(other, card)
+
+
+def test_a_simulation_on_other_text_counts_and_says_so() -> None:
+    card = card_of()
+    assert card.simulation is not None
+    other = card.simulation.model_copy(update={"corpus_sha256": "0" * 64})
+    assert "evaluation tokens of another corpus (" in evidence(ALL_STATIC, card, simulation=other).score.note
+    assert "another corpus" not in evidence(ALL_STATIC, card, simulation=card.simulation).score.note
 
 
 def test_a_recipe_for_the_cache_alone_does_something() -> None:
