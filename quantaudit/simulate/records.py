@@ -25,6 +25,10 @@ class ScaleRow(Row):
     max: Number
     scale: Number
     zero_point: int
+    order_spread: Number = Field(
+        default=None,
+        description="of a moving average: largest over smallest scale in 100 orders of the calibration samples",
+    )
 
 
 class SchemeInfo(Row):
