@@ -207,9 +207,10 @@ def conclude(
         return None if incomplete else False, "fail", f"What was saved is broken: {what}."
     if incomplete:
         status, why = judge(policy, actual, [])
+        told = f"What was saved is {status} under the policy `{policy.name}`: {why}"
         if status == "NOT READY":
-            return None, "fail", f"What was saved is {status} under the policy `{policy.name}`: {why}"
-        return None, "inconclusive", f"Part of the recipe is in no prediction, so there is none to agree with. {why}"
+            return None, "fail", told
+        return None, "inconclusive", f"Part of the recipe is in no prediction, so there is none to agree with. {told}"
     agrees = predicted.kl == actual.kl if kl_error is None else kl_error <= tolerance
     word = "agrees" if agrees else "does not agree"
     return agrees, "pass" if agrees else "fail", f"What was saved {word} with the prediction."

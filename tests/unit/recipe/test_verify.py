@@ -18,10 +18,11 @@ from quantaudit.profile import Profile
 from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import read_recipe
-from quantaudit.recipe.verify import compare, compare_scales, make, predict
+from quantaudit.recipe.verify import compare, compare_scales, conclude, make, predict
 from quantaudit.resources import resource_dir
 from quantaudit.simulate import evaluation
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
+from tests.unit.recipe.cards import recipe_row
 
 RECIPES = resource_dir("recipes")
 GPTQ = """quant_stage:
@@ -214,6 +215,22 @@ def test_a_quantized_cache_is_not_predicted_though_all_else_is(
     assert (found.agrees, found.outcome) == (None, "inconclusive")
     assert found.unpredicted == ["the key-value cache is quantized, which is not simulated"]
     assert (found.weight_scales.compared, found.weight_scales.worst) == (14, 0.0)
+
+
+@pytest.mark.parametrize("left_out", [[], ["GPTQ"]])
+@pytest.mark.parametrize("actual", [None, 0.01, 0.02, 0.5])
+def test_what_follows_from_a_kl(actual: float | None, left_out: list[str]) -> None:
+    """A predicted harm is no failure, an unpredicted one is; what is not finite always is."""
+    predicted = recipe_row("r", 0.5, unsimulated=left_out)
+    row = recipe_row("r", actual, unsimulated=left_out)
+    error = None if left_out or not actual else abs(0.5 - actual) / actual
+    agrees, outcome, reason = conclude(predicted, row, error, [], load_policy("default"), 0.05)
+    if left_out:
+        assert agrees is None
+        assert outcome == {None: "fail", 0.01: "inconclusive", 0.02: "inconclusive", 0.5: "fail"}[actual]
+    else:
+        assert (agrees, outcome) == ((True, "pass") if actual == 0.5 else (False, "fail"))
+    assert ("NaN or infinite" in reason) == (actual is None)
 
 
 def test_the_worst_difference_is_relative_and_names_its_module() -> None:
