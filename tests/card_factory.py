@@ -137,8 +137,8 @@ def make_advice(recipe: str = "w8a8_static", **changed: object) -> AdviceInfo:
     return AdviceInfo.model_validate(values | changed)
 
 
-def make_verification(recipe: str = "w8a8_static", *, agrees: bool = True) -> Verification:
-    return Verification(
+def make_verification(recipe: str = "w8a8_static", *, agrees: bool = True, **changed: object) -> Verification:
+    row = Verification(
         recipe=recipe,
         digest="0" * 64,
         pipeline="basic",
@@ -150,9 +150,13 @@ def make_verification(recipe: str = "w8a8_static", *, agrees: bool = True) -> Ve
         with_saved_scales=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
         actual=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
         kl_error=0.0076,
+        unpredicted=[],
         findings=[],
         agrees=agrees,
+        outcome="pass" if agrees else "fail",
+        reason="What was saved agrees with the prediction.",
     )
+    return row.model_copy(update=changed)
 
 
 def make_findings() -> list[Finding]:
@@ -284,6 +288,8 @@ def _simulation(sites: list[SiteRow]) -> Simulation:
     ]
     inputs = _group_sites(sites)
     return Simulation(
+        fingerprint=_model().fingerprint,
+        corpus_sha256=_corpus().sha256,
         evaluation=Evaluation(
             tokens=4096,
             samples=["law-003", "python-001"],

@@ -31,6 +31,9 @@ def run(
         bool,
         typer.Option(help="Offer llm-compressor's `minmax` observer, whose ranges hang on the order of samples."),
     ] = True,
+    unquantized: Annotated[
+        bool, typer.Option(help="Offer to leave groups unquantized, which not every engine runs beside quantized ones.")
+    ] = True,
     profile: options.CardProfile = None,
     corpus: options.MovedCorpus = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
@@ -73,6 +76,7 @@ def run(
             goal,
             name=recipe.stem,
             moving_averages=moving_averages,
+            unquantized=unquantized,
             stages=stages,
         )
     write_text(out, amended(advice, case.card.model, loaded.model))
@@ -84,4 +88,6 @@ def run(
 
     amend_card(card, add)
     console.out.print(console.advice_table(advice.info))
+    if advice.unmeasured and not unquantized:
+        console.say(f"left unquantized all the same, as nothing was measured of it: {', '.join(advice.unmeasured)}")
     console.say(f"wrote {out}, and the curve into {card}")

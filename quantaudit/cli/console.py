@@ -141,13 +141,15 @@ def advice_table(advice: AdviceInfo) -> Table:
 
 
 def show_verification(result: Verification) -> None:
-    """Predicted beside actual, then what is wrong with the saved scales."""
+    """Predicted beside actual, then what is wrong with the saved scales, and what follows."""
+    from quantaudit.recipe.text import OUTCOMES
+
     table = Table(title=escape(f"{result.recipe}, run by llm-compressor"), title_justify="left")
     table.add_column("")
     for column in ("KL", "top-1", "perplexity"):
         table.add_column(column, justify="right")
     scores = {
-        "predicted": result.predicted,
+        "predicted, in part" if result.unpredicted else "predicted": result.predicted,
         "with the saved scales": result.with_saved_scales,
         "actual, loaded again": result.actual,
     }
@@ -164,8 +166,9 @@ def show_verification(result: Verification) -> None:
         if finding.severity == "error" or finding.code == "QA609":
             style = "red" if finding.severity == "error" else "yellow"
             out.print(escape(f"{finding.code} {finding.module}: {finding.message}"), style=style, highlight=False)
-    verdict = "agrees with the prediction" if result.agrees else "does not agree with the prediction"
-    out.print(Text(f"What was saved {verdict}.", style="bold green" if result.agrees else "bold red"))
+    for reason in result.unpredicted:
+        out.print(escape(f"not in the prediction: {reason}"), highlight=False)
+    out.print(Text(result.reason, style=OUTCOMES[result.outcome]))
 
 
 def show_sites(architecture: Architecture) -> None:

@@ -40,7 +40,9 @@ def run(
 ) -> None:
     """Let llm-compressor run a recipe on the card's calibration samples, and compare scales, KL and perplexity.
 
-    Exit code 1 where the result does not agree with the prediction, or is broken. Two models are in memory at a time.
+    Exit code 1 where the result does not agree with the prediction, or is broken; where the recipe does what cannot be
+    predicted (GPTQ, AWQ, a quantized cache), 1 where the result is beyond the policy and 3 otherwise. Two models are in
+    memory at a time.
     """
     import gc
     import tempfile
@@ -59,6 +61,7 @@ def run(
     from quantaudit.cli.case import open_case
     from quantaudit.pipeline import load_again
     from quantaudit.policy import load_policy
+    from quantaudit.recipe.records import EXIT_CODES
     from quantaudit.recipe.verify import clear, compare, make, predict
 
     rules = load_policy(policy)
@@ -94,4 +97,4 @@ def run(
 
     amend_card(card, add)
     console.show_verification(result)
-    raise typer.Exit(0 if result.agrees else 1)
+    raise typer.Exit(EXIT_CODES[result.outcome])

@@ -24,16 +24,21 @@ def model_dtype(profile: Profile) -> torch.dtype:
 
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor from what calibrates it; None where that saw nothing finite."""
+    seen = observed(profile, site)
+    return None if seen is None else derive(seen, args, observer)
+
+
+def observed(profile: Profile, site: str) -> Observed | None:
+    """What calibrates one tensor; None where that saw nothing, and not a number for a range that is not finite."""
     calibration = profile.calibration(site)
     if calibration is None or not len(calibration.extremes.sample):
         return None
     described = summary(calibration)
     broken = described.nan or described.inf
-    seen = Observed(
+    return Observed(
         distribution=calibration.distribution,
         exact=(float("nan"), float("nan")) if broken else calibration.range,
         lows=calibration.extremes.min,
         highs=calibration.extremes.max,
         dtype=model_dtype(profile),
     )
-    return derive(seen, args, observer)

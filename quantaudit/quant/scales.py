@@ -16,6 +16,9 @@ from torch import Tensor
 from quantaudit.errors import UsageError
 from quantaudit.stats.distribution import Distribution, finite, quantiles
 
+ORDERS = 100
+"""Orders of the calibration batches over which it is told how far a moving average's scale depends on theirs."""
+
 Range = tuple[float, float]
 """(minimum, maximum) that the quantization grid spans; what lies outside is clipped."""
 
@@ -69,12 +72,30 @@ def minmax(seen: Observed, args: QuantizationArgs) -> Range:
 
     Batches are single samples in the order of the corpus; the average is taken in the checkpoint's dtype, as there.
     """
+    low, high = _moving_average(torch.from_numpy(np.stack([seen.lows, seen.highs], 1)).to(seen.dtype), args)
+    return float(low), float(high)
+
+
+def order_spread(seen: Observed, args: QuantizationArgs) -> float:
+    """Largest over smallest scale that the toolkit's `minmax` gives, over ORDERS orders of the batches.
+
+    The first is their own, the others are shuffles by NumPy's default generator, seeded with 0. The range is finite.
+    """
+    generator, own = np.random.default_rng(0), np.arange(len(seen.lows))
+    orders = np.stack([own, *(generator.permutation(own) for _ in range(ORDERS - 1))], 1)
+    batches = torch.from_numpy(np.stack([seen.lows[orders], seen.highs[orders]], 1)).to(seen.dtype)
+    low, high = _moving_average(batches, args)
+    scales = calculate_qparams(low[:, None], high[:, None], args)[0].double()
+    return float(scales.max() / scales.min())
+
+
+def _moving_average(batches: Tensor, args: QuantizationArgs) -> Tensor:
+    """Of [batches, …], over the first axis, in its dtype."""
     constant = (args.observer_kwargs or {}).get("averaging_constant", 0.01)
-    batches = torch.from_numpy(np.stack([seen.lows, seen.highs], 1)).to(seen.dtype)
     average = batches[0]
     for batch in batches[1:]:
         average = average * (1.0 - constant) + batch * constant if constant != 1.0 else batch
-    return float(average[0]), float(average[1])
+    return average
 
 
 def last_batch(seen: Observed, args: QuantizationArgs) -> Range:

@@ -98,11 +98,13 @@ def advise(
     *,
     name: str,
     moving_averages: bool = True,
+    unquantized: bool = True,
     stages: Stages = silent_stages,
 ) -> Advice:
     """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
 
-    samples: the evaluation tokens. Raises RecipeError where the recipe does what cannot be simulated.
+    samples: the evaluation tokens. moving_averages, unquantized: what `menu` is to offer. Raises RecipeError where the
+    recipe does what cannot be simulated.
     """
     if resolution.unsimulated:
         raise RecipeError(
@@ -111,7 +113,15 @@ def advise(
             hint="advise on the recipe without it; what it gains comes on top",
         )
     goal.check(resolution.schemes.values())
-    found = candidates(loaded, profile, samples, resolution, moving_averages=moving_averages, stages=stages)
+    found = candidates(
+        loaded,
+        profile,
+        samples,
+        resolution,
+        moving_averages=moving_averages,
+        unquantized=unquantized,
+        stages=stages,
+    )
     if not found:
         raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
     search = _Search(loaded, profile, samples, found, stages)
@@ -184,18 +194,24 @@ class _Search:
     def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow, bool]:
         """The choice that keeps most within a simulated KL of `budget`, its point and row, and whether it is within.
 
-        Prices are estimates: a choice that breaks the budget is made anew with as much less as it was over.
+        Prices are estimates: a choice that breaks the budget is made anew with as much less as it was over, until that
+        is less than the cheapest choice, where nothing may be left unquantized.
         """
+        items = [candidate.item for candidate in self.found]
+        frugal = [item.costs.index(min(item.costs)) for item in items]
+        least = sum(min(item.costs) for item in items)
         ratios = sorted(p.kl / p.estimated_kl for p in known if p.kl and p.estimated_kl and p.name.endswith("kept"))
         allowed = budget / max(1.0, ratios[len(ratios) // 2] if ratios else 1.0)
         best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
         for _ in range(ROUNDS):
-            choice = least_lost([candidate.item for candidate in self.found], allowed)
+            choice = least_lost(items, allowed) if allowed > least else frugal
             point, row = self.simulate({"advised": choice})["advised"]
             if point.kl is not None and point.kl <= budget:
                 return choice, point, row, True
             if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
                 best = choice, point, row
+            if allowed <= least:
+                break
             allowed *= 0.97 * budget / point.kl if point.kl else 0.5
         assert best is not None
         return *best, False

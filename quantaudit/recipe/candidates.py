@@ -11,6 +11,7 @@ from compressed_tensors.quantization import QuantizationScheme
 
 from quantaudit.card.schema import AdviceChange
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import RecipeError
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
@@ -51,11 +52,13 @@ def candidates(
     resolution: Resolution,
     *,
     moving_averages: bool = True,
+    unquantized: bool = True,
     stages: Stages = silent_stages,
 ) -> list[Candidate]:
     """Groups that the recipe quantizes, each with its options and their prices, in nats per token.
 
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
+    Raises RecipeError where a group must be quantized (`unquantized` is off) and cannot be, as the recipe has it.
     """
     architecture = discover(loaded.model)
     groups = [
@@ -63,7 +66,7 @@ def candidates(
         for group in architecture.groups
         if (scheme := _scheme(group, resolution)) is not None and profile.whole(group.site) is not None
     ]
-    menus = {id(scheme): menu(scheme, moving_averages=moving_averages) for _, scheme in groups}
+    menus = {id(scheme): menu(scheme, moving_averages=moving_averages, unquantized=unquantized) for _, scheme in groups}
     wanted: dict[tuple[int, str], Scheme] = {
         (key, option.name): toolkit_scheme(f"{index}.{option.name}", option.title, option.scheme)
         for index, (key, options) in enumerate(menus.items())
@@ -86,10 +89,18 @@ def candidates(
         progress=advance,
     )
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
-    return [
+    found = [
         _candidate(loaded, group, own / sum(macs), menus[id(scheme)], _prices(group, scheme, wanted, prices))
         for (group, scheme), own in zip(groups, macs, strict=True)
     ]
+    stuck = [c.group.name for c in found if not any(option.answers("as_written") for option in c.options)]
+    if stuck and not unquantized:
+        raise RecipeError(
+            f"`{stuck[0]}` cannot be quantized as written, and is not to be left unquantized",
+            where="--no-unquantized",
+            hint="see `quantaudit gate` for why, and give this group another scheme",
+        )
+    return found
 
 
 def multiplications(loaded: LoadedModel, profile: Profile, group: Group) -> float:

@@ -26,6 +26,9 @@ CODES = {
 UNKNOWN = "QA607"
 SAME = 0.01
 """Relative difference up to which two scales of one tensor are the same: a step of bfloat16 is 1/128."""
+SIGNED = ".weight_scale"
+"""Scales of which only the magnitude counts: AutoRound makes one negative where that gives the longer end of the
+symmetric grid, −128 of −128 … 127, to the side of the channel that reaches further."""
 PLAUSIBLE = 2.0
 """A value that stands for `nothing seen` is believed to be a real scale where its range is within this of the peak."""
 
@@ -106,6 +109,8 @@ def broken_others(scales: Iterable[OtherScale], policy: Policy) -> list[Finding]
     found = []
     for row in scales:
         used = row.values[~row.idle]
+        if row.tensor.endswith(SIGNED):
+            used = np.abs(used)
         wrong = ~np.isfinite(used)
         if wrong.any():
             message = f"{_count(wrong, row)} {_spell(float(used[wrong][0]))}"

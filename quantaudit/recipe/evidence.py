@@ -48,8 +48,9 @@ class GroupUse:
     """One fused group under the recipe.
 
     schemes: the ways in which members are quantized → those members; None for those that are left alone.
-    site: its measured input. errors: of that input under the recipe's static scheme. row: damage and price under the
-    same scheme as the recipe's, where the whole group has one that was simulated.
+    site: its measured input. inputs: the card's name for the static scheme of that input, under the default constant of
+    a moving average. errors: of the input under it. row: damage and price under the same scheme as the recipe's, where
+    the whole group has one that was simulated.
     """
 
     name: str
@@ -58,6 +59,7 @@ class GroupUse:
     members: tuple[str, ...]
     schemes: Mapping[Quantized | None, tuple[str, ...]]
     site: SiteRow | None
+    inputs: str | None
     errors: TensorErrorRow | None
     row: GroupRow | None
 
@@ -146,7 +148,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         simulation=next(iter(simulations), None),
         uses=uses,
         linears=sum(isinstance(module, nn.Linear) for module in shell.modules()),
-        score=score(resolution, uses, simulations),
+        score=score(resolution, uses, simulations, card.corpus.sha256),
         smoothings=tuple(smoothings(recipe, shell)),
         shapes={
             name: tuple(module.weight.shape)
@@ -191,6 +193,8 @@ def _uses(
         scheme = next(resolution.schemes[member] for member in group.members if member in resolution.schemes)
         way = known[id(scheme)][1]
         named = static_inputs.get(input_identity(scheme.input_activations)) if scheme.input_activations else None
+        if way.observer == "minmax" and scheme.input_activations and scheme.input_activations.observer_kwargs:
+            named = None
         yield GroupUse(
             name=group.name,
             projection=group.projection,
@@ -198,6 +202,7 @@ def _uses(
             members=group.members,
             schemes={way: tuple(members) for way, members in found.items()},
             site=sites.get(group.site),
+            inputs=named,
             errors=errors.get((group.name, named, way.observer)) if named and way.observer else None,
             row=rows.get((group.name, known[id(scheme)][0])) if len(found) == 1 else None,
         )

@@ -70,12 +70,11 @@ def load_simulation(path: Path) -> Simulation:
 
 
 def check_simulation(simulation: Simulation, card: Card) -> None:
-    """Raises FormatError where a simulation speaks of fused groups that the card's model does not have."""
-    modules = {module.name for module in card.model.modules}
-    strange = [member for row in simulation.groups for member in row.members if member not in modules]
-    if strange:
+    """Raises FormatError where a simulation is of other weights than the card; names of modules tell little."""
+    if simulation.fingerprint != card.model.fingerprint:
         raise FormatError(
-            f"simulation of another model: `{strange[0]}` is not in {card.model.name}",
+            f"simulation is of other weights ({simulation.fingerprint[:16]}) than the card of {card.model.name} "
+            f"({card.model.fingerprint[:16]})",
             where="--simulation",
             hint="simulate the model that the card is of",
         )

@@ -32,10 +32,11 @@ class Option:
         return name in (self.name, self.alias)
 
 
-def menu(scheme: QuantizationScheme, *, moving_averages: bool = True) -> list[Option]:
+def menu(scheme: QuantizationScheme, *, moving_averages: bool = True, unquantized: bool = True) -> list[Option]:
     """Options for a group that a recipe gives `scheme`, the recipe's own first, unquantized last.
 
     moving_averages: whether to offer the observer `minmax`, whose ranges hang on the order of the calibration samples.
+    unquantized: whether to offer that a group be left alone, which not every engine runs beside quantized ones.
     """
     written = Option(name="as_written", title="as written", scheme=scheme, keeps=True)
     others: list[Option] = []
@@ -45,7 +46,8 @@ def menu(scheme: QuantizationScheme, *, moving_averages: bool = True) -> list[Op
             written = replace(written, alias=name)
         else:
             others.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
-    return [written, *others, Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)]
+    alone = Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)
+    return [written, *others, *([alone] if unquantized else [])]
 
 
 def fits(option: Option, shapes: list[tuple[int, ...]]) -> bool:

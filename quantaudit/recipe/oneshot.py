@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.quant.scales import QParams
 from quantaudit.recipe.artifact.tensors import Tensors
+from quantaudit.recipe.rotations import attach_rotations
 from quantaudit.recipe.source import toolkit_quiet
 from quantaudit.simulate.plan import Plan
 
@@ -65,7 +66,12 @@ def run_oneshot(
             raise RecipeError(
                 f"llm-compressor cannot run it on this model: {reason}",
                 where=str(recipe),
-                hint="see `quantaudit gate` for what is wrong with the recipe",
+                hint="see `quantaudit gate` for what is wrong with the recipe"
+                + (
+                    ""
+                    if pipeline == "sequential"
+                    else "; some modifiers, such as AutoRound, need --pipeline sequential"
+                ),
             ) from error
         finally:
             # The session is global, and would keep the model, and its data, until the next one.
@@ -81,7 +87,7 @@ def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device
 
 
 def load_saved(folder: Path, device: torch.device) -> nn.Module:
-    """The saved checkpoint as transformers loads it, its weights decompressed. Raises ModelError."""
+    """The saved checkpoint as transformers loads it, weights decompressed, with its rotations. Raises ModelError."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.quantization_config import CompressedTensorsConfig
 
@@ -90,6 +96,7 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True)
             )
+            attach_rotations(model, folder)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the quantized checkpoint cannot be loaded: {error}", where=str(folder)) from error
     loaded: nn.Module = model.eval().to(device)
@@ -177,6 +184,9 @@ def _quiet() -> Iterator[None]:
     """Without llm-compressor's log on stderr."""
     from loguru import logger
 
+    # GPTQ logs at a level of llm-compressor's own, which it leaves undefined where its log is off.
+    with suppress(ValueError):
+        logger.level("METRIC", no=38)
     for name in ("llmcompressor", "compressed_tensors"):
         logger.disable(name)
     try:

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from quantaudit.recipe.resolve import Resolution
 
 
-def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation]) -> Score:
-    """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not."""
-    rows = (row for simulation in simulations for row in _rows(simulation, resolution.digest))
-    row = next(rows, None)
-    found = estimate(uses) if row is None else _measured(row)
+def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation], corpus: str) -> Score:
+    """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not.
+
+    corpus: SHA-256 of the card's text.
+    """
+    rows = ((row, simulation) for simulation in simulations for row in _rows(simulation, resolution.digest))
+    found = next((_measured(row, own=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
+    found = found or estimate(uses)
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *found.left_out]))
     notes = [found.note, *(f"nearly: {text}" for text in found.approximate), *(f"but {text}" for text in left_out)]
     return found.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
@@ -71,7 +74,8 @@ def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
     return None if data is None else QuantizationArgs.model_validate(data)
 
 
-def _measured(row: RecipeRow) -> Score:
+def _measured(row: RecipeRow, *, own: bool) -> Score:
+    """own: whether the text is the card's."""
     return Score(
         source="measured",
         kl=row.kl,
@@ -81,7 +85,7 @@ def _measured(row: RecipeRow) -> Score:
         nonfinite=row.nonfinite,
         approximate=row.approximate,
         left_out=row.unsimulated,
-        note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
+        note=f"measured on {row.tokens:,} evaluation tokens {'' if own else 'of another corpus '}({row.title})",
     )
 
 

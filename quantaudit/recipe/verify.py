@@ -18,7 +18,7 @@ from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.policy import Policy
+from quantaudit.policy import Policy, judge
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.schemes import global_scaled
@@ -27,6 +27,7 @@ from quantaudit.recipe.artifact.read import read_artifact
 from quantaudit.recipe.conform import conform
 from quantaudit.recipe.conform_rules import without_mask
 from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
+from quantaudit.recipe.records import Outcome
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.logits import score_checkpoint, score_plans
 from quantaudit.simulate.plan import Plan
@@ -35,6 +36,10 @@ from quantaudit.simulate.records import RecipeRow
 
 TOLERANCE = 0.05
 """Relative difference of the KL above which a prediction does not agree with what was made."""
+
+TRUE_TO_SCALE = {"QuantizationModifier", "GPTQModifier"}
+"""Modifiers that take scales of the weights and inputs that were measured. GPTQ chooses other codes under the scales of
+rounding to nearest; any other modifier changes weights, inputs, or the scales themselves before they are saved."""
 
 CALIBRATION_ATTENTION = "eager"
 """What llm-compressor switches to for every calibration pass."""
@@ -47,13 +52,14 @@ Scales = dict[str, Tensor]
 class Prediction:
     """What is expected of a recipe, taken before the model is changed.
 
-    plan, row: from the card's profile. inputs, weights: scales as llm-compressor's own calibration will see them.
+    plan, row: from the card's profile. inputs, weights: scales as llm-compressor's own calibration will see them; None
+    where the recipe has them taken of something else than was measured.
     """
 
     plan: Plan
     row: RecipeRow
-    inputs: Scales
-    weights: Scales
+    inputs: Scales | None
+    weights: Scales | None
 
 
 def predict(
@@ -65,16 +71,21 @@ def predict(
     name: str,
     stages: Stages = silent_stages,
 ) -> Prediction:
-    """The score that the card's profile promises, and the scales of every input and weight."""
+    """The score that the card's profile promises, and the scales of every input and weight.
+
+    Of what the plan leaves out (`plan.unsimulated`) there is no promise: the score is of the rest.
+    """
     recipe = ResolvedRecipe(
         name=name,
         schemes=resolution.schemes,
         digest=resolution.digest,
-        beyond=tuple(change.reason for change in resolution.unsimulated),
+        beyond=tuple(dict.fromkeys(change.reason for change in resolution.unsimulated)),
     )
     plan = recipe_plan(recipe, loaded.model, discover(loaded.model).groups, profile)
     advance = stages("predicting", len(samples), "samples")
     (row,) = score_plans(loaded.model, samples, [plan], progress=advance)
+    if not {change.modifier for change in resolution.unsimulated} <= TRUE_TO_SCALE:
+        return Prediction(plan=plan, row=row, inputs=None, weights=None)
     inputs = _input_scales(plan)
     if inputs and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
         replayed = replay(loaded, profile, corpus, stages)
@@ -146,28 +157,63 @@ def compare(
     plan, predicted = expected.plan, expected.row
     actual = score_checkpoint(base.model, load_saved(folder, device), samples, plan)
     advance()
-    rescaled = _rescaled(base.model, samples, plan, saved)
+    rescaled = None if expected.inputs is None else _rescaled(base.model, samples, plan, saved)
     advance()
     findings = [
         *conform(read_artifact(folder, card.model.modules), card, policy).findings,
         *without_mask(calibration.without_mask),
     ]
-    kl_error = None if not actual.kl or predicted.kl is None else abs(predicted.kl - actual.kl) / actual.kl
+    kl_error = None
+    if actual.kl and predicted.kl is not None and not plan.unsimulated:
+        kl_error = abs(predicted.kl - actual.kl) / actual.kl
+    agrees, outcome, reason = conclude(predicted, actual, kl_error, findings, policy, tolerance)
     return Verification(
         recipe=plan.name,
         digest=plan.digest or "",
         pipeline=calibration.pipeline,
         calibration_samples=calibration.samples,
         tokens=actual.tokens,
-        input_scales=compare_scales(expected.inputs, saved, "input_scale"),
-        weight_scales=compare_scales(expected.weights, saved, "weight_scale"),
+        input_scales=compare_scales(expected.inputs or {}, saved, "input_scale"),
+        weight_scales=compare_scales(expected.weights or {}, saved, "weight_scale"),
         predicted=_score(predicted),
         with_saved_scales=rescaled,
         actual=_score(actual),
+        unpredicted=list(plan.unsimulated),
         kl_error=kl_error,
         findings=findings,
-        agrees=_agrees(kl_error, predicted, actual, findings, tolerance),
+        agrees=agrees,
+        outcome=outcome,
+        reason=reason,
     )
+
+
+def conclude(
+    predicted: RecipeRow,
+    actual: RecipeRow,
+    kl_error: float | None,
+    findings: Sequence[Finding],
+    policy: Policy,
+    tolerance: float,
+) -> tuple[bool | None, Outcome, str]:
+    """Whether the result is as predicted (None where the prediction leaves something out), what follows, and why.
+
+    What is broken fails. What was predicted is held against the prediction alone: that a recipe is harmful was known
+    before. What was not is held against the policy's limits, and within them nothing is concluded.
+    """
+    incomplete = bool(predicted.unsimulated)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors or actual.kl is None:
+        what = f"{errors[0].code} {errors[0].message}" if errors else "its logits are NaN or infinite"
+        return None if incomplete else False, "fail", f"What was saved is broken: {what}."
+    if incomplete:
+        status, why = judge(policy, actual, [])
+        told = f"What was saved is {status} under the policy `{policy.name}`: {why}"
+        if status == "NOT READY":
+            return None, "fail", told
+        return None, "inconclusive", f"Part of the recipe is in no prediction, so there is none to agree with. {told}"
+    agrees = predicted.kl == actual.kl if kl_error is None else kl_error <= tolerance
+    word = "agrees" if agrees else "does not agree"
+    return agrees, "pass" if agrees else "fail", f"What was saved {word} with the prediction."
 
 
 @torch.no_grad()
@@ -218,15 +264,3 @@ def _rescaled(
 
 def _score(row: RecipeRow) -> VerifiedScore:
     return VerifiedScore(kl=row.kl, top1=row.top1, perplexity=row.perplexity)
-
-
-def _agrees(
-    kl_error: float | None, predicted: RecipeRow, actual: RecipeRow, findings: Sequence[Finding], tolerance: float
-) -> bool:
-    if any(finding.severity == "error" for finding in findings):
-        return False
-    if actual.kl is None:
-        return False
-    if kl_error is None:
-        return predicted.kl == actual.kl
-    return kl_error <= tolerance

@@ -26,6 +26,10 @@ class ScaleRow(Row):
     max: Number
     scale: Number
     zero_point: int
+    order_spread: Number = Field(
+        default=None,
+        description="of a moving average: largest over smallest scale in 100 orders of the calibration samples",
+    )
 
 
 class SchemeInfo(Row):
@@ -161,6 +165,8 @@ class Evaluation(Row):
 class Simulation(Row):
     """What quantizing would do: tensor by tensor, group by group, and to the whole model."""
 
+    fingerprint: str = Field(description="of the weights that were simulated, as under a card's `model`")
+    corpus_sha256: str = Field(description="of the corpus whose calibration split gave the ranges")
     evaluation: Evaluation
     schemes: list[SchemeInfo]
     sites: list[TensorErrorRow]

@@ -87,6 +87,8 @@ def simulate(
     )
     rows = with_estimates(rows, plans, architecture.groups, schemes, groups, floor)
     return Simulation(
+        fingerprint=profile.provenance.model.fingerprint,
+        corpus_sha256=profile.provenance.corpus.sha256,
         evaluation=Evaluation(
             tokens=sum(len(sample.ids) for sample in chosen),
             samples=[sample.id for sample in chosen],

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.profile import Profile
-from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.ranges import quantizable, site_qparams
-from quantaudit.quant.scales import OBSERVERS, QParams, applies
+from quantaudit.quant.ranges import observed, quantizable
+from quantaudit.quant.scales import OBSERVERS, Observed, QParams, applies, derive, order_spread
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.simulate.records import ScaleRow, TensorErrorRow
 
@@ -28,9 +27,11 @@ def scale_rows(profile: Profile) -> list[ScaleRow]:
             max=qparams.max,
             scale=float(qparams.scale),
             zero_point=int(qparams.zero_point),
+            order_spread=order_spread(seen, args) if observer == "minmax" else None,
         )
         for site in quantizable(profile)
-        for scheme, _, observer, qparams in _derived(profile, site)
+        if (seen := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(seen)
     ]
 
 
@@ -48,14 +49,15 @@ def error_rows(profile: Profile) -> list[TensorErrorRow]:
         )
         for site in quantizable(profile)
         if (evaluation := profile.split(site.name, "evaluation")) is not None
-        for scheme, args, observer, qparams in _derived(profile, site)
+        and (seen := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(seen)
     ]
 
 
-def _derived(profile: Profile, site: SiteInfo) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:
+def _derived(seen: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:
     for scheme, args in STATIC_INPUTS.items():
         for observer in OBSERVERS:
             if applies(observer, args):
-                qparams = site_qparams(profile, site.name, args, observer)
+                qparams = derive(seen, args, observer)
                 if qparams is not None:
                     yield scheme, args, observer, qparams

@@ -105,6 +105,14 @@ def test_garbage_among_weight_scales_is_found(damaged: Callable[..., Path], card
     assert told(compare(path, card)) == {("QA601", DOWN), ("QA602", GATE), ("QA603", OUT)}
 
 
+def test_a_weight_scale_may_be_negative_where_a_cache_scale_may_not(damaged: Callable[..., Path], card: Card) -> None:
+    """AutoRound saves a negative scale for a channel that reaches further above zero than below."""
+    flip = lambda scale: scale * torch.where(torch.arange(len(scale)) % 2 == 0, 1, -1)[:, None]  # noqa: E731
+    attention = "model.layers.1.self_attn"
+    path = damaged(**{f"{DOWN}.weight_scale": flip, f"{attention}.k_scale": torch.tensor([-0.01])})
+    assert told(compare(path, card)) == {("QA602", attention)}
+
+
 def test_a_channel_without_weights_may_have_any_scale(damaged: Callable[..., Path], card: Card) -> None:
     def blank(weight: Tensor) -> Tensor:
         weight[5] = 0

@@ -125,6 +125,26 @@ def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Pat
     assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 0
 
 
+def test_a_simulation_file_of_other_weights_or_of_none_is_refused(
+    card_file: Path, audited: Card, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of modules are the same in every checkpoint of a family."""
+    assert audited.simulation is not None
+    path = tmp_path / "simulation.json"
+    whole = audited.simulation.model_dump(mode="json")
+    nameless = {key: value for key, value in whole.items() if key != "fingerprint"}
+    for found, message in (
+        ({**whole, "fingerprint": "0" * 64}, "--simulation: simulation is of other weights (0000000000000000)"),
+        (nameless, f"{path}: not a simulation: fingerprint: Field required"),
+    ):
+        path.write_text(json.dumps(found), encoding="utf-8")
+        assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.startswith(f"error: {message}")
+        assert captured.err.count("\n") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

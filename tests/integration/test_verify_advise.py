@@ -106,6 +106,30 @@ def test_verify_frees_the_model_it_quantized_and_adds_to_the_card_alone(
     assert not (folder / "card.json").exists()
 
 
+def test_a_recipe_that_is_not_predicted_ends_inconclusively(
+    model: Path, folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The rule that finds such a recipe sends its reader here, where the result is known and the prediction is not."""
+    recipe, card = tmp_path / "gptq.yaml", folder / "card.json"
+    recipe.write_text(
+        "quant_stage:\n  quant_modifiers:\n    GPTQModifier: {scheme: W8A8, ignore: [lm_head], targets: [Linear]}\n"
+    )
+    options = ("--card", card, "--evaluation-tokens", 32)
+    code, out, _ = run(capsys, "gate", recipe, "--card", card)
+    assert (code, "QA417" in out) == (3, True)
+    code, out, _ = run(capsys, "verify", recipe, model, *options)
+    (row,) = load_card(card).verification
+    assert code == {"inconclusive": 3, "fail": 1}[row.outcome]
+    assert row.outcome == "inconclusive", row.reason
+    assert "not in the prediction: GPTQ" in out.replace("\n", " ")
+    assert "predicted, in part" in out
+    assert "agree with the prediction" not in out
+    strict = tmp_path / "strict.yaml"
+    strict.write_text("extends: default\nname: mine\nkl: {ready: 0.0, care: 0.0, reason: none}\n")
+    code, out, _ = run(capsys, "verify", recipe, model, *options, "--policy", strict)
+    assert (code, "NOT READY" in out) == (1, True)
+
+
 def test_a_calibration_that_loses_the_causal_mask_is_told(model: Path, folder: Path, capsys: Capture) -> None:
     for name, loses in (("basic", False), ("sequential", True)):
         options = ("--card", folder / "card.json", "--evaluation-tokens", 32, "--pipeline", name)

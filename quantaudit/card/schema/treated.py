@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from quantaudit.card.schema.judged import Finding
@@ -56,7 +58,10 @@ class VerifiedScore(Row):
 
 
 class ScaleComparison(Row):
-    """Saved scales beside predicted ones. worst: |saved − predicted| / predicted, and the module where it is."""
+    """Saved scales beside predicted ones. worst: |saved − predicted| / predicted, and the module where it is.
+
+    Nothing is compared where the recipe changes what scales are taken of (AWQ, SmoothQuant, rotations, AutoRound).
+    """
 
     compared: int
     worst: Number
@@ -64,7 +69,11 @@ class ScaleComparison(Row):
 
 
 class Verification(Row):
-    """What llm-compressor really made of a recipe, beside what was predicted."""
+    """What llm-compressor really made of a recipe, beside what was predicted.
+
+    outcome: `fail` where what was saved is broken or not as predicted, or where it could not be predicted and is beyond
+    the policy's limits; `inconclusive` where it could not be predicted and is within them.
+    """
 
     recipe: str
     digest: str
@@ -76,6 +85,9 @@ class Verification(Row):
     predicted: VerifiedScore
     with_saved_scales: VerifiedScore | None = Field(description="simulated with the scales as saved")
     actual: VerifiedScore = Field(description="the saved checkpoint, loaded again")
-    kl_error: Number = Field(description="|predicted − actual| / actual")
+    unpredicted: list[str] = Field(description="what of the recipe is in no prediction, so that the two differ anyway")
+    kl_error: Number = Field(description="|predicted − actual| / actual; null where something is unpredicted")
     findings: list[Finding]
-    agrees: bool
+    agrees: bool | None = Field(description="whether it is as predicted; null where something is unpredicted")
+    outcome: Literal["pass", "fail", "inconclusive"]
+    reason: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import TYPE_CHECKING
 
 from quantaudit.recipe.rules.registry import Hit, count, rule, some
@@ -35,26 +36,38 @@ def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
     remedy="Use `observer: static_minmax`, the extreme over all batches; or keep the order fixed and simulate.",
 )
 def order_dependent(evidence: Evidence) -> Iterator[Hit]:
-    """Static inputs are observed by a moving average, by default or by name; with its measured effect on scales."""
+    """Static inputs are observed by a moving average, by default or by name; with the factor by which scales vary."""
     groups = [use for use in evidence.uses if any(way.toolkit_observer == "minmax" for way in use.quantized)]
     if not groups:
         return
-    names = {use.name for use in groups}
-    scales: dict[tuple[str, str], dict[str, float]] = {}
+    keys = {(use.name, use.inputs) for use in groups}
+    scales: dict[str, dict[str, float]] = {}
+    spreads: dict[str, float] = {}
     for row in evidence.card.scales:
-        if row.group in names and row.scale:
-            scales.setdefault((row.group, row.scheme), {})[row.observer] = row.scale
+        if (row.group, row.scheme) in keys and row.scale:
+            scales.setdefault(row.group, {})[row.observer] = row.scale
+            if row.observer == "minmax" and row.order_spread is not None:
+                spreads[row.group] = row.order_spread
     ratios = {
         group: found["minmax"] / found["absolute_maximum"]
-        for (group, _), found in scales.items()
+        for group, found in scales.items()
         if {"minmax", "absolute_maximum"} <= found.keys()
     }
-    measured = "; this card does not hold its scales"
+    measured = "" if spreads or ratios else "; this card does not hold its scales"
+    if spreads:
+        # Not above: rules are also read for their texts, without torch.
+        from quantaudit.quant.scales import ORDERS
+
+        worst = max(spreads, key=lambda group: spreads[group])
+        measured += (
+            f"; over {ORDERS} orders of this card's samples the scale of `{worst}` varies by a factor of "
+            f"{spreads[worst]:.3g}, in the median group by {median(spreads.values()):.3g}"
+        )
     if ratios:
-        worst = min(ratios, key=lambda group: ratios[group])
-        measured = (
-            f"; in this card's order of samples its scales are {ratios[worst]:.2f} (`{worst}`) to "
-            f"{max(ratios.values()):.2f} times those of the absolute maximum"
+        least = min(ratios, key=lambda group: ratios[group])
+        measured += (
+            f"; in the card's own order scales are {ratios[least]:.2f} (`{least}`) to {max(ratios.values()):.2f} times "
+            "those of the absolute maximum"
         )
     first = next(
         (parsed for parsed in evidence.recipe.modifiers if getattr(parsed.modifier, "resolved_config", None)), None
@@ -63,7 +76,7 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
         message=f"inputs of {count(len(groups), 'fused group')} are observed by `minmax`{measured}",
         module=groups[0].name,
         keys=evidence.recipe.lines.find(first.keys, "minmax") if first else None,
-        value=min(ratios.values(), default=None),
+        value=max(spreads.values(), default=None),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -10,7 +11,7 @@ from quantaudit.card import charts
 from quantaudit.card.advice import advised, points
 from quantaudit.card.render import render_html, render_markdown
 from quantaudit.card.schema import Card
-from tests.card_factory import make_advice, make_card, make_point, make_verification
+from tests.card_factory import make_advice, make_card, make_findings, make_point, make_verification
 
 
 @pytest.fixture
@@ -68,3 +69,22 @@ def test_names_of_recipes_are_escaped() -> None:
     assert "<img src=x" not in render_html(card)
     section, _ = render_markdown(card)
     assert "<img src=x" not in section
+
+
+def test_a_recipe_that_is_not_in_the_prediction_is_neither_agreed_nor_disagreed_with() -> None:
+    reason = "GPTQ chooses rounded weights by calibration; only rounding to nearest is simulated"
+    changed = {"unpredicted": [reason], "agrees": None, "outcome": "inconclusive", "reason": "There is `none`."}
+    card = make_card(
+        verification=[
+            make_verification("gptq", pipeline="sequential", findings=make_findings(), kl_error=None, **changed),
+            make_verification("plain", agrees=False),
+        ]
+    )
+    section, _ = render_markdown(card)
+    assert re.search(r"\| gptq \| sequential \| not predicted \|.*\| 4 \|\n", section)
+    assert re.search(r"\| plain \| basic \| NO \|.*\| 0 \|\n", section)
+    assert f"gptq, sequential: There is `none`. Not in the prediction: {reason}." in section
+    assert "plain, basic" not in section
+    page = render_html(card)
+    assert '<td class="text">sequential</td><td class="text">not predicted</td>' in page
+    assert f"There is <code>none</code>. Not in the prediction: {reason}." in page

@@ -15,6 +15,7 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from quantaudit.errors import UsageError
 from quantaudit.quant.scales import (
     OBSERVERS,
+    ORDERS,
     Observed,
     applies,
     derive,
@@ -23,6 +24,7 @@ from quantaudit.quant.scales import (
     minmax,
     mse,
     observer_of,
+    order_spread,
     percentile,
 )
 from quantaudit.quant.schemes import FP8_E4M3, INT8, INT8_ASYMMETRIC, STATIC_INPUTS
@@ -77,6 +79,35 @@ def test_llmcompressors_observers_are_replayed_batch_by_batch(name: str, dtype: 
     found = derive(observed(x, 7), args, observer_of(args))
     assert found is not None
     assert torch.equal(found.scale, theirs.get_qparams()["scale"].reshape(1))
+
+
+@pytest.mark.parametrize("form", STATIC_INPUTS)
+@pytest.mark.parametrize("name", ["massive outlier", "tails", "negative"])
+def test_the_spread_over_orders_is_that_of_llmcompressors_observer_on_shuffled_batches(name: str, form: str) -> None:
+    from llmcompressor.observers import Observer
+
+    batches = tensor(name, "bfloat16").tensor_split(9)
+    generator = np.random.default_rng(0)
+    scales = []
+    for order in [np.arange(9), *(generator.permutation(9) for _ in range(ORDERS - 1))]:
+        args = STATIC_INPUTS[form].model_copy(update={"observer": "minmax"}, deep=True)
+        theirs = Observer.load_from_registry("minmax", base_name="input", args=args)
+        for index in order:
+            theirs(batches[index].reshape(1, -1, 1))
+        scales.append(float(theirs.get_qparams()["scale"]))
+    found = order_spread(observed(tensor(name, "bfloat16"), 9), STATIC_INPUTS[form])
+    assert found == max(scales) / min(scales)
+    assert len(set(scales)) > 1
+    if name == "massive outlier":
+        # Seen first, the peak weighs .99^8 in all; seen later, a hundredth at most.
+        assert found > 20
+
+
+def test_batches_that_are_alike_have_no_order() -> None:
+    seen = replace(observed(tensor("gaussian", "float32")), lows=np.float32([-4] * 5), highs=np.float32([4] * 5))
+    assert order_spread(seen, INT8) == pytest.approx(1.0, abs=1e-6)
+    single = replace(seen, lows=seen.lows[:1], highs=seen.highs[:1])
+    assert order_spread(single, INT8) == 1.0
 
 
 def test_the_moving_average_takes_the_recipes_constant() -> None:

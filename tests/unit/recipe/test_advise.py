@@ -114,6 +114,36 @@ def test_unquantized_groups_are_named_in_a_comment_only(loaded: LoadedModel, adv
         assert not set(members[group]) & set(advice.schemes)
 
 
+def test_where_nothing_may_stay_unquantized_the_best_is_given_and_a_missed_goal_told(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    samples = evaluation.select(corpus.samples, 128)
+    reached = advise(
+        loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static", unquantized=False
+    )
+    missed = advise(loaded, profile, samples, resolution, Goal(max_kl=1e-9), name="w8a8_static", unquantized=False)
+    assert (reached.info.met, missed.info.met) == (True, False)
+    for found in (reached, missed):
+        assert set(found.schemes) == set(resolution.schemes)
+        points = [found.info.before, *found.info.curve, *found.info.references, found.info.advised]
+        assert not any("unquantized" in point.options for point in points)
+    assert missed.info.advised.estimated_kl == pytest.approx(
+        sum(min(c.prices) for c in candidates(loaded, profile, samples, resolution, unquantized=False))
+    )
+    assert "The goal was NOT met: the budget was a KL of 1e-09." in amended(missed, loaded.info, loaded.model)
+
+
+def test_what_cannot_be_quantized_as_written_and_must_be_is_refused(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    site = ("layers.1.mlp.down_proj.input", "calibration")
+    starved = replace(profile, statistics={key: value for key, value in profile.statistics.items() if key != site})
+    samples = evaluation.select(corpus.samples, 64)
+    assert candidates(loaded, starved, samples, resolution)
+    with pytest.raises(RecipeError, match=r"`layers.1.mlp.down_proj` cannot be quantized as written"):
+        candidates(loaded, starved, samples, resolution, unquantized=False)
+
+
 def test_a_budget_that_everything_meets_changes_nothing_of_the_format(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
 ) -> None:

@@ -16,7 +16,7 @@ from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.evidence import Evidence, fused_groups, gather
 from quantaudit.recipe.gate import check_simulation, judge
-from quantaudit.recipe.records import GateReport
+from quantaudit.recipe.records import GateFinding, GateReport
 from quantaudit.recipe.resolve import shell_model
 from quantaudit.recipe.source import parse_recipe
 from tests.unit.recipe.cards import (
@@ -303,14 +303,28 @@ def test_findings_name_the_worst_first() -> None:
 def test_the_spread_of_a_moving_average_is_the_cards_own() -> None:
     _, _, groups = modules_and_groups("llama")
     averaged = [
-        row.model_copy(update={"observer": "minmax", "scale": (row.scale or 0) * factor})
-        for row, factor in zip(scales_of(groups), [0.24, *[0.9] * 20], strict=False)
+        row.model_copy(update={"observer": "minmax", "scale": (row.scale or 0) * factor, "order_spread": spread})
+        for row, factor, spread in zip(scales_of(groups), [0.24, *[0.9] * 20], [1.5, 3.25, *[1.5] * 20], strict=False)
     ]
-    card = card_of(scales=[*scales_of(groups), *averaged])
-    report = judged(ALL_STATIC.replace("static_minmax", "minmax"), card)
-    (finding,) = [row for row in report.findings if row.code == "QA412"]
-    assert finding.value == pytest.approx(0.24)
-    assert "0.24 (`layers.0.self_attn.qkv_proj`) to 0.90 times" in finding.message
+    # Another format's spread is not this recipe's.
+    other = averaged[0].model_copy(update={"scheme": "fp8_e4m3_static_per_tensor", "order_spread": 70.0})
+    card = card_of(scales=[*scales_of(groups), *averaged, other])
+    text = ALL_STATIC.replace("static_minmax", "minmax")
+
+    def told(text: str) -> GateFinding:
+        (finding,) = [row for row in judged(text, card).findings if row.code == "QA412"]
+        return finding
+
+    assert told(text).value == 3.25
+    assert (
+        "over 100 orders of this card's samples the scale of `layers.0.self_attn.o_proj` varies" in told(text).message
+    )
+    assert "by a factor of 3.25, in the median group by 1.5" in told(text).message
+    assert "0.24 (`layers.0.self_attn.qkv_proj`) to 0.90 times" in told(text).message
+    constant = text.replace("observer: minmax", "observer: minmax, observer_kwargs: {averaging_constant: 0.5}")
+    assert constant != text
+    assert told(constant).value is None
+    assert "does not hold its scales" in told(constant).message
     assert "QA412" not in codes(judged(ALL_STATIC, card))
 
 
@@ -329,11 +343,21 @@ def test_smoothquant_reaches_what_the_toolkit_smooths(family: str) -> None:
     assert (smoothing.problem, smoothing.unmatched) == (None, ())
 
 
-def test_a_simulation_of_another_model_is_refused() -> None:
-    simulation = card_of("gpt2").simulation
-    assert simulation is not None
-    with pytest.raises(FormatError, match="simulation of another model: `transformer"):
-        check_simulation(simulation, card_of("llama"))
+def test_a_simulation_of_other_weights_is_refused_whatever_its_modules_are_called() -> None:
+    card = card_of()
+    assert card.simulation is not None
+    check_simulation(card.simulation, card)
+    other = card.simulation.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(FormatError, match=r"of other weights \(0000000000000000\) than the card of llama \("):
+        check_simulation(other, card)
+
+
+def test_a_simulation_on_other_text_counts_and_says_so() -> None:
+    card = card_of()
+    assert card.simulation is not None
+    other = card.simulation.model_copy(update={"corpus_sha256": "0" * 64})
+    assert "evaluation tokens of another corpus (" in evidence(ALL_STATIC, card, simulation=other).score.note
+    assert "another corpus" not in evidence(ALL_STATIC, card, simulation=card.simulation).score.note
 
 
 def test_a_recipe_for_the_cache_alone_does_something() -> None:

@@ -33,6 +33,11 @@ def test_without_moving_averages_no_option_hangs_on_the_order_of_samples() -> No
     assert set(observers) == {"static_minmax"}
 
 
+def test_without_unquantized_every_option_quantizes() -> None:
+    assert list(names(STATIC, unquantized=False)) == [name for name in names(STATIC) if name != "unquantized"]
+    assert names(preset_name_to_scheme("W4A16", ["Linear"]), unquantized=False) == {"as_written": True}
+
+
 def test_fp8_has_no_asymmetric_options() -> None:
     assert names(preset_name_to_scheme("FP8", ["Linear"])) == {
         "as_written": True,

@@ -77,6 +77,12 @@ def test_recipes_leave_the_output_projection_alone(simulation: Simulation, archi
     assert {row.damage for row in simulation.groups if row.group == "lm_head"} == {None}
 
 
+def test_it_names_the_weights_and_the_text_that_it_is_of(simulation: Simulation, tiny_profile: Profile) -> None:
+    provenance = tiny_profile.provenance
+    assert simulation.fingerprint == provenance.model.fingerprint
+    assert simulation.corpus_sha256 == provenance.corpus.sha256
+
+
 def test_the_simulation_survives_its_file(simulation: Simulation) -> None:
     assert Simulation.model_validate_json(simulation.model_dump_json()) == simulation
 

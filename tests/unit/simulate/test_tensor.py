@@ -14,7 +14,7 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.profile import Profile
 from quantaudit.quant.errors import tensor_errors
 from quantaudit.quant.ranges import model_dtype, quantizable, site_qparams
-from quantaudit.quant.scales import OBSERVERS, Observed, applies, derive
+from quantaudit.quant.scales import OBSERVERS, Observed, applies, derive, order_spread
 from quantaudit.quant.schemes import INT8, STATIC_INPUTS
 from quantaudit.simulate.tensor import error_rows, scale_rows
 from tests.builders import loaded_from
@@ -51,6 +51,7 @@ def test_scales_come_from_the_calibration_split(tiny_profile: Profile) -> None:
         assert (row.scale, row.zero_point) == (float(expected.scale), int(expected.zero_point))
         if row.observer == "absolute_maximum":
             assert (row.min, row.max) == exact
+        assert row.order_spread == (order_spread(seen, args) if row.observer == "minmax" else None)
 
 
 def test_errors_are_those_on_the_evaluation_split(tiny_profile: Profile) -> None:
