@@ -110,6 +110,12 @@ def advise(
             where=name,
             hint="advise on the recipe without it; what it gains comes on top",
         )
+    if resolution.smoothed:
+        raise RecipeError(
+            "cannot be advised on: it smooths, and prices are of the model as it is",
+            where=name,
+            hint="advise on the recipe without SmoothQuantModifier; `quantaudit simulate --recipe` scores it as it is",
+        )
     goal.check(resolution.schemes.values())
     found = candidates(loaded, profile, samples, resolution, moving_averages=moving_averages, stages=stages)
     if not found:
