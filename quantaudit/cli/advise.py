@@ -31,6 +31,9 @@ def run(
         bool,
         typer.Option(help="Offer llm-compressor's `minmax` observer, whose ranges hang on the order of samples."),
     ] = True,
+    smoothing: Annotated[
+        bool, typer.Option(help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples.")
+    ] = True,
     profile: options.CardProfile = None,
     corpus: options.MovedCorpus = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
@@ -39,7 +42,7 @@ def run(
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
-    """Change as little of a recipe as a KL budget needs: other observers, dynamic scales, or no quantization."""
+    """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none."""
     from quantaudit.cli import console
     from quantaudit.files import check_file, write_text
 
@@ -73,6 +76,7 @@ def run(
             goal,
             name=recipe.stem,
             moving_averages=moving_averages,
+            calibration=case.subject.corpus.samples if smoothing else (),
             stages=stages,
         )
     write_text(out, amended(advice, case.card.model, loaded.model))

@@ -46,8 +46,7 @@ class Smoothing:
     @property
     def identity(self) -> str:
         """What it does, for telling recipes apart: equal where it is written differently and does the same."""
-        strength = self.does.strength if self.does.algorithm == "smoothquant" else None
-        return json.dumps(["smoothing", self.does.algorithm, strength, self.does.mappings])
+        return identity(self.does)
 
 
 def smoothings(recipe: ParsedRecipe, model: nn.Module) -> Iterator[Smoothing]:
@@ -60,6 +59,25 @@ def smoothings(recipe: ParsedRecipe, model: nn.Module) -> Iterator[Smoothing]:
         if isinstance(parsed.modifier, SmoothQuantModifier):
             yield _smoothing(index, parsed, model, late=quantized)
         quantized = quantized or getattr(parsed.modifier, "resolved_config", None) is not None
+
+
+def identity(does: SmoothQuant) -> str:
+    """What a step does, as text."""
+    strength = does.strength if does.algorithm == "smoothquant" else None
+    return json.dumps(["smoothing", does.algorithm, strength, does.mappings])
+
+
+def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The mappings that llm-compressor has for this architecture: norm, and the Linears that are said to read it.
+
+    Empty where they do not fit the model.
+    """
+    with toolkit_quiet():
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())
+    found = _smoothing(0, parsed, model, late=False)
+    return () if found.problem is not None else found.does.mappings
 
 
 def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, *, late: bool) -> Smoothing:

@@ -100,27 +100,43 @@ def calibrate(
     attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
     CorpusError where there is something to smooth and no calibration sample.
     """
-    if not smooth:
-        return (), profile
-    chosen = [sample for sample in samples if sample.split == "calibration"]
-    if not chosen:
-        raise CorpusError("no calibration sample to smooth with", hint="give the corpus that the profile is of")
     steps: tuple[Calibrated, ...] = ()
-    with _as_measured(model, profile):
-        for by in smooth:
-            with smoothed(model, steps), _observed(model, by.divided) as ranges:
-                _run(model, chosen, lambda _batch: None, progress)
-            steps = (*steps, Calibrated(by=by, ranges=ranges))
-        if not sites:
-            return steps, profile
+    for by in smooth:
         with smoothed(model, steps):
-            return steps, _measured_again(model, profile, chosen, sites, progress)
+            ranges = observed_ranges(model, profile, samples, by.divided, progress=progress)
+        steps = (*steps, Calibrated(by=by, ranges=ranges))
+    if not steps or not sites:
+        return steps, profile
+    return steps, measured_smoothed(model, profile, samples, steps, sites, progress=progress)
 
 
-def _measured_again(
-    model: nn.Module, profile: Profile, samples: Sequence[TokenizedSample], names: Sequence[str], progress: Advance
+def observed_ranges(
+    model: nn.Module,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    paths: frozenset[str],
+    *,
+    progress: Advance = no_advance,
+) -> Ranges:
+    """Of what the modules at `paths` put out for the calibration samples; those that never ran are left out."""
+    with _as_measured(model, profile), _observed(model, paths) as ranges:
+        _run(model, _calibration(samples), lambda _batch: None, progress)
+    return ranges
+
+
+def measured_smoothed(
+    model: nn.Module,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    steps: Sequence[Calibrated],
+    names: Sequence[str],
+    *,
+    progress: Advance = no_advance,
 ) -> Profile:
-    """The profile with new statistics of some sites, of an expert's those that its static scales come from."""
+    """The profile with calibration statistics of these sites as the smoothed model has them.
+
+    Of an expert's input they are of the site that its static scales come from.
+    """
     wanted = {profile.by_name[name].all_tokens or name for name in names}
     sites = [site for site in profile.sites if site.name in wanted]
     everywhere = profile.experts == "all"
@@ -130,10 +146,22 @@ def _measured_again(
     def enter(batch: Batch) -> None:
         gathered.batch = batch
 
-    with gathered.routing.follow(model), capture(model, sites, gathered.receive):
-        _run(model, samples, enter, progress)
+    with (
+        smoothed(model, steps),
+        _as_measured(model, profile),
+        gathered.routing.follow(model),
+        capture(model, sites, gathered.receive),
+    ):
+        _run(model, _calibration(samples), enter, progress)
     found = {key: value for key, value in gathered.result().items() if key[0] in wanted}
     return replace(profile, statistics={**profile.statistics, **found})
+
+
+def _calibration(samples: Sequence[TokenizedSample]) -> list[TokenizedSample]:
+    found = [sample for sample in samples if sample.split == "calibration"]
+    if not found:
+        raise CorpusError("no calibration sample to smooth with", hint="give the corpus that the profile is of")
+    return found
 
 
 @contextmanager
