@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def toolkit_silent() -> Iterator[None]:
-    """Within the context neither llm-compressor nor compressed_tensors logs on stderr."""
+    """Within the context neither llm-compressor nor compressed_tensors logs; afterwards as they were configured."""
+    from llmcompressor.logger import LOGGER_CONFIG
     from loguru import logger
 
     for name in ("llmcompressor", "compressed_tensors"):
@@ -16,5 +17,6 @@ def toolkit_silent() -> Iterator[None]:
     try:
         yield
     finally:
-        for name in ("llmcompressor", "compressed_tensors"):
-            logger.enable(name)
+        logger.enable("compressed_tensors")
+        if not LOGGER_CONFIG.disabled:
+            logger.enable("llmcompressor")

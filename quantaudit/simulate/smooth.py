@@ -226,7 +226,7 @@ def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
         path: SmoothQuantScale(min_channel_vals=low, max_channel_vals=high) for path, (low, high) in step.ranges.items()
     }
     factors: dict[str, Tensor] = {}
-    with torch.no_grad(), norm_calibration_context(model), toolkit_silent():
+    with toolkit_silent(), torch.no_grad(), norm_calibration_context(model):
         for path, balanced in step.by.mappings:
             if path not in modifier.scales_:
                 continue
