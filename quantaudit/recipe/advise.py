@@ -153,8 +153,10 @@ def advise(
     # Prices may rule out what was simulated already and is within the goal, such as the recipe as it is written.
     for title, point in points.items():
         if point.kl is not None and point.kl <= budget and (not met or _rank(point) > _rank(advised)):
-            chosen, advised, met = known[title], point.model_copy(update={"name": advised.name}), True
-            row = simulated[title][1]
+            better = search.confirmed(known[title], simulated[title])
+            if better[0].kl is not None and better[0].kl <= budget:
+                chosen, advised, met = known[title], better[0].model_copy(update={"name": advised.name}), True
+                row = better[1]
     schemes, groups = search.schemes(chosen), search.groups(chosen)
     info = AdviceInfo(
         recipe=name,
@@ -224,6 +226,12 @@ class _Search:
             title: (self.point(title, choice, row), row)
             for (title, choice), row in zip(choices.items(), rows, strict=True)
         }
+
+    def confirmed(self, choice: Choice, found: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
+        """What was found of a choice; where it smooths, what is found when it is calibrated by itself."""
+        if not self.strengths(choice):
+            return found
+        return self.simulate({found[0].name: choice}, whole=True)[found[0].name]
 
     def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow, bool]:
         """The choice that keeps most within a simulated KL of `budget`, its point and row, and whether it is within.
