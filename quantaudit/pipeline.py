@@ -249,6 +249,9 @@ def cost(subject: Subject, *, measured: bool = False) -> str:
     work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
     if parts and work is not None:
         parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
+    smoothing = sum(len(recipe.smooth) + 1 for recipe in subject.recipes if recipe.smooth)
+    if smoothing:
+        parts.append(f"{smoothing} passes over {info.calibration.tokens:,} calibration tokens to smooth")
     by_damage = subject.settings.score == "damage"
     single = _single_groups(subject)
     passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage, single=single)
@@ -279,13 +282,7 @@ def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, Par
 
 
 def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedRecipe:
-    found = resolve(recipe, loaded.model)
-    return ResolvedRecipe(
-        name=path.stem,
-        schemes=found.schemes,
-        digest=found.digest,
-        beyond=tuple(dict.fromkeys(change.reason for change in found.unsimulated)),
-    )
+    return resolve(recipe, loaded.model).as_recipe(path.stem)
 
 
 def check_profile(subject: Subject, profile: Profile) -> None:

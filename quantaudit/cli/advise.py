@@ -34,6 +34,9 @@ def run(
     unquantized: Annotated[
         bool, typer.Option(help="Offer to leave groups unquantized, which not every engine runs beside quantized ones.")
     ] = True,
+    smoothing: Annotated[
+        bool, typer.Option(help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples.")
+    ] = True,
     profile: options.CardProfile = None,
     corpus: options.MovedCorpus = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
@@ -42,7 +45,7 @@ def run(
     trust_remote_code: options.TrustRemoteCode = False,
     force: options.Force = False,
 ) -> None:
-    """Change as little of a recipe as a KL budget needs: other observers, dynamic scales, or no quantization."""
+    """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none."""
     from quantaudit.cli import console
     from quantaudit.files import check_file, write_text
 
@@ -77,6 +80,7 @@ def run(
             name=recipe.stem,
             moving_averages=moving_averages,
             unquantized=unquantized,
+            calibration=case.subject.corpus.samples if smoothing else (),
             stages=stages,
         )
     write_text(out, amended(advice, case.card.model, loaded.model))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compressed_tensors.quantization import QuantizationScheme
 
@@ -17,18 +17,21 @@ from quantaudit.card.schema import AdviceInfo, AdvicePoint
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError, UsageError
 from quantaudit.model.load import LoadedModel
-from quantaudit.model.sites import Group
+from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
-from quantaudit.recipe.candidates import Candidate, Choice, candidates, changes, uniform
+from quantaudit.recipe.candidates import Candidate, Choice, candidates, changes, quantized_groups, uniform
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.knapsack import cheapest, least_lost
-from quantaudit.recipe.menu import menu
+from quantaudit.recipe.menu import STRENGTHS, menu
 from quantaudit.recipe.resolve import Resolution
+from quantaudit.recipe.smoothable import Smoothable, smoothable
+from quantaudit.recipe.smoothing import identity as smoothing_identity
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.smooth import SmoothQuant
 
 SHARES = (0.95, 0.85, 0.75, 0.6, 0.5)
 """Shares of MACs kept at which the curve is drawn."""
@@ -78,13 +81,15 @@ class Goal:
 class Advice:
     """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group.
 
-    row: its score, with the digest of its schemes, by which a gate knows the recipe again.
+    smooth: what is done to norms and weights before. row: its score, with the digest of all that, by which a gate knows
+    the recipe again.
     unmeasured: modules that the recipe quantizes and the advised one does not, as nothing is known of their inputs.
     """
 
     info: AdviceInfo
     schemes: dict[str, QuantizationScheme]
     groups: dict[str, tuple[Group, QuantizationScheme | None]]
+    smooth: tuple[SmoothQuant, ...]
     row: RecipeRow
     unmeasured: tuple[str, ...]
 
@@ -99,12 +104,14 @@ def advise(
     name: str,
     moving_averages: bool = True,
     unquantized: bool = True,
+    calibration: Sequence[TokenizedSample] = (),
     stages: Stages = silent_stages,
 ) -> Advice:
     """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
 
-    samples: the evaluation tokens. moving_averages, unquantized: what `menu` is to offer. Raises RecipeError where the
-    recipe does what cannot be simulated.
+    samples: the evaluation tokens. moving_averages, unquantized: what `menu` is to offer. calibration: the samples of
+    the profile, for SmoothQuant to be offered where it reaches; their calibration split is run three times, and three
+    times more for every advised choice that smooths. Raises RecipeError where the recipe does what cannot be simulated.
     """
     if resolution.unsimulated:
         raise RecipeError(
@@ -112,7 +119,14 @@ def advise(
             where=name,
             hint="advise on the recipe without it; what it gains comes on top",
         )
+    if resolution.smoothed:
+        raise RecipeError(
+            "cannot be advised on: it smooths, and prices are of the model as it is",
+            where=name,
+            hint="advise on the recipe without SmoothQuantModifier, which is on the menu where it reaches",
+        )
     goal.check(resolution.schemes.values())
+    smoothing = _smoothing(loaded, profile, calibration, resolution, stages) if calibration else None
     found = candidates(
         loaded,
         profile,
@@ -120,11 +134,12 @@ def advise(
         resolution,
         moving_averages=moving_averages,
         unquantized=unquantized,
+        smoothing=smoothing,
         stages=stages,
     )
     if not found:
         raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
-    search = _Search(loaded, profile, samples, found, stages)
+    search = _Search(loaded, profile, samples, found, smoothing, calibration, stages)
     items = [candidate.item for candidate in found]
     unavoidable = sum(min(item.losses) for item in items)
     choices = {WRITTEN: uniform(found, "as_written", otherwise="unquantized")}
@@ -146,8 +161,10 @@ def advise(
     # Prices may rule out what was simulated already and is within the goal, such as the recipe as it is written.
     for title, point in points.items():
         if point.kl is not None and point.kl <= budget and (not met or _rank(point) > _rank(advised)):
-            chosen, advised, met = known[title], point.model_copy(update={"name": advised.name}), True
-            row = simulated[title][1]
+            better = search.confirmed(known[title], simulated[title])
+            if better[0].kl is not None and better[0].kl <= budget:
+                chosen, advised, met = known[title], better[0].model_copy(update={"name": advised.name}), True
+                row = better[1]
     schemes, groups = search.schemes(chosen), search.groups(chosen)
     info = AdviceInfo(
         recipe=name,
@@ -163,7 +180,30 @@ def advise(
     )
     reached = {member for candidate in found for member in candidate.group.members}
     unmeasured = tuple(name for name in resolution.schemes if name not in reached)
-    return Advice(info=info, schemes=schemes, groups=groups, row=row, unmeasured=unmeasured)
+    return Advice(
+        info=info,
+        schemes=schemes,
+        groups=groups,
+        smooth=search.resolved("", chosen).smooth,
+        row=row,
+        unmeasured=unmeasured,
+    )
+
+
+def _smoothing(
+    loaded: LoadedModel,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    resolution: Resolution,
+    stages: Stages,
+) -> Smoothable | None:
+    """What SmoothQuant would make of groups with static inputs that it reaches; None where it reaches none."""
+    groups = [
+        group
+        for group, scheme in quantized_groups(discover(loaded.model).groups, resolution, profile)
+        if any(option.strength is not None for option in menu(scheme, smoothing=True))
+    ]
+    return smoothable(loaded, profile, samples, groups, STRENGTHS, stages)
 
 
 def _rank(point: AdvicePoint) -> tuple[float, float]:
@@ -179,17 +219,27 @@ class _Search:
     profile: Profile
     samples: Sequence[TokenizedSample]
     found: Sequence[Candidate]
+    smoothing: Smoothable | None
+    calibration: Sequence[TokenizedSample]
     stages: Stages
 
-    def simulate(self, choices: Mapping[str, Choice]) -> dict[str, tuple[AdvicePoint, RecipeRow]]:
-        """Every choice simulated: a point of the curve, and the whole score."""
-        plans = [self.plan(title, choice) for title, choice in choices.items()]
+    def simulate(
+        self, choices: Mapping[str, Choice], *, whole: bool = False
+    ) -> dict[str, tuple[AdvicePoint, RecipeRow]]:
+        """Every choice simulated: a point of the curve, and the whole score. whole: as for `plan`."""
+        plans = [self.plan(title, choice, whole=whole) for title, choice in choices.items()]
         advance = self.stages("simulating choices", len(plans) * len(self.samples))
         rows = score_plans(self.loaded.model, self.samples, plans, progress=advance)
         return {
             title: (self.point(title, choice, row), row)
             for (title, choice), row in zip(choices.items(), rows, strict=True)
         }
+
+    def confirmed(self, choice: Choice, found: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
+        """What was found of a choice; where it smooths, what is found when it is calibrated by itself."""
+        if not self.strengths(choice):
+            return found
+        return self.simulate({found[0].name: choice}, whole=True)[found[0].name]
 
     def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow, bool]:
         """The choice that keeps most within a simulated KL of `budget`, its point and row, and whether it is within.
@@ -205,7 +255,7 @@ class _Search:
         best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
         for _ in range(ROUNDS):
             choice = least_lost(items, allowed) if allowed > least else frugal
-            point, row = self.simulate({"advised": choice})["advised"]
+            point, row = self.simulate({"advised": choice}, whole=True)["advised"]
             if point.kl is not None and point.kl <= budget:
                 return choice, point, row, True
             if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
@@ -216,10 +266,40 @@ class _Search:
         assert best is not None
         return *best, False
 
-    def plan(self, title: str, choice: Choice) -> Plan:
+    def plan(self, title: str, choice: Choice, *, whole: bool = False) -> Plan:
+        """whole: whether a choice that smooths is calibrated by itself, as `oneshot` will; else ranges are those found
+        with every group smoothed that can be, which is the same but for rounding.
+        """
+        recipe, groups = self.resolved(title, choice), [c.group for c in self.found]
+        if whole or not recipe.smooth or self.smoothing is None:
+            return recipe_plan(recipe, self.loaded.model, groups, self.profile, self.calibration)
+        plain = recipe_plan(replace(recipe, smooth=()), self.loaded.model, groups, self.profile)
+        chosen = self.strengths(choice)
+        ranges = {
+            member: found
+            for group in groups
+            if group.name in chosen
+            for found in [self.smoothing.qparams(group, chosen[group.name], plain.schemes[group.members[0]])]
+            for member in group.members
+        }
+        steps = self.smoothing.calibrated(chosen)
+        return replace(plain, qparams={**plain.qparams, **ranges}, smoothed=steps)
+
+    def resolved(self, title: str, choice: Choice) -> ResolvedRecipe:
+        """A choice as the recipe that it will be."""
         schemes = self.schemes(choice)
-        resolved = ResolvedRecipe(name=title, schemes=schemes, digest=scheme_digest(schemes))
-        return recipe_plan(resolved, self.loaded.model, [c.group for c in self.found], self.profile)
+        smooth = () if self.smoothing is None else self.smoothing.smooth(self.strengths(choice))
+        return ResolvedRecipe(
+            name=title, schemes=schemes, digest=scheme_digest(schemes, map(smoothing_identity, smooth)), smooth=smooth
+        )
+
+    def strengths(self, choice: Choice) -> dict[str, float]:
+        """By group name, of those that are smoothed."""
+        return {
+            candidate.group.name: strength
+            for candidate, index in zip(self.found, choice, strict=True)
+            if (strength := candidate.options[index].strength) is not None
+        }
 
     def schemes(self, choice: Choice) -> dict[str, QuantizationScheme]:
         """By module path; unquantized modules are left out."""

@@ -8,8 +8,7 @@ from quantaudit.card.schema import AdviceChange, AdviceInfo, AdvicePoint
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import ModelInfo
 from quantaudit.recipe.advise import Advice
-from quantaudit.recipe.digest import scheme_digest
-from quantaudit.recipe.emit import Target, config_groups, names, write_recipe
+from quantaudit.recipe.emit import Target, config_groups, names, smooth_groups, write_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import parse_recipe
 from quantaudit.simulate.records import RecipeRow, Simulation
@@ -25,9 +24,15 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     ]
     if advice.unmeasured:
         left.append(Target(names=advice.unmeasured, reason="not measured"))
-    text = write_recipe(config_groups(advice.groups.values(), reasons), header=header(advice.info, info), left=left)
+    text = write_recipe(
+        config_groups(advice.groups.values(), reasons),
+        header=header(advice.info, info),
+        left=left,
+        smooth=smooth_groups(advice.smooth, [group for group, _ in advice.groups.values()], reasons),
+    )
     found = resolve(parse_recipe(text, "advised recipe"), model)
-    if found.digest != scheme_digest(advice.schemes):
+    reached = tuple(smoothing.does for smoothing in found.smoothings)
+    if found.digest != advice.row.digest or reached != advice.smooth or found.unsimulated:
         raise RecipeError(
             "the advised recipe does not resolve to what was simulated",
             where=advice.info.recipe,
@@ -57,6 +62,9 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
             "Ranges of `minmax` hang on the order of calibration samples: calibrate on the card's, in its order,"
         )
         lines.append("one sample a batch, or verify what you get.")
+    if any(change.option.startswith("smoothed") for change in advice.changes):
+        lines.append("Norms are smoothed first, then ranges are calibrated: run `oneshot` with its default,")
+        lines.append('pipeline="independent", as "basic" and "sequential" would do both at once.')
     if not advice.met:
         lines.append(f"The goal was NOT met: the budget was a KL of {advice.budget:.4g}.")
     return lines

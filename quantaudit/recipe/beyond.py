@@ -13,6 +13,7 @@ from torch import nn
 
 from quantaudit.recipe.lines import Keys
 from quantaudit.recipe.matching import attends
+from quantaudit.recipe.smoothing import Smoothing
 from quantaudit.recipe.source import ParsedModifier
 
 REASONS = {
@@ -21,8 +22,6 @@ REASONS = {
     "AWQModifier": "AWQ rescales weights by calibration before they are rounded, which is not simulated",
     "SpinQuantModifier": "SpinQuant rotates weights and activations: what it quantizes are not the peaks measured here",
     "QuIPModifier": "QuIP rotates weights and activations: what it quantizes are not the peaks measured here",
-    "SmoothQuantModifier": "SmoothQuant moves outliers from activations into weights, which is not simulated",
-    "LogarithmicEqualizationModifier": "equalization moves outliers from activations into weights; it is not simulated",
 }
 SIMULATED = {"QuantizationModifier"}
 _RESOLVED = {
@@ -52,10 +51,10 @@ class Unsimulated:
     identity: str
 
 
-def unsimulated(parsed: ParsedModifier, model: nn.Module) -> Iterator[Unsimulated]:
-    """Everything about one modifier that a simulation leaves out."""
-    if parsed.name not in SIMULATED:
-        reason = REASONS.get(parsed.name, "what this modifier does to the model is not simulated")
+def unsimulated(parsed: ParsedModifier, model: nn.Module, smoothing: Smoothing | None) -> Iterator[Unsimulated]:
+    """Everything about one modifier that a simulation leaves out. smoothing: what the modifier smooths, if it does."""
+    reason = _reason(parsed) if smoothing is None else smoothing.beyond
+    if reason is not None:
         yield _row(parsed, reason, _arguments(parsed.modifier), ())
     config = getattr(parsed.modifier, "resolved_config", None)
     if config is None:
@@ -77,6 +76,12 @@ def unsimulated(parsed: ParsedModifier, model: nn.Module) -> Iterator[Unsimulate
         if scheme.weights is not None and any(isinstance(module, nn.Embedding) for _, module in matched):
             reason = "weights of an embedding are quantized, which is not simulated"
             yield _row(parsed, reason, _dump(scheme.weights), below)
+
+
+def _reason(parsed: ParsedModifier) -> str | None:
+    if parsed.name in SIMULATED:
+        return None
+    return REASONS.get(parsed.name, "what this modifier does to the model is not simulated")
 
 
 def _row(parsed: ParsedModifier, reason: str, what: Any, below: tuple[str, ...]) -> Unsimulated:

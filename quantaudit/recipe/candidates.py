@@ -22,6 +22,7 @@ from quantaudit.quant.schemes import Scheme, toolkit_scheme
 from quantaudit.recipe.knapsack import Item
 from quantaudit.recipe.menu import Option, fits, menu
 from quantaudit.recipe.resolve import Resolution
+from quantaudit.recipe.smoothable import Smoothable
 from quantaudit.simulate.price import price_groups
 from quantaudit.stats.site import summary
 
@@ -53,28 +54,43 @@ def candidates(
     *,
     moving_averages: bool = True,
     unquantized: bool = True,
+    smoothing: Smoothable | None = None,
     stages: Stages = silent_stages,
 ) -> list[Candidate]:
     """Groups that the recipe quantizes, each with its options and their prices, in nats per token.
+
+    smoothing: what is known of groups that could be smoothed, which are then offered it.
 
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
     Raises RecipeError where a group must be quantized (`unquantized` is off) and cannot be, as the recipe has it.
     """
     architecture = discover(loaded.model)
-    groups = [
-        (group, scheme)
-        for group in architecture.groups
-        if (scheme := _scheme(group, resolution)) is not None and profile.whole(group.site) is not None
-    ]
-    menus = {id(scheme): menu(scheme, moving_averages=moving_averages, unquantized=unquantized) for _, scheme in groups}
+    groups = quantized_groups(architecture.groups, resolution, profile)
+    smooth = smoothing is not None
+    menus = {
+        id(scheme): menu(scheme, moving_averages=moving_averages, unquantized=unquantized, smoothing=smooth)
+        for _, scheme in groups
+    }
     wanted: dict[tuple[int, str], Scheme] = {
         (key, option.name): toolkit_scheme(f"{index}.{option.name}", option.title, option.scheme)
         for index, (key, options) in enumerate(menus.items())
         for option in options
         if option.scheme is not None
     }
+    strengths = {
+        wanted[key, option.name].name: option.strength
+        for key, options in menus.items()
+        for option in options
+        if option.strength is not None
+    }
     ranges = {
-        scheme.name: _ranges(scheme, [group for group, own in groups if id(own) == key], profile)
+        scheme.name: _ranges(
+            scheme,
+            [group for group, own in groups if id(own) == key],
+            profile,
+            smoothing,
+            strengths.get(scheme.name),
+        )
         for (key, _), scheme in wanted.items()
         if scheme.static
     }
@@ -85,6 +101,7 @@ def candidates(
         samples,
         list(wanted.values()),
         ranges,
+        factors={} if smoothing is None else {name: smoothing.factors[own] for name, own in strengths.items()},
         blocks=architecture.blocks,
         progress=advance,
     )
@@ -101,6 +118,17 @@ def candidates(
             hint="see `quantaudit gate` for why, and give this group another scheme",
         )
     return found
+
+
+def quantized_groups(
+    groups: Sequence[Group], resolution: Resolution, profile: Profile
+) -> list[tuple[Group, QuantizationScheme]]:
+    """Measured groups of which the recipe quantizes members, each with what it does to most of them."""
+    return [
+        (group, scheme)
+        for group in groups
+        if (scheme := _scheme(group, resolution)) is not None and profile.whole(group.site) is not None
+    ]
 
 
 def multiplications(loaded: LoadedModel, profile: Profile, group: Group) -> float:
@@ -178,9 +206,18 @@ def _weight(loaded: LoadedModel, member: str) -> Any:
     return loaded.model.get_submodule(member).weight
 
 
-def _ranges(scheme: Scheme, groups: Sequence[Group], profile: Profile) -> dict[str, QParams | None]:
+def _ranges(
+    scheme: Scheme, groups: Sequence[Group], profile: Profile, smoothing: Smoothable | None, strength: float | None
+) -> dict[str, QParams | None]:
+    """By group; under SmoothQuant only those that it reaches."""
     if scheme.input_activations is None or scheme.observer is None:
         return {}
+    if smoothing is not None and strength is not None:
+        return {
+            group.name: smoothing.qparams(group, strength, scheme)
+            for group in groups
+            if group.name in smoothing.mappings
+        }
     return {
         group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer) for group in groups
     }

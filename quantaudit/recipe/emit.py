@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import identity
 from quantaudit.resources import resource_dir
+from quantaudit.simulate.smooth import SmoothQuant
 
 TEMPLATE = "recipe.yaml.j2"
 
@@ -32,6 +33,42 @@ class ConfigGroup:
     name: str
     arguments: dict[str, dict[str, Any]]
     targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothed:
+    """One mapping of a SmoothQuantModifier: Linears, the norm before them, and why they are smoothed."""
+
+    balanced: tuple[str, ...]
+    norm: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmoothGroup:
+    """One SmoothQuantModifier, in a group of modifiers of its own: a recipe has no two of one name in one."""
+
+    name: str
+    strength: float
+    mappings: tuple[Smoothed, ...]
+
+
+def smooth_groups(
+    smooth: Sequence[SmoothQuant], groups: Iterable[Group], reasons: Mapping[str, str]
+) -> list[SmoothGroup]:
+    """One entry for each step, with exact names. reasons: by group name."""
+    names_of = {frozenset(group.members): group.name for group in groups}
+    return [
+        SmoothGroup(
+            name=f"smooth_{index}_modifiers",
+            strength=by.strength,
+            mappings=tuple(
+                Smoothed(balanced=balanced, norm=norm, reason=reasons.get(names_of.get(frozenset(balanced), ""), ""))
+                for norm, balanced in by.mappings
+            ),
+        )
+        for index, by in enumerate(smooth)
+    ]
 
 
 def config_groups(
@@ -63,8 +100,17 @@ def arguments(scheme: QuantizationScheme) -> dict[str, dict[str, Any]]:
     return {part: _plain(values) for part, values in data.items()}
 
 
-def write_recipe(groups: Sequence[ConfigGroup], *, header: Sequence[str], left: Sequence[Target]) -> str:
-    """The recipe as YAML. header: comment lines; left: groups that are left unquantized, named in a comment."""
+def write_recipe(
+    groups: Sequence[ConfigGroup],
+    *,
+    header: Sequence[str],
+    left: Sequence[Target],
+    smooth: Sequence[SmoothGroup] = (),
+) -> str:
+    """The recipe as YAML. header: comment lines; left: groups that are left unquantized, named in a comment.
+
+    smooth: what comes before quantization.
+    """
     environment = Environment(
         loader=FileSystemLoader(resource_dir("templates")),
         undefined=StrictUndefined,
@@ -74,7 +120,7 @@ def write_recipe(groups: Sequence[ConfigGroup], *, header: Sequence[str], left: 
         keep_trailing_newline=True,
     )
     environment.filters["comment"] = _comment
-    return environment.get_template(TEMPLATE).render(groups=groups, header=header, left=left)
+    return environment.get_template(TEMPLATE).render(groups=groups, header=header, left=left, smooth=smooth)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

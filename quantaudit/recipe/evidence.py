@@ -22,7 +22,7 @@ from quantaudit.recipe.records import SchemeUse, Score
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.score import info_scheme, score
 from quantaudit.recipe.shell import shell_model
-from quantaudit.recipe.smoothing import Smoothing, smoothings
+from quantaudit.recipe.smoothing import Smoothing
 from quantaudit.recipe.source import ParsedRecipe
 from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
 
@@ -149,7 +149,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         uses=uses,
         linears=sum(isinstance(module, nn.Linear) for module in shell.modules()),
         score=score(resolution, uses, simulations, card.corpus.sha256),
-        smoothings=tuple(smoothings(recipe, shell)),
+        smoothings=resolution.smoothings,
         shapes={
             name: tuple(module.weight.shape)
             for name, module in shell.named_modules()

@@ -35,15 +35,16 @@ def least_lost(items: Sequence[Item], budget: float) -> list[int]:
 
 
 def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[float]], limit: float) -> list[int]:
-    sizes = [len(values) for values in minimised]
-    objective, weights = _flat(minimised), _flat(limited)
+    kept = [_efficient(values, weights) for values, weights in zip(minimised, limited, strict=True)]
+    sizes = [len(options) for options in kept]
+    objective, weights = _flat(minimised, kept), _flat(limited, kept)
     owner = np.repeat(np.arange(len(sizes)), sizes)
     one_each = (owner[None] == np.arange(len(sizes))[:, None]).astype(np.float64)
-    # Scaled to 1: the solver's tolerances are absolute, and KLs may be small. Ties go to what uses less of the limit.
+    # Scaled to 1: the solver's tolerances are absolute, and KLs may be small.
     top = float(objective.max(initial=0.0)) or 1.0
     unit = limit if limit > 0 else float(weights.max(initial=0.0)) or 1.0
     solution = milp(
-        objective / top + 1e-9 * weights / unit,
+        objective / top,
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint((weights / unit)[None], -np.inf, limit / unit)],
         integrality=np.ones(len(objective), np.int64),
         bounds=Bounds(0, 1),
@@ -52,8 +53,20 @@ def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[floa
     if solution.x is None:
         raise ValueError(f"no choice within the limit: {solution.message}")
     ends = np.cumsum(sizes)
-    return [int(solution.x[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
+    chosen = [int(solution.x[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
+    return [options[index] for options, index in zip(kept, chosen, strict=True)]
 
 
-def _flat(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    return np.array([value for row in rows for value in row], np.float64)
+def _efficient(minimised: Sequence[float], limited: Sequence[float]) -> list[int]:
+    """Options of one item that no other beats: of equals the one that uses less of the limit, then the first."""
+    kept: list[int] = []
+    for index in sorted(range(len(minimised)), key=lambda index: (minimised[index], limited[index], index)):
+        if not kept or limited[index] < limited[kept[-1]]:
+            kept.append(index)
+    return sorted(kept)
+
+
+def _flat(rows: Sequence[Sequence[float]], kept: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    return np.array(
+        [values[index] for values, options in zip(rows, kept, strict=True) for index in options], np.float64
+    )

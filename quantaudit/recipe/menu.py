@@ -11,6 +11,9 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from quantaudit.quant.limits import obstacles
 from quantaudit.recipe.digest import identity
 
+STRENGTHS = (0.5, 0.8)
+"""Of SmoothQuant: its authors' choice, and theirs for models with stronger outliers (arXiv 2211.10438, section 5)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
@@ -18,7 +21,7 @@ class Option:
 
     keeps: whether the group keeps the recipe's own format, so that no speed is lost: the same bits for weights and
     inputs, and scales that are static where they were. alias: the name that it has in other menus, where it is what a
-    recipe does already.
+    recipe does already. strength: of SmoothQuant before, for a group whose input a norm alone puts out; None for none.
     """
 
     name: str
@@ -26,17 +29,21 @@ class Option:
     scheme: QuantizationScheme | None
     keeps: bool
     alias: str | None = None
+    strength: float | None = None
 
     def answers(self, name: str) -> bool:
         """Whether this is the option of that name."""
         return name in (self.name, self.alias)
 
 
-def menu(scheme: QuantizationScheme, *, moving_averages: bool = True, unquantized: bool = True) -> list[Option]:
+def menu(
+    scheme: QuantizationScheme, *, moving_averages: bool = True, unquantized: bool = True, smoothing: bool = False
+) -> list[Option]:
     """Options for a group that a recipe gives `scheme`, the recipe's own first, unquantized last.
 
     moving_averages: whether to offer the observer `minmax`, whose ranges hang on the order of the calibration samples.
     unquantized: whether to offer that a group be left alone, which not every engine runs beside quantized ones.
+    smoothing: whether to offer static inputs as written behind SmoothQuant.
     """
     written = Option(name="as_written", title="as written", scheme=scheme, keeps=True)
     others: list[Option] = []
@@ -46,6 +53,17 @@ def menu(scheme: QuantizationScheme, *, moving_averages: bool = True, unquantize
             written = replace(written, alias=name)
         else:
             others.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
+    if smoothing and _static(scheme.input_activations):
+        others += [
+            Option(
+                name=f"smoothed_{strength:g}",
+                title=f"static as written, smoothed with strength {strength:g}",
+                scheme=scheme,
+                keeps=True,
+                strength=strength,
+            )
+            for strength in STRENGTHS
+        ]
     alone = Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)
     return [written, *others, *([alone] if unquantized else [])]
 
@@ -53,6 +71,10 @@ def menu(scheme: QuantizationScheme, *, moving_averages: bool = True, unquantize
 def fits(option: Option, shapes: list[tuple[int, ...]]) -> bool:
     """Whether an option can be simulated on Linears whose weights have these shapes [out, in]."""
     return option.scheme is None or not any(obstacles(option.scheme, shape) for shape in shapes)
+
+
+def _static(args: QuantizationArgs | None) -> bool:
+    return args is not None and not args.dynamic and args.strategy == QuantizationStrategy.TENSOR
 
 
 def _inputs(args: QuantizationArgs | None, moving_averages: bool) -> Iterator[tuple[str, str, QuantizationArgs, bool]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from compressed_tensors.utils import patch_attr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,8 +22,9 @@ from quantaudit.model.sites import discover
 from quantaudit.quant.scales import QParams
 from quantaudit.recipe.artifact.tensors import Tensors
 from quantaudit.recipe.rotations import attach_rotations
-from quantaudit.recipe.source import toolkit_quiet
+from quantaudit.recipe.source import read_recipe, toolkit_quiet
 from quantaudit.simulate.plan import Plan
+from quantaudit.toolkit import toolkit_silent
 
 Pipeline = Literal["basic", "sequential", "independent"]
 """llm-compressor's calibration pipelines, but for the one that has no data."""
@@ -41,8 +43,9 @@ def run_oneshot(
     """Quantize a loaded model by a recipe, in place, and save it with its tokenizer as a compressed checkpoint.
 
     samples: calibration batches of one sample each, in this order; llm-compressor would shuffle or sort its own.
-    pipeline: `basic` runs the model as a whole, `sequential` traces it and runs it layer by layer,
-    and `independent` chooses between them. All force eager attention.
+    pipeline: `basic` runs the model as a whole, once for every modifier, so that each sees what those before have made
+    of the model; `sequential` traces it and runs it layer by layer, for all modifiers at once; `independent`, the
+    toolkit's own choice, does so for one after the other. All force eager attention.
     Returns the decoder layers that ran without a causal mask. Raises RecipeError where llm-compressor refuses the
     recipe or fails on it.
     """
@@ -51,14 +54,16 @@ def run_oneshot(
 
     model: Any = loaded.model
     masks = GivenMasks(model, discover(model))
-    with toolkit_quiet(), _quiet(), _described(model), masks.watched():
+    several = pipeline == "basic" and len(read_recipe(recipe).modifiers) > 1
+    each = _whole_model_for_each() if several else nullcontext(pipeline)
+    with toolkit_quiet(), toolkit_silent(), _described(model), masks.watched(), each as chosen:
         try:
             oneshot(
                 model=model,
                 processor=loaded.tokenizer,
                 recipe=str(recipe),
                 dataset=calibration_batches(samples, next(model.parameters()).device),
-                pipeline=pipeline,
+                pipeline=chosen,
             )
             model.save_pretrained(folder, save_compressed=True)
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, AssertionError) as error:
@@ -92,7 +97,7 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
     from transformers.utils.quantization_config import CompressedTensorsConfig
 
     try:
-        with _quiet():
+        with toolkit_silent():
             model: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True)
             )
@@ -159,6 +164,18 @@ def _parameter(name: str) -> bool:
 
 
 @contextmanager
+def _whole_model_for_each() -> Iterator[str]:
+    """Within the context the pipeline of this name gives every modifier a pass of its own over the whole model.
+
+    llm-compressor's `basic` gives them one together: input scales are then of what SmoothQuant has not yet smoothed.
+    """
+    from llmcompressor.pipelines.registry import CalibrationPipeline
+
+    with patch_attr(CalibrationPipeline, "_infer_pipeline", staticmethod(lambda modifiers: "basic")):
+        yield "independent"
+
+
+@contextmanager
 def _described(model: Any) -> Iterator[None]:
     """Within the context the model names a folder with its configuration, which llm-compressor looks at on disk.
 
@@ -177,20 +194,3 @@ def _described(model: Any) -> Iterator[None]:
             yield
         finally:
             config._name_or_path = original
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without llm-compressor's log on stderr."""
-    from loguru import logger
-
-    # GPTQ logs at a level of llm-compressor's own, which it leaves undefined where its log is off.
-    with suppress(ValueError):
-        logger.level("METRIC", no=38)
-    for name in ("llmcompressor", "compressed_tensors"):
-        logger.disable(name)
-    try:
-        yield
-    finally:
-        for name in ("llmcompressor", "compressed_tensors"):
-            logger.enable(name)

@@ -15,7 +15,9 @@ from quantaudit.recipe.beyond import Unsimulated, unsimulated
 from quantaudit.recipe.digest import identity, scheme_digest
 from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
 from quantaudit.recipe.shell import shell_model
+from quantaudit.recipe.smoothing import Smoothing, smoothings
 from quantaudit.recipe.source import ParsedRecipe, toolkit_quiet
+from quantaudit.simulate.recipes import ResolvedRecipe
 
 __all__ = [
     "Origin",
@@ -37,7 +39,8 @@ class Resolution:
     schemes: by module path, in the model's order, of every Linear and Embedding that is quantized; origins: whence.
     unmatched: targets and ignores without effect. overlaps: targets between which the alphabet decides.
     requantized: by path, index of an earlier modifier that had quantized the module already.
-    unsimulated: what the recipe does beyond rounding weights and inputs of Linears.
+    smoothings: its SmoothQuant modifiers. unsimulated: what the recipe does beyond smoothing, and rounding weights and
+    inputs of Linears.
     """
 
     schemes: dict[str, QuantizationScheme] = field(default_factory=dict)
@@ -45,12 +48,29 @@ class Resolution:
     unmatched: tuple[Pattern, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
     requantized: dict[str, int] = field(default_factory=dict)
+    smoothings: tuple[Smoothing, ...] = ()
     unsimulated: tuple[Unsimulated, ...] = ()
 
     @property
     def digest(self) -> str:
         """Identity of what the recipe does; equal for recipes that are written differently and do the same."""
-        return scheme_digest(self.schemes, [change.identity for change in self.unsimulated])
+        smooth = [smoothing.identity for smoothing in self.smoothings if smoothing.simulated]
+        return scheme_digest(self.schemes, [*smooth, *(change.identity for change in self.unsimulated)])
+
+    @property
+    def smoothed(self) -> frozenset[str]:
+        """Modules whose weights or inputs are smoothed before they are quantized."""
+        return frozenset(path for smoothing in self.smoothings for path in smoothing.does.changed)
+
+    def as_recipe(self, name: str) -> ResolvedRecipe:
+        """What a simulation needs of it."""
+        return ResolvedRecipe(
+            name=name,
+            schemes=self.schemes,
+            digest=self.digest,
+            smooth=tuple(smoothing.does for smoothing in self.smoothings if smoothing.simulated),
+            beyond=tuple(dict.fromkeys(change.reason for change in self.unsimulated)),
+        )
 
 
 def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
@@ -68,6 +88,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
     unmatched: list[Pattern] = []
     overlaps: list[Overlap] = []
     beyond: list[Unsimulated] = []
+    smooth = {smoothing.modifier: smoothing for smoothing in smoothings(recipe, model)}
     for index, parsed in enumerate(recipe.modifiers):
         if isinstance(parsed.modifier, QuantizationMixin):
             matching = Matching(recipe, index, parsed, model, modules)
@@ -77,7 +98,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
                 schemes[name], origins[name] = matching.schemes[origin.target], origin
             unmatched += matching.without_effect()
             overlaps += matching.overlaps()
-        beyond += unsimulated(parsed, model)
+        beyond += unsimulated(parsed, model, smooth.get(index))
     quantized = [name for name in modules if name in schemes and _quantizes(schemes[name])]
     return Resolution(
         schemes={name: schemes[name] for name in quantized},
@@ -85,6 +106,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
         unmatched=tuple(unmatched),
         overlaps=tuple(overlaps),
         requantized=requantized,
+        smoothings=tuple(smooth.values()),
         unsimulated=tuple(beyond),
     )
 

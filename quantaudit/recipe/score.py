@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -29,7 +30,7 @@ def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequenc
     """
     rows = ((row, simulation) for simulation in simulations for row in _rows(simulation, resolution.digest))
     found = next((_measured(row, own=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
-    found = found or estimate(uses)
+    found = found or estimate(uses, resolution.smoothed)
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *found.left_out]))
     notes = [found.note, *(f"nearly: {text}" for text in found.approximate), *(f"but {text}" for text in left_out)]
     return found.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
@@ -89,14 +90,19 @@ def _measured(row: RecipeRow, *, own: bool) -> Score:
     )
 
 
-def estimate(uses: Sequence[GroupUse]) -> Score:
-    """Prices add up over fused groups, in nats; each must be of the very scheme that the recipe gives the group."""
+def estimate(uses: Sequence[GroupUse], smoothed: AbstractSet[str] = frozenset()) -> Score:
+    """Prices add up over fused groups, in nats; each must be of the very scheme that the recipe gives the group.
+
+    smoothed: modules that are changed before they are quantized, so that their groups' prices are of something else.
+    """
     if not uses:
         return Score(source="measured", kl=0.0, top1=1.0, note="nothing is quantized")
-    prices = {use.name: use.row.price if use.row is not None else None for use in uses}
+    prices = {
+        use.name: use.row.price if use.row is not None and smoothed.isdisjoint(use.members) else None for use in uses
+    }
     missing = [name for name, price in prices.items() if price is None]
     if missing:
-        why = "no price under this recipe's scheme"
+        why = "no price under this recipe's smoothing" if smoothed else "no price under this recipe's scheme"
         return Score(
             source="unknown", note=f"{len(missing)} of {len(prices)} fused groups have {why}, such as `{missing[0]}`"
         )

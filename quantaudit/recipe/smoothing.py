@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from quantaudit.recipe.lines import Keys
 from quantaudit.recipe.source import ParsedModifier, ParsedRecipe, toolkit_quiet
+from quantaudit.simulate.smooth import SmoothQuant
+
+LATE = "SmoothQuant comes after a modifier that quantizes, so that scales fit no longer, which is not simulated"
+MISFIT = "SmoothQuant's mappings do not fit this model, which is not simulated"
+ARGUMENTS = ("num_calibration_steps", "calibration_function", "start", "end")
+"""Of SmoothQuantModifier, those that change when or on what it is calibrated, or that `oneshot` refuses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothing:
-    """One SmoothQuant modifier. balanced: Linears whose input it smooths; problem: why it cannot run, or None.
+    """One SmoothQuant modifier. does: what it smooths, as far as that can be told; problem: why it cannot run, or None.
 
-    unmatched: mappings that hit nothing, as text.
+    unmatched: mappings that hit nothing, as text. beyond: why it is not simulated, or None.
     """
 
     modifier: int
     keys: Keys
-    balanced: frozenset[str]
+    does: SmoothQuant
     unmatched: tuple[str, ...]
     problem: str | None
+    beyond: str | None
+
+    @property
+    def balanced(self) -> frozenset[str]:
+        """Linears whose input it smooths."""
+        return self.does.balanced
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it does anything, and all that it does is simulated."""
+        return self.beyond is None and bool(self.does.mappings)
+
+    @property
+    def identity(self) -> str:
+        """What it does, for telling recipes apart: equal where it is written differently and does the same."""
+        return identity(self.does)
 
 
 def smoothings(recipe: ParsedRecipe, model: nn.Module) -> Iterator[Smoothing]:
@@ -30,14 +54,35 @@ def smoothings(recipe: ParsedRecipe, model: nn.Module) -> Iterator[Smoothing]:
     with toolkit_quiet():
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
+    quantized = False
     for index, parsed in enumerate(recipe.modifiers):
         if isinstance(parsed.modifier, SmoothQuantModifier):
-            yield _smoothing(index, parsed, model)
+            yield _smoothing(index, parsed, model, late=quantized)
+        quantized = quantized or getattr(parsed.modifier, "resolved_config", None) is not None
 
 
-def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module) -> Smoothing:
+def identity(does: SmoothQuant) -> str:
+    """What a step does, as text."""
+    strength = does.strength if does.algorithm == "smoothquant" else None
+    return json.dumps(["smoothing", does.algorithm, strength, does.mappings])
+
+
+def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The mappings that llm-compressor has for this architecture: norm, and the Linears that are said to read it.
+
+    Empty where they do not fit the model.
+    """
+    with toolkit_quiet():
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())
+    found = _smoothing(0, parsed, model, late=False)
+    return () if found.problem is not None else found.does.mappings
+
+
+def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, *, late: bool) -> Smoothing:
     names = {module: name for name, module in model.named_modules()}
-    balanced: set[str] = set()
+    found: list[tuple[str, tuple[str, ...]]] = []
     unmatched: list[str] = []
     problem = None
     try:
@@ -46,13 +91,26 @@ def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module) -> Smoothin
             # One mapping at a time, on a copy: resolving is what `oneshot` does first, and it fails as a whole.
             one = parsed.modifier.model_copy(update={"mappings": [mapping], "ignore": parsed.modifier.ignore or []})
             resolved = one._resolve_mappings(model)
-            balanced |= {names[layer] for row in resolved for layer in row.balance_layers}
+            found += [(row.smooth_name, tuple(names[layer] for layer in row.balance_layers)) for row in resolved]
             if not resolved:
                 balance, smooth = mapping
                 unmatched.append(f"{smooth} → {balance}")
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         cause = error.__cause__ or error
         problem = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    modifier = parsed.modifier
     return Smoothing(
-        modifier=index, keys=parsed.keys, balanced=frozenset(balanced), unmatched=tuple(unmatched), problem=problem
+        modifier=index,
+        keys=parsed.keys,
+        does=SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(found)),
+        unmatched=tuple(unmatched),
+        problem=problem,
+        beyond=_beyond(modifier, late=late, misfit=problem is not None),
     )
+
+
+def _beyond(modifier: Any, *, late: bool, misfit: bool) -> str | None:
+    given = [name for name in ARGUMENTS if getattr(modifier, name, None) not in (None, -1)]
+    if given:
+        return f"SmoothQuant is given `{given[0]}`, which is not simulated"
+    return LATE if late else MISFIT if misfit else None

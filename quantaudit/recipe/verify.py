@@ -24,6 +24,7 @@ from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.schemes import global_scaled
 from quantaudit.quant.weights import weight_range
 from quantaudit.recipe.artifact.read import read_artifact
+from quantaudit.recipe.artifact.records import Artifact
 from quantaudit.recipe.conform import conform
 from quantaudit.recipe.conform_rules import without_mask
 from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
@@ -31,8 +32,9 @@ from quantaudit.recipe.records import Outcome
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.logits import score_checkpoint, score_plans
 from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.recipes import recipe_plan
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.smooth import smoothed
 
 TOLERANCE = 0.05
 """Relative difference of the KL above which a prediction does not agree with what was made."""
@@ -53,13 +55,15 @@ class Prediction:
     """What is expected of a recipe, taken before the model is changed.
 
     plan, row: from the card's profile. inputs, weights: scales as llm-compressor's own calibration will see them; None
-    where the recipe has them taken of something else than was measured.
+    where the recipe has them taken of something else than was measured. factors: by module path, what the channels of
+    its input are divided by beforehand, [in_features].
     """
 
     plan: Plan
     row: RecipeRow
     inputs: Scales | None
     weights: Scales | None
+    factors: Mapping[str, Tensor]
 
 
 def predict(
@@ -75,22 +79,19 @@ def predict(
 
     Of what the plan leaves out (`plan.unsimulated`) there is no promise: the score is of the rest.
     """
-    recipe = ResolvedRecipe(
-        name=name,
-        schemes=resolution.schemes,
-        digest=resolution.digest,
-        beyond=tuple(dict.fromkeys(change.reason for change in resolution.unsimulated)),
-    )
-    plan = recipe_plan(recipe, loaded.model, discover(loaded.model).groups, profile)
+    recipe, groups = resolution.as_recipe(name), discover(loaded.model).groups
+    plan = recipe_plan(recipe, loaded.model, groups, profile, corpus.samples)
     advance = stages("predicting", len(samples), "samples")
     (row,) = score_plans(loaded.model, samples, [plan], progress=advance)
     if not {change.modifier for change in resolution.unsimulated} <= TRUE_TO_SCALE:
-        return Prediction(plan=plan, row=row, inputs=None, weights=None)
+        return Prediction(plan=plan, row=row, inputs=None, weights=None, factors={})
     inputs = _input_scales(plan)
     if inputs and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
         replayed = replay(loaded, profile, corpus, stages)
-        inputs = _input_scales(recipe_plan(recipe, loaded.model, discover(loaded.model).groups, replayed))
-    return Prediction(plan=plan, row=row, inputs=inputs, weights=weight_scales(loaded.model, resolution.schemes))
+        inputs = _input_scales(recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples))
+    with smoothed(loaded.model, plan.smoothed) as factors:
+        weights = weight_scales(loaded.model, resolution.schemes)
+    return Prediction(plan=plan, row=row, inputs=inputs, weights=weights, factors=factors)
 
 
 def replay(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, stages: Stages = silent_stages) -> Profile:
@@ -160,7 +161,7 @@ def compare(
     rescaled = None if expected.inputs is None else _rescaled(base.model, samples, plan, saved)
     advance()
     findings = [
-        *conform(read_artifact(folder, card.model.modules), card, policy).findings,
+        *conform(_of_smoothed(read_artifact(folder, card.model.modules), expected.factors), card, policy).findings,
         *without_mask(calibration.without_mask),
     ]
     kl_error = None
@@ -241,6 +242,15 @@ def compare_scales(predicted: Scales, saved: Mapping[str, Tensor], leaf: str) ->
         if where is None or difference > worst:
             worst, where = difference, path
     return ScaleComparison(compared=len(predicted), worst=worst if predicted else None, module=where)
+
+
+def _of_smoothed(artifact: Artifact, factors: Mapping[str, Tensor]) -> Artifact:
+    """The artifact with what its norms divide by told to its ranges, as the card knows no smoothed tensor."""
+    inputs = [
+        replace(row, factors=1.0 / factors[row.module].double().cpu().numpy()) if row.module in factors else row
+        for row in artifact.inputs
+    ]
+    return replace(artifact, inputs=inputs)
 
 
 def _input_scales(plan: Plan) -> Scales:

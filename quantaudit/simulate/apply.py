@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import ref
@@ -19,7 +19,15 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.quant.weights import quantize_linear, quantize_weight
 
-__all__ = ["InputQuantizer", "input_quantizer", "quantize_linear", "quantize_weight", "quantized", "quantized_modules"]
+__all__ = [
+    "InputQuantizer",
+    "input_quantizer",
+    "own_parameters",
+    "quantize_linear",
+    "quantize_weight",
+    "quantized",
+    "quantized_modules",
+]
 
 InputQuantizer = Callable[[Tensor], Tensor]
 
@@ -76,6 +84,30 @@ def quantized(
         yield
 
 
+@contextmanager
+def own_parameters(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+    """Within the context the modules at `paths` hold copies of their parameters, which may be changed in place.
+
+    A parameter that several modules share is copied once and shared again, whether or not all of them are at `paths`.
+    """
+    with disable_onloading():
+        wanted = {id(p) for path in paths for p in model.get_submodule(path)._parameters.values() if p is not None}
+        held = [
+            (module, name, parameter)
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if id(parameter) in wanted and parameter is not None
+        ]
+    copies: dict[int, nn.Parameter] = {}
+    with ExitStack() as stack:
+        for module, name, original in held:
+            if id(original) not in copies:
+                copies[id(original)] = nn.Parameter(original.detach().clone(), requires_grad=False)
+            _assign(module, copies[id(original)], name)
+            stack.callback(_assign, module, original, name)
+        yield
+
+
 def _swap_weight(stack: ExitStack, linear: nn.Module, weight: Tensor) -> None:
     # The parameter object is exchanged, not its data: a tied embedding must keep the original.
     with disable_onloading():
@@ -84,11 +116,11 @@ def _swap_weight(stack: ExitStack, linear: nn.Module, weight: Tensor) -> None:
     stack.callback(_assign, linear, original)
 
 
-def _assign(linear: nn.Module, weight: Tensor | None) -> None:
+def _assign(module: nn.Module, value: Tensor | None, name: str = "weight") -> None:
     # Linearized experts keep their parameters in a cache of compressed_tensors, where a plain assignment would copy
     # the new values into the original.
     with disable_onloading():
-        linear._parameters["weight"] = weight  # type: ignore[assignment]
+        module._parameters[name] = value  # type: ignore[assignment]
 
 
 def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:

@@ -37,7 +37,9 @@ def with_estimates(
 def _sum_of_prices(
     plan: Plan, groups: Sequence[Group], schemes: Sequence[Scheme], prices: Mapping[tuple[str, str], float | None]
 ) -> float | None:
-    """Nats per token; None where the plan does something to a group that has no price."""
+    """Nats per token; None where the plan does something to a group that has no price, as smoothing is."""
+    if plan.smoothed:
+        return None
     total = 0.0
     for group in groups:
         found = [plan.schemes.get(member) for member in group.members]

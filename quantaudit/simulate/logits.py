@@ -23,6 +23,7 @@ from quantaudit.simulate.divergence import Reading, Scratch, compare, read
 from quantaudit.simulate.plan import Plan, PlanWeights
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.scores import SampleScore, recipe_row
+from quantaudit.simulate.smooth import smoothed
 
 KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
@@ -87,7 +88,10 @@ def score_plans(
         with _inputs(model, taps):
             clean = list(_clean(model, chunk, blocks))
         for plan, found in zip(plans, scores, strict=True):
-            with quantized_modules(model, weights.of(model, plan), plan.inputs(device)):
+            with (
+                smoothed(model, plan.smoothed),
+                quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
+            ):
                 for base in clean:
                     found.append(_score(model, base, blocks, scratch))
                     progress()

@@ -14,6 +14,7 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme, global_scaled
 from quantaudit.quant.weights import quantize_linears, sharing
 from quantaudit.simulate.apply import InputQuantizer, input_quantizer
+from quantaudit.simulate.smooth import Calibrated
 
 TABLES = 1024
 """Static scales that are looked up in a table of their own; beyond them (thousands of experts) memory matters more."""
@@ -24,7 +25,7 @@ class Plan:
     """Which scheme each Linear gets. schemes, qparams: by module path, the latter for schemes with a calibrated range.
 
     groups: fused groups touched. digest: of the recipe's resolved schemes. approximate, unsimulated: what of the recipe
-    is only nearly, or not at all, in the plan.
+    is only nearly, or not at all, in the plan. smoothed: what is done to weights before they are quantized.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Plan:
     digest: str | None = None
     approximate: tuple[str, ...] = ()
     unsimulated: tuple[str, ...] = ()
+    smoothed: tuple[Calibrated, ...] = ()
 
     @classmethod
     def of_groups(
@@ -85,16 +87,20 @@ class PlanWeights:
     """Fake-quantized weights of the last plan, kept while the next one quantizes them alike."""
 
     key: dict[str, str] = field(default_factory=dict)
+    smoothed: tuple[Calibrated, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-        """Module path → weight, in its own layout, for every module whose scheme quantizes weights."""
+        """Module path → weight, in its own layout, for every module whose scheme quantizes weights.
+
+        model: smoothed as the plan says.
+        """
         wanted = {path: scheme.weights for path, scheme in plan.active.items() if scheme.weights is not None}
         key = {path: str(args) for path, args in wanted.items()}
-        if key != self.key:
+        if key != self.key or plan.smoothed != self.smoothed:
             self.tensors = {}
             self.tensors = plan_weights(model, wanted)
-            self.key = key
+            self.key, self.smoothed = key, plan.smoothed
         return self.tensors
 
 

@@ -42,6 +42,9 @@ PriceList = dict[tuple[str, str], float | None]
 """(group name, scheme name) → nats per token; None without a finite range, or where no finite gradient came."""
 
 
+_NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
+
+
 @dataclass(slots=True)
 class Read:
     """One tensor that Linears of a group read, and what the loss feels at their outputs.
@@ -64,6 +67,7 @@ def price_groups(
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
     *,
+    factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
     blocks: Sequence[str] = (),
     draws: int = 1,
     seed: int = 0,
@@ -71,10 +75,11 @@ def price_groups(
 ) -> PriceList:
     """Price of every group under every scheme, in nats per token.
 
-    qparams: by scheme name, then by group name, for static schemes. blocks: paths of the decoder blocks whose graphs
-    are kept one at a time. draws: backward passes averaged for each sample. Gradients have the model's dtype (scores
-    are computed in float32 and rounded once), sums are float64; in float16 very small gradients underflow. Memory: one
-    block's graph for one sample, and RECORD_BYTES. The model is left as it was.
+    qparams: by scheme name, then by group name, for static schemes. factors: the same, [in], where a group is smoothed
+    first: its input is divided by them, the columns of its weights multiplied. blocks: paths of the decoder blocks
+    whose graphs are kept one at a time. draws: backward passes averaged for each sample. Gradients have the model's
+    dtype (scores are computed in float32 and rounded once), sums are float64; in float16 very small gradients
+    underflow. Memory: one block's graph for one sample, and RECORD_BYTES. The model is left as it was.
     `progress` is called after each sample.
     """
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -89,10 +94,10 @@ def price_groups(
                 rounds[name] += found
             held += sum(_size(read) for found in reads.values() for read in found)
             if held > RECORD_BYTES:
-                _add(totals, model, groups, rounds, schemes, qparams)
+                _add(totals, model, groups, rounds, schemes, qparams, factors)
                 held = 0
             progress()
-        _add(totals, model, groups, rounds, schemes, qparams)
+        _add(totals, model, groups, rounds, schemes, qparams, factors)
     return {
         (group.name, scheme.name): _mean(totals.get((group.name, scheme.name)), tokens * draws)
         for group in groups
@@ -233,13 +238,33 @@ def _add(
     rounds: Reads,
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
+    factors: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
     """Price what was recorded, group by group, and forget it."""
     for group in groups:
         weights = {member: upright(model.get_submodule(member)).detach() for member in group.members}
         ranges = {scheme.name: qparams.get(scheme.name, {}).get(group.name) for scheme in schemes}
-        for scheme, total in price_reads(rounds.pop(group.name, []), weights, schemes, ranges).items():
-            totals[group.name, scheme] += total
+        reads = rounds.pop(group.name, [])
+        alike: dict[int, list[Scheme]] = {}
+        own = {scheme.name: factors.get(scheme.name, {}).get(group.name) for scheme in schemes}
+        for scheme in schemes:
+            alike.setdefault(id(own[scheme.name]), []).append(scheme)
+        for some in alike.values():
+            read, matrices = _smoothed(reads, weights, own[some[0].name])
+            for name, total in price_reads(read, matrices, some, ranges).items():
+                totals[group.name, name] += total
+
+
+def _smoothed(
+    reads: Sequence[Read], weights: Mapping[str, Tensor], factor: Tensor | None
+) -> tuple[Sequence[Read], Mapping[str, Tensor]]:
+    """The same product of other inputs x/s and weights W·s; as they are without a factor s [in]."""
+    if factor is None:
+        return reads, weights
+    return (
+        [Read((read.x / factor).to(read.x.dtype), read.gradients) for read in reads],
+        {member: (weight * factor).to(weight.dtype) for member, weight in weights.items()},
+    )
 
 
 def _size(read: Read) -> int:

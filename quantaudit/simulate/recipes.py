@@ -8,34 +8,57 @@ from dataclasses import dataclass
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
+from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Group
 from quantaudit.profile import Profile
+from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.limits import approximations, obstacles
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme, toolkit_scheme
 from quantaudit.quant.weights import upright
 from quantaudit.simulate.plan import Plan
+from quantaudit.simulate.smooth import SmoothQuant, calibrate
 
 _EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
+_SMOOTHED_EXPERTS = "smoothing inside experts: from routed tokens, where llm-compressor calibrates every expert on all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedRecipe:
-    """What a recipe does to a model. schemes: by module path. beyond: what it does besides rounding, in words."""
+    """What a recipe does to a model. schemes: by module path. smooth: what it does to weights before it rounds them.
+
+    beyond: what it does besides, in words.
+    """
 
     name: str
     schemes: Mapping[str, QuantizationScheme]
     digest: str
+    smooth: tuple[SmoothQuant, ...] = ()
     beyond: tuple[str, ...] = ()
 
+    def calibration_samples(self, samples: Sequence[TokenizedSample]) -> int:
+        """How many samples `recipe_plan` will run: none where nothing is smoothed."""
+        calibration = sum(sample.split == "calibration" for sample in samples)
+        return calibration * (len(self.smooth) + 1) if self.smooth else 0
 
-def recipe_plan(recipe: ResolvedRecipe, model: nn.Module, groups: Sequence[Group], profile: Profile) -> Plan:
+
+def recipe_plan(
+    recipe: ResolvedRecipe,
+    model: nn.Module,
+    groups: Sequence[Group],
+    profile: Profile,
+    samples: Sequence[TokenizedSample] = (),
+    *,
+    progress: Advance = no_advance,
+) -> Plan:
     """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
 
-    Modules that cannot be simulated are left alone and named. A range that is not finite makes the row non-finite.
+    A recipe that smooths is calibrated on the model itself: samples are then the profile's own, and all static ranges
+    are of the smoothed model. Modules that cannot be simulated are left alone and named. A range that is not finite
+    makes the row non-finite.
     """
-    sites = _inputs(profile)
+    sites, routed = _inputs(profile), _expert_sites(profile)
     left_out: dict[str, list[str]] = {}
     near: dict[str, None] = {}
     schemes: dict[str, Scheme] = {}
@@ -50,19 +73,24 @@ def recipe_plan(recipe: ResolvedRecipe, model: nn.Module, groups: Sequence[Group
             translated[id(found)] = toolkit_scheme(f"{recipe.name} {len(translated) + 1}", recipe.name, found)
         schemes[path] = translated[id(found)]
         near |= dict.fromkeys(approximations(found))
-        if schemes[path].static and sites[path] in _expert_sites(profile):
+        if schemes[path].static and sites[path] in routed:
             near[_EXPERTS] = None
+    if any(sites.get(path) in routed for by in recipe.smooth for path in by.divided):
+        near[_SMOOTHED_EXPERTS] = None
+    read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
+    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=progress)
     unsimulated = (*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
     mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
     return Plan(
         name=recipe.name,
         title=f"recipe {recipe.name}{mark}",
         schemes=schemes,
-        qparams=_ranges(schemes, sites, profile),
+        qparams=_ranges(schemes, sites, calibration),
         groups=sum(any(member in schemes for member in group.members) for group in groups),
         digest=recipe.digest,
         approximate=tuple(near),
         unsimulated=unsimulated,
+        smoothed=smoothed,
     )
 
 

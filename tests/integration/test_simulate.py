@@ -31,13 +31,15 @@ def test_recipes_and_schemes_are_scored_beside_the_reports_own(
 ) -> None:
     odd = tmp_path / "odd.yaml"
     odd.write_text(
-        "a_stage:\n  b_modifiers:\n    SmoothQuantModifier: {smoothing_strength: 0.5}\n"
-        "    QuantizationModifier: {targets: ['re:.*q_proj'], scheme: FP8}\n"
+        "a_stage:\n  b_modifiers:\n    QuantizationModifier: {targets: ['re:.*q_proj'], scheme: FP8}\n"
+        "    SmoothQuantModifier: {smoothing_strength: 0.5}\n"
     )
+    smooth = resource_dir("recipes") / "w8a8_smoothquant.yaml"
     out = tmp_path / "s.json"
     code, table, err = quantaudit(
         "simulate", tiny_folder, "--profile", profile, "--out", out, "--score", "damage",
-        "--recipe", STATIC, "--recipe", odd, "--scheme", "fp8_dynamic", "--scheme", "int8_static_per_tensor:minmax",
+        "--recipe", STATIC, "--recipe", smooth, "--recipe", odd,
+        "--scheme", "fp8_dynamic", "--scheme", "int8_static_per_tensor:minmax",
     )  # fmt: skip
     assert code == 0, err
     rows = {row.name: row for row in simulated(out).recipes}
@@ -45,6 +47,9 @@ def test_recipes_and_schemes_are_scored_beside_the_reports_own(
     assert rows["w8a8_static"].kl == rows["int8_static_per_tensor"].kl
     assert rows["w8a8_static"].unsimulated == []
     assert any("SmoothQuant" in reason for reason in rows["odd"].unsimulated)
+    assert rows["w8a8_smoothquant"].unsimulated == []
+    assert rows["w8a8_smoothquant"].kl_estimate is None
+    assert 0 < rows["w8a8_smoothquant"].kl != rows["w8a8_static"].kl
     assert "simulated in part" in " ".join(table.split())
     assert {row.scheme for row in simulated(out).groups} >= {"fp8_dynamic", "int8_static_per_tensor:minmax"}
 

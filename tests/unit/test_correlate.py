@@ -11,6 +11,7 @@ from scipy import stats
 
 from quantaudit.correlate import (
     FEWEST,
+    RESAMPLES,
     bootstrap_interval,
     correlate,
     kendall,
@@ -186,3 +187,23 @@ def test_predictors_are_those_of_the_evaluation_split(tiny_profile: Profile) -> 
     assert found["amax"][name] == described.amax
     assert found["peak_over_rms"][name] == pytest.approx(described.amax / described.rms)
     assert set(found) == {"amax", "peak_over_rms", "kurtosis"}
+
+
+@pytest.mark.parametrize("partial", [False, True], ids=["all groups", "apart from the projection"])
+def test_the_interval_is_of_ninety_five_in_a_hundred_resampled_coefficients(partial: bool) -> None:
+    """Against scipy, draw by draw: pairs keep their projection when they are drawn again."""
+    rng = np.random.default_rng(3)
+    x, kind = rng.normal(size=24), np.repeat([0, 1, 2], 8)
+    y = x + rng.normal(size=24) + 3 * kind
+    draws = np.random.default_rng(7).integers(0, 24, (RESAMPLES, 24))
+    found = []
+    for draw in draws:
+        a, b = stats.rankdata(x[draw]), stats.rankdata(y[draw])
+        for one in np.unique(kind[draw]) if partial else []:
+            mine = kind[draw] == one
+            a[mine] -= a[mine].mean()
+            b[mine] -= b[mine].mean()
+        found.append(stats.pearsonr(a, b).statistic)
+    low, high = bootstrap_interval(x, y, "spearman", 7, kind if partial else None)
+    assert (low, high) == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])), abs=1e-12)
+    assert np.mean((np.array(found) >= low) & (np.array(found) <= high)) == pytest.approx(0.95, abs=0.005)

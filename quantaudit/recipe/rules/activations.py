@@ -177,7 +177,7 @@ def late_transforms(evidence: Evidence) -> Iterator[Hit]:
     remedy="Run the recipe and compare: `quantaudit verify`.",
 )
 def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
-    """GPTQ, AWQ, AutoRound, rotations, SmoothQuant, pruning, cache, attention, outputs, embeddings, odd observers."""
+    """GPTQ, AWQ, AutoRound, rotations, late SmoothQuant, pruning, cache, attention, outputs, embeddings, observers."""
     known = {change.reason for change in evidence.resolution.unsimulated}
     for change in evidence.resolution.unsimulated:
         yield Hit(message=f"{change.modifier}: {change.reason}", keys=change.keys)

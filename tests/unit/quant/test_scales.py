@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization import QuantizationArgs, preset_name_to_scheme
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 
@@ -224,3 +224,15 @@ def test_the_127_convention_belongs_to_symmetric_int8_alone() -> None:
     assert all(
         applies(observer, args) for observer in OBSERVERS for args in STATIC_INPUTS.values() if "127" not in observer
     )
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_groups_that_scale_themselves_share_one_scale_of_the_whole_tensor(name: str) -> None:
+    """NVFP4: the largest magnitude takes the largest product of an FP8 scale and an FP4 code, 448 · 6, in bfloat16."""
+    args = preset_name_to_scheme("NVFP4", ["Linear"]).input_activations
+    assert args is not None
+    x = tensor(name, "bfloat16")
+    found = qparams(x, args)
+    assert found.global_scale is not None
+    assert float(found.global_scale) == pytest.approx(448 * 6 / float(x.abs().max()), rel=2**-7)
+    assert (len(found.scale), len(found.zero_point)) == (0, 0)

@@ -234,16 +234,29 @@ def test_an_estimate_decides_only_beyond_its_margin(kl: float, outcome: str, fou
 
 
 def test_a_recipe_that_is_not_simulated_whole_is_never_passed_by_its_score() -> None:
-    smooth = ALL_STATIC.replace("{QuantizationModifier", "{SmoothQuantModifier: {}, QuantizationModifier")
+    rotated = ALL_STATIC.replace("{QuantizationModifier", "{AWQModifier: {}, QuantizationModifier")
     for kl in (0.0, 5.0):
-        report = judged(smooth, with_rows(card_of(), recipe_row(STATIC, kl)))
+        report = judged(rotated, with_rows(card_of(), recipe_row(STATIC, kl)))
         assert (report.outcome, codes(report, "error", "inconclusive")) == ("inconclusive", ["QA417"])
-        assert "SmoothQuant" in report.score.note
-    # Not even by a row that a simulation without SmoothQuant wrote under this recipe's own identity.
-    digest = evidence(smooth, card_of()).resolution.digest
-    report = judged(smooth, with_rows(card_of(), recipe_row("smooth", 0.0, digest=digest)))
+        assert "AWQ" in report.score.note
+    # Not even by a row that a simulation without AWQ wrote under this recipe's own identity.
+    digest = evidence(rotated, card_of()).resolution.digest
+    report = judged(rotated, with_rows(card_of(), recipe_row("rotated", 0.0, digest=digest)))
     assert (report.score.source, report.outcome) == ("measured", "inconclusive")
-    assert "but SmoothQuant" in report.score.note
+    assert "but AWQ" in report.score.note
+
+
+def test_a_recipe_that_smooths_is_judged_by_its_own_simulation_alone() -> None:
+    """Neither by the same recipe without SmoothQuant, nor by prices, which are of groups that were not smoothed."""
+    smooth = ALL_STATIC.replace("{QuantizationModifier", "{SmoothQuantModifier: {}, QuantizationModifier")
+    report = judged(smooth, with_rows(card_of(), recipe_row(STATIC, 0.0)))
+    assert (report.score.source, report.outcome) == ("unknown", "inconclusive")
+    assert codes(report, "error", "inconclusive") == ["QA514"]
+    assert "smoothing" in report.score.note
+    digest = evidence(smooth, card_of()).resolution.digest
+    for kl, outcome in ((0.001, "pass"), (5.0, "fail")):
+        report = judged(smooth, with_rows(card_of(), recipe_row("smooth", kl, digest=digest)))
+        assert (report.score.source, report.outcome) == ("measured", outcome)
 
 
 # What is quantized, and nothing else ---------------------------------------------------------------------------------

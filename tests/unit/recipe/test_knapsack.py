@@ -51,6 +51,15 @@ def test_least_loss_within_a_budget_is_that_of_brute_force(seed: int, budget: fl
     )
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("groups", [1, 5])
+def test_of_equal_choices_the_one_that_uses_less_of_the_limit_is_taken(order: tuple[int, ...], groups: int) -> None:
+    options = [(0.3, 0.0), (0.3, 0.04), (0.5, 0.0)]
+    costs, losses = zip(*(options[i] for i in order), strict=True)
+    assert cheapest([Item(costs=costs, losses=losses)] * groups, 0.5) == [order.index(0)] * groups
+    assert least_lost([Item(costs=losses, losses=costs)] * groups, 0.5) == [order.index(0)] * groups
+
+
 def test_a_limit_that_no_choice_meets_is_an_error() -> None:
     with pytest.raises(ValueError, match="no choice within the limit"):
         cheapest([Item(costs=(0.0,), losses=(0.5,))], 0.25)

@@ -166,7 +166,10 @@ def test_a_broken_pattern_is_named_with_its_line() -> None:
         ("QuantizationModifier: {scheme: W8A8, ignore: [lm_head]}", []),
         ("GPTQModifier: {scheme: W8A8, ignore: [lm_head]}", ["GPTQ"]),
         ("AutoRoundModifier: {scheme: W4A16}", ["AutoRound"]),
-        ("SmoothQuantModifier: {}, QuantizationModifier: {scheme: W8A8}", ["SmoothQuant"]),
+        ("SmoothQuantModifier: {}, QuantizationModifier: {scheme: W8A8}", []),
+        ("QuantizationModifier: {scheme: W8A8}, SmoothQuantModifier: {}", ["after a modifier that quantizes"]),
+        ("SmoothQuantModifier: {num_calibration_steps: 4}, QuantizationModifier: {scheme: W8A8}", ["num_calibration"]),
+        ("SmoothQuantModifier: {mappings: [[['re:.*query_key_value'], 're:.*input_layernorm']]}", ["do not fit"]),
         ("AWQModifier: {}, QuantizationModifier: {scheme: W4A16}", ["AWQ"]),
         ("SpinQuantModifier: {}, QuantizationModifier: {scheme: W8A8}", ["SpinQuant"]),
         ("QuIPModifier: {}, QuantizationModifier: {scheme: W8A8}", ["QuIP"]),
@@ -246,3 +249,22 @@ def test_a_transform_tells_recipes_apart() -> None:
     quant = "QuantizationModifier: {scheme: W8A8}"
     texts = [quant, f"SmoothQuantModifier: {{}}, {quant}", f"SmoothQuantModifier: {{smoothing_strength: 0.8}}, {quant}"]
     assert len({resolution(f"s_stage: {{q_modifiers: {{{text}}}}}").digest for text in texts}) == 3
+
+
+def test_a_smoothing_written_differently_is_the_same() -> None:
+    quant = "QuantizationModifier: {scheme: W8A8}"
+    default = "SmoothQuantModifier: {}"
+    attention = "[['re:.*self_attn.q_proj', 're:.*k_proj', 're:.*v_proj'], 're:.*input_layernorm']"
+    mlp = "[['re:.*mlp.gate_proj', 're:.*up_proj'], 're:.*post_attention_layernorm']"
+    spelled = f"SmoothQuantModifier: {{smoothing_strength: 0.5, mappings: [{attention}, {mlp}]}}"
+    level = "SmoothQuantModifier: {algorithm: log_equalization, smoothing_strength: %s}"
+    nothing = "SmoothQuantModifier: {mappings: [[['re:.*fc1'], 're:.*final_layer_norm']]}"
+    other = "SmoothQuantModifier: {mappings: [%s]}"
+    digests = {
+        text: resolution(f"s_stage: {{q_modifiers: {{{text}, {quant}}}}}").digest
+        for text in (default, spelled, level % 0.5, level % 0.8, nothing, other % attention, other % mlp)
+    }
+    assert digests[default] == digests[spelled]
+    assert digests[level % 0.5] == digests[level % 0.8]
+    assert digests[nothing] == resolution(f"s_stage: {{q_modifiers: {{{quant}}}}}").digest
+    assert len(set(digests.values())) == 5

@@ -105,7 +105,7 @@ def verify(
     )
 
 
-@pytest.mark.parametrize("recipe", ["w8a8_static", "w8a8_static_moving_average", "fp8_static"])
+@pytest.mark.parametrize("recipe", ["w8a8_static", "w8a8_static_moving_average", "fp8_static", "w8a8_smoothquant"])
 def test_static_scales_are_the_predicted_ones(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, tmp_path: Path, recipe: str
 ) -> None:

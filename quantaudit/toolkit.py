@@ -1,0 +1,25 @@
+"""llm-compressor without what it says while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+@contextmanager
+def toolkit_silent() -> Iterator[None]:
+    """Within the context neither llm-compressor nor compressed_tensors logs; afterwards as they were configured."""
+    from llmcompressor.logger import LOGGER_CONFIG
+    from loguru import logger
+
+    # GPTQ logs at a level of llm-compressor's own, which it leaves undefined where its log is off.
+    with suppress(ValueError):
+        logger.level("METRIC", no=38)
+    for name in ("llmcompressor", "compressed_tensors"):
+        logger.disable(name)
+    try:
+        yield
+    finally:
+        logger.enable("compressed_tensors")
+        if not LOGGER_CONFIG.disabled:
+            logger.enable("llmcompressor")
