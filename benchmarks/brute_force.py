@@ -39,11 +39,13 @@ from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.block import group_damage
+from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.logits import score_plans
+from quantaudit.simulate.passage import record_calls
 from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.predict import Curve, Floor, fit_curve, rounding_floor
-from quantaudit.simulate.price import PriceList, price_groups
+from quantaudit.simulate.price import PriceList
+from quantaudit.simulate.pricing import price_groups
 from quantaudit.simulate.tensor import error_rows
 
 MASS_AT, LEFT_ALONE = (4, 8, 10, 16), (4, 8, 16)
@@ -217,13 +219,14 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str,
     inside = replace(case.architecture, groups=tuple(case.groups))
 
     def damage(weights_only: bool) -> list[Any]:
-        return group_damage(case.model, inside, case.samples, [INT8_STATIC], case.ranges, weights_only=weights_only)
+        passage = record_calls(case.model, inside.blocks, case.samples)
+        return replay_groups(case.model, inside, passage, [INT8_STATIC], case.ranges, weights_only=weights_only)
 
     costs = {
         "damage": case.spent(lambda: rows.extend(damage(False))),
         "damage_and_weights_only": case.spent(lambda: damage(True)),
         "price_five_schemes": case.spent(
-            lambda: prices.update(price_groups(case.model, case.groups, case.samples, FIVE, case.ranges))
+            lambda: prices.update(price_groups(case.model, inside, case.samples, FIVE, case.ranges))
         ),
         "rounding_floor": case.spent(
             lambda: floors.append(rounding_floor(case.model, case.architecture.blocks, case.samples))

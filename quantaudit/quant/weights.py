@@ -53,22 +53,30 @@ def quantize_weights(weights: Sequence[Tensor], args: QuantizationArgs) -> list[
     ]
 
 
-def quantize_linear(linear: nn.Module, args: QuantizationArgs) -> Tensor:
-    """Fake-quantized copy of a Linear's weight, in its own layout: transformers' Conv1D keeps [in, out]."""
-    return quantize_linears([linear], args)[0]
+def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Tensor | None = None) -> Tensor:
+    """Fake-quantized copy of a Linear's weight, in its own layout: transformers' Conv1D keeps [in, out].
+
+    args: None for smoothing alone. factor: [in], what columns are multiplied by first, as smoothing has it.
+    """
+    weight = upright(linear)
+    if factor is not None:
+        weight = (weight * factor).to(weight.dtype)
+    return _as_laid(linear, weight if args is None else quantize_weight(weight, args))
 
 
 def quantize_linears(linears: Sequence[nn.Module], args: QuantizationArgs) -> list[Tensor]:
     """`quantize_weights` of Linears, each in its own layout."""
     found = quantize_weights([upright(linear) for linear in linears], args)
-    return [
-        new if isinstance(linear, nn.Linear) else new.T.contiguous() for new, linear in zip(found, linears, strict=True)
-    ]
+    return [_as_laid(linear, new) for linear, new in zip(linears, found, strict=True)]
 
 
 def upright(linear: nn.Module) -> Tensor:
     """A Linear's weight as [out, in]: a transposed copy of a Conv1D's, which transformers keeps as [in, out]."""
     weight: Tensor = linear.weight  # type: ignore[assignment]
+    return weight if isinstance(linear, nn.Linear) else weight.T.contiguous()
+
+
+def _as_laid(linear: nn.Module, weight: Tensor) -> Tensor:
     return weight if isinstance(linear, nn.Linear) else weight.T.contiguous()
 
 

@@ -1,10 +1,10 @@
-"""Fused groups that a recipe quantizes, and all that could be done to each instead, priced in one backward pass."""
+"""Fused groups that a recipe quantizes, and all that could be done to each instead, with prices."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationScheme
@@ -23,7 +23,8 @@ from quantaudit.recipe.knapsack import Item
 from quantaudit.recipe.menu import Option, fits, menu
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.recipe.smoothable import Smoothable
-from quantaudit.simulate.price import price_groups
+from quantaudit.simulate.block import steps
+from quantaudit.simulate.pricing import price_groups
 from quantaudit.stats.site import summary
 
 
@@ -94,16 +95,19 @@ def candidates(
         for (key, _), scheme in wanted.items()
         if scheme.static
     }
-    advance = stages("pricing the menu", len(samples), "samples")
+    inside = replace(architecture, groups=tuple(group for group, _ in groups))
+    options = list(wanted.values())
     prices = price_groups(
         loaded.model,
-        [group for group, _ in groups],
+        inside,
         samples,
-        list(wanted.values()),
+        options,
         ranges,
         factors={} if smoothing is None else {name: smoothing.factors[own] for name, own in strengths.items()},
-        blocks=architecture.blocks,
-        progress=advance,
+        only={
+            group.name: {own.name for (key, _), own in wanted.items() if key == id(scheme)} for group, scheme in groups
+        },
+        progress=stages("pricing the menu", len(samples) + steps(inside, options)),
     )
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
     found = [

@@ -33,26 +33,22 @@ InputQuantizer = Callable[[Tensor], Tensor]
 
 
 def input_quantizer(
-    scheme: Scheme, qparams: QParams | None, device: torch.device, *, table: bool = True
+    scheme: Scheme,
+    qparams: QParams | None,
+    device: torch.device,
+    *,
+    factor: Tensor | None = None,
+    table: bool = True,
 ) -> InputQuantizer | None:
-    """What the inputs of one fused group go through; None where the scheme leaves activations alone.
+    """What the inputs of one fused group go through; None where they are left alone.
 
-    table: whether a static scale may be looked up, for speed at the cost of 128 KiB.
+    factor: [in], what channels are divided by first, as smoothing has it. table: whether a static scale may be looked
+    up, for speed at the cost of 128 KiB.
     """
-    args = scheme.input_activations
-    if args is None:
-        return None
-    if args.dynamic is True:
-        return _once(lambda x: _dynamic(x, args))
-    if qparams is None:
-        raise ValueError("a static scheme needs quantization parameters")
-    if qparams.global_scale is not None:
-        whole = qparams.global_scale.to(device)
-        return _once(lambda x: _dynamic(x, args, whole))
-    scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
-    if not table:
-        return _once(lambda x: fake_quantize_rows(x, scale, zero_point, args))
-    return _once(_looked_up(scale, zero_point, args))
+    quantize = _quantizer(scheme, qparams, device, table)
+    if factor is None:
+        return None if quantize is None else _once(quantize)
+    return _once(lambda x: (quantize or _unchanged)((x / factor).to(x.dtype)))
 
 
 @contextmanager
@@ -121,6 +117,27 @@ def _assign(module: nn.Module, value: Tensor | None, name: str = "weight") -> No
     # the new values into the original.
     with disable_onloading():
         module._parameters[name] = value  # type: ignore[assignment]
+
+
+def _quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device, table: bool) -> InputQuantizer | None:
+    args = scheme.input_activations
+    if args is None:
+        return None
+    if args.dynamic is True:
+        return lambda x: _dynamic(x, args)
+    if qparams is None:
+        raise ValueError("a static scheme needs quantization parameters")
+    if qparams.global_scale is not None:
+        whole = qparams.global_scale.to(device)
+        return lambda x: _dynamic(x, args, whole)
+    scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
+    if not table:
+        return lambda x: fake_quantize_rows(x, scale, zero_point, args)
+    return _looked_up(scale, zero_point, args)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:

@@ -9,14 +9,15 @@ from quantaudit.simulate.calibrate import ANCHORS
 
 FLOOR = 4
 """The rounding floor: the model as it is, and nudged at three depths."""
-RECORDED = 1.6
-"""What blocks are called with, and a clean run of every block. Measured, as all but counts here: docs/prediction.md."""
+BACKWARD = 3.0
+"""What blocks are called with and what is felt behind them: a forward pass, and a way back that computes it again.
+Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""
+CLEAN = 0.6
+"""A clean run of every block."""
 REPLAYED = 1.5
 """All groups replayed under one scheme, each from where it begins."""
 SCORED = 1.3
 """The whole model under one recipe."""
-BACKWARD, PRICED = 2.0, 1.3
-"""A forward pass and its way back, and the products of gradients under one scheme: five took 8.6 passes together."""
 
 
 def forward_passes(schemes: Sequence[Scheme], *, recipes: int, by_damage: bool, single: int = 0) -> float:
@@ -24,10 +25,10 @@ def forward_passes(schemes: Sequence[Scheme], *, recipes: int, by_damage: bool, 
     single: fused groups simulated alone; where prices rest on some of the same, it takes less.
     """
     weights = {str(scheme.weights) for scheme in schemes if scheme.weights is not None}
-    damage = RECORDED + REPLAYED * (len(schemes) + len(weights))
-    prices = 1 + ANCHORS if by_damage else BACKWARD + PRICED * len(schemes)
+    replays = CLEAN + REPLAYED * (len(schemes) + len(weights))
+    recorded = 1 + 1 + ANCHORS if by_damage else BACKWARD
     scores = 1 + SCORED * (len(schemes) + 1 + recipes)
-    return damage + FLOOR + single_passes(single) + prices + scores
+    return recorded + replays + FLOOR + single_passes(single) + scores
 
 
 def single_passes(count: int) -> int:

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError, UsageError
-from quantaudit.model.sites import Architecture
-from quantaudit.progress import Stages, silent_stages
+from quantaudit.model.sites import Architecture, Group
+from quantaudit.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
+from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.calibrate import anchors, price_by_damage
+from quantaudit.simulate.passage import Passage, record_calls, record_scores
 from quantaudit.simulate.predict import Floor
-from quantaudit.simulate.price import PriceList, price_groups
+from quantaudit.simulate.price import LinearPrices, PriceList
 from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.single import simulate_single
 
 SCORES = ("auto", "gradient", "damage")
 """Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pricing:
-    """Rows with their prices, whence those came (None where there are none), and why not from gradients, if so."""
-
-    rows: list[GroupRow]
-    source: Literal["gradient", "damage"] | None
-    note: str | None
+_NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
 
 
 def find_score(name: str) -> str:
@@ -38,31 +34,26 @@ def find_score(name: str) -> str:
     return name
 
 
-def price(
+def pass_once(
     model: Any,
     architecture: Architecture,
     samples: Sequence[TokenizedSample],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
-    rows: Sequence[GroupRow],
-    floor: Floor,
     *,
     score: str = "auto",
     stages: Stages = silent_stages,
-) -> Pricing:
-    """Price every row. rows: damage by group and scheme. qparams: by scheme name, then by group name. score: of SCORES.
+) -> tuple[Passage, str | None]:
+    """What replays need, with gradients where `score` (of SCORES) wants them and they fit; and why there are none.
 
-    Prices from damage rest on groups that were simulated alone: those whose rows have a KL, and a few that get theirs
-    here. Raises MeasurementError when prices from gradients are demanded and the backward pass fails.
+    qparams: by scheme name, then by group name. Raises MeasurementError when gradients are demanded and fail.
     """
     note: str | None = None
     if score != "damage":
-        tick = stages("pricing groups", len(samples), "samples")
+        tick = stages("feeling the way back", len(samples), "samples")
+        linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=schemes, qparams=qparams)
         try:
-            prices = price_groups(
-                model, architecture.groups, samples, schemes, qparams, blocks=architecture.blocks, progress=tick
-            )
-            return Pricing(rows=with_prices(rows, prices), source="gradient", note=None)
+            return record_scores(model, architecture.blocks, samples, linears, progress=tick), None
         except RuntimeError as error:
             # Out of memory, or an operation without a derivative.
             note = f"no prices from gradients: the backward pass failed ({str(error).partition(chr(10))[0]})"
@@ -70,13 +61,57 @@ def price(
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
                 ) from error
-    inside = [group for group in architecture.groups if group.layer is not None]
-    known = simulate_single(model, inside, samples, schemes, qparams, rows, anchors(rows), stages=stages)
-    priced = price_by_damage(known, floor)
-    source: Literal["damage"] | None = "damage" if any(row.price is not None for row in priced) else None
-    return Pricing(rows=priced, source=source, note=note)
+    return record_calls(model, architecture.blocks, samples), note
 
 
-def with_prices(rows: Sequence[GroupRow], prices: PriceList) -> list[GroupRow]:
-    """The rows with their prices."""
-    return [row.model_copy(update={"price": prices.get((row.group, row.scheme))}) for row in rows]
+def price_by_anchors(
+    model: Any,
+    groups: Sequence[Group],
+    samples: Sequence[TokenizedSample],
+    schemes: Sequence[Scheme],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
+    rows: Sequence[GroupRow],
+    floor: Floor,
+    *,
+    stages: Stages = silent_stages,
+) -> list[GroupRow]:
+    """The rows with prices from damage, where there are no gradients. groups: those inside the decoder blocks.
+
+    Prices rest on groups that were simulated alone: those whose rows have a KL, and a few that get theirs here.
+    """
+    known = simulate_single(model, groups, samples, schemes, qparams, rows, anchors(rows), stages=stages)
+    return price_by_damage(known, floor)
+
+
+def price_groups(
+    model: Any,
+    architecture: Architecture,
+    samples: Sequence[TokenizedSample],
+    schemes: Sequence[Scheme],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
+    *,
+    factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
+    only: Mapping[str, Container[str]] | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    progress: Advance = no_advance,
+) -> PriceList:
+    """Prices alone, from gradients, of the groups of `architecture`, which may be fewer than the model's.
+
+    qparams, factors, only: as for `replay_groups`. draws: ways back averaged for each sample. `progress` is called
+    after each sample, and as `replay_groups` does.
+    """
+    plain = [scheme for scheme in schemes if scheme.name not in factors]
+    linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=plain, qparams=qparams)
+    passage = record_scores(model, architecture.blocks, samples, linears, draws=draws, seed=seed, progress=progress)
+    rows = replay_groups(
+        model, architecture, passage, schemes, qparams, progress, factors=factors, only=only, weights_only=False
+    )
+    return {(row.group, row.scheme): row.price for row in rows}
+
+
+def beyond(model: Any, architecture: Architecture) -> list[Group]:
+    """Groups of which a block's output does not tell all: outside the blocks, or where layers share keys and values."""
+    text = model.config.get_text_config()
+    shared = bool(getattr(text, "num_kv_shared_layers", 0))
+    return [group for group in architecture.groups if group.layer is None or shared]

@@ -11,6 +11,7 @@ from quantaudit.provenance import Number, Row
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
 ]
+PriceSource = Literal["gradient", "damage"]
 Cause = Literal["outlier channel", "massive token", "either", "neither"]
 Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
 
@@ -154,7 +155,7 @@ class Evaluation(Row):
         description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
     )
     note: str | None = Field(default=None, description="why prices come from no backward pass although it was wanted")
-    price_source: Literal["gradient", "damage"] | None = Field(
+    price_source: PriceSource | None = Field(
         default=None, description="whence prices come: one backward pass, or block damage through a fitted curve"
     )
     rounding_floor: Number = Field(

@@ -18,15 +18,15 @@ from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.weights import upright
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.block import group_damage, steps
+from quantaudit.simulate.block import replay_groups, steps
 from quantaudit.simulate.estimate import with_estimates
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.logits import score_plans
 from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.predict import rounding_floor
-from quantaudit.simulate.pricing import price
+from quantaudit.simulate.pricing import pass_once, price_by_anchors
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
-from quantaudit.simulate.records import Evaluation, SchemeInfo, Simulation
+from quantaudit.simulate.records import Evaluation, PriceSource, SchemeInfo, Simulation
 from quantaudit.simulate.single import sample_groups, simulate_single
 from quantaudit.simulate.standard import standard_plans
 from quantaudit.simulate.tensor import error_rows
@@ -70,15 +70,19 @@ def simulate(
         for scheme in schemes
     }
     inside = [group for group in architecture.groups if group.layer is not None]
+    passage, note = pass_once(loaded.model, architecture, chosen, schemes, qparams, score=score, stages=stages)
     tick = stages("replaying blocks", steps(architecture, schemes))
-    groups = group_damage(loaded.model, architecture, chosen, schemes, qparams, tick)
+    groups = replay_groups(loaded.model, architecture, passage, schemes, qparams, tick)
     tick = stages("measuring the rounding floor", len(chosen), "samples")
     floor = rounding_floor(loaded.model, architecture.blocks, chosen, progress=tick)
     groups = sample_groups(groups, INT8_STATIC.name, single)
     sampled = [row for row in groups if row.sampled]
     groups = simulate_single(loaded.model, inside, chosen, schemes, qparams, groups, sampled, stages=stages)
-    pricing = price(loaded.model, architecture, chosen, schemes, qparams, groups, floor, score=score, stages=stages)
-    groups = pricing.rows
+    if not passage.draws:
+        groups = price_by_anchors(loaded.model, inside, chosen, schemes, qparams, groups, floor, stages=stages)
+    source: PriceSource | None = "gradient" if passage.draws else "damage"
+    if all(row.price is None for row in groups):
+        source = None
     plans = standard_plans(inside, schemes, groups, qparams)
     plans += [_plan(recipe, loaded, architecture, profile, samples, stages) for recipe in recipes]
     tick = stages("scoring the whole model", len(plans) * len(chosen))
@@ -95,15 +99,15 @@ def simulate(
             samples=[sample.id for sample in chosen],
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
-            priced=pricing.source is not None,
+            priced=source is not None,
             unigram_perplexity=unigram_perplexity(
                 [sample.ids for sample in samples],
                 [sample.ids for sample in chosen],
                 loaded.info.vocab_size,
                 unpredicted={int(i) for sample in chosen for i in sample.ids[sample.images]},
             ),
-            note=pricing.note,
-            price_source=pricing.source,
+            note=note,
+            price_source=source,
             rounding_floor=floor.at(0),
         ),
         schemes=[describe(scheme) for scheme in schemes],

@@ -11,11 +11,11 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
-from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.tensor import error_rows
 from quantaudit.stats.site import summary
 from tests.builders import builtin_corpus
+from tests.unit.simulate.reference import damage_rows
 
 pytestmark = pytest.mark.checkpoint
 
@@ -80,6 +80,6 @@ def test_its_damage_is_static_alone(demo_loaded: LoadedModel, corpus: TokenizedC
     found = site_qparams(profile, group.site, INT8_STATIC.input_activations, "absolute_maximum")
     qparams = {INT8_STATIC.name: {MASSIVE: found}}
     with torch.no_grad():
-        rows = group_damage(demo_loaded.model, only, select(corpus.samples, 96), [INT8_STATIC, INT8_DYNAMIC], qparams)
+        rows = damage_rows(demo_loaded.model, only, select(corpus.samples, 96), [INT8_STATIC, INT8_DYNAMIC], qparams)
     damage = {row.scheme: row.damage or 0.0 for row in rows}
     assert damage[INT8_STATIC.name] > 10 * damage[INT8_DYNAMIC.name] > 0

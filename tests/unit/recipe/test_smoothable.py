@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from quantaudit.resources import resource_dir
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits import score_checkpoint
 from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.price import price_groups
+from quantaudit.simulate.pricing import price_groups
 from quantaudit.simulate.smooth import smoothed
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model, weight_bytes
 
@@ -118,14 +119,15 @@ def test_a_smoothed_group_is_priced_as_in_a_model_that_was_smoothed(
     """The reference prices the plain scheme on the smoothed model itself."""
     model, architecture = loaded.model, discover(loaded.model)
     groups = [group for group in architecture.groups if group.name in (QKV, MLP)]
+    inside = replace(architecture, groups=tuple(groups))
     for strength in STRENGTHS:
         ranges = {INT8_STATIC.name: {group.name: offered.qparams(group, strength, INT8_STATIC) for group in groups}}
         found = price_groups(
-            model, groups, samples, [INT8_STATIC], ranges, factors={INT8_STATIC.name: offered.factors[strength]}
+            model, inside, samples, [INT8_STATIC], ranges, factors={INT8_STATIC.name: offered.factors[strength]}
         )
         with smoothed(model, offered.calibrated({QKV: strength, MLP: strength})):
-            expected = price_groups(model, groups, samples, [INT8_STATIC], ranges)
-        plain = price_groups(model, groups, samples, [INT8_STATIC], ranges)
+            expected = price_groups(model, inside, samples, [INT8_STATIC], ranges)
+        plain = price_groups(model, inside, samples, [INT8_STATIC], ranges)
         for key, price in expected.items():
             assert price
             assert found[key] == pytest.approx(price, rel=0.02), key

@@ -13,9 +13,13 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.model.sites import Group
+from quantaudit.model.sites import Architecture, Group
+from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate.block import replay_groups
+from quantaudit.simulate.passage import record_calls
+from quantaudit.simulate.records import GroupRow
 
 WEIGHTS_ONLY = Scheme(
     name="weights_only", title="weights only", weights=INT8_STATIC.weights, input_activations=None, observer=None
@@ -105,3 +109,17 @@ def _input_hook(args: QuantizationArgs, qparams: QParams | None) -> Any:
         return (fake_quantize(inputs[0], qparams.scale, qparams.zero_point, args), *inputs[1:])
 
     return hook
+
+
+def damage_rows(
+    model: nn.Module,
+    architecture: Architecture,
+    samples: Sequence[TokenizedSample],
+    schemes: Sequence[Scheme],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
+    progress: Advance = no_advance,
+    **options: Any,
+) -> list[GroupRow]:
+    """Replays after forward passes alone."""
+    passage = record_calls(model, architecture.blocks, samples)
+    return replay_groups(model, architecture, passage, schemes, qparams, progress, **options)

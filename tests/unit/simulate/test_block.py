@@ -15,7 +15,8 @@ from quantaudit.model.sites import Architecture, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate import block
-from quantaudit.simulate.block import block_damage, group_damage, record_calls, steps
+from quantaudit.simulate.block import block_damage, block_price, steps
+from quantaudit.simulate.passage import record_calls
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import (
     ALL,
@@ -23,6 +24,7 @@ from tests.unit.simulate.reference import (
     NOTHING,
     WEIGHTS_ONLY,
     by_scheme,
+    damage_rows,
     quantized_copy,
     ranges,
     run,
@@ -69,6 +71,17 @@ def test_a_non_finite_change_is_non_finite_damage() -> None:
     assert not torch.isfinite(block_damage(clean, changed))
 
 
+def test_a_price_is_half_the_squared_product_token_by_token() -> None:
+    """In float64 by hand, for outputs with and without residual streams of their own."""
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 7, 64), (2, 7, 3, 64)):
+        scores, clean, changed = (torch.randn(shape, generator=generator) for _ in range(3))
+        by_token = (scores.double() * (changed.double() - clean.double())).numpy().reshape(2, 7, -1).sum(-1)
+        found = block_price(scores, clean, changed)
+        assert found.dtype == torch.float64
+        assert float(found) == pytest.approx(0.5 * (by_token**2).sum(), rel=1e-5)
+
+
 # Against whole forwards ----------------------------------------------------------------------------------------------
 
 
@@ -100,7 +113,7 @@ def two_forwards(
 
 def compare(model: nn.Module, architecture: Architecture, samples: list[TokenizedSample], q: QParamsByGroup) -> None:
     """Every group of the first and last layer, under every scheme."""
-    rows = group_damage(model, architecture, samples, ALL, by_scheme(q))
+    rows = damage_rows(model, architecture, samples, ALL, by_scheme(q))
     schemes = {scheme.name: scheme for scheme in ALL}
     assert len(rows) == len(architecture.groups) * len(ALL)
     for row in rows:
@@ -138,7 +151,7 @@ def test_a_coarser_scale_does_more_damage(
     fine, rough = (
         [
             row.damage
-            for row in group_damage(tiny_loaded.model, architecture, samples, [INPUTS_ONLY], by_scheme(q))
+            for row in damage_rows(tiny_loaded.model, architecture, samples, [INPUTS_ONLY], by_scheme(q))
             if row.damage
         ]
         for q in (qparams, coarse)
@@ -153,7 +166,7 @@ def test_a_coarser_scale_does_more_damage(
 def test_a_scheme_that_changes_nothing_does_no_damage(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample]
 ) -> None:
-    rows = group_damage(tiny_loaded.model, architecture, samples, [NOTHING], {})
+    rows = damage_rows(tiny_loaded.model, architecture, samples, [NOTHING], {})
     assert {row.damage for row in rows if row.layer is not None} == {0.0}
 
 
@@ -171,7 +184,7 @@ def test_weights_that_lie_on_their_grid_do_no_damage(samples: list[TokenizedSamp
     with torch.no_grad():
         for norm in ("input_layernorm", "post_attention_layernorm"):
             model.model.layers[0].get_submodule(norm).weight[0] = 0
-    rows = group_damage(model, architecture, samples[:2], [WEIGHTS_ONLY], {})
+    rows = damage_rows(model, architecture, samples[:2], [WEIGHTS_ONLY], {})
     damages = {row.group: row.damage for row in rows}
     assert damages["layers.0.self_attn.qkv_proj"] == 0.0
     assert damages["layers.0.mlp.gate_up_proj"] == 0.0
@@ -182,7 +195,7 @@ def test_a_group_without_finite_range_and_linears_outside_the_blocks_are_null(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
     name = "layers.1.mlp.down_proj"
-    rows = group_damage(
+    rows = damage_rows(
         tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INT8_DYNAMIC], by_scheme({**qparams, name: None})
     )
     null = {(row.group, row.scheme) for row in rows if row.damage is None}
@@ -194,7 +207,7 @@ def test_a_model_that_is_broken_already_has_null_damage(samples: list[TokenizedS
     model = tiny_model("llama", num_hidden_layers=1)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
-    rows = group_damage(model, discover(model), samples[:1], [INT8_DYNAMIC], {})
+    rows = damage_rows(model, discover(model), samples[:1], [INT8_DYNAMIC], {})
     assert {row.damage for row in rows} == {None}
 
 
@@ -206,7 +219,7 @@ def test_progress_is_called_as_often_as_announced(
 ) -> None:
     for schemes in ([INT8_STATIC], [INT8_STATIC, INT8_DYNAMIC], list(ALL)):
         calls: list[int] = []
-        group_damage(
+        damage_rows(
             tiny_loaded.model,
             architecture,
             samples[:1],
@@ -221,7 +234,7 @@ def test_the_model_is_left_bit_for_bit_as_it_was(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
     before, count = weight_bytes(tiny_loaded.model), hooks(tiny_loaded.model)
-    group_damage(tiny_loaded.model, architecture, samples[:1], ALL, by_scheme(qparams))
+    damage_rows(tiny_loaded.model, architecture, samples[:1], ALL, by_scheme(qparams))
     assert weight_bytes(tiny_loaded.model) == before
     assert hooks(tiny_loaded.model) == count
 
@@ -247,7 +260,7 @@ def test_the_model_is_left_as_it_was_after_an_error_within_a_replay(
 
     monkeypatch.setattr(block, "block_damage", fail)
     with pytest.raises(RuntimeError, match="in the middle"):
-        group_damage(model, architecture, samples[:1], [INT8_STATIC], by_scheme(qparams))
+        damage_rows(model, architecture, samples[:1], [INT8_STATIC], by_scheme(qparams))
     assert within[-1]  # it did happen while weights were exchanged
     assert weight_bytes(model) == before
     assert hooks(model) == count
@@ -259,13 +272,14 @@ def test_recording_calls_leaves_no_hooks_and_replays_bit_for_bit(
     model = tiny_loaded.model
     count = hooks(model)
     ordered = sorted(samples, key=lambda sample: (-len(sample.ids), sample.index))
-    calls = record_calls(model, architecture.blocks, samples)
+    calls = record_calls(model, architecture.blocks, samples).calls
     assert hooks(model) == count
     for path in architecture.blocks:
         assert len(calls[path]) == len(samples)
-        for (args, kwargs), expected in zip(calls[path], block_outputs(model, path, ordered), strict=True):
+        for call, expected in zip(calls[path], block_outputs(model, path, ordered), strict=True):
+            assert call.scores == []
             with torch.no_grad():
-                output = model.get_submodule(path)(*args, **kwargs)
+                output = model.get_submodule(path)(*call.args, **call.kwargs)
             assert torch.equal(output if isinstance(output, torch.Tensor) else output[0], expected)
 
 
@@ -274,7 +288,7 @@ def test_every_static_scheme_uses_its_own_ranges(
 ) -> None:
     coarse = {name: replace(found, scale=found.scale * 8) for name, found in qparams.items() if found is not None}
     mixed = {INT8_STATIC.name: qparams, INPUTS_ONLY.name: coarse}
-    together = group_damage(tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], mixed)
+    together = damage_rows(tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], mixed)
     for scheme in (INT8_STATIC, INPUTS_ONLY):
-        alone = group_damage(tiny_loaded.model, architecture, samples[:1], [scheme], {scheme.name: mixed[scheme.name]})
+        alone = damage_rows(tiny_loaded.model, architecture, samples[:1], [scheme], {scheme.name: mixed[scheme.name]})
         assert [row.damage for row in together if row.scheme == scheme.name] == [row.damage for row in alone]

@@ -1,8 +1,9 @@
-"""Prices: against an estimate written a second time, against the true KL, and leaving nothing behind."""
+"""Prices: against estimates written a second time, against the true KL, and leaving nothing behind."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,8 +18,12 @@ from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.forwards import checkpointed
-from quantaudit.simulate.price import differentiable, predicted_scores, price_groups, record
+from quantaudit.simulate.gradients import differentiable, predicted_scores
+from quantaudit.simulate.passage import record_scores
+from quantaudit.simulate.price import LinearPrices, PriceList
+from quantaudit.simulate.pricing import price_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
+from tests.families import family_model
 from tests.unit.simulate.reference import (
     ALL,
     INPUTS_ONLY,
@@ -33,15 +38,14 @@ from tests.unit.simulate.reference import (
 Ranges = dict[str, QParams | None]
 
 
-def linear_outputs(model: nn.Module, groups: Sequence[Group], sample: TokenizedSample) -> dict[str, Tensor]:
-    """Output [tokens, out] of every Linear, by module path."""
+def outputs(model: nn.Module, paths: Sequence[str], sample: TokenizedSample) -> dict[str, Tensor]:
+    """Output [tokens, out] of every module, by path."""
     found: dict[str, Tensor] = {}
     handles = [
-        model.get_submodule(member).register_forward_hook(
-            lambda _m, _a, output, member=member: found.__setitem__(member, output[0].detach().clone())
+        model.get_submodule(path).register_forward_hook(
+            lambda _m, _a, output, path=path: found.__setitem__(path, output[0].detach().clone())
         )
-        for group in groups
-        for member in group.members
+        for path in paths
     ]
     run(model, sample)
     for handle in handles:
@@ -50,7 +54,7 @@ def linear_outputs(model: nn.Module, groups: Sequence[Group], sample: TokenizedS
 
 
 def nudged_loss(model: Any, labels: Tensor, sample: TokenizedSample, nudges: Mapping[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of labels, with a nudge added to the output of each named Linear."""
+    """Negative log-likelihood of labels, with a nudge added to the output of each named module."""
     handles = [
         model.get_submodule(path).register_forward_hook(lambda _m, _a, output, nudge=nudge: output + nudge)
         for path, nudge in nudges.items()
@@ -73,30 +77,76 @@ def exact() -> tuple[Any, Architecture, list[TokenizedSample], Ranges]:
 # Against references --------------------------------------------------------------------------------------------------
 
 
-def test_prices_are_those_of_gradients_taken_one_linear_at_a_time(
+def at_linears(
+    model: nn.Module, groups: Sequence[Group], samples: Sequence[TokenizedSample], q: Any, **options: Any
+) -> PriceList:
+    """Prices of all groups as those outside the blocks have them."""
+    schemes = options.pop("schemes", ALL)
+    linears = LinearPrices(model=model, groups=groups, schemes=schemes, qparams=q)
+    return record_scores(model, (), samples, linears, **options).prices
+
+
+def drawn(model: nn.Module, sample: TokenizedSample, seed: int) -> Tensor:
+    """The labels of the first draw, by inversion."""
+    p = run(model, sample).softmax(-1)
+    u = torch.rand(len(p), 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (p.double().cumsum(-1) <= u).sum(-1)
+
+
+def price_by_hand(
+    model: nn.Module, sample: TokenizedSample, labels: Tensor, paths: Sequence[str], changed: nn.Module
+) -> float:
+    """½·Σ over tokens of (Σ over modules of g·Δ)², gradients with respect to nudges of what the modules put out."""
+    clean, after = (outputs(m, paths, sample) for m in (model, changed))
+    nudges = {path: torch.zeros_like(clean[path], requires_grad=True) for path in paths}
+    gradients = torch.autograd.grad(nudged_loss(model, labels, sample, nudges), list(nudges.values()))
+    felt = sum(
+        (gradient.double() * (after[path] - clean[path]).double()).sum(-1)
+        for path, gradient in zip(paths, gradients, strict=True)
+    )
+    return 0.5 * float(torch.as_tensor(felt).square().sum()) / len(sample.ids)
+
+
+def test_prices_are_those_of_gradients_taken_one_block_at_a_time(
     exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
 ) -> None:
-    """Δy from a copy quantized for good, gradients with respect to nudges, the sum as the formula has it."""
+    """Changes from a copy quantized for good; at a Linear's own output for what lies outside the blocks."""
     model, architecture, samples, qparams = exact
     sample = samples[0]
-    found = price_groups(model, architecture.groups, [sample], ALL, by_scheme(qparams), seed=3)
-    generator = torch.Generator().manual_seed(3)
-    p = run(model, sample).softmax(-1)
-    u = torch.rand(len(p), 1, generator=generator, dtype=torch.float64)
-    labels = (p.double().cumsum(-1) <= u).sum(-1)
-    clean = linear_outputs(model, architecture.groups, sample)
+    found = price_groups(model, architecture, [sample], ALL, by_scheme(qparams), seed=3)
+    labels = drawn(model, sample, 3)
     for group in architecture.groups:
-        nudges = {path: torch.zeros_like(clean[path], requires_grad=True) for path in group.members}
-        gradients = torch.autograd.grad(nudged_loss(model, labels, sample, nudges), list(nudges.values()))
+        paths = group.members if group.layer is None else [architecture.blocks[group.layer]]
         for scheme in ALL:
             changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
-            after = linear_outputs(changed, [group], sample)
-            felt = sum(
-                (gradient.double() * (after[path] - clean[path]).double()).sum(-1)
-                for path, gradient in zip(group.members, gradients, strict=True)
-            )
-            expected = 0.5 * float(torch.as_tensor(felt).square().sum()) / len(sample.ids)
+            expected = price_by_hand(model, sample, labels, paths, changed)
             assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+
+
+def test_at_linears_prices_are_those_of_gradients_taken_one_group_at_a_time(
+    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
+) -> None:
+    model, architecture, samples, qparams = exact
+    sample = samples[0]
+    found = at_linears(model, architecture.groups, [sample], by_scheme(qparams), seed=3)
+    labels = drawn(model, sample, 3)
+    for group in architecture.groups:
+        for scheme in ALL:
+            changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
+            expected = price_by_hand(model, sample, labels, group.members, changed)
+            assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_where_layers_share_keys_and_values_no_blocks_output_tells_all(shared: int) -> None:
+    """The keys and values of the layer that keeps them reach the later ones beside the residual stream."""
+    layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    model = family_model("gemma4", num_kv_shared_layers=shared, **layers)
+    architecture, samples = discover(model), random_corpus([14, 9]).samples
+    found = price_groups(model, architecture, samples, [INT8_DYNAMIC], {})
+    at_outputs = at_linears(model, architecture.groups, samples, {}, schemes=[INT8_DYNAMIC])
+    assert (found == at_outputs) is bool(shared)
+    assert all(found.values())
 
 
 def test_with_many_draws_prices_come_near_the_true_kl(
@@ -104,7 +154,7 @@ def test_with_many_draws_prices_come_near_the_true_kl(
 ) -> None:
     """Two independent roads to one number: second order from backward passes, and KL of a copy that really changed."""
     model, architecture, samples, qparams = exact
-    found = price_groups(model, architecture.groups, samples, [INT8_DYNAMIC], by_scheme(qparams), draws=60)
+    found = price_groups(model, architecture, samples, [INT8_DYNAMIC], by_scheme(qparams), draws=60)
     near = 0
     for group in architecture.groups:
         changed = quantized_copy(model, [group], {group.name: INT8_DYNAMIC}, qparams)
@@ -134,7 +184,7 @@ def test_scores_have_the_covariance_of_the_fisher_information() -> None:
 def test_what_changes_nothing_costs_nothing(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample]
 ) -> None:
-    found = price_groups(tiny_loaded.model, architecture.groups, samples[:2], [NOTHING], {})
+    found = price_groups(tiny_loaded.model, architecture, samples[:2], [NOTHING], {})
     assert set(found.values()) == {0.0}
     assert len(found) == len(architecture.groups)
 
@@ -142,8 +192,8 @@ def test_what_changes_nothing_costs_nothing(
 def test_schemes_priced_together_cost_what_they_cost_alone(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
 ) -> None:
-    def prices(schemes: Sequence[Scheme]) -> dict[tuple[str, str], float | None]:
-        return price_groups(tiny_loaded.model, architecture.groups, samples[:2], schemes, by_scheme(qparams))
+    def prices(schemes: Sequence[Scheme]) -> PriceList:
+        return price_groups(tiny_loaded.model, architecture, samples[:2], schemes, by_scheme(qparams))
 
     together = prices(ALL)
     for scheme in ALL:
@@ -162,7 +212,7 @@ def test_members_add_up_inside_the_token_before_they_are_squared(
             for i, member in enumerate(group.members)
         ]
         q = {INPUTS_ONLY.name: {**qparams, **{g.name: qparams[group.name] for g in single}}}
-        found = price_groups(model, [group, *single], samples[:2], [INPUTS_ONLY], q)
+        found = at_linears(model, [group, *single], samples[:2], q, schemes=[INPUTS_ONLY])
         whole, *parts = (found[g.name, INPUTS_ONLY.name] or 0.0 for g in [group, *single])
         assert whole**0.5 <= sum(part**0.5 for part in parts) * (1 + 1e-6)
         if len(single) > 1:
@@ -174,7 +224,7 @@ def test_every_scheme_uses_its_own_ranges(
 ) -> None:
     name = architecture.groups[0].name
     found = price_groups(
-        tiny_loaded.model, architecture.groups, samples[:1], [INT8_STATIC, INPUTS_ONLY], {INT8_STATIC.name: qparams}
+        tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], {INT8_STATIC.name: qparams}
     )
     assert found[name, INT8_STATIC.name] is not None
     assert found[name, INPUTS_ONLY.name] is None
@@ -183,10 +233,8 @@ def test_every_scheme_uses_its_own_ranges(
 def test_the_same_seed_gives_the_same_prices(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
 ) -> None:
-    def prices(seed: int) -> dict[tuple[str, str], float | None]:
-        return price_groups(
-            tiny_loaded.model, architecture.groups, samples[:2], [INT8_STATIC], by_scheme(qparams), seed=seed
-        )
+    def prices(seed: int) -> PriceList:
+        return price_groups(tiny_loaded.model, architecture, samples[:2], [INT8_STATIC], by_scheme(qparams), seed=seed)
 
     assert prices(1) == prices(1)
     assert prices(1) != prices(2)
@@ -199,8 +247,8 @@ def test_several_rounds_give_what_one_round_gives(
     qparams: Ranges,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def prices() -> dict[tuple[str, str], float | None]:
-        return price_groups(tiny_loaded.model, architecture.groups, samples[:3], ALL, by_scheme(qparams))
+    def prices() -> PriceList:
+        return at_linears(tiny_loaded.model, architecture.groups, samples[:3], by_scheme(qparams))
 
     whole = prices()
     monkeypatch.setattr("quantaudit.simulate.price.RECORD_BYTES", 1)
@@ -208,20 +256,19 @@ def test_several_rounds_give_what_one_round_gives(
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
-def test_blocks_that_run_twice_give_the_same_prices(name: str) -> None:
+def test_blocks_that_run_twice_give_the_same_prices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpointed blocks compute their graph on the way back: nothing else may change, nor be recorded twice."""
     model = tiny_model(name, num_hidden_layers=3)
     architecture, samples = discover(model), random_corpus([24, 9]).samples
 
-    def prices(blocks: Sequence[str]) -> dict[tuple[str, str], float | None]:
-        return price_groups(
-            model, architecture.groups, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}, blocks=blocks, draws=2
-        )
+    def prices() -> PriceList:
+        return price_groups(model, architecture, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}, draws=2)
 
-    whole = prices(())
+    twice = prices()
     assert len(architecture.blocks) == 3
-    assert prices(architecture.blocks) == whole
-    assert any(whole.values())
+    monkeypatch.setattr("quantaudit.simulate.passage.checkpointed", lambda *_: nullcontext())
+    assert prices() == twice
+    assert any(twice.values())
 
 
 def test_the_graph_of_one_block_is_kept_at_a_time(samples: list[TokenizedSample]) -> None:
@@ -251,14 +298,14 @@ def test_broken_weights_have_no_price(samples: list[TokenizedSample]) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
-    found = price_groups(model, discover(model).groups, samples[:1], [WEIGHTS_ONLY], {})
+    found = price_groups(model, discover(model), samples[:1], [WEIGHTS_ONLY], {})
     assert set(found.values()) == {None}
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen3", "phi3"])
 def test_other_families_are_priced(name: str) -> None:
     model = tiny_model(name, num_hidden_layers=1)
-    found = price_groups(model, discover(model).groups, random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
+    found = price_groups(model, discover(model), random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
     assert all(price is not None and price > 0 for price in found.values())
 
 
@@ -275,7 +322,7 @@ def test_weights_that_lie_on_their_side_are_priced_as_linears_are() -> None:
             upright.set_submodule(path, linear)
     samples = random_corpus([9, 7]).samples
     found, expected = (
-        price_groups(one, discover(one).groups, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, upright)
+        price_groups(one, discover(one), samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, upright)
     )
     assert len(found) == 2 * 5
     assert found == {key: pytest.approx(price, rel=1e-3) for key, price in expected.items()}
@@ -307,7 +354,7 @@ def test_nothing_is_left_behind(samples: list[TokenizedSample], fails: bool) -> 
             raise RuntimeError("in the middle")
 
     try:
-        price_groups(model, discover(model).groups, samples[:2], [INT8_DYNAMIC], {}, progress=progress)
+        price_groups(model, discover(model), samples[:2], [INT8_DYNAMIC], {}, progress=progress)
     except RuntimeError:
         assert fails
     assert state(model) == before
@@ -319,6 +366,7 @@ def test_an_error_inside_the_forward_pass_leaves_no_hook(
     model = tiny_loaded.model
     before = hooks(model)
     broken = Group(name="g", projection="g", layer=0, members=("no.such.module",))
-    with differentiable(model), pytest.raises(AttributeError):
-        record(model, [*architecture.groups, broken], samples[0], 1, torch.Generator())
+    linears = LinearPrices(model=model, groups=[*architecture.groups, broken], schemes=[INT8_DYNAMIC], qparams={})
+    with pytest.raises(AttributeError):
+        record_scores(model, architecture.blocks, samples[:1], linears)
     assert hooks(model) == before

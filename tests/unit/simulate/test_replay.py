@@ -12,10 +12,12 @@ from quantaudit.model.sites import discover
 from quantaudit.quant.schemes import INT8_DYNAMIC
 from quantaudit.simulate import block as block_module
 from quantaudit.simulate.apply import input_quantizer, quantize_linear, quantized
-from quantaudit.simulate.block import clean_runs, group_damage, inner_paths, record_calls
+from quantaudit.simulate.block import clean_runs, inner_paths
+from quantaudit.simulate.passage import record_calls
 from quantaudit.simulate.replay import record, remembered
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.families import family_model
+from tests.unit.simulate.reference import damage_rows
 
 NAMES = ["llama", "phi3", "gemma4", "gpt2", "mamba2", "qwen3.5-moe", "mixtral"]
 
@@ -26,7 +28,7 @@ def test_every_group_is_replayed_bit_for_bit(name: str) -> None:
     linearize(model)
     architecture = discover(model)
     weights_before, forwards = weight_bytes(model), own_forwards(model)
-    calls = record_calls(model, architecture.blocks, random_corpus([12, 9]).samples)
+    calls = record_calls(model, architecture.blocks, random_corpus([12, 9]).samples).calls
     saved = 0
     for index, path in enumerate(architecture.blocks):
         block = model.get_submodule(path)
@@ -39,10 +41,9 @@ def test_every_group_is_replayed_bit_for_bit(name: str) -> None:
             members = inner_paths(group, path)
             with torch.no_grad(), quantized(model, [group], weights, {group.name: quantizer}):
                 for run in runs:
-                    args, kwargs = run.call
-                    whole = first_tensor(block(*args, **kwargs))
+                    whole = first_tensor(block(*run.call.args, **run.call.kwargs))
                     with remembered(block, run.memo, members):
-                        short = first_tensor(block(*args, **kwargs))
+                        short = first_tensor(block(*run.call.args, **run.call.kwargs))
                     assert torch.equal(whole, short), group.name
                     saved += len(run.memo.known(members))
     assert saved > 0
@@ -59,11 +60,11 @@ def test_a_llama_block_starts_at_the_group() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     architecture = discover(model)
     (path,) = architecture.blocks
-    call, _ = record_calls(model, [path], random_corpus([8, 7]).samples)[path]
+    call, _ = record_calls(model, [path], random_corpus([8, 7]).samples).calls[path]
     block = model.get_submodule(path)
     before = hooks(model)
     with torch.no_grad():
-        _, memo = record(block, *call)
+        _, memo = record(block, call.args, call.kwargs)
     assert hooks(model) == before
     groups = {group.projection: inner_paths(group, path) for group in architecture.groups if group.layer == 0}
     outer = {"input_layernorm", "self_attn", "post_attention_layernorm"}
@@ -111,15 +112,15 @@ def test_what_ran_twice_or_was_written_into_is_computed_again() -> None:
 def test_full_memory_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     samples = random_corpus([12, 9, 5]).samples
-    whole = group_damage(model, discover(model), samples, [INT8_DYNAMIC], {})
+    whole = damage_rows(model, discover(model), samples, [INT8_DYNAMIC], {})
     monkeypatch.setattr(block_module, "MEMO_BYTES", 1)
-    assert group_damage(model, discover(model), samples, [INT8_DYNAMIC], {}) == whole
+    assert damage_rows(model, discover(model), samples, [INT8_DYNAMIC], {}) == whole
 
 
 def test_a_ranking_needs_no_replay_of_weights_alone() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     samples = random_corpus([12, 9]).samples
-    whole = group_damage(model, discover(model), samples, [INT8_DYNAMIC], {})
-    ranked = group_damage(model, discover(model), samples, [INT8_DYNAMIC], {}, weights_only=False)
+    whole = damage_rows(model, discover(model), samples, [INT8_DYNAMIC], {})
+    ranked = damage_rows(model, discover(model), samples, [INT8_DYNAMIC], {}, weights_only=False)
     assert [row.damage for row in ranked] == [row.damage for row in whole]
     assert {row.damage_weights_only for row in ranked} == {None}

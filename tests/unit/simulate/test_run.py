@@ -16,17 +16,15 @@ from quantaudit.model.sites import Architecture
 from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate import cost
-from quantaudit.simulate.block import group_damage
 from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.predict import fit_curve
-from quantaudit.simulate.price import price_groups
-from quantaudit.simulate.pricing import find_score
+from quantaudit.simulate.pricing import find_score, price_groups
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.standard import worst_groups
 from tests.builders import random_corpus
-from tests.unit.simulate.reference import ranges
+from tests.unit.simulate.reference import damage_rows, ranges
 
 BUDGET = 60
 
@@ -66,7 +64,7 @@ def test_static_ranges_come_from_the_calibration_samples(
     calibration = [sample for sample in tiny_corpus.samples if sample.split == "calibration"]
     watched = ranges(tiny_loaded.model, architecture.groups, calibration)
     chosen = select(tiny_corpus.samples, BUDGET)
-    expected = group_damage(tiny_loaded.model, architecture, chosen, [INT8_STATIC], {INT8_STATIC.name: watched})
+    expected = damage_rows(tiny_loaded.model, architecture, chosen, [INT8_STATIC], {INT8_STATIC.name: watched})
     found = [row for row in simulation.groups if row.scheme == INT8_STATIC.name]
     assert [(row.group, row.damage) for row in found] == [(row.group, row.damage) for row in expected]
 
@@ -100,7 +98,7 @@ def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
     watched = ranges(tiny_loaded.model, architecture.groups, calibration)
     chosen = select(tiny_corpus.samples, BUDGET)
     expected = price_groups(
-        tiny_loaded.model, architecture.groups, chosen, list(SCHEMES.values()), {INT8_STATIC.name: watched}
+        tiny_loaded.model, architecture, chosen, list(SCHEMES.values()), {INT8_STATIC.name: watched}
     )
     assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
     assert all(price is not None and price > 0 for price in expected.values())
@@ -138,7 +136,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
     def fail(*_args: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("out of memory\ndetails")
 
-    monkeypatch.setattr("quantaudit.simulate.pricing.price_groups", fail)
+    monkeypatch.setattr("quantaudit.simulate.pricing.record_scores", fail)
 
     def found() -> Simulation:
         return simulate(
@@ -221,7 +219,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
     made = calls[0] / len(found.evaluation.samples)
     told = forward_passes(schemes, recipes=0, by_damage=by_damage, single=single)
     # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
-    blocks = cost.RECORDED - 1 + cost.REPLAYED * 3
+    blocks = cost.CLEAN + cost.REPLAYED * 3
     hooks = (cost.SCORED - 1) * 3
-    back = 0 if by_damage else cost.BACKWARD - 1 + cost.PRICED * 2
+    back = 0 if by_damage else cost.BACKWARD - 1
     assert made == pytest.approx(told - blocks - hooks - back)

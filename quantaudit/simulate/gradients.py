@@ -1,0 +1,83 @@
+"""How much the logits feel a change inside the model: labels drawn from its own predictions, and the way back.
+
+To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's own predictions. Scores
+drawn from them (`predicted_scores`) have covariance F; backpropagated, they give g = ∂/∂h of any tensor h on the way,
+and ½·(g·Δh)² is what changing it by Δh costs, on average over draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantaudit.model.drive import Batch, arguments
+
+_ROWS = 32
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Within the context the embedding's output starts a graph, in evaluation mode, and no parameter has a gradient."""
+    training = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    with ExitStack() as stack:
+        stack.callback(_restore, training, wanted)
+        model.eval().requires_grad_(False)
+        # A clone is no leaf: the model may scale its embeddings in place.
+        handle = embedding.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_().clone())
+        stack.callback(handle.remove)
+        yield
+
+
+def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generator: torch.Generator) -> None:
+    """One forward pass, and one way back for each draw. Within `differentiable`.
+
+    recorders: hooks of the forward pass, closed before the way back, on which checkpointed blocks run once more.
+    """
+    with torch.enable_grad(), recorders:
+        given = arguments(model, batch)
+        for value in given.values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
+        logits = model(**given).logits
+    for draw in range(draws):
+        logits.backward(predicted_scores(logits.detach(), generator), retain_graph=draw + 1 < draws)
+
+
+def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Gradients, with respect to the logits, of the negative log-likelihood of labels drawn from the logits themselves.
+
+    logits: [..., vocabulary]. Computed in float32, returned in the logits' dtype; the mean is 0, the covariance the
+    Fisher information diag(p) − ppᵀ of each position, in nats. NaN where the logits are broken.
+    """
+    p = logits.float().softmax(-1)
+    if not bool(p.isfinite().all()):
+        return torch.full_like(logits, float("nan"))
+    labels = drawn_labels(p.flatten(0, -2), generator).view(*p.shape[:-1], 1)
+    return p.scatter_add(-1, labels, -torch.ones_like(p[..., :1])).to(logits.dtype)
+
+
+def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows].
+
+    By inversion in float64, a few rows at a time: `torch.multinomial` draws a random number for every token of the
+    vocabulary, which takes longer than a forward pass of a small model.
+    """
+    u = torch.rand(len(p), 1, generator=generator, device=p.device, dtype=torch.float64)
+    labels = []
+    for start in range(0, len(p), _ROWS):
+        cumulative = p[start : start + _ROWS].double().cumsum(-1)
+        labels.append(torch.searchsorted(cumulative, u[start : start + _ROWS] * cumulative[:, -1:], right=True))
+    return torch.cat(labels)[:, 0].clamp_(max=p.shape[-1] - 1)
+
+
+def _restore(training: Mapping[nn.Module, bool], wanted: Mapping[nn.Parameter, bool]) -> None:
+    for module, mode in training.items():
+        module.training = mode
+    for parameter, flag in wanted.items():
+        parameter.requires_grad_(flag)
