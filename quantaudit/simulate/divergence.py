@@ -10,6 +10,8 @@ from torch import Tensor
 
 SLICE_BYTES = 1 << 20
 """Float32 logits in one buffer: small enough to stay in a processor's cache."""
+DEVICE_SLICE_BYTES = 1 << 26
+"""The same on an accelerator, which has work to share out and no such cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Scratch:
 
     def views(self, logits: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
         """(positions, four buffers of as many rows) until all of logits [tokens, vocabulary] is covered."""
-        rows = max(1, SLICE_BYTES // (4 * logits.shape[-1]))
+        rows = slice_rows(logits.shape[-1], logits.device)
         if not self.buffers or self.buffers[0].shape != (rows, logits.shape[-1]):
             self.buffers = [
                 torch.empty(rows, logits.shape[-1], dtype=torch.float32, device=logits.device) for _ in range(4)
@@ -39,6 +41,14 @@ class Scratch:
         for start in range(0, len(logits), rows):
             part = slice(start, min(start + rows, len(logits)))
             yield part, [buffer[: part.stop - start] for buffer in self.buffers]
+
+
+def slice_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows of a slice. A processor's threads get as many each, and one at least: of five, one of two would do three."""
+    if device.type != "cpu":
+        return max(1, DEVICE_SLICE_BYTES // (4 * vocabulary))
+    rows, threads = SLICE_BYTES // (4 * vocabulary), torch.get_num_threads()
+    return max(rows - rows % threads, threads)
 
 
 def read(logits: Tensor, targets: Tensor, scratch: Scratch) -> Reading:

@@ -286,6 +286,32 @@ def test_the_divergence_is_the_textbooks() -> None:
         assert torch.equal(reading.top, x.argmax(-1))
 
 
+@pytest.mark.parametrize(("threads", "fit", "rows"), [(1, 5, 5), (2, 5, 4), (2, 2, 2), (3, 5, 3), (4, 1, 4), (7, 0, 7)])
+def test_every_thread_gets_as_many_rows_and_slices_change_no_number(
+    monkeypatch: pytest.MonkeyPatch, threads: int, fit: int, rows: int
+) -> None:
+    """fit: rows that a slice has room for; rows: those that it gets."""
+    generator = torch.Generator().manual_seed(0)
+    clean, changed = (torch.randn(9, 1001, generator=generator).mul(3).bfloat16() for _ in range(2))
+    targets = torch.randint(0, 1001, (8,), generator=generator)
+
+    def found() -> tuple[torch.Tensor, ...]:
+        known = read(clean, targets, Scratch())
+        reading, kl = compare(clean, known, changed, targets, Scratch())
+        return known.top, reading.top, known.normalizer, known.loss, reading.normalizer, reading.loss, kl
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(divergence, "SLICE_BYTES", 1000 * 4 * 1001)
+    whole = found()
+    monkeypatch.setattr(divergence, "SLICE_BYTES", fit * 4 * 1001)
+    parts = [part for part, _ in Scratch().views(clean)]
+    assert {part.stop - part.start for part in parts[:-1]} == {rows}
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == len(clean)
+    for a, b in zip(whole, found(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
 # Housekeeping --------------------------------------------------------------------------------------------------------
 
 
