@@ -272,7 +272,7 @@ class _Search:
         """
         recipe, groups = self.resolved(title, choice), [c.group for c in self.found]
         if whole or not recipe.smooth or self.smoothing is None:
-            return recipe_plan(recipe, self.loaded.model, groups, self.profile, self.calibration)
+            return recipe_plan(recipe, self.loaded.model, groups, self.profile, self.calibration, stages=self.stages)
         plain = recipe_plan(replace(recipe, smooth=()), self.loaded.model, groups, self.profile)
         chosen = self.strengths(choice)
         ranges = {

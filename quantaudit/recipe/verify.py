@@ -80,7 +80,7 @@ def predict(
     Of what the plan leaves out (`plan.unsimulated`) there is no promise: the score is of the rest.
     """
     recipe, groups = resolution.as_recipe(name), discover(loaded.model).groups
-    plan = recipe_plan(recipe, loaded.model, groups, profile, corpus.samples)
+    plan = recipe_plan(recipe, loaded.model, groups, profile, corpus.samples, stages=stages)
     advance = stages("predicting", len(samples), "samples")
     (row,) = score_plans(loaded.model, samples, [plan], progress=advance)
     if not {change.modifier for change in resolution.unsimulated} <= TRUE_TO_SCALE:
@@ -88,7 +88,7 @@ def predict(
     inputs = _input_scales(plan)
     if inputs and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
         replayed = replay(loaded, profile, corpus, stages)
-        inputs = _input_scales(recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples))
+        inputs = _input_scales(recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples, stages=stages))
     with smoothed(loaded.model, plan.smoothed) as factors:
         weights = weight_scales(loaded.model, resolution.schemes)
     return Prediction(plan=plan, row=row, inputs=inputs, weights=weights, factors=factors)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.model.drive import Batch, arguments
+from quantaudit.simulate.divergence import slice_rows
 
-_ROWS = 32
+_STRETCH = 512
+"""Tokens of the vocabulary whose probabilities are summed before any is looked for."""
 
 
 @contextmanager
@@ -55,25 +57,34 @@ def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:
     logits: [..., vocabulary]. Computed in float32, returned in the logits' dtype; the mean is 0, the covariance the
     Fisher information diag(p) − ppᵀ of each position, in nats. NaN where the logits are broken.
     """
-    p = logits.float().softmax(-1)
-    if not bool(p.isfinite().all()):
-        return torch.full_like(logits, float("nan"))
-    labels = drawn_labels(p.flatten(0, -2), generator).view(*p.shape[:-1], 1)
-    return p.scatter_add(-1, labels, -torch.ones_like(p[..., :1])).to(logits.dtype)
+    rows = logits.reshape(-1, logits.shape[-1])
+    scores = torch.empty_like(rows)
+    u = torch.rand(len(rows), 1, generator=generator, device=rows.device, dtype=torch.float64)
+    size = slice_rows(rows.shape[-1], rows.device)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        p = rows[part].float().softmax(-1)
+        scores[part] = p.scatter_add_(-1, drawn_labels(p, u[part]), -torch.ones_like(p[:, :1]))
+    return scores.view_as(logits)
 
 
-def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
-    """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows].
+def drawn_labels(p: Tensor, u: Tensor) -> Tensor:
+    """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows, 1].
 
-    By inversion in float64, a few rows at a time: `torch.multinomial` draws a random number for every token of the
-    vocabulary, which takes longer than a forward pass of a small model.
+    u: float64 [rows, 1], uniform in [0, 1). By inversion in float64, first among stretches of the vocabulary, then
+    within one: `torch.multinomial` draws a random number for every token, and one cumulative sum over all of them takes
+    longer than the forward pass of a small model.
     """
-    u = torch.rand(len(p), 1, generator=generator, device=p.device, dtype=torch.float64)
-    labels = []
-    for start in range(0, len(p), _ROWS):
-        cumulative = p[start : start + _ROWS].double().cumsum(-1)
-        labels.append(torch.searchsorted(cumulative, u[start : start + _ROWS] * cumulative[:, -1:], right=True))
-    return torch.cat(labels)[:, 0].clamp_(max=p.shape[-1] - 1)
+    rows, vocabulary = p.shape
+    stretches = nn.functional.pad(p, (0, -vocabulary % _STRETCH)).view(rows, -1, _STRETCH)
+    sums = stretches.sum(-1, dtype=torch.float64)
+    ends = sums.cumsum(-1)
+    target = u * ends[:, -1:]
+    chosen = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
+    before = (ends - sums).gather(1, chosen)
+    within = stretches.gather(1, chosen[:, :, None].expand(-1, -1, _STRETCH))[:, 0].double().cumsum(-1) + before
+    inside = torch.searchsorted(within, target, right=True).clamp_(max=_STRETCH - 1)
+    return (chosen * _STRETCH + inside).clamp_(max=vocabulary - 1)
 
 
 def _restore(training: Mapping[nn.Module, bool], wanted: Mapping[nn.Parameter, bool]) -> None:

@@ -50,7 +50,7 @@ def pass_once(
     """
     note: str | None = None
     if score != "damage":
-        tick = stages("feeling the way back", len(samples), "samples")
+        tick = stages("taking gradients", len(samples), "samples")
         linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=schemes, qparams=qparams)
         try:
             return record_scores(model, architecture.blocks, samples, linears, progress=tick), None

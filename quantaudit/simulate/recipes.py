@@ -11,7 +11,7 @@ from torch import nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Group
 from quantaudit.profile import Profile
-from quantaudit.progress import Advance, no_advance
+from quantaudit.progress import Stages, no_advance, silent_stages
 from quantaudit.quant.limits import approximations, obstacles
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.scales import QParams
@@ -50,7 +50,7 @@ def recipe_plan(
     profile: Profile,
     samples: Sequence[TokenizedSample] = (),
     *,
-    progress: Advance = no_advance,
+    stages: Stages = silent_stages,
 ) -> Plan:
     """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
 
@@ -78,7 +78,9 @@ def recipe_plan(
     if any(sites.get(path) in routed for by in recipe.smooth for path in by.divided):
         near[_SMOOTHED_EXPERTS] = None
     read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
-    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=progress)
+    work = recipe.calibration_samples(samples)
+    tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
+    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=tick)
     unsimulated = (*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
     mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
     return Plan(

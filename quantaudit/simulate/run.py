@@ -10,9 +10,9 @@ from torch import nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError, UsageError
 from quantaudit.model.load import LoadedModel
-from quantaudit.model.sites import Architecture, Group, discover
+from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
-from quantaudit.progress import Stages, no_advance, silent_stages
+from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.limits import obstacles
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
@@ -22,7 +22,6 @@ from quantaudit.simulate.block import replay_groups, steps
 from quantaudit.simulate.estimate import with_estimates
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.predict import rounding_floor
 from quantaudit.simulate.pricing import pass_once, price_by_anchors
 from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
@@ -84,7 +83,9 @@ def simulate(
     if all(row.price is None for row in groups):
         source = None
     plans = standard_plans(inside, schemes, groups, qparams)
-    plans += [_plan(recipe, loaded, architecture, profile, samples, stages) for recipe in recipes]
+    plans += [
+        recipe_plan(recipe, loaded.model, architecture.groups, profile, samples, stages=stages) for recipe in recipes
+    ]
     tick = stages("scoring the whole model", len(plans) * len(chosen))
     watched = watch_inputs(inside, profile)
     rows = score_plans(
@@ -116,19 +117,6 @@ def simulate(
         recipes=rows,
         granularity=granularity_rows(inside, watched),
     )
-
-
-def _plan(
-    recipe: ResolvedRecipe,
-    loaded: LoadedModel,
-    architecture: Architecture,
-    profile: Profile,
-    samples: Sequence[TokenizedSample],
-    stages: Stages,
-) -> Plan:
-    work = recipe.calibration_samples(samples)
-    tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
-    return recipe_plan(recipe, loaded.model, architecture.groups, profile, samples, progress=tick)
 
 
 def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None:
