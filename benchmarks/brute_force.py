@@ -41,7 +41,7 @@ from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, IN
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.passage import record_calls
+from quantaudit.simulate.passage import pass_forward
 from quantaudit.simulate.plan import Plan
 from quantaudit.simulate.predict import Curve, Floor, fit_curve, rounding_floor
 from quantaudit.simulate.price import PriceList
@@ -219,7 +219,7 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str,
     inside = replace(case.architecture, groups=tuple(case.groups))
 
     def damage(weights_only: bool) -> list[Any]:
-        passage = record_calls(case.model, inside.blocks, case.samples)
+        passage = pass_forward(case.model, inside.blocks, case.samples)
         return replay_groups(case.model, inside, passage, [INT8_STATIC], case.ranges, weights_only=weights_only)
 
     costs = {

@@ -60,6 +60,14 @@ def first_tensor(values: Any) -> Tensor:
     return next(value for value in values if isinstance(value, Tensor))
 
 
+def with_first_tensor(values: Any, tensor: Tensor) -> Any:
+    """A module's outputs with other hidden states."""
+    if isinstance(values, Tensor):
+        return tensor
+    first = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
+    return (*values[:first], tensor, *values[first + 1 :])
+
+
 def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str]) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         fired[site.module] += 1

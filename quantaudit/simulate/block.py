@@ -1,11 +1,13 @@
-"""Damage and prices: each decoder block is replayed with one fused group quantized, and its output compared.
+"""Damage and prices: decoder blocks are replayed with one fused group quantized, and what they put out is compared.
 
-Damage is how far the output h moves, the price how far the logits do, in nats per token:
+Damage is how far the block's output h moves. The price is how far the logits do, in nats per token:
 
-    ½ · Σ over tokens of (g·Δh)², averaged over draws, with g = ∂/∂h from a backward pass (`passage`, `gradients`).
+    ½ · Σ over tokens of (g·Δy)², averaged over draws,
 
-Tokens are squared apart: what they do to the logits is taken for uncorrelated. Small KLs add up over groups, so prices
-do. A replay starts at the group: what ran before it is remembered from the clean run (`replay`).
+with y what carries the group's change into the residual stream (`carriers`), and g = ∂/∂y from a backward pass
+(`passage`, `gradients`). Tokens are squared apart: what they do to the logits is taken for uncorrelated. Small KLs add
+up over groups, so prices do. A replay starts at the group, as what ran before it is remembered from the clean run
+(`replay`), and for a price it ends at the carrier.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_linear, quantized
-from quantaudit.simulate.passage import Call, Passage
+from quantaudit.simulate.calls import Call
+from quantaudit.simulate.carriers import Carrier, Carriers
+from quantaudit.simulate.passage import Passage
 from quantaudit.simulate.price import PriceList, mean_price
 from quantaudit.simulate.records import GroupRow
-from quantaudit.simulate.replay import MEMO_BYTES, Memo, record, remembered
+from quantaudit.simulate.replay import MEMO_BYTES, Memo, ModuleCall, record, remembered
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
 
@@ -41,12 +45,13 @@ def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
     return (delta.square().sum(-1) / norm).double().sum()
 
 
-def block_price(scores: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
-    """Σ over tokens of ½·(g·Δh)²: a float64 scalar, in nats, to be divided by the number of tokens.
+def felt_price(scores: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
+    """Σ over tokens of ½·(g·Δy)²: a float64 scalar, in nats, to be divided by the number of tokens.
 
-    scores: g, shaped as the block's outputs, [batch, tokens, …, hidden] without padding; products in float32.
+    scores: g, shaped as what is compared, [batch, tokens, …, hidden] or [tokens, hidden]; products in float32.
     """
-    felt = (scores.float() * (changed.float() - clean.float())).flatten(2).sum(-1)
+    products = scores.float() * (changed.float() - clean.float())
+    felt = products.flatten(min(2, products.ndim - 1)).sum(-1)
     return 0.5 * felt.double().square().sum()
 
 
@@ -61,14 +66,16 @@ def replay_groups(
     *,
     factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
     only: Mapping[str, Container[str]] | None = None,
+    damage: bool = True,
     weights_only: bool = True,
 ) -> list[GroupRow]:
     """Damage of every fused group under every scheme, and its price where the passage had a way back.
 
     qparams: by scheme name, then by group name, for static schemes. factors: the same, [in], where a group is smoothed
     first: its input is divided by them, the columns of its weights multiplied. only: by group name, names of the
-    schemes that it is replayed under; others get null. weights_only: whether to replay each group once more for every
-    way to quantize its weights, with its input as it is; a ranking needs none.
+    schemes that it is replayed under; others get null. damage: whether it is wanted, or prices alone, for which replays
+    are shorter. weights_only: whether to replay each group once more for every way to quantize its weights, with its
+    input as it is; a ranking needs none.
 
     A group whose static range is not finite gets null; Linears outside the blocks have no damage. The passage's calls
     are forgotten block by block. `progress` is called after each group and variant.
@@ -80,10 +87,11 @@ def replay_groups(
         if not calls:  # a layer that the model skips has nothing to replay
             rows += [_row(group, scheme, None) for group in inside for scheme in schemes]
             continue
-        runs = clean_runs(model.get_submodule(path), path, inside, calls)
+        runs = clean_runs(model.get_submodule(path), path, inside, calls, passage.carriers)
         for group in inside:
             smoothing = {name: found[group.name] for name, found in factors.items() if group.name in found}
-            replay = _Replay(model, path, group, runs, smoothing, passage.draws)
+            carrier = passage.carriers.get(group.name, Carrier())
+            replay = _Replay(model, path, group, runs, carrier, smoothing, passage.draws, damage)
             ranges = {name: found.get(group.name) for name, found in qparams.items()}
             own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
             rows += replay.rows(own, ranges, progress, weights_only)
@@ -101,16 +109,22 @@ class CleanRun:
     call: Call
     output: Tensor
     memo: Memo
+    children: Mapping[str, ModuleCall]
+    """Calls of the children that carriers are made of; those that did not run once are not among them."""
 
 
-def clean_runs(block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call]) -> list[CleanRun]:
+def clean_runs(
+    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], carriers: Carriers
+) -> list[CleanRun]:
     """Every call run once more as it is. Where MEMO_BYTES are full, memos stay empty and replays compute all again."""
     members = [inner_paths(group, path) for group in groups]
+    through = {child for group in groups if group.name in carriers for child in carriers[group.name].through}
     runs, held = [], 0
     for call in calls:
         output, memo = record(block, call.args, call.kwargs)
+        children = {child: call for child, call in memo.calls.items() if child in through and call.untouched}
         held += memo.keep(members)
-        runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo()))
+        runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo(), children))
     return runs
 
 
@@ -120,7 +134,7 @@ def inner_paths(group: Group, block: str) -> list[str]:
 
 
 def steps(architecture: Architecture, schemes: Sequence[Scheme]) -> int:
-    """How often `group_damage` will call `progress`."""
+    """How often `replay_groups` will call `progress`."""
     inside = sum(group.layer is not None for group in architecture.groups)
     return inside * (len(schemes) + len(_weight_variants(schemes)))
 
@@ -138,14 +152,18 @@ NO_EFFECT = Effect(None, None)
 
 @dataclass(slots=True)
 class _Replay:
-    """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed."""
+    """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed.
+    damage: whether it is wanted.
+    """
 
     model: nn.Module
     path: str
     group: Group
     runs: Sequence[CleanRun]
+    carrier: Carrier
     factors: Mapping[str, Tensor]
     draws: int
+    damage: bool
     weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
     """Changed weights by how they are quantized and by factor, then by member."""
 
@@ -174,23 +192,57 @@ class _Replay:
             yield row.model_copy(update={"damage": effect.damage, "price": effect.price})
 
     def effect(self, scheme: Scheme, quantizer: InputQuantizer | None) -> Effect:
-        """Means over all recorded tokens; None where they are not finite."""
+        """Means over all recorded tokens; None where they are not wanted, not known, or not finite."""
         block = self.model.get_submodule(self.path)
         members = inner_paths(self.group, self.path)
         damage, price = torch.zeros(2, dtype=torch.float64, device=self.runs[0].output.device)
         with quantized(self.model, [self.group], self.changed_weights(scheme), {self.group.name: quantizer}):
             for run in self.runs:
                 with remembered(block, run.memo, members):
-                    h = first_tensor(block(*run.call.args, **run.call.kwargs))
-                damage += block_damage(run.output, h)
-                for scores in run.call.scores:
-                    price += block_price(scores, run.output, h)
-        heard = self.draws > 0 and any(run.call.scores for run in self.runs)
+                    output, y = self.run_block(block, run) if self.damage else self.run_carrier(block, run)
+                if output is not None:
+                    damage += block_damage(run.output, output)
+                clean = self.carried(run)
+                if clean is not None and y is not None:
+                    for scores in run.call.scores.get(self.carrier.path, []):
+                        price += felt_price(scores, clean, y)
+        heard = any(self.carrier.path in run.call.scores for run in self.runs)
         tokens = sum(run.output.shape[:2].numel() for run in self.runs)
         return Effect(
-            mean_price(float(damage), sum(run.output.shape[:-1].numel() for run in self.runs)),
+            mean_price(float(damage), sum(run.output.shape[:-1].numel() for run in self.runs)) if self.damage else None,
             mean_price(float(price), tokens * self.draws) if heard else None,
         )
+
+    def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:
+        """What the block puts out, and its carrier; None where that did not run."""
+        made: list[Tensor] = []
+        module = block.get_submodule(self.carrier.path)
+        handle = module.register_forward_hook(lambda _m, _a, output: made.append(first_tensor(output)))
+        try:
+            output = first_tensor(block(*run.call.args, **run.call.kwargs))
+        finally:
+            handle.remove()
+        return output, made[-1] if made else None
+
+    def run_carrier(self, block: nn.Module, run: CleanRun) -> tuple[None, Tensor | None]:
+        """What the carrier puts out, with as little run as that takes; None where it did not run."""
+        if not self.carrier.through:
+            return None, self.run_block(block, run)[1]
+        if self.carried(run) is None:
+            return None, None
+        first, *others = self.carrier.through
+        call = run.children[first]
+        y = first_tensor(block.get_submodule(first)(*call.args, **call.kwargs))
+        for path in others:
+            y = first_tensor(block.get_submodule(path)(y))
+        return None, y
+
+    def carried(self, run: CleanRun) -> Tensor | None:
+        """What the carrier put out in the clean run; None where it did not run."""
+        if not self.carrier.through:
+            return run.output
+        known = all(path in run.children for path in self.carrier.through)
+        return first_tensor(run.children[self.carrier.path].output) if known else None
 
     def changed_weights(self, scheme: Scheme) -> dict[str, Tensor]:
         """By member; made once for all schemes that change weights alike."""

@@ -15,7 +15,7 @@ from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.calibrate import anchors, price_by_damage
-from quantaudit.simulate.passage import Passage, record_calls, record_scores
+from quantaudit.simulate.passage import Passage, pass_back, pass_forward
 from quantaudit.simulate.predict import Floor
 from quantaudit.simulate.price import LinearPrices, PriceList
 from quantaudit.simulate.records import GroupRow
@@ -53,7 +53,7 @@ def pass_once(
         tick = stages("taking gradients", len(samples), "samples")
         linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=schemes, qparams=qparams)
         try:
-            return record_scores(model, architecture.blocks, samples, linears, progress=tick), None
+            return pass_back(model, architecture, samples, linears, progress=tick), None
         except RuntimeError as error:
             # Out of memory, or an operation without a derivative.
             note = f"no prices from gradients: the backward pass failed ({str(error).partition(chr(10))[0]})"
@@ -61,7 +61,7 @@ def pass_once(
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
                 ) from error
-    return record_calls(model, architecture.blocks, samples), note
+    return pass_forward(model, architecture.blocks, samples), note
 
 
 def price_by_anchors(
@@ -103,9 +103,18 @@ def price_groups(
     """
     plain = [scheme for scheme in schemes if scheme.name not in factors]
     linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=plain, qparams=qparams)
-    passage = record_scores(model, architecture.blocks, samples, linears, draws=draws, seed=seed, progress=progress)
+    passage = pass_back(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
     rows = replay_groups(
-        model, architecture, passage, schemes, qparams, progress, factors=factors, only=only, weights_only=False
+        model,
+        architecture,
+        passage,
+        schemes,
+        qparams,
+        progress,
+        factors=factors,
+        only=only,
+        damage=False,
+        weights_only=False,
     )
     return {(row.group, row.scheme): row.price for row in rows}
 

@@ -23,7 +23,7 @@ MEMO_BYTES = 1 << 30
 
 
 @dataclass(slots=True)
-class _Call:
+class ModuleCall:
     """A module's call in a block's run. start, end: ticks of one clock for the whole run; end is −1 for a module that
     ran more than once. versions: of input and output as the module saw them; others tell that the block wrote into one.
     """
@@ -36,15 +36,21 @@ class _Call:
     versions: tuple[int, int] = (-1, -1)
 
     @property
+    def untouched(self) -> bool:
+        """Whether the first tensors taken and returned are still what they were, the module having run once."""
+        return self.end >= 0 and self.versions[1] >= 0 and self.versions == self.seen()
+
+    @property
     def intact(self) -> bool:
         """Whether input and output are still what the module took and returned."""
-        return self.end >= 0 and _only_tensor(self.output) is not None and self.versions == self.seen()
+        return self.untouched and _only_tensor(self.output) is not None
 
     def seen(self) -> tuple[int, int]:
-        """Versions of the first tensor taken and of the one returned; −1 for none."""
+        """Versions of the first tensor taken and of the first returned; −1 for none."""
         taken = next((x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)), None)
-        returned = _only_tensor(self.output)
-        return (-1 if taken is None else taken._version, -1 if returned is None else returned._version)
+        returned = self.output if isinstance(self.output, tuple) else (self.output,)
+        first = next((x for x in returned if isinstance(x, Tensor)), None)
+        return (-1 if taken is None else taken._version, -1 if first is None else first._version)
 
     @property
     def bytes(self) -> int:
@@ -56,7 +62,7 @@ class _Call:
 class Memo:
     """The calls of one clean run, by path inside the block. An empty one knows nothing: all is computed again."""
 
-    calls: dict[str, _Call] = field(default_factory=dict)
+    calls: dict[str, ModuleCall] = field(default_factory=dict)
 
     def keep(self, members: Sequence[Sequence[str]]) -> int:
         """Forget what no replay of these groups (members by path inside the block) needs. Returns the bytes held."""
@@ -119,14 +125,16 @@ def remembered(block: nn.Module, memo: Memo, members: Sequence[str]) -> Iterator
         yield
 
 
-def _watch(path: str, calls: dict[str, _Call], clock: Iterator[int]) -> tuple[Callable[..., None], Callable[..., None]]:
+def _watch(
+    path: str, calls: dict[str, ModuleCall], clock: Iterator[int]
+) -> tuple[Callable[..., None], Callable[..., None]]:
     again = False
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal again
         again = path in calls
         if not again:
-            calls[path] = _Call(next(clock), args, kwargs)
+            calls[path] = ModuleCall(next(clock), args, kwargs)
             calls[path].versions = calls[path].seen()
 
     def after(_module: nn.Module, _args: Any, output: Any) -> None:

@@ -18,7 +18,7 @@ from quantaudit.progress import Advance, no_advance
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.block import replay_groups
-from quantaudit.simulate.passage import record_calls
+from quantaudit.simulate.passage import pass_forward
 from quantaudit.simulate.records import GroupRow
 
 WEIGHTS_ONLY = Scheme(
@@ -121,5 +121,5 @@ def damage_rows(
     **options: Any,
 ) -> list[GroupRow]:
     """Replays after forward passes alone."""
-    passage = record_calls(model, architecture.blocks, samples)
+    passage = pass_forward(model, architecture.blocks, samples)
     return replay_groups(model, architecture, passage, schemes, qparams, progress, **options)

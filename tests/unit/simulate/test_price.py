@@ -13,13 +13,16 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.capture import first_tensor
+from quantaudit.model.experts import linearize
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.forwards import checkpointed
 from quantaudit.simulate.gradients import differentiable, predicted_scores
-from quantaudit.simulate.passage import record_scores
+from quantaudit.simulate.passage import pass_back
 from quantaudit.simulate.price import LinearPrices, PriceList
 from quantaudit.simulate.pricing import price_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
@@ -43,7 +46,7 @@ def outputs(model: nn.Module, paths: Sequence[str], sample: TokenizedSample) -> 
     found: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(path).register_forward_hook(
-            lambda _m, _a, output, path=path: found.__setitem__(path, output[0].detach().clone())
+            lambda _m, _a, output, path=path: found.__setitem__(path, first_tensor(output)[0].detach().clone())
         )
         for path in paths
     ]
@@ -53,10 +56,14 @@ def outputs(model: nn.Module, paths: Sequence[str], sample: TokenizedSample) -> 
     return found
 
 
+def nudged(output: Any, nudge: Tensor) -> Any:
+    return output + nudge if isinstance(output, Tensor) else (output[0] + nudge, *output[1:])
+
+
 def nudged_loss(model: Any, labels: Tensor, sample: TokenizedSample, nudges: Mapping[str, Tensor]) -> Tensor:
     """Negative log-likelihood of labels, with a nudge added to the output of each named module."""
     handles = [
-        model.get_submodule(path).register_forward_hook(lambda _m, _a, output, nudge=nudge: output + nudge)
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, output, nudge=nudge: nudged(output, nudge))
         for path, nudge in nudges.items()
     ]
     logits = model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False).logits[0]
@@ -83,7 +90,7 @@ def at_linears(
     """Prices of all groups as those outside the blocks have them."""
     schemes = options.pop("schemes", ALL)
     linears = LinearPrices(model=model, groups=groups, schemes=schemes, qparams=q)
-    return record_scores(model, (), samples, linears, **options).prices
+    return pass_back(model, Architecture(blocks=(), sites=(), groups=()), samples, linears, **options).prices
 
 
 def drawn(model: nn.Module, sample: TokenizedSample, seed: int) -> Tensor:
@@ -107,20 +114,45 @@ def price_by_hand(
     return 0.5 * float(torch.as_tensor(felt).square().sum()) / len(sample.ids)
 
 
-def test_prices_are_those_of_gradients_taken_one_block_at_a_time(
-    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges],
-) -> None:
+@pytest.mark.parametrize("name", ["llama", "gemma2", "glm4", "falcon"])
+def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(name: str) -> None:
     """Changes from a copy quantized for good; at a Linear's own output for what lies outside the blocks."""
-    model, architecture, samples, qparams = exact
-    sample = samples[0]
-    found = price_groups(model, architecture, [sample], ALL, by_scheme(qparams), seed=3)
+    behind = {
+        "llama": {"self_attn": "self_attn", "mlp": "mlp"},
+        "gemma2": {"self_attn": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"},
+        "glm4": {"self_attn": "post_self_attn_layernorm", "mlp": "post_mlp_layernorm"},
+        "falcon": {"self_attention": "self_attention", "mlp": ""},  # which is written into: the block as a whole
+    }
+    model = family_model(name, num_hidden_layers=2).float() if name != "llama" else tiny_model("llama").float()
+    architecture, samples = discover(model), list(random_corpus([24, 9]).samples)
+    qparams, sample = ranges(model, architecture.groups, samples), samples[0]
+    schemes = [INT8_STATIC, INT8_DYNAMIC]
+    found = price_groups(model, architecture, [sample], schemes, by_scheme(qparams), seed=3)
     labels = drawn(model, sample, 3)
     for group in architecture.groups:
-        paths = group.members if group.layer is None else [architecture.blocks[group.layer]]
-        for scheme in ALL:
+        paths: Sequence[str] = group.members
+        if group.layer is not None:
+            block = architecture.blocks[group.layer]
+            child = behind[name][group.members[0].removeprefix(f"{block}.").partition(".")[0]]
+            paths = [f"{block}.{child}".removesuffix(".")]
+        for scheme in schemes:
             changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
             expected = price_by_hand(model, sample, labels, paths, changed)
             assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+
+
+def test_prices_are_the_same_whether_or_not_damage_is_wanted(
+    tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
+) -> None:
+    """A replay that ends at the carrier runs what a replay of the whole block runs."""
+    for name in ("llama", "gemma3", "olmo2", "qwen3.5-moe", "opt", "bloom", "gpt-oss"):
+        model = tiny_loaded.model if name == "llama" else family_model(name)
+        linearize(model)
+        whole, schemes = discover(model), [INT8_DYNAMIC, WEIGHTS_ONLY]
+        rows = replay_groups(model, whole, pass_back(model, whole, samples[:2]), schemes, {})
+        alone = price_groups(model, whole, samples[:2], schemes, {})
+        assert all(alone[row.group, row.scheme] == row.price for row in rows if row.layer is not None), name
+        assert any(row.price for row in rows)
 
 
 def test_at_linears_prices_are_those_of_gradients_taken_one_group_at_a_time(
@@ -368,5 +400,5 @@ def test_an_error_inside_the_forward_pass_leaves_no_hook(
     broken = Group(name="g", projection="g", layer=0, members=("no.such.module",))
     linears = LinearPrices(model=model, groups=[*architecture.groups, broken], schemes=[INT8_DYNAMIC], qparams={})
     with pytest.raises(AttributeError):
-        record_scores(model, architecture.blocks, samples[:1], linears)
+        pass_back(model, architecture, samples[:1], linears)
     assert hooks(model) == before

@@ -13,7 +13,7 @@ from quantaudit.quant.schemes import INT8_DYNAMIC
 from quantaudit.simulate import block as block_module
 from quantaudit.simulate.apply import input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.block import clean_runs, inner_paths
-from quantaudit.simulate.passage import record_calls
+from quantaudit.simulate.calls import record_calls
 from quantaudit.simulate.replay import record, remembered
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.families import family_model
@@ -28,13 +28,13 @@ def test_every_group_is_replayed_bit_for_bit(name: str) -> None:
     linearize(model)
     architecture = discover(model)
     weights_before, forwards = weight_bytes(model), own_forwards(model)
-    calls = record_calls(model, architecture.blocks, random_corpus([12, 9]).samples).calls
+    calls = record_calls(model, architecture.blocks, random_corpus([12, 9]).samples)
     saved = 0
     for index, path in enumerate(architecture.blocks):
         block = model.get_submodule(path)
         inside = [group for group in architecture.groups if group.layer == index]
         with torch.no_grad():
-            runs = clean_runs(block, path, inside, calls[path])
+            runs = clean_runs(block, path, inside, calls[path], {})
         for group in inside:
             weights = {m: quantize_linear(model.get_submodule(m), INT8_DYNAMIC.weights) for m in group.members}
             quantizer = input_quantizer(INT8_DYNAMIC, None, torch.device("cpu"))
@@ -60,7 +60,7 @@ def test_a_llama_block_starts_at_the_group() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     architecture = discover(model)
     (path,) = architecture.blocks
-    call, _ = record_calls(model, [path], random_corpus([8, 7]).samples).calls[path]
+    call, _ = record_calls(model, [path], random_corpus([8, 7]).samples)[path]
     block = model.get_submodule(path)
     before = hooks(model)
     with torch.no_grad():
