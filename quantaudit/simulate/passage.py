@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +13,16 @@ from torch import nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.drive import batches
 from quantaudit.model.sites import Architecture
+from quantaudit.model.structure import linears
 from quantaudit.progress import Advance, no_advance
 from quantaudit.simulate.calls import Calls, record_calls, watch_calls, watch_scores
 from quantaudit.simulate.carriers import Carriers, find_carriers
 from quantaudit.simulate.forwards import checkpointed
 from quantaudit.simulate.gradients import backward, differentiable
 from quantaudit.simulate.price import LinearPrices, PriceList
+
+GRAPH_BYTES = 1 << 30
+"""What one sample's graph may take; beyond it, blocks run twice, and one block's graph is kept at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +56,9 @@ def pass_back(
 
     linears: groups that are priced at their Linears on the way. Scores are computed in float32 and rounded once to the
     model's dtype; in float16 very small gradients underflow. Memory: inputs of all blocks and gradients at all
-    carriers, for all samples, and one block's graph for one sample. The model is left as it was. `progress` is called
-    after each sample. Raises RuntimeError where an operation has no derivative, or memory runs out.
+    carriers, for all samples, and one sample's graph: GRAPH_BYTES, or one block's. The model is left as it was.
+    `progress` is called after each sample. Raises RuntimeError where an operation has no derivative, or memory runs
+    out.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
@@ -62,9 +68,10 @@ def pass_back(
         for index, path in enumerate(architecture.blocks)
     }
     calls: Calls = {path: [] for path in architecture.blocks}
-    with differentiable(model), checkpointed(model, architecture.blocks):
+    with differentiable(model):
         for batch in batches(samples, 1, pad=0, device=device):
-            with ExitStack() as stack:
+            large = graph_bytes(model, architecture.blocks, batch.tokens) > GRAPH_BYTES
+            with ExitStack() as stack, checkpointed(model, architecture.blocks if large else ()):
                 watch_calls(stack, model, calls)
                 watch_scores(stack, model, calls, wanted)
                 if linears is not None:
@@ -78,3 +85,12 @@ def pass_back(
         linears.settle()
         prices = linears.prices(draws * sum(len(sample.ids) for sample in samples))
     return Passage(calls=calls, carriers=carriers, prices=prices, draws=draws)
+
+
+def graph_bytes(model: nn.Module, blocks: Sequence[str], tokens: int) -> int:
+    """About what autograd keeps of the blocks: inputs and outputs of Linears, twice for what runs between them.
+
+    Right within a factor of two for transformers, too little by up to five for state-space models.
+    """
+    weights: list[Any] = [linear.weight for path in blocks for linear in linears(model.get_submodule(path)).values()]
+    return int(2 * tokens * sum(sum(weight.shape) * weight.element_size() for weight in weights))

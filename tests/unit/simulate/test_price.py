@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.forwards import checkpointed
 from quantaudit.simulate.gradients import differentiable, predicted_scores
-from quantaudit.simulate.passage import pass_back
+from quantaudit.simulate.passage import graph_bytes, pass_back
 from quantaudit.simulate.price import LinearPrices, PriceList
 from quantaudit.simulate.pricing import price_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
@@ -296,11 +295,34 @@ def test_blocks_that_run_twice_give_the_same_prices(name: str, monkeypatch: pyte
     def prices() -> PriceList:
         return price_groups(model, architecture, samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}, draws=2)
 
-    twice = prices()
-    assert len(architecture.blocks) == 3
-    monkeypatch.setattr("quantaudit.simulate.passage.checkpointed", lambda *_: nullcontext())
-    assert prices() == twice
-    assert any(twice.values())
+    once = prices()
+    runs: list[Sequence[str]] = []
+
+    def watched(model: nn.Module, blocks: Sequence[str]) -> Any:
+        runs.append(blocks)
+        return checkpointed(model, blocks)
+
+    monkeypatch.setattr("quantaudit.simulate.passage.checkpointed", watched)
+    monkeypatch.setattr("quantaudit.simulate.passage.GRAPH_BYTES", 0)
+    assert prices() == once
+    assert runs == [architecture.blocks] * 2
+    assert any(once.values())
+
+
+@pytest.mark.parametrize(("name", "factor"), [("llama", 2), ("gemma3", 2), ("gpt2", 2), ("mamba2", 5)])
+def test_the_bytes_of_a_graph_are_told_about(name: str, factor: float) -> None:
+    model = tiny_model("llama", num_hidden_layers=4) if name == "llama" else family_model(name, num_hidden_layers=4)
+    (sample, *_), blocks = random_corpus([48, 9]).samples, discover(model).blocks
+    saved: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        if not isinstance(x, nn.Parameter):
+            saved[x.data_ptr()] = x.nbytes
+        return x
+
+    with differentiable(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
+    assert 1 / factor < sum(saved.values()) / graph_bytes(model, blocks, len(sample.ids)) < factor
 
 
 def test_the_graph_of_one_block_is_kept_at_a_time(samples: list[TokenizedSample]) -> None:
