@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 @contextmanager
 def toolkit_silent() -> Iterator[None]:
-    """Within the context neither llm-compressor nor compressed_tensors logs; afterwards as they were configured."""
+    """Within the context neither llm-compressor nor compressed_tensors logs; afterwards as llm-compressor has it."""
     from llmcompressor.logger import LOGGER_CONFIG
     from loguru import logger
 

@@ -59,5 +59,5 @@ def open_case(
         settings=settings,
         subject=subject,
         resolution=resolve(parsed, subject.loaded.model),
-        samples=evaluation.select(subject.corpus.samples, evaluation_tokens),
+        samples=evaluation.select_some(subject.corpus.samples, evaluation_tokens),
     )

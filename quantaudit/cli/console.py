@@ -104,6 +104,12 @@ def _number(value: float | None) -> str:
     return "—" if value is None else f"{value:,.4g}"
 
 
+def _with_error(value: float | None, error: float | None, form: str) -> str:
+    if value is None:
+        return "—"
+    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:.1g}"
+
+
 def recipe_table(simulation: Simulation) -> Table:
     """Whole-model scores of every simulated recipe."""
     table = Table(title=f"{simulation.evaluation.tokens:,} evaluation tokens", title_justify="left")
@@ -112,7 +118,7 @@ def recipe_table(simulation: Simulation) -> Table:
     for row in simulation.recipes:
         table.add_row(
             escape(row.title),
-            "—" if row.kl is None else f"{row.kl:.3g} ± {row.kl_stderr or 0:.1g}",
+            _with_error(row.kl, row.kl_stderr, ".3g"),
             "—" if row.top1 is None else f"{row.top1:.1%}",
             f"{_number(row.perplexity_base)} → {_number(row.perplexity)}",
         )
@@ -130,7 +136,7 @@ def advice_table(advice: AdviceInfo) -> Table:
         table.add_row(
             escape(point.name),
             "—" if point.kept is None else f"{point.kept:.1%}",
-            "—" if point.kl is None else f"{point.kl:.4f} ± {point.kl_stderr or 0:.1g}",
+            _with_error(point.kl, point.kl_stderr, ".4f"),
             _number(point.estimated_kl),
             "—" if point.top1 is None else f"{point.top1:.1%}",
             style="bold green" if point is advice.advised and advice.met else None,

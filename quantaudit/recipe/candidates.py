@@ -97,6 +97,14 @@ def candidates(
     }
     inside = replace(architecture, groups=tuple(group for group, _ in groups))
     options = list(wanted.values())
+    only = {
+        group.name: {
+            wanted[id(scheme), option.name].name
+            for option in menus[id(scheme)]
+            if option.scheme is not None and fits(option, _shapes(loaded, group))
+        }
+        for group, scheme in groups
+    }
     prices = price_groups(
         loaded.model,
         inside,
@@ -104,10 +112,8 @@ def candidates(
         options,
         ranges,
         factors={} if smoothing is None else {name: smoothing.factors[own] for name, own in strengths.items()},
-        only={
-            group.name: {own.name for (key, _), own in wanted.items() if key == id(scheme)} for group, scheme in groups
-        },
-        progress=stages("pricing the menu", len(samples) + steps(inside, options)),
+        only=only,
+        progress=stages("pricing the menu", len(samples) + steps(inside, options, only)),
     )
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
     found = [
@@ -185,7 +191,7 @@ def _scheme(group: Group, resolution: Resolution) -> QuantizationScheme | None:
 def _candidate(
     loaded: LoadedModel, group: Group, share: float, options: Sequence[Option], prices: Mapping[str, float]
 ) -> Candidate:
-    shapes = [tuple(_weight(loaded, member).shape) for member in group.members]
+    shapes = _shapes(loaded, group)
     usable = [option for option in options if option.name in prices and fits(option, shapes)]
     return Candidate(
         group=group,
@@ -204,6 +210,10 @@ def _prices(
     """By option; those without a price, for want of a finite range, are left out. Unquantized costs nothing."""
     found = {option: prices[group.name, own.name] for (key, option), own in wanted.items() if key == id(scheme)}
     return {option: price for option, price in found.items() if price is not None} | {"unquantized": 0.0}
+
+
+def _shapes(loaded: LoadedModel, group: Group) -> list[tuple[int, ...]]:
+    return [tuple(_weight(loaded, member).shape) for member in group.members]
 
 
 def _weight(loaded: LoadedModel, member: str) -> Any:

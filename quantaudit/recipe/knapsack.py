@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from quantaudit.errors import RecipeError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
@@ -21,7 +23,7 @@ class Item:
 def cheapest(items: Sequence[Item], most_lost: float) -> list[int]:
     """The option of each item with the least Σ costs among choices with Σ losses ≤ most_lost.
 
-    Some option of each item must lose nothing.
+    Raises RecipeError where there is none.
     """
     return _solve([item.costs for item in items], [item.losses for item in items], most_lost)
 
@@ -29,7 +31,7 @@ def cheapest(items: Sequence[Item], most_lost: float) -> list[int]:
 def least_lost(items: Sequence[Item], budget: float) -> list[int]:
     """The option of each item with the least Σ losses among choices with Σ costs ≤ budget.
 
-    Some option of each item must cost nothing.
+    Raises RecipeError where there is none.
     """
     return _solve([item.losses for item in items], [item.costs for item in items], budget)
 
@@ -51,7 +53,7 @@ def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[floa
         options={"mip_rel_gap": 1e-4, "time_limit": 30.0},
     )
     if solution.x is None:
-        raise ValueError(f"no choice within the limit: {solution.message}")
+        raise RecipeError(f"no choice within the limit: {solution.message}", hint="widen the goal")
     ends = np.cumsum(sizes)
     chosen = [int(solution.x[end - size : end].argmax()) for size, end in zip(sizes, ends, strict=True)]
     return [options[index] for options, index in zip(kept, chosen, strict=True)]

@@ -102,7 +102,7 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
                 folder, dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True)
             )
             attach_rotations(model, folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ModelError(f"the quantized checkpoint cannot be loaded: {error}", where=str(folder)) from error
     loaded: nn.Module = model.eval().to(device)
     return loaded

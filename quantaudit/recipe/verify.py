@@ -86,10 +86,12 @@ def predict(
     if not {change.modifier for change in resolution.unsimulated} <= TRUE_TO_SCALE:
         return Prediction(plan=plan, row=row, inputs=None, weights=None, factors={})
     inputs = _input_scales(plan)
-    if inputs and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
+    calibrated = plan
+    if (inputs or plan.smoothed) and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
         replayed = replay(loaded, profile, corpus, stages)
-        inputs = _input_scales(recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples, stages=stages))
-    with smoothed(loaded.model, plan.smoothed) as factors:
+        calibrated = recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples, stages=stages)
+        inputs = _input_scales(calibrated)
+    with smoothed(loaded.model, calibrated.smoothed) as factors:
         weights = weight_scales(loaded.model, resolution.schemes)
     return Prediction(plan=plan, row=row, inputs=inputs, weights=weights, factors=factors)
 

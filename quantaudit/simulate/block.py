@@ -27,7 +27,8 @@ from quantaudit.simulate.apply import InputQuantizer, input_quantizer, quantize_
 from quantaudit.simulate.calls import Call
 from quantaudit.simulate.carriers import Carrier, Carriers
 from quantaudit.simulate.passage import Passage
-from quantaudit.simulate.price import PriceList, mean_price
+from quantaudit.simulate.plan import plan_weights
+from quantaudit.simulate.price import PriceList, finite_mean
 from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.replay import MEMO_BYTES, Memo, ModuleCall, record, remembered
 
@@ -133,10 +134,15 @@ def inner_paths(group: Group, block: str) -> list[str]:
     return [member.removeprefix(f"{block}.") for member in group.members]
 
 
-def steps(architecture: Architecture, schemes: Sequence[Scheme]) -> int:
+def steps(
+    architecture: Architecture, schemes: Sequence[Scheme], only: Mapping[str, Container[str]] | None = None
+) -> int:
     """How often `replay_groups` will call `progress`."""
-    inside = sum(group.layer is not None for group in architecture.groups)
-    return inside * (len(schemes) + len(_weight_variants(schemes)))
+    found = 0
+    for group in architecture.groups:
+        own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
+        found += (len(own) + len(_weight_variants(own))) * (group.layer is not None)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,7 @@ class _Replay:
         """
         alone: dict[str, Effect] = {}
         for scheme in _weight_variants(schemes):
-            if weights_only:
+            if weights_only and scheme.name not in self.factors:
                 alone[str(scheme.weights)] = self.effect(scheme, None)
             progress()
         for scheme in schemes:
@@ -208,9 +214,10 @@ class _Replay:
                         price += felt_price(scores, clean, y)
         heard = any(self.carrier.path in run.call.scores for run in self.runs)
         tokens = sum(run.output.shape[:2].numel() for run in self.runs)
+        rows = sum(run.output.shape[:-1].numel() for run in self.runs)
         return Effect(
-            mean_price(float(damage), sum(run.output.shape[:-1].numel() for run in self.runs)) if self.damage else None,
-            mean_price(float(price), tokens * self.draws) if heard else None,
+            finite_mean(float(damage), rows) if self.damage else None,
+            finite_mean(float(price), tokens * self.draws) if heard else None,
         )
 
     def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:
@@ -251,10 +258,13 @@ class _Replay:
             return {}
         key = (str(scheme.weights), id(factor))
         if key not in self.weights:
-            self.weights[key] = {
-                member: quantize_linear(self.model.get_submodule(member), scheme.weights, factor)
-                for member in self.group.members
-            }
+            if scheme.weights is not None and factor is None:
+                self.weights[key] = plan_weights(self.model, dict.fromkeys(self.group.members, scheme.weights))
+            else:
+                self.weights[key] = {
+                    member: quantize_linear(self.model.get_submodule(member), scheme.weights, factor)
+                    for member in self.group.members
+                }
         return self.weights[key]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from quantaudit.corpus.split import round_robin
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import CorpusError
 
 SHORTEST = 2
 """A sample below two tokens predicts nothing."""
@@ -36,3 +37,12 @@ def select(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSam
         chosen.append(replace(sample, ids=sample.ids[:length]))
         left -= length
     return chosen
+
+
+def select_some(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSample]:
+    """The same. Raises CorpusError where there is none."""
+    if chosen := select(samples, budget):
+        return chosen
+    raise CorpusError(
+        "no evaluation sample has two tokens or more", hint="give longer samples or raise --evaluation-tokens"
+    )

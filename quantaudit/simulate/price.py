@@ -1,4 +1,4 @@
-"""Prices of groups at the outputs of their Linears, for those that lie outside the decoder blocks.
+"""Prices of groups at the outputs of their Linears, for those of which decoder blocks do not tell all.
 
 Quantizing a group changes the outputs of its Linears by Δy, and with g = ∂/∂y its price in nats is
 
@@ -13,7 +13,7 @@ makes something else than a linear function of it, the change of the block's out
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,13 +50,15 @@ class Read:
 class LinearPrices:
     """Prices of groups under every scheme, collected over the samples of a backward pass.
 
-    qparams: by scheme name, then by group name, for static schemes. Gradients have the model's dtype, sums are float64.
+    qparams: by scheme name, then by group name, for static schemes. only: by group name, names of the schemes that it
+    is priced under. Gradients have the model's dtype, sums are float64.
     """
 
     model: nn.Module
     groups: Sequence[Group]
     schemes: Sequence[Scheme]
     qparams: Mapping[str, Mapping[str, QParams | None]]
+    only: Mapping[str, Container[str]] | None = None
     totals: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     reads: dict[str, list[Read]] = field(default_factory=lambda: defaultdict(list))
 
@@ -75,20 +77,21 @@ class LinearPrices:
         for group in self.groups:
             weights = {member: upright(self.model.get_submodule(member)).detach() for member in group.members}
             ranges = {scheme.name: self.qparams.get(scheme.name, {}).get(group.name) for scheme in self.schemes}
-            for name, total in price_reads(self.reads.pop(group.name, []), weights, self.schemes, ranges).items():
+            own = [s for s in self.schemes if self.only is None or s.name in self.only[group.name]]
+            for name, total in price_reads(self.reads.pop(group.name, []), weights, own, ranges).items():
                 self.totals[group.name, name] += total
 
     def prices(self, count: int) -> PriceList:
         """count: tokens, times the draws for each."""
         return {
-            (group.name, scheme.name): mean_price(self.totals.get((group.name, scheme.name)), count)
+            (group.name, scheme.name): finite_mean(self.totals.get((group.name, scheme.name)), count)
             for group in self.groups
             for scheme in self.schemes
         }
 
 
-def mean_price(total: float | None, count: int) -> float | None:
-    """None where there is nothing, or nothing finite."""
+def finite_mean(total: float | None, count: int) -> float | None:
+    """A sum over tokens by their count; None where there is none, or none that is finite."""
     mean = float("nan") if total is None else total / count
     return mean if mean < float("inf") else None
 

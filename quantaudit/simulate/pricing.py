@@ -56,7 +56,8 @@ def pass_once(
             return pass_back(model, architecture, samples, linears, progress=tick), None
         except RuntimeError as error:
             # Out of memory, or an operation without a derivative.
-            note = f"no prices from gradients: the backward pass failed ({str(error).partition(chr(10))[0]})"
+            note = _failed(error)
+            linears.reads.clear()  # the traceback holds them
             if score == "gradient":
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
@@ -99,11 +100,14 @@ def price_groups(
     """Prices alone, from gradients, of the groups of `architecture`, which may be fewer than the model's.
 
     qparams, factors, only: as for `replay_groups`. draws: ways back averaged for each sample. `progress` is called
-    after each sample, and as `replay_groups` does.
+    after each sample, and as `replay_groups` does. Raises MeasurementError where the backward pass fails.
     """
     plain = [scheme for scheme in schemes if scheme.name not in factors]
-    linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=plain, qparams=qparams)
-    passage = pass_back(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
+    linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=plain, qparams=qparams, only=only)
+    try:
+        passage = pass_back(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
+    except RuntimeError as error:
+        raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     rows = replay_groups(
         model,
         architecture,
@@ -124,3 +128,7 @@ def beyond(model: Any, architecture: Architecture) -> list[Group]:
     text = model.config.get_text_config()
     shared = bool(getattr(text, "num_kv_shared_layers", 0))
     return [group for group in architecture.groups if group.layer is None or shared]
+
+
+def _failed(error: RuntimeError) -> str:
+    return f"no prices from gradients: the backward pass failed ({str(error).partition(chr(10))[0]})"

@@ -8,7 +8,7 @@ from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import CorpusError, UsageError
+from quantaudit.errors import UsageError
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
@@ -47,16 +47,12 @@ def simulate(
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. score: as for `price`. single: how many fused groups are simulated alone too, under
+    from the evaluation split. score: as for `pass_once`. single: how many fused groups are simulated alone too, under
     static INT8 where it is among the schemes; None for all. recipes: scored on the whole model after the schemes.
     Raises CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
-    chosen = evaluation.select(samples, evaluation_tokens)
-    if not chosen:
-        raise CorpusError(
-            "no evaluation sample has two tokens or more", hint="give longer samples or raise --evaluation-tokens"
-        )
+    chosen = evaluation.select_some(samples, evaluation_tokens)
     architecture = discover(loaded.model)
     for scheme in schemes:
         check_fit(scheme, loaded.model, architecture.groups)
@@ -81,7 +77,7 @@ def simulate(
         groups = price_by_anchors(loaded.model, inside, chosen, schemes, qparams, groups, floor, stages=stages)
     source: PriceSource | None = "gradient" if passage.draws else "damage"
     if all(row.price is None for row in groups):
-        source = None
+        source, note = None, note or "no prices: what came back, or the damage, was not finite"
     plans = standard_plans(inside, schemes, groups, qparams)
     plans += [
         recipe_plan(recipe, loaded.model, architecture.groups, profile, samples, stages=stages) for recipe in recipes

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from quantaudit.errors import RecipeError
 from quantaudit.recipe.knapsack import Item, cheapest, least_lost
 
 
@@ -61,5 +62,5 @@ def test_of_equal_choices_the_one_that_uses_less_of_the_limit_is_taken(order: tu
 
 
 def test_a_limit_that_no_choice_meets_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no choice within the limit"):
+    with pytest.raises(RecipeError, match="no choice within the limit"):
         cheapest([Item(costs=(0.0,), losses=(0.5,))], 0.25)

@@ -50,6 +50,14 @@ CACHE = """quant_stage:
 """
 
 
+SMOOTHED_DYNAMIC = """\
+quant_stage:
+  quant_modifiers:
+    SmoothQuantModifier: {smoothing_strength: 0.8}
+    QuantizationModifier: {targets: [Linear], ignore: [lm_head], scheme: INT8}
+"""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model("llama", hidden_size=128, intermediate_size=256, head_dim=32, num_hidden_layers=2)
@@ -121,14 +129,16 @@ def test_static_scales_are_the_predicted_ones(
     assert found.calibration_samples == sum(sample.split == "calibration" for sample in corpus.samples)
 
 
+@pytest.mark.parametrize("recipe", ["w8a8_static", "w8a8_smoothquant", SMOOTHED_DYNAMIC])
 def test_scales_are_predicted_for_the_attention_that_calibrates_whichever_the_profile_had(
-    folder: Path, corpus: TokenizedCorpus, tmp_path: Path
+    folder: Path, corpus: TokenizedCorpus, tmp_path: Path, recipe: str
 ) -> None:
     other = measure(load(folder), corpus)
     assert other.provenance.environment.attention == "sdpa"
-    found = verify(folder, corpus, other, "w8a8_static", tmp_path / "saved")
-    assert found.input_scales.worst is not None
-    assert found.input_scales.worst <= 1e-5
+    found = verify(folder, corpus, other, recipe, tmp_path / "saved")
+    assert (found.input_scales.worst or 0.0) <= 1e-5
+    assert found.weight_scales.worst == 0.0
+    assert found.weight_scales.compared == 14
 
 
 def test_dynamic_recipes_have_no_input_scales_to_compare(
