@@ -1,7 +1,8 @@
-"""llm-compressor without what it says while it works."""
+"""llm-compressor without what it and transformers say while it works."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,7 +19,10 @@ def toolkit_silent() -> Iterator[None]:
     for name in ("llmcompressor", "compressed_tensors"):
         logger.disable(name)
     try:
-        yield
+        with warnings.catch_warnings():
+            # That offloaded experts are saved, and that a checkpoint has a quantization of its own: both are meant.
+            warnings.filterwarnings("ignore", category=UserWarning, module="transformers")
+            yield
     finally:
         logger.enable("compressed_tensors")
         if not LOGGER_CONFIG.disabled:

@@ -12,7 +12,7 @@ FLOOR = 4
 BACKWARD = 3.0
 """What blocks are called with and what is felt behind them: a forward pass, and a way back that computes it again.
 Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""
-CLEAN = 0.6
+CLEAN = 1.0
 """A clean run of every block."""
 REPLAYED = 1.5
 """All groups replayed under one scheme, each from where it begins."""
