@@ -1,14 +1,17 @@
 """The toolkit's fake quantization of activations, to the same bit and several times as fast on a processor.
 
 compressed_tensors clamps with bounds that are tensors, which takes most of its time on a CPU. Handed to its own
-arithmetic as numbers, the same bounds cost nothing; and a 16-bit tensor under one static scale has no more than 65,536
-values to quantize, whatever its size.
+arithmetic as numbers, the same bounds cost nothing; a 16-bit tensor under one static scale has no more than 65,536
+values to quantize, whatever its size; and the largest 16-bit magnitude of a token has no more scales than that.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
-from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
+from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy, QuantizationType
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.lifecycle.forward_helpers import _quantize_dequantize
 from compressed_tensors.quantization.utils import calculate_qparams, calculate_range, compute_dynamic_scales_and_zp
@@ -21,7 +24,7 @@ def fake_quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, args: Quant
     """`fake_quantize` for scales that broadcast against x, those of tensors and tokens; others go the toolkit's way."""
     if args.strategy not in _WHOLE:
         return fake_quantize(x, scale, zero_point, args)  # type: ignore[no-any-return]
-    low, high = (float(bound) for bound in calculate_range(args, x.device))
+    low, high = _bounds(args.num_bits, args.type)
     # A symmetric zero point is 0, and adding it changes nothing.
     point = None if args.symmetric else zero_point
     restored: Tensor = _quantize_dequantize(x, scale, point, low, high, args)
@@ -35,18 +38,43 @@ def dynamic_scales(x: Tensor, args: QuantizationArgs, global_scale: Tensor | Non
     """
     if args.strategy == QuantizationStrategy.TOKEN and args.symmetric:
         amax = x.to(torch.float32, copy=True).abs_().amax(-1, keepdim=True).to(x.dtype)
-        found: tuple[Tensor, Tensor] = calculate_qparams(-amax, amax, args)
+        short = amax.element_size() == 2
+        found: tuple[Tensor, Tensor] = _scales(amax, args) if short else calculate_qparams(-amax, amax, args)
     else:
         found = compute_dynamic_scales_and_zp(x, args, module=None, global_scale=global_scale)
     return found
+
+
+def _scales(amax: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:
+    """`calculate_qparams` of a symmetric range, looked up by the bit pattern of its 16-bit end."""
+    key = (args.num_bits, args.type, args.scale_dtype, args.zp_dtype, args.group_size, amax.dtype, amax.device)
+    if key not in _SCALES:
+        ends = _patterns(amax.dtype, amax.device)
+        _SCALES[key] = calculate_qparams(-ends, ends, args)
+    scales, zero_points = _SCALES[key]
+    index = amax.view(torch.uint16).view(-1).to(torch.int32)
+    return scales.index_select(0, index).view(amax.shape), zero_points[:1].expand(amax.shape)
+
+
+_SCALES: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+
+@cache
+def _bounds(num_bits: int, kind: QuantizationType) -> tuple[float, float]:
+    low, high = calculate_range(QuantizationArgs(num_bits=num_bits, type=kind), torch.device("cpu"))
+    return float(low), float(high)
+
+
+def _patterns(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Every value of a 16-bit dtype, by its bit pattern."""
+    return torch.arange(1 << 16, dtype=torch.int32, device=device).to(torch.int16).view(dtype)
 
 
 class StaticTable:
     """x → x̂ of a 16-bit tensor under one static scale, looked up by its bit pattern: 128 KiB."""
 
     def __init__(self, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, dtype: torch.dtype) -> None:
-        patterns = torch.arange(1 << 16, dtype=torch.int32, device=scale.device).to(torch.int16).view(dtype)
-        self._table = fake_quantize_rows(patterns, scale, zero_point, args)
+        self._table = fake_quantize_rows(_patterns(dtype, scale.device), scale, zero_point, args)
 
     def __call__(self, x: Tensor) -> Tensor:
         patterns = x.contiguous().view(torch.uint16).view(-1).to(torch.int32)

@@ -21,7 +21,8 @@ def patterns(dtype: torch.dtype) -> torch.Tensor:
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a.nan_to_num(12345.0), b.nan_to_num(12345.0))
+    a_wide, b_wide = (x.double().nan_to_num(12345.0) for x in (a, b))
+    return a.dtype == b.dtype and torch.equal(a_wide, b_wide)
 
 
 @pytest.mark.parametrize("form", STATIC_INPUTS)
@@ -49,3 +50,12 @@ def test_a_scale_for_each_token(dtype: torch.dtype, bits: int, symmetric: bool) 
     assert same(fake_quantize_rows(x, *found, args), fake_quantize(x, *found, args))
     for ours, theirs in zip(dynamic_scales(x, args), found, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_scale_for_a_token_of_every_16_bit_magnitude(dtype: torch.dtype, kind: str) -> None:
+    args = QuantizationArgs(num_bits=8, type=kind, strategy="token", symmetric=True, dynamic=True)
+    x = patterns(dtype).view(1, -1, 1)
+    for ours, theirs in zip(dynamic_scales(x, args), compute_dynamic_scales_and_zp(x, args, module=None), strict=True):
+        assert same(ours, theirs)
