@@ -13,9 +13,9 @@ from torch import Tensor
 
 from quantaudit import cli
 from quantaudit.card.schema import Card
+from quantaudit.conform.artifacts.read import read_artifact
+from quantaudit.conform.run import Conformance, conform
 from quantaudit.policy import load_policy
-from quantaudit.recipe.artifact.read import read_artifact
-from quantaudit.recipe.conform import Conformance, conform
 
 DOWN = "model.layers.1.mlp.down_proj"
 GATE = "model.layers.2.mlp.gate_proj"

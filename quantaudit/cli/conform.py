@@ -38,8 +38,8 @@ def run(
     rules, loaded = load_policy(policy), load_card(card)
 
     from quantaudit.cli import conform_text
-    from quantaudit.recipe.artifact.read import read_artifact
-    from quantaudit.recipe.conform import EXIT_CODES, conform
+    from quantaudit.conform.artifacts.read import read_artifact
+    from quantaudit.conform.run import EXIT_CODES, conform
 
     result = conform(read_artifact(artifact, loaded.model.modules), loaded, rules)
     if output is Format.JSON:

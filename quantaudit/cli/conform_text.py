@@ -9,7 +9,7 @@ from rich.table import Table
 
 from quantaudit.card.words import count
 from quantaudit.cli import console
-from quantaudit.recipe.conform import Conformance
+from quantaudit.conform.run import Conformance
 
 SHOWN = 12
 """Rows of each table; `--format json` has all of them."""

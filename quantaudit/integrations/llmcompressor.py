@@ -38,6 +38,7 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
+from quantaudit.conform.rules.ranges import without_mask
 from quantaudit.errors import AuditError, MeasurementError
 from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
 from quantaudit.model.attention import GivenMasks
@@ -46,7 +47,6 @@ from quantaudit.model.masked import MaskedBatch
 from quantaudit.observation import Observation
 from quantaudit.policy import Policy, load_policy
 from quantaudit.profile import Profile, save_profile
-from quantaudit.recipe.conform_rules import without_mask
 
 SHOWN = 5
 """Findings that an error spells out."""

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantaudit.card import findings
+from quantaudit.conform.rules.ranges import CODES
 from quantaudit.errors import UsageError
 from quantaudit.files import write_text
-from quantaudit.recipe.conform_rules import CODES
 from quantaudit.recipe.rules import RULES, Rule
 
 _HEAD = """\

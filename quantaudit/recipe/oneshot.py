@@ -14,13 +14,13 @@ from compressed_tensors.utils import patch_attr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from quantaudit.conform.artifacts.tensors import Tensors
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
 from quantaudit.model.attention import GivenMasks
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.quant.scales import QParams
-from quantaudit.recipe.artifact.tensors import Tensors
 from quantaudit.recipe.rotations import attach_rotations
 from quantaudit.recipe.source import read_recipe, toolkit_quiet
 from quantaudit.simulate.plan import Plan

@@ -8,7 +8,7 @@ import torch
 from compressed_tensors.transform import TransformConfig, TransformFactory
 from torch import nn
 
-from quantaudit.recipe.artifact.tensors import Tensors, read_json
+from quantaudit.conform.artifacts.tensors import Tensors, read_json
 
 
 def attach_rotations(model: nn.Module, folder: Path) -> None:

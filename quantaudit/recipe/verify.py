@@ -12,6 +12,10 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Card, Finding, ScaleComparison, Verification, VerifiedScore
+from quantaudit.conform.artifacts.read import read_artifact
+from quantaudit.conform.artifacts.records import Artifact
+from quantaudit.conform.rules.ranges import without_mask
+from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError
 from quantaudit.measure import measure
@@ -23,10 +27,6 @@ from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
 from quantaudit.quant.schemes import global_scaled
 from quantaudit.quant.weights import weight_range
-from quantaudit.recipe.artifact.read import read_artifact
-from quantaudit.recipe.artifact.records import Artifact
-from quantaudit.recipe.conform import conform
-from quantaudit.recipe.conform_rules import without_mask
 from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
 from quantaudit.recipe.records import Outcome
 from quantaudit.recipe.resolve import Resolution

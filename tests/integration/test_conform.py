@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quantaudit.card.schema import Card
+from quantaudit.conform.run import Conformance
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import ModelError
-from quantaudit.recipe.conform import Conformance
 from tests.artifacts import DOWN, GATE, OUT, compare, rewrite, run, told
 from tests.builders import save_checkpoint, tiny_model
 from tests.toolkit import ASYMMETRIC, DYNAMIC, FP8, W8A8, open_model, quantize, quantized_checkpoint

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantaudit.card.build import build_card
+from quantaudit.conform.card_inputs import input_sites
 from quantaudit.measure import measure
 from quantaudit.policy import load_policy
-from quantaudit.recipe.members import input_sites
 from quantaudit.simulate.tensor import scale_rows
 from tests.artifacts import compare
 from tests.builders import load, random_corpus, save_checkpoint

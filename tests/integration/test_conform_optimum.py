@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from quantaudit.card.schema import Card
+from quantaudit.conform.artifacts.read import read_artifact
+from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.policy import load_policy
-from quantaudit.recipe.artifact.read import read_artifact
-from quantaudit.recipe.conform import conform
 from tests.artifacts import DOWN, OUT, compare, rewrite, run, told
 from tests.toolkit import open_model
 

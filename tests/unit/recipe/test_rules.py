@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from quantaudit.card import findings, simulated
+from quantaudit.conform.rules import ranges as conform_rules
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy, load_policy
-from quantaudit.recipe import conform_rules
 from quantaudit.recipe.documentation import card_codes, explain, rules_page
 from quantaudit.recipe.evidence import gather
 from quantaudit.recipe.gate import check_severities, judge

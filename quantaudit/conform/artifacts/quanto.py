@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
+from quantaudit.conform.artifacts.tensors import Tensors, epsilons, read_json
 from quantaudit.errors import ModelError
-from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
-from quantaudit.recipe.artifact.tensors import Tensors, epsilons, read_json
 
 MAPS = ("quanto_qmap.json", "quantization_map.json")
 """As the library saves a transformers model, and as its documentation saves any other."""

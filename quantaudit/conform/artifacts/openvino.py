@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.conform.artifacts.records import Artifact, InputRange, OtherScale
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.provenance import ModuleInfo
-from quantaudit.recipe.artifact.records import Artifact, InputRange, OtherScale
 
 _MODULE = re.compile(r"(?:^|.*/)__module\.(?P<module>[^/]+)/")
 _SAME_VALUES = {"Convert", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from quantaudit.card.schema import Finding, Severity, SiteRow
+from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
 from quantaudit.policy import Policy
-from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
 
 CODES = {
     "QA601": "A scale is NaN or infinite.",

@@ -8,12 +8,12 @@ import pytest
 
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
+from quantaudit.conform.artifacts.records import InputRange
+from quantaudit.conform.card_inputs import fused_groups, input_sites
+from quantaudit.conform.rules.ranges import covered
 from quantaudit.measure import measure
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
-from quantaudit.recipe.artifact.records import InputRange
-from quantaudit.recipe.conform_rules import covered
-from quantaudit.recipe.members import fused_groups, input_sites
 from quantaudit.stats.site import summary
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model

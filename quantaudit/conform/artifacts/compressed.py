@@ -14,10 +14,10 @@ from compressed_tensors.utils import match_named_modules, match_targets
 from pydantic import ValidationError
 from torch import nn
 
+from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
+from quantaudit.conform.artifacts.tensors import Tensors, epsilons
 from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo, explain
-from quantaudit.recipe.artifact.records import Artifact, InputRange, Missing, OtherScale
-from quantaudit.recipe.artifact.tensors import Tensors, epsilons
 from quantaudit.recipe.shell import shell_model
 
 METHOD = "compressed-tensors"

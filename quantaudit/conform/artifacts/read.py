@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from quantaudit.conform.artifacts import compressed, openvino, quanto
+from quantaudit.conform.artifacts.records import Artifact
+from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo
-from quantaudit.recipe.artifact import compressed, openvino, quanto
-from quantaudit.recipe.artifact.records import Artifact
-from quantaudit.recipe.artifact.tensors import read_json
 
 _HINT = "give a folder that llm-compressor or optimum-quanto saved, or one with an OpenVINO model (.xml and .bin) in it"
 

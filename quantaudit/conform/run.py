@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import Field
 
 from quantaudit.card.schema import Card, Finding, SiteRow
+from quantaudit.conform.artifacts.records import Artifact, InputRange
+from quantaudit.conform.card_inputs import fused_groups, input_sites
+from quantaudit.conform.rules import ranges as rules
 from quantaudit.errors import ModelError
 from quantaudit.policy import Policy
 from quantaudit.provenance import Number, Row
-from quantaudit.recipe import conform_rules as rules
-from quantaudit.recipe.artifact.records import Artifact, InputRange
-from quantaudit.recipe.members import fused_groups, input_sites
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}

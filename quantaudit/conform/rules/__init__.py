@@ -1,0 +1,1 @@
+"""Rules about an artifact, by what they look at."""
