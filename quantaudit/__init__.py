@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from quantaudit.card.schema import Card, load_card
     from quantaudit.errors import QuantauditError
     from quantaudit.observation import Observation, observe
-    from quantaudit.pipeline import Audit, Settings, audit
+    from quantaudit.pipeline import Audit, audit
     from quantaudit.profile import Profile, load_profile, merge, save_profile
+    from quantaudit.settings import Settings
 
 _HOMES = {
     "Audit": "quantaudit.pipeline",
@@ -24,7 +25,7 @@ _HOMES = {
     "Observation": "quantaudit.observation",
     "Profile": "quantaudit.profile",
     "QuantauditError": "quantaudit.errors",
-    "Settings": "quantaudit.pipeline",
+    "Settings": "quantaudit.settings",
     "audit": "quantaudit.pipeline",
     "load_card": "quantaudit.card.schema",
     "load_profile": "quantaudit.profile",

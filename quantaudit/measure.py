@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from quantaudit._version import __version__
+from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.gather import Gathered, parents, silent, token_text
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.drive import Side, batches, forward, one_logit
-from quantaudit.model.experts import Experts, on_all_tokens
+from quantaudit.model.experts import on_all_tokens
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover, outside_text
 from quantaudit.profile import Profile, starved, unite

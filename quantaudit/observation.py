@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit._version import __version__
+from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.gather import Gathered, parents, silent, token_text
 from quantaudit.measure import environment
 from quantaudit.model.capture import calls, capture
-from quantaudit.model.experts import Experts
 from quantaudit.model.load import LoadedModel, model_info
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.model.sites import discover, outside_text

@@ -7,75 +7,44 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
-from quantaudit.corpus.load import load_corpus
-from quantaudit.corpus.spec import pinned
+from quantaudit.choices import find_single
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
+from quantaudit.inputs import Inputs, open_inputs
 from quantaudit.measure import measure
-from quantaudit.model.attention import Attention, eager_attention
+from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import Checkpoint, locate
-from quantaudit.model.experts import Experts, extra_work
+from quantaudit.model.experts import extra_work
 from quantaudit.model.load import (
-    DTYPES,
     LoadedModel,
     load_model,
     load_processor,
     load_tokenizer,
     parse_device,
-    parse_dtype,
 )
 from quantaudit.model.sites import discover
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
-from quantaudit.provenance import SampleInfo, SpecialTokens
+from quantaudit.provenance import SampleInfo
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.settings import Settings, repeat
 from quantaudit.simulate.cost import forward_passes, single_passes
-from quantaudit.simulate.pricing import find_score
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
-from quantaudit.simulate.single import find_single
 from quantaudit.simulate.standard import MIXED
 from quantaudit.simulate.tensor import scale_rows
 
+__all__ = ["Audit", "Settings", "Subject", "audit", "check_profile", "cost", "prepare", "repeat"]
+
 EAGER_TOKENS = 4096
 """Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What to audit and how. model, corpus: specs. samples: None for all, of a dataset for 512. Tokens are counts.
-
-    single_groups: how many fused groups to simulate alone, or `all`. schemes: specs of those to simulate beside the
-    report's own. recipes: llm-compressor recipes to score.
-    """
-
-    model: str = "demo"
-    corpus: str = "builtin"
-    revision: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-    samples: int | None = None
-    max_length: int = 2048
-    special_tokens: SpecialTokens = "auto"
-    corpus_tokenizer: str | None = None
-    batch_size: int = 1
-    experts: Experts = "routed"
-    attention: Attention = "auto"
-    evaluation_tokens: int = 4096
-    score: str = "auto"
-    single_groups: str = "0"
-    schemes: tuple[str, ...] = ()
-    recipes: tuple[Path, ...] = ()
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,40 +67,20 @@ class Audit:
     simulation: Simulation
 
 
-def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed: Any) -> Settings:
-    """Settings under which a profile's samples are drawn again. corpus: where its corpus lies now, if it has moved.
+def prepare(
+    settings: Settings, say: Callable[[str], None] = lambda text: None, *, inputs: Inputs | None = None
+) -> Subject:
+    """Check every option and file, cheapest first, then load. inputs: the files, where they are read already.
 
-    changed: what differs; None, and a dtype of `auto`, stand for the profile's own.
+    Raises a QuantauditError that names the cause.
     """
-    text, measured = profile.provenance.corpus, profile.provenance.model
-    if changed.get("dtype", "auto") == "auto":
-        changed["dtype"] = measured.dtype if measured.dtype in DTYPES else "auto"
-    own: dict[str, Any] = {
-        "corpus": corpus or pinned(text.spec, text.revision),
-        "samples": text.samples,
-        "max_length": text.max_length,
-        "special_tokens": text.special_tokens,
-        "corpus_tokenizer": text.tokenizer,
-        "experts": profile.experts or "routed",
-        "dtype": profile.provenance.model.dtype,
-        "seed": text.seed,
-        "revision": measured.revision if model == measured.spec else None,
-    }
-    return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
-
-
-def prepare(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Subject:
-    """Check every option and file, cheapest first, then load. Raises a QuantauditError that names the cause."""
     parse_device(settings.device)
-    parse_dtype(settings.dtype)
-    find_score(settings.score)
-    find_single(settings.single_groups)
     wanted = map(find_scheme, (*SCHEMES, *settings.schemes))
     schemes = tuple({scheme.name: scheme for scheme in wanted}.values())
     recipes = _read_recipes(settings.recipes, [scheme.name for scheme in schemes])
-    rows = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
+    inputs = inputs or open_inputs(settings)
+    rows, checkpoint = inputs.corpus, inputs.checkpoint
     source = load_tokenizer(settings.corpus_tokenizer) if settings.corpus_tokenizer else None
-    checkpoint = locate(settings.model, revision=settings.revision)
     processor = None
     if any(row.pictures for row in rows.rows):
         processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
@@ -165,7 +114,7 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
     return load_model(
         checkpoint,
         device=parse_device(settings.device),
-        dtype=parse_dtype(settings.dtype),
+        dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
 
@@ -211,6 +160,7 @@ def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent
 def audit(
     settings: Settings,
     *,
+    inputs: Inputs | None = None,
     profile: Profile | None = None,
     policy: str = "default",
     redact_text: bool = False,
@@ -219,7 +169,8 @@ def audit(
 ) -> Audit:
     """Everything that `quantaudit report` does, except writing files.
 
-    profile: one measured before, to skip measuring. Raises a QuantauditError that names cause and remedy.
+    inputs: the files of the settings, where they are read already. profile: one measured before, to skip measuring.
+    Raises a QuantauditError that names cause and remedy.
     """
     rules = load_policy(policy)
     start = perf_counter()
@@ -228,7 +179,7 @@ def audit(
     def lap(stage: str) -> None:
         timings[stage] = perf_counter() - start - sum(timings.values())
 
-    subject = prepare(settings, say)
+    subject = prepare(settings, say, inputs=inputs)
     lap("loading")
     say(cost(subject, measured=profile is not None))
     if profile is None:

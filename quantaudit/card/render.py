@@ -149,13 +149,18 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
     return pairs
 
 
+def check_templates(folder: Path) -> None:
+    """Raises FormatError where there is no such folder."""
+    if not folder.is_dir():
+        raise FormatError(
+            "no such folder of templates", where=str(folder), hint="give --template-dir an existing folder"
+        )
+
+
 def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment:
     folders = [resource_dir("templates")]
     if template_dir is not None:
-        if not template_dir.is_dir():
-            raise FormatError(
-                "no such folder of templates", where=str(template_dir), hint="give --template-dir an existing folder"
-            )
+        check_templates(template_dir)
         folders.insert(0, template_dir)
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(folder) for folder in folders]),

@@ -10,6 +10,7 @@ import typer
 
 from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
 from quantaudit.errors import QuantauditError
+from quantaudit.threads import set_up_threads
 
 app = typer.Typer(
     name="quantaudit",
@@ -45,6 +46,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Loaders draw bars of their own over ours.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    set_up_threads()
     try:
         app()
     except QuantauditError as error:

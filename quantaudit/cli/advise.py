@@ -53,22 +53,26 @@ def run(
 
     from quantaudit.card.amend import amend_card
     from quantaudit.card.schema import Card
-    from quantaudit.cli.case import open_case
-    from quantaudit.recipe.advise import Goal, advise
-    from quantaudit.recipe.amended import amended, with_recipe
+    from quantaudit.cli.case import open_case, read_case
+    from quantaudit.recipe.goal import Goal
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
-    case = open_case(
+    files = read_case(
         recipe,
         model,
         card,
         profile=profile,
         corpus=corpus,
         revision=revision,
-        evaluation_tokens=evaluation_tokens,
         device=device,
         trust_remote_code=trust_remote_code,
     )
+
+    # From here on torch is needed.
+    from quantaudit.recipe.advise import advise
+    from quantaudit.recipe.amended import amended, with_recipe
+
+    case = open_case(files, evaluation_tokens=evaluation_tokens)
     loaded = case.subject.loaded
     with console.progress() as stages:
         advice = advise(

@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quantaudit.card.amend import check_card
 from quantaudit.card.schema import Card, load_card
 from quantaudit.cli import console
-from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.pipeline import Settings, Subject, check_profile, prepare, repeat
+from quantaudit.inputs import Inputs, open_inputs
 from quantaudit.profile import Profile, load_profile
-from quantaudit.recipe.resolve import Resolution, resolve
-from quantaudit.recipe.source import read_recipe
-from quantaudit.simulate import evaluation
+from quantaudit.recipe.source import check_recipe
+from quantaudit.settings import repeat
+
+if TYPE_CHECKING:
+    from quantaudit.corpus.tokens import TokenizedSample
+    from quantaudit.pipeline import Subject
+    from quantaudit.recipe.resolve import Resolution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseFiles:
+    """Files that belong together, read and checked: recipe, card, its profile, the model's checkpoint and corpus."""
+
+    recipe: Path
+    card: Card
+    profile: Profile
+    inputs: Inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +37,12 @@ class Case:
 
     card: Card
     profile: Profile
-    settings: Settings
     subject: Subject
     resolution: Resolution
     samples: Sequence[TokenizedSample]
 
 
-def open_case(
+def read_case(
     recipe: Path,
     model: str,
     card: Path,
@@ -37,26 +50,35 @@ def open_case(
     profile: Path | None,
     corpus: str | None,
     revision: str | None,
-    evaluation_tokens: int,
     device: str,
     trust_remote_code: bool,
-) -> Case:
-    """Read every file, then load the model and its text as they were measured. profile: None where it lies beside.
+) -> CaseFiles:
+    """Read every file, without torch. profile: None where it lies beside the card.
 
     Raises a QuantauditError where a file is broken, or they do not belong together.
     """
-    parsed, told = read_recipe(recipe), load_card(card)
-    measured = load_profile(profile or card.parent / "profile.safetensors")
+    check_recipe(recipe)
+    told, measured = load_card(card), load_profile(profile or card.parent / "profile.safetensors")
     check_card(told, measured, card)
     settings = repeat(
         measured, model, corpus=corpus, revision=revision, device=device, trust_remote_code=trust_remote_code
     )
-    subject = prepare(settings, console.say)
-    check_profile(subject, measured)
+    return CaseFiles(recipe=recipe, card=told, profile=measured, inputs=open_inputs(settings))
+
+
+def open_case(files: CaseFiles, *, evaluation_tokens: int) -> Case:
+    """Load the model and its text as they were measured. Raises a QuantauditError where they are others."""
+    from quantaudit.pipeline import check_profile, prepare
+    from quantaudit.recipe.resolve import resolve
+    from quantaudit.recipe.source import read_recipe
+    from quantaudit.simulate import evaluation
+
+    parsed = read_recipe(files.recipe)
+    subject = prepare(files.inputs.settings, console.say, inputs=files.inputs)
+    check_profile(subject, files.profile)
     return Case(
-        card=told,
-        profile=measured,
-        settings=settings,
+        card=files.card,
+        profile=files.profile,
         subject=subject,
         resolution=resolve(parsed, subject.loaded.model),
         samples=evaluation.select_some(subject.corpus.samples, evaluation_tokens),

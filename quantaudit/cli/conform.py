@@ -33,10 +33,18 @@ def run(
 ) -> None:
     """Check the scales of a quantized model: garbage, missing ones, ranges that clip what was measured."""
     from quantaudit.card.schema import load_card
+    from quantaudit.errors import ModelError
     from quantaudit.policy import load_policy
 
+    if not artifact.exists():
+        raise ModelError(
+            "no such artifact",
+            where=str(artifact),
+            hint="give a folder with a quantized model, or an OpenVINO model (.xml)",
+        )
     rules, loaded = load_policy(policy), load_card(card)
 
+    # From here on torch is needed.
     from quantaudit.cli import conform_text
     from quantaudit.conform.artifacts.read import read_artifact
     from quantaudit.conform.run import EXIT_CODES, conform

@@ -49,13 +49,17 @@ def run(
 
     from quantaudit.card.schema import load_card
     from quantaudit.policy import load_policy
+    from quantaudit.recipe.source import check_recipe
+    from quantaudit.simulate.records import load_simulation
 
+    check_recipe(recipe)
     rules, loaded = load_policy(policy), load_card(card)
+    simulated = None if simulation is None else load_simulation(simulation)
 
     # From here on llm-compressor, and with it torch, is needed.
-    from quantaudit.recipe.gate import gate, load_simulation
+    from quantaudit.recipe.gate import gate
 
-    report = gate(recipe, loaded, rules, None if simulation is None else load_simulation(simulation))
+    report = gate(recipe, loaded, rules, simulated)
     if output == "text":
         from quantaudit.cli import console
         from quantaudit.recipe.text import show

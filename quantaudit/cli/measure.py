@@ -48,9 +48,10 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
-    from quantaudit.model.experts import find_experts
-    from quantaudit.pipeline import Settings, measure_subject, prepare
+    from quantaudit.choices import find_experts
+    from quantaudit.inputs import open_inputs
     from quantaudit.profile import save_profile
+    from quantaudit.settings import Settings
 
     settings = Settings(
         model=model,
@@ -69,7 +70,12 @@ def run(
         attention="native" if attention == "auto" and export_reference is not None else attention,
         seed=seed,
     )
-    subject = prepare(settings, console.say)
+    inputs = open_inputs(settings)
+
+    # From here on torch is needed.
+    from quantaudit.pipeline import measure_subject, prepare
+
+    subject = prepare(settings, console.say, inputs=inputs)
     with console.progress() as stages:
         profile = measure_subject(subject, stages)
     save_profile(profile, out)

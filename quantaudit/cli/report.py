@@ -49,12 +49,16 @@ def run(
     folder = out or default_folder(model)
     check_directory(folder, force=force)
 
-    from quantaudit.card.render import write_card
-    from quantaudit.model.experts import find_experts
-    from quantaudit.pipeline import Settings, audit
+    from quantaudit.card.render import check_templates, write_card
+    from quantaudit.choices import find_experts
+    from quantaudit.inputs import open_inputs
+    from quantaudit.policy import load_policy
     from quantaudit.profile import load_profile, save_profile
-    from quantaudit.quant.export import save_scales
+    from quantaudit.settings import Settings
 
+    load_policy(policy)
+    if template_dir is not None:
+        check_templates(template_dir)
     settings = Settings(
         model=model,
         corpus=corpus,
@@ -75,10 +79,17 @@ def run(
         recipes=tuple(recipe or ()),
         seed=seed,
     )
+    inputs = open_inputs(settings)
     measured = load_profile(profile) if profile else None
+
+    # From here on torch is needed.
+    from quantaudit.pipeline import audit
+    from quantaudit.quant.export import save_scales
+
     with console.progress() as stages:
         result = audit(
             settings,
+            inputs=inputs,
             profile=measured,
             policy=policy,
             redact_text=redact_text,

@@ -37,8 +37,14 @@ def run(
 
     check_file(out, force=force)
 
+    from quantaudit.choices import check_observer, check_static
     from quantaudit.profile import load_profile
+
+    check_static(scheme)
+    check_observer(observer)
+    measured = load_profile(profile)
+
     from quantaudit.quant.export import save_scales
 
-    count = save_scales(load_profile(profile), out, scheme=scheme, observer=observer)
+    count = save_scales(measured, out, scheme=scheme, observer=observer)
     console.say(f"wrote scales of {count} Linears to {out}")

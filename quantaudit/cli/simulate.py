@@ -37,8 +37,9 @@ def run(
 
     check_file(out, force=force)
 
-    from quantaudit.pipeline import cost, prepare, repeat, simulate_subject
+    from quantaudit.inputs import open_inputs
     from quantaudit.profile import load_profile
+    from quantaudit.settings import repeat
 
     measured = load_profile(profile)
     settings = repeat(
@@ -56,7 +57,12 @@ def run(
         schemes=tuple(scheme or ()),
         recipes=tuple(recipe or ()),
     )
-    subject = prepare(settings, console.say)
+    inputs = open_inputs(settings)
+
+    # From here on torch is needed.
+    from quantaudit.pipeline import cost, prepare, simulate_subject
+
+    subject = prepare(settings, console.say, inputs=inputs)
     console.say(cost(subject, measured=True))
     with console.progress() as stages:
         simulation = simulate_subject(subject, measured, stages)

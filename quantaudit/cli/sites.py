@@ -15,10 +15,14 @@ def run(
     """List the observed tensors and fused groups of a model, without loading its weights."""
     from quantaudit.cli import console
     from quantaudit.model.checkpoint import locate
+
+    checkpoint = locate(model, revision=revision, weights=False)
+
+    # From here on torch is needed.
     from quantaudit.model.load import load_skeleton
     from quantaudit.model.sites import discover
 
-    skeleton = load_skeleton(locate(model, revision=revision, weights=False), trust_remote_code=trust_remote_code)
+    skeleton = load_skeleton(checkpoint, trust_remote_code=trust_remote_code)
     architecture = discover(skeleton)
     console.show_sites(architecture)
     linears = sum(len(group.members) for group in architecture.groups)

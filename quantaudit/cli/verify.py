@@ -58,25 +58,28 @@ def run(
 
     from quantaudit.card.amend import amend_card
     from quantaudit.card.schema import Card
-    from quantaudit.cli.case import open_case
-    from quantaudit.pipeline import load_again
+    from quantaudit.cli.case import open_case, read_case
     from quantaudit.policy import load_policy
     from quantaudit.recipe.records import EXIT_CODES
-    from quantaudit.recipe.verify import clear, compare, make, predict
 
     rules = load_policy(policy)
-    case = open_case(
+    files = read_case(
         recipe,
         model,
         card,
         profile=profile,
         corpus=corpus,
         revision=revision,
-        evaluation_tokens=evaluation_tokens,
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    told, settings, samples = case.card, case.settings, case.samples
+
+    # From here on torch is needed.
+    from quantaudit.pipeline import load_again
+    from quantaudit.recipe.verify import clear, compare, make, predict
+
+    case = open_case(files, evaluation_tokens=evaluation_tokens)
+    told, settings, samples = files.card, files.inputs.settings, case.samples
     for change in case.resolution.unsimulated:
         console.say(f"not in the prediction: {change.modifier}: {change.reason}")
     with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:

@@ -38,11 +38,11 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
+from quantaudit.choices import Experts
 from quantaudit.conform.rules.ranges import without_mask
 from quantaudit.errors import AuditError, MeasurementError
 from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
 from quantaudit.model.attention import GivenMasks
-from quantaudit.model.experts import Experts
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.observation import Observation
 from quantaudit.policy import Policy, load_policy

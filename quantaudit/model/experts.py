@@ -9,24 +9,13 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from quantaudit.errors import UsageError
-
-Experts = Literal["routed", "all"]
-"""Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them."""
 NOTE = "experts of {} layers were split into Linears by llm-compressor's linearization, as `oneshot` does"
-
-
-def find_experts(name: str) -> Experts:
-    """Check what experts are to be run on. Raises UsageError."""
-    if name not in get_args(Experts):
-        raise UsageError("unknown choice", where=f"--experts {name}", hint=f"one of {', '.join(get_args(Experts))}")
-    return cast("Experts", name)
 
 
 def linearize(model: nn.Module) -> list[str]:

@@ -36,8 +36,6 @@ from quantaudit.model.checkpoint import Checkpoint, fingerprint
 from quantaudit.model.experts import linearize
 from quantaudit.provenance import ModelInfo, ModuleInfo
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -70,13 +68,6 @@ def parse_device(name: str) -> torch.device:
     if device.type == "meta":
         raise UsageError("the meta device holds no values", where="--device meta", hint="use auto, cpu or cuda")
     return device
-
-
-def parse_dtype(name: str) -> str:
-    """Check a dtype name. Raises UsageError."""
-    if name not in DTYPES:
-        raise UsageError("unknown dtype", where=f"--dtype {name}", hint=f"one of {', '.join(DTYPES)}")
-    return name
 
 
 def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:

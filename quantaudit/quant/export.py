@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from quantaudit.choices import check_observer
 from quantaudit.files import write_bytes
 from quantaudit.profile import Profile
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.scales import find_observer
 from quantaudit.quant.schemes import INT8_STATIC, find_static
 
 
@@ -23,7 +23,7 @@ def save_scales(
     have one. Raises UsageError, OutputError.
     """
     args = find_static(scheme)
-    find_observer(observer)
+    check_observer(observer)
     unmeasured = {row.module for row in profile.provenance.unmeasured}
     tensors = {}
     for site in profile.sites:

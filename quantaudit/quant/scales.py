@@ -13,7 +13,6 @@ from compressed_tensors.quantization.utils import calculate_qparams, generate_gp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantaudit.errors import UsageError
 from quantaudit.stats.distribution import Distribution, finite, quantiles
 
 ORDERS = 100
@@ -149,13 +148,6 @@ TOOLKIT: dict[str, str] = {
 """Observers of llm-compressor for activations → ours; `mse` is the only one that is not the same."""
 
 _ALL: dict[str, Observer] = {**OBSERVERS, "last_batch": last_batch}
-
-
-def find_observer(name: str, where: str | None = None) -> str:
-    """Check an observer's name. Raises UsageError."""
-    if name not in OBSERVERS:
-        raise UsageError("unknown observer", where=where or f"--observer {name}", hint=f"one of {', '.join(OBSERVERS)}")
-    return name
 
 
 def observer_of(args: QuantizationArgs) -> str:

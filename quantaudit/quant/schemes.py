@@ -11,12 +11,12 @@ from compressed_tensors.quantization import (
     QuantizationScheme,
     QuantizationStrategy,
     QuantizationType,
-    is_preset_scheme,
     preset_name_to_scheme,
 )
 
+from quantaudit.choices import check_scheme, check_static
 from quantaudit.errors import UsageError
-from quantaudit.quant.scales import find_observer, observer_of
+from quantaudit.quant.scales import observer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,9 +142,7 @@ STATIC_INPUTS: dict[str, QuantizationArgs] = {
 
 def find_static(name: str) -> QuantizationArgs:
     """A static per-tensor scheme by name. Raises UsageError."""
-    if name not in STATIC_INPUTS:
-        raise UsageError("unknown scheme", where=f"--scheme {name}", hint=f"one of {', '.join(STATIC_INPUTS)}")
-    return STATIC_INPUTS[name]
+    return STATIC_INPUTS[check_static(name)]
 
 
 def find_scheme(spec: str) -> Scheme:
@@ -152,17 +150,11 @@ def find_scheme(spec: str) -> Scheme:
 
     An observer replaces that of a scheme whose input scale is static.
     """
-    name, _, observer = spec.partition(":")
+    name, _, observer = check_scheme(spec).partition(":")
     if name in NAMED:
         scheme = NAMED[name]
-    elif is_preset_scheme(name) and name.upper() != "UNQUANTIZED":
-        scheme = _preset(name, name.lower(), f"{name.upper()} (preset of compressed-tensors)")
     else:
-        raise UsageError(
-            "unknown scheme",
-            where=f"--scheme {spec}",
-            hint=f"one of {', '.join(NAMED)}, or a preset of compressed-tensors such as FP8_BLOCK",
-        )
+        scheme = _preset(name, name.lower(), f"{name.upper()} (preset of compressed-tensors)")
     if not observer:
         return scheme
     args = scheme.input_activations
@@ -172,7 +164,6 @@ def find_scheme(spec: str) -> Scheme:
             where=f"--scheme {spec}",
             hint=f"--scheme {name}",
         )
-    find_observer(observer, where=f"--scheme {spec}")
     return replace(scheme, name=spec, title=f"{scheme.title}, {observer}", observer=observer)
 
 

@@ -7,7 +7,7 @@ before it is advised, and corrected where the sum of prices was too kind (`searc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
@@ -20,6 +20,7 @@ from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
 from quantaudit.recipe.candidates import candidates, changes, quantized_groups, uniform
+from quantaudit.recipe.goal import REFERENCES, Goal
 from quantaudit.recipe.knapsack import cheapest
 from quantaudit.recipe.menu import STRENGTHS, menu
 from quantaudit.recipe.resolve import Resolution
@@ -30,44 +31,7 @@ from quantaudit.simulate.smooth import SmoothQuant
 
 SHARES = (0.95, 0.85, 0.75, 0.6, 0.5)
 """Shares of MACs kept at which the curve is drawn."""
-REFERENCES = ("dynamic",)
-"""Options that are simulated everywhere, to compare with."""
 WRITTEN = "as written"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
-    """What KL is acceptable, nats per token: a number, or that of a uniform alternative (`dynamic`)."""
-
-    max_kl: float | None = None
-    as_good_as: str | None = None
-
-    def __post_init__(self) -> None:
-        if (self.max_kl is None) == (self.as_good_as is None):
-            raise UsageError("one goal is needed", where="--max-kl, --as-good-as", hint="--as-good-as dynamic")
-        if self.max_kl is not None and not 0 < self.max_kl < math.inf:
-            raise UsageError("a KL budget is above zero, and finite", where="--max-kl", hint="--max-kl 0.05")
-        if self.as_good_as is not None and self.as_good_as not in REFERENCES:
-            raise UsageError(
-                "no such alternative", where=f"--as-good-as {self.as_good_as}", hint=f"one of {', '.join(REFERENCES)}"
-            )
-
-    def check(self, schemes: Iterable[QuantizationScheme]) -> None:
-        """Raises UsageError where a recipe's schemes have no such alternative, before anything is priced."""
-        name = self.as_good_as
-        if name is None:
-            return
-        for scheme in {id(scheme): scheme for scheme in schemes}.values():
-            if not any(option.answers(name) for option in menu(scheme)):
-                raise UsageError(
-                    f"inputs that this recipe leaves alone, or quantizes to another format than 8 bits, have no "
-                    f"alternative `{name}`",
-                    where="--as-good-as",
-                    hint="give --max-kl, such as --max-kl 0.05",
-                )
-
-    def __str__(self) -> str:
-        return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

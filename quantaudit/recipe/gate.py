@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from quantaudit._version import __version__
 from quantaudit.card.schema import Card
 from quantaudit.card.text import visible
 from quantaudit.errors import FormatError
 from quantaudit.policy import GateSeverity, Policy
-from quantaudit.provenance import explain
 from quantaudit.recipe.evidence import Evidence, gather
 from quantaudit.recipe.records import GateFinding, GateReport, Outcome
 from quantaudit.recipe.rules import RULES, Hit, Rule
@@ -55,18 +52,6 @@ def judge(evidence: Evidence) -> GateReport:
         findings=findings,
         rules={rule.code: rule.title for rule in applied},
     )
-
-
-def load_simulation(path: Path) -> Simulation:
-    """A simulation file. Raises FormatError when it is missing, not JSON, or no simulation of this version."""
-    try:
-        return Simulation.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"cannot read the simulation: {error}", where=str(path)) from error
-    except ValidationError as error:
-        raise FormatError(
-            f"not a simulation: {explain(error)}", where=str(path), hint="make one with `quantaudit simulate`"
-        ) from error
 
 
 def check_simulation(simulation: Simulation, card: Card) -> None:

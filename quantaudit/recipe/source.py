@@ -51,19 +51,35 @@ class ParsedRecipe:
 
 def read_recipe(path: Path) -> ParsedRecipe:
     """Read a recipe file. Raises RecipeError, with the line, on all that llm-compressor would fail at or lose."""
+    return parse_recipe(_read(path), str(path))
+
+
+def check_recipe(path: Path) -> None:
+    """Raises RecipeError where a file is missing, or where `read_recipe` refuses it before it asks llm-compressor."""
+    _outline(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise RecipeError("not a recipe file", where=str(path), hint="give a .yaml, .yml or .json file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RecipeError("no such file", where=str(path), hint="shipped recipes are in recipes/") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", where=str(path), hint="a recipe is UTF-8 text") from error
-    return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, path: str) -> ParsedRecipe:
     """Read a recipe from text; `path` names it in messages. Raises RecipeError."""
+    data, lines, modifiers, passed_over = _outline(text, path)
+    return ParsedRecipe(
+        path=path, modifiers=_create(data, modifiers, lines, path), passed_over=tuple(passed_over), lines=lines
+    )
+
+
+def _outline(text: str, path: str) -> tuple[Any, Lines, list[Keys], list[Keys]]:
+    """What the YAML says by itself: its data and lines, where its modifiers are, and the keys that are passed over."""
     data, lines = _load(text, path)
     if lines.duplicates:
         again = lines.duplicates[0]
@@ -77,9 +93,7 @@ def parse_recipe(text: str, path: str) -> ParsedRecipe:
     modifiers, passed_over = _structure(data, lines, path)
     if not modifiers:
         raise RecipeError("recipe quantizes nothing: it holds no modifier", where=path, hint=NESTING)
-    return ParsedRecipe(
-        path=path, modifiers=_create(data, modifiers, lines, path), passed_over=tuple(passed_over), lines=lines
-    )
+    return data, lines, modifiers, passed_over
 
 
 def _load(text: str, path: str) -> tuple[Any, Lines]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import MeasurementError, UsageError
+from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.quant.scales import QParams
@@ -21,17 +21,7 @@ from quantaudit.simulate.price import LinearPrices, PriceList
 from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.single import simulate_single
 
-SCORES = ("auto", "gradient", "damage")
-"""Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
-
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
-
-
-def find_score(name: str) -> str:
-    """Check the name of a score. Raises UsageError."""
-    if name not in SCORES:
-        raise UsageError("unknown score", where=f"--score {name}", hint=f"one of {', '.join(SCORES)}")
-    return name
 
 
 def pass_once(

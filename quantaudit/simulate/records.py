@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from quantaudit.provenance import Number, Row
+from quantaudit.errors import FormatError
+from quantaudit.provenance import Number, Row, explain
 
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
@@ -191,3 +193,15 @@ class CorrelationRow(Row):
     kendall_low: Number
     kendall_high: Number
     reading: str
+
+
+def load_simulation(path: Path) -> Simulation:
+    """A simulation file. Raises FormatError when it is missing, not JSON, or no simulation of this version."""
+    try:
+        return Simulation.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"cannot read the simulation: {error}", where=str(path)) from error
+    except ValidationError as error:
+        raise FormatError(
+            f"not a simulation: {explain(error)}", where=str(path), hint="make one with `quantaudit simulate`"
+        ) from error

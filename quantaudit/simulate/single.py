@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quantaudit.errors import UsageError
 from quantaudit.progress import Stages, silent_stages
 from quantaudit.simulate.records import GroupRow
 
@@ -16,17 +15,6 @@ if TYPE_CHECKING:
     from quantaudit.model.sites import Group
     from quantaudit.quant.scales import QParams
     from quantaudit.quant.schemes import Scheme
-
-
-def find_single(text: str) -> int | None:
-    """How many groups are to be simulated alone, None for all. Raises UsageError."""
-    if text == "all":
-        return None
-    if not (text.isascii() and text.isdigit()):
-        raise UsageError(
-            "not a number of fused groups", where=f"--single-groups {text}", hint="0 for none, a number, or all"
-        )
-    return int(text)
 
 
 def sample_groups(rows: Sequence[GroupRow], scheme: str, count: int | None) -> list[GroupRow]:

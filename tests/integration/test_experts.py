@@ -13,10 +13,11 @@ from torch.nn import functional
 from quantaudit.card import charts, expert_charts, rows
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
+from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import FormatError
 from quantaudit.measure import measure
-from quantaudit.model.experts import Experts, extra_work, linearize, on_all_tokens
+from quantaudit.model.experts import extra_work, linearize, on_all_tokens
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.pipeline import Settings, Subject, check_profile, repeat

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from quantaudit.choices import parse_dtype
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import LoadedModel, load_config, load_model, load_skeleton, parse_device, parse_dtype
+from quantaudit.model.load import LoadedModel, load_config, load_model, load_skeleton, parse_device
 from tests.builders import VOCABULARY, load, save_checkpoint, tiny_model
 
 

@@ -12,6 +12,7 @@ from compressed_tensors.quantization import QuantizationArgs, preset_name_to_sch
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 
+from quantaudit.choices import check_observer
 from quantaudit.errors import UsageError
 from quantaudit.quant.scales import (
     OBSERVERS,
@@ -19,7 +20,6 @@ from quantaudit.quant.scales import (
     Observed,
     applies,
     derive,
-    find_observer,
     last_batch,
     minmax,
     mse,
@@ -212,9 +212,9 @@ def test_no_grid_spans_a_range_that_is_not_finite(exact: tuple[float, float], ob
 
 
 def test_an_unknown_observer_is_a_usage_error_that_lists_the_known_ones() -> None:
-    assert find_observer("mse") == "mse"
+    assert check_observer("mse") == "mse"
     with pytest.raises(UsageError, match="absolute_maximum"):
-        find_observer("histogram")
+        check_observer("histogram")
 
 
 def test_the_127_convention_belongs_to_symmetric_int8_alone() -> None:

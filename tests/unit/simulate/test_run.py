@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantaudit.choices import find_score
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.model.load import LoadedModel
@@ -19,7 +20,7 @@ from quantaudit.simulate import cost
 from quantaudit.simulate.cost import forward_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.predict import fit_curve
-from quantaudit.simulate.pricing import find_score, price_groups
+from quantaudit.simulate.pricing import price_groups
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.standard import worst_groups

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from quantaudit.choices import find_single
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import UsageError
 from quantaudit.model.load import LoadedModel
@@ -19,7 +20,7 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import simulate
-from quantaudit.simulate.single import find_single, sample_groups, simulate_single, spread
+from quantaudit.simulate.single import sample_groups, simulate_single, spread
 from tests.unit.simulate.reference import by_scheme, quantized_copy, ranges, run
 
 BUDGET = 96

@@ -1,0 +1,118 @@
+"""Values that options choose from, and their checks: what can be refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Literal, cast, get_args
+
+from quantaudit.errors import UsageError
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+SCORES = ("auto", "gradient", "damage")
+"""Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
+Experts = Literal["routed", "all"]
+"""Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them."""
+Attention = Literal["auto", "eager", "native"]
+"""Attention while measuring: eager, as the model was loaded, or by the length of the longest sample."""
+OBSERVERS = ("absolute_maximum", "absolute_maximum_127", "minmax", "percentile_99.9", "percentile_99.99", "mse")
+STATIC_SCHEMES = ("int8_static_per_tensor", "int8_asymmetric_static_per_tensor", "fp8_e4m3_static_per_tensor")
+"""Schemes with one fixed scale per tensor, for which scales are derived from a profile."""
+SCHEMES = (
+    "int8_static_per_tensor",
+    "int8_asymmetric_static_per_tensor",
+    "int8_dynamic_per_token",
+    "int8_asymmetric_dynamic_per_token",
+    "int8_weights",
+    "fp8_e4m3_static_per_tensor",
+    "fp8_e4m3_dynamic_per_token",
+    "int4_weights_group_128",
+    "nvfp4",
+    "mxfp4",
+)
+PRESETS = (
+    *("FP8", "FP8_BLOCK", "FP8_DYNAMIC", "INT8", "MXFP4", "MXFP4A16", "MXFP8", "MXFP8A16", "NVFP4", "NVFP4A16"),
+    *("W2A16", "W2A4", "W2A8", "W3A16", "W3A4", "W3A8", "W4A16", "W4A16_ASYM", "W4A4", "W4A8", "W4AFP8"),
+    *("W5A16", "W5A8", "W6A16", "W6A8", "W7A16", "W7A8", "W8A16", "W8A8"),
+)
+"""Of compressed_tensors, in upper case; a test holds them equal to its own."""
+DEVICES = (
+    *("cpu", "cuda", "ipu", "xpu", "mkldnn", "opengl", "opencl", "ideep", "hip", "ve", "fpga", "maia", "xla", "lazy"),
+    *("vulkan", "mps", "meta", "hpu", "mtia", "privateuseone"),
+)
+"""Types that torch.device takes. Plug-ins may add their own."""
+
+
+def parse_dtype(name: str) -> str:
+    """Check a dtype name. Raises UsageError."""
+    if name not in DTYPES:
+        raise UsageError("unknown dtype", where=f"--dtype {name}", hint=f"one of {', '.join(DTYPES)}")
+    return name
+
+
+def check_device(name: str) -> str:
+    """Refuse what cannot be a device on any machine; whether it is one here, torch knows. Raises UsageError."""
+    kind, colon, index = name.partition(":")
+    plugged = bool(importlib.metadata.entry_points(group="torch.backends"))
+    known = kind in DEVICES or (kind == "auto" and not colon) or (plugged and kind.isidentifier())
+    if not known or (colon and not (index.isascii() and index.isdigit())):
+        raise UsageError(
+            "no such device",
+            where=f"--device {name}",
+            hint="use auto, cpu, or an accelerator that this build of torch supports, such as cuda",
+        )
+    if kind == "meta":
+        raise UsageError("the meta device holds no values", where="--device meta", hint="use auto, cpu or cuda")
+    return name
+
+
+def find_score(name: str) -> str:
+    """Check the name of a score. Raises UsageError."""
+    if name not in SCORES:
+        raise UsageError("unknown score", where=f"--score {name}", hint=f"one of {', '.join(SCORES)}")
+    return name
+
+
+def find_single(text: str) -> int | None:
+    """How many groups are to be simulated alone, None for all. Raises UsageError."""
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(
+            "not a number of fused groups", where=f"--single-groups {text}", hint="0 for none, a number, or all"
+        )
+    return int(text)
+
+
+def find_experts(name: str) -> Experts:
+    """Check what experts are to be run on. Raises UsageError."""
+    if name not in get_args(Experts):
+        raise UsageError("unknown choice", where=f"--experts {name}", hint=f"one of {', '.join(get_args(Experts))}")
+    return cast("Experts", name)
+
+
+def check_observer(name: str, where: str | None = None) -> str:
+    """Check an observer's name. Raises UsageError."""
+    if name not in OBSERVERS:
+        raise UsageError("unknown observer", where=where or f"--observer {name}", hint=f"one of {', '.join(OBSERVERS)}")
+    return name
+
+
+def check_static(name: str) -> str:
+    """Check the name of a static per-tensor scheme. Raises UsageError."""
+    if name not in STATIC_SCHEMES:
+        raise UsageError("unknown scheme", where=f"--scheme {name}", hint=f"one of {', '.join(STATIC_SCHEMES)}")
+    return name
+
+
+def check_scheme(spec: str) -> str:
+    """Check the names in `NAME` or `NAME:OBSERVER`; whether they fit, the scheme itself shows. Raises UsageError."""
+    name, _, observer = spec.partition(":")
+    if name not in SCHEMES and name.upper() not in PRESETS:
+        raise UsageError(
+            "unknown scheme",
+            where=f"--scheme {spec}",
+            hint=f"one of {', '.join(SCHEMES)}, or a preset of compressed-tensors such as FP8_BLOCK",
+        )
+    if observer:
+        check_observer(observer, where=f"--scheme {spec}")
+    return spec

@@ -1,0 +1,130 @@
+"""A cheap mistake is answered before torch, transformers or llm-compressor is imported, whatever the verb."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantaudit.card.schema import dump_card
+from quantaudit.profile import Profile, save_profile
+from tests.builders import provenance, site_info
+from tests.card_factory import make_card
+
+PROGRAM = """
+import sys
+from quantaudit import cli
+sys.argv = ["quantaudit", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    heavy = {"torch", "transformers", "compressed_tensors", "llmcompressor", "datasets"} & set(sys.modules)
+    print("imported:", *sorted(heavy))
+"""
+RECIPE = "quant_stage:\n  quant_modifiers:\n    QuantizationModifier:\n      scheme: W8A8\n      targets: [Linear]\n"
+AUDITED = {
+    "no such dtype": ("--dtype fp99", "unknown dtype"),
+    "no such device": ("--device abacus", "no such device"),
+    "the meta device": ("--device meta", "meta device"),
+    "no such experts": ("--experts some", "unknown choice"),
+    "no such corpus": ("--corpus nowhere.jsonl", "no such corpus file"),
+    "corpus of another kind": ("--corpus card.json", "unknown kind of corpus"),
+    "corpus that is not JSON": ("--corpus broken.jsonl", "broken.jsonl:2: not JSON"),
+    "output cannot be made": ("--out card.json/x", "cannot be written"),
+}
+REPORTED = AUDITED | {
+    "no such score": ("--score guess", "unknown score"),
+    "no number of groups": ("--single-groups few", "not a number"),
+    "no such policy": ("--policy hopeful", "no such policy"),
+    "no such recipe": ("--recipe nowhere.yaml", "no such file"),
+    "recipe that quantizes nothing": ("--recipe empty.yaml", "recipe is empty"),
+    "no such profile": ("--profile nowhere.safetensors", "no such file"),
+    "no templates": ("--template-dir nowhere", "no such folder of templates"),
+}
+CASES: list[tuple[str, str]] = [
+    *((f"report model {options}", cause) for options, cause in REPORTED.values()),
+    *((f"measure model --out new.safetensors {options}", cause) for options, cause in AUDITED.values()),
+    ("report model --out full", "--force"),
+    ("report nowhere/at/all", "no such model folder"),
+    ("report nowhere.gguf", "no such GGUF file"),
+    ("report full", "no config.json"),
+    ("sites nowhere/at/all", "no such model folder"),
+    ("measure nowhere.gguf --out new.safetensors", "no such GGUF file"),
+    ("measure model --out card.json", "file exists"),
+    ("simulate model --profile nowhere.safetensors --out new.json", "no such file"),
+    ("simulate model --profile profile.safetensors --out card.json", "file exists"),
+    ("simulate model --profile profile.safetensors --out new.json --scheme INT99", "unknown scheme"),
+    ("simulate model --profile profile.safetensors --out new.json --scheme FP8:guess", "unknown observer"),
+    ("simulate model --profile profile.safetensors --out new.json --dtype fp99", "unknown dtype"),
+    ("simulate model --profile profile.safetensors --out new.json --recipe nowhere.yaml", "no such file"),
+    ("simulate nowhere/at/all --profile profile.safetensors --out new.json", "no such model folder"),
+    ("merge profile.safetensors nowhere.safetensors --out new.safetensors", "no such file"),
+    ("scales nowhere.safetensors --out new.safetensors", "no such file"),
+    ("scales profile.safetensors --out new.safetensors --scheme INT99", "unknown scheme"),
+    ("scales profile.safetensors --out new.safetensors --observer guess", "unknown observer"),
+    ("render nowhere.json --out page", "cannot read the card"),
+    ("render card.json --out full", "--force"),
+    ("render card.json --out page --template-dir nowhere", "no such folder of templates"),
+    ("gate nowhere.yaml --card card.json", "no such file"),
+    ("gate recipe.yaml --card nowhere.json", "cannot read the card"),
+    ("gate recipe.yaml --card card.json --policy hopeful", "no such policy"),
+    ("gate recipe.yaml --card card.json --simulation nowhere.json", "cannot read the simulation"),
+    ("gate recipe.yaml --card card.json --format xml", "unknown format"),
+    ("advise nowhere.yaml --card card.json --model model --out new.yaml", "no such file"),
+    ("advise recipe.yaml --card nowhere.json --model model --out new.yaml", "cannot read the card"),
+    ("advise recipe.yaml --card card.json --model nowhere/at/all --out new.yaml", "no such model folder"),
+    ("advise recipe.yaml --card card.json --model model --out card.json", "file exists"),
+    ("advise recipe.yaml --card card.json --model model --out new.yaml --max-kl 0", "above zero"),
+    ("advise recipe.yaml --card card.json --model model --out new.yaml --as-good-as gold", "no such alternative"),
+    ("advise recipe.yaml --card card.json --model model --out new.yaml --profile nowhere.safetensors", "no such file"),
+    ("advise recipe.yaml --card card.json --model model --out new.yaml --device abacus", "no such device"),
+    ("verify nowhere.yaml model --card card.json", "no such file"),
+    ("verify recipe.yaml nowhere/at/all --card card.json", "no such model folder"),
+    ("verify recipe.yaml model --card nowhere.json", "cannot read the card"),
+    ("verify recipe.yaml model --card card.json --policy hopeful", "no such policy"),
+    ("verify recipe.yaml model --card card.json --save full", "--force"),
+    ("verify recipe.yaml model --card card.json --corpus nowhere.jsonl", "no such corpus file"),
+    ("conform nowhere --card card.json", "no such artifact"),
+    ("conform full --card nowhere.json", "cannot read the card"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with one good file of each kind, and some that are not."""
+    place = tmp_path_factory.mktemp("work")
+    card = make_card()
+    (place / "card.json").write_text(dump_card(card), encoding="utf-8")
+    measured = provenance([site_info("s")], [], model=card.model, corpus=card.corpus)
+    save_profile(Profile(provenance=measured, statistics={}), place / "profile.safetensors")
+    (place / "recipe.yaml").write_text(RECIPE)
+    (place / "empty.yaml").write_text("")
+    (place / "broken.jsonl").write_text('{"text": "fine"}\ntext\n')
+    (place / "full").mkdir()
+    (place / "full" / "precious.txt").write_text("mine")
+    (place / "model").symlink_to(tiny_folder)
+    return place
+
+
+@pytest.mark.parametrize(("line", "cause"), CASES, ids=[line for line, _ in CASES])
+def test_a_cheap_mistake_is_answered_without_torch(folder: Path, line: str, cause: str) -> None:
+    before = sorted(folder.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *line.split()], capture_output=True, text=True, check=False, cwd=folder
+    )
+    assert (done.returncode, done.stdout) == (2, "imported:\n"), done.stderr
+    assert cause in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_check_would_notice_an_import() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import compressed_tensors{PROGRAM}", "report", "--dtype", "fp99"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("imported: compressed_tensors torch")
