@@ -8,6 +8,7 @@ from quantaudit.corpus.load import Corpus, load_corpus
 from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.recipe.source import check_recipe
 from quantaudit.settings import Settings
+from quantaudit.timing import timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,5 +27,8 @@ def open_inputs(settings: Settings) -> Inputs:
     """
     for path in settings.recipes:
         check_recipe(path)
-    corpus = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
-    return Inputs(settings=settings, corpus=corpus, checkpoint=locate(settings.model, revision=settings.revision))
+    with timed("reading the corpus"):
+        corpus = load_corpus(settings.corpus, samples=settings.samples, seed=settings.seed)
+    with timed("locating the checkpoint"):
+        checkpoint = locate(settings.model, revision=settings.revision)
+    return Inputs(settings=settings, corpus=corpus, checkpoint=checkpoint)

@@ -40,6 +40,7 @@ from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.standard import MIXED
 from quantaudit.simulate.tensor import scale_rows
+from quantaudit.timing import imports_done, time_first_call, timed
 
 __all__ = ["Audit", "Settings", "Subject", "audit", "check_profile", "cost", "prepare", "repeat"]
 
@@ -74,6 +75,7 @@ def prepare(
 
     Raises a QuantauditError that names the cause.
     """
+    imports_done()
     parse_device(settings.device)
     wanted = map(find_scheme, (*SCHEMES, *settings.schemes))
     schemes = tuple({scheme.name: scheme for scheme in wanted}.values())
@@ -87,21 +89,23 @@ def prepare(
         say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
     loaded = _load(checkpoint, settings)
-    corpus = tokenize(
-        rows,
-        loaded.tokenizer,
-        vocab_size=loaded.info.vocab_size,
-        context_length=loaded.info.context_length,
-        max_length=settings.max_length,
-        samples=settings.samples,
-        seed=settings.seed,
-        special_tokens=settings.special_tokens,
-        source=source,
-        processor=processor,
-    )
+    with timed("tokenizing the corpus"):
+        corpus = tokenize(
+            rows,
+            loaded.tokenizer,
+            vocab_size=loaded.info.vocab_size,
+            context_length=loaded.info.context_length,
+            max_length=settings.max_length,
+            samples=settings.samples,
+            seed=settings.seed,
+            special_tokens=settings.special_tokens,
+            source=source,
+            processor=processor,
+        )
     if corpus.info.truncated:
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
+    time_first_call(loaded.model, "the first forward pass")
     return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=schemes, recipes=resolved)
 
 

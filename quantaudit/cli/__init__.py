@@ -11,6 +11,7 @@ import typer
 from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
 from quantaudit.errors import QuantauditError
 from quantaudit.threads import set_up_threads
+from quantaudit.timing import show_timings
 
 app = typer.Typer(
     name="quantaudit",
@@ -21,7 +22,7 @@ app = typer.Typer(
     help="Tells, before an open-weight LLM is released or quantized, whether low-bit activations will work on it, "
     "where they break, and what avoids it.",
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive. "
-    "--debug anywhere shows tracebacks.",
+    "--debug anywhere shows tracebacks, and how long loading took by stage.",
 )
 for verb in (report, sites, measure, merge, scales, simulate, render, gate, advise, verify, conform):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(verb.run)
@@ -47,6 +48,8 @@ def main() -> None:
     # Loaders draw bars of their own over ours.
     os.environ.setdefault("TQDM_DISABLE", "1")
     set_up_threads()
+    if debug:
+        show_timings()
     try:
         app()
     except QuantauditError as error:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -63,7 +64,13 @@ def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> C
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Hex SHA-256 of a file; computed once while its size and its time of change stay."""
+    state = path.stat()
+    return _sha256(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -35,6 +35,7 @@ from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.checkpoint import Checkpoint, fingerprint
 from quantaudit.model.experts import linearize
 from quantaudit.provenance import ModelInfo, ModuleInfo
+from quantaudit.timing import timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def parse_device(name: str) -> torch.device:
 
 def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The checkpoint's configuration, without its weights. Raises ModelError."""
-    with _explained(checkpoint, "configuration"):
+    with _explained(checkpoint, "configuration"), _gguf_parsed_once(checkpoint), timed("configuration"):
         return AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
@@ -94,6 +95,11 @@ def load_model(
 
     Raises ModelError when anything is missing, broken, or would be left at random values.
     """
+    with _gguf_parsed_once(checkpoint):
+        return _load_model(checkpoint, device, dtype, trust_remote_code)
+
+
+def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_remote_code: bool) -> LoadedModel:
     _quiet()
     notes: list[str] = []
     if checkpoint.gguf and dtype == "auto":
@@ -107,13 +113,13 @@ def load_model(
         )
     auto: Any = AutoModelForCausalLM
     # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
-    if not checkpoint.gguf:  # reading a GGUF's configuration takes seconds, and it holds a language model only
+    if not checkpoint.gguf:  # a GGUF holds a language model only
         auto = _auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code))
-    with _explained(checkpoint, "tokenizer"):
+    with _explained(checkpoint, "tokenizer"), timed("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
-    with _explained(checkpoint, "weights"):
+    with _explained(checkpoint, "weights"), timed("weights"):
         model, report = auto.from_pretrained(
             checkpoint.folder,
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
@@ -140,11 +146,15 @@ def load_model(
         )
     if unexpected := sorted(report["unexpected_keys"]):
         notes.append(f"{len(unexpected)} stored tensors are not used, such as {unexpected[0]}")
-    notes += linearize(model)
+    with timed("linearizing experts"):
+        notes += linearize(model)
     if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
-    model.eval().to(device)
-    return LoadedModel(model=model, tokenizer=tokenizer, info=describe(checkpoint, model, notes))
+    with timed(f"moving to {device}"):
+        model.eval().to(device)
+    with timed("hashing"):
+        info = describe(checkpoint, model, notes)
+    return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 
 def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
@@ -267,6 +277,14 @@ def _config_hash(config: PretrainedConfig) -> str:
     for key in ("_name_or_path", "transformers_version", "quantization_config"):
         settings.pop(key, None)
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _gguf_parsed_once(checkpoint: Checkpoint) -> contextlib.AbstractContextManager[None]:
+    if not checkpoint.gguf:
+        return contextlib.nullcontext()
+    from quantaudit.model.gguf import parsed_once
+
+    return parsed_once()
 
 
 def _gguf_argument(checkpoint: Checkpoint) -> dict[str, str]:
