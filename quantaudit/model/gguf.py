@@ -52,7 +52,8 @@ class QuickReader(GGUFReader):  # type: ignore[misc]
 
     def _strings(self, start: int, count: int) -> tuple[list[NDArray[np.uint8]], int]:
         """So many strings, each stored behind its length, and where the last one ends."""
-        found, stored = [], memoryview(self._data)
+        found: list[NDArray[np.uint8]] = []
+        stored: Any = self._data
         for _ in range(count):
             end = start + 8 + _LENGTH.unpack_from(stored, start)[0]
             found.append(self._data[start + 8 : end])
