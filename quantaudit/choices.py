@@ -14,6 +14,8 @@ Experts = Literal["routed", "all"]
 """Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them."""
 Attention = Literal["auto", "eager", "native"]
 """Attention while measuring: eager, as the model was loaded, or by the length of the longest sample."""
+ArithmeticChoice = Literal["auto", "native", "float32"]
+"""How products of a 16-bit model are computed on a processor."""
 OBSERVERS = ("absolute_maximum", "absolute_maximum_127", "minmax", "percentile_99.9", "percentile_99.99", "mse")
 STATIC_SCHEMES = ("int8_static_per_tensor", "int8_asymmetric_static_per_tensor", "fp8_e4m3_static_per_tensor")
 """Schemes with one fixed scale per tensor, for which scales are derived from a profile."""
@@ -88,6 +90,14 @@ def find_experts(name: str) -> Experts:
     if name not in get_args(Experts):
         raise UsageError("unknown choice", where=f"--experts {name}", hint=f"one of {', '.join(get_args(Experts))}")
     return cast("Experts", name)
+
+
+def find_arithmetic(name: str) -> ArithmeticChoice:
+    """Check how products are to be computed. Raises UsageError."""
+    if name not in get_args(ArithmeticChoice):
+        known = ", ".join(get_args(ArithmeticChoice))
+        raise UsageError("unknown choice", where=f"--arithmetic {name}", hint=f"one of {known}")
+    return cast("ArithmeticChoice", name)
 
 
 def check_observer(name: str, where: str | None = None) -> str:

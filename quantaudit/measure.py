@@ -15,6 +15,7 @@ from quantaudit._version import __version__
 from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.gather import Gathered, parents, silent, token_text
+from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.drive import Side, batches, forward, one_logit
 from quantaudit.model.experts import on_all_tokens
@@ -110,6 +111,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
         packages={name: metadata.version(name) for name in PACKAGES},
         device=_device_name(loaded.device),
         attention=str(config._attn_implementation),
+        arithmetic=arithmetic_now(loaded.model),
         batch_size=batch_size,
         seed=seed,
         timings={},

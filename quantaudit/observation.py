@@ -19,12 +19,13 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.gather import Gathered, parents, silent, token_text
 from quantaudit.measure import environment
+from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.load import LoadedModel, model_info
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.model.sites import discover, outside_text
 from quantaudit.profile import Profile, Split, starved, unite
-from quantaudit.provenance import CorpusInfo, Provenance, SampleInfo, SplitInfo
+from quantaudit.provenance import Arithmetic, CorpusInfo, Provenance, SampleInfo, SplitInfo
 
 NAME = "observed"
 
@@ -102,6 +103,7 @@ class Observation:
         self._samples: list[TokenizedSample] = []
         self._batch_size = 1
         self._attention = ""
+        self._arithmetic: Arithmetic = "native"
         self._batch: MaskedBatch | None = None
 
     @contextmanager
@@ -160,6 +162,7 @@ class Observation:
         self._batch_size = max(self._batch_size, len(rows))
         config: Any = self.model.config
         self._attention = self._attention or str(config._attn_implementation)
+        self._arithmetic = arithmetic_now(self.model)
         batch = MaskedBatch(samples=tuple(rows), input_ids=input_ids, mask=mask)
         self.resume(batch)
         return batch
@@ -191,7 +194,7 @@ class Observation:
             quantaudit_version=__version__,
             model=self.info,
             corpus=self._corpus(),
-            environment=surroundings.model_copy(update={"attention": self._attention}),
+            environment=surroundings.model_copy(update={"attention": self._attention, "arithmetic": self._arithmetic}),
             samples=[
                 SampleInfo(id=sample.id, domain=sample.domain, split=sample.split, tokens=len(sample.ids))
                 for sample in self._samples

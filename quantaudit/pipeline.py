@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -15,6 +15,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.inputs import Inputs, open_inputs
 from quantaudit.measure import measure
+from quantaudit.model.arithmetic import choose_arithmetic, computed_in, is_slow
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import extra_work
@@ -29,11 +30,11 @@ from quantaudit.model.sites import discover
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Stages, silent_stages
-from quantaudit.provenance import SampleInfo
+from quantaudit.provenance import Arithmetic, SampleInfo
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
-from quantaudit.settings import Settings, repeat
+from quantaudit.settings import Settings, own_arithmetic, repeat
 from quantaudit.simulate.cost import forward_passes, single_passes
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
@@ -50,13 +51,18 @@ EAGER_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A model on its device, and the text that will be run through it."""
+    """A model on its device, how its products are computed, and the text that will be run through it."""
 
     settings: Settings
     loaded: LoadedModel
+    arithmetic: Arithmetic
     corpus: TokenizedCorpus
     schemes: tuple[Scheme, ...]
     recipes: tuple[ResolvedRecipe, ...]
+
+    def computed(self) -> AbstractContextManager[None]:
+        """The context that every pass of the model belongs in."""
+        return computed_in(self.arithmetic, self.loaded.model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,11 @@ def prepare(
         say("samples with images run one at a time")
     say(f"loading {checkpoint.name}")
     loaded = _load(checkpoint, settings)
+    arithmetic = choose_arithmetic(settings.arithmetic, loaded.model)
+    if arithmetic == "float32":
+        say(f"products are computed in float32 and rounded to {loaded.info.dtype}")
+    elif is_slow(loaded.model):
+        say(f"products of {loaded.info.dtype} are slow on this processor; --arithmetic float32 is faster")
     with timed("tokenizing the corpus"):
         corpus = tokenize(
             rows,
@@ -106,7 +117,9 @@ def prepare(
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
     time_first_call(loaded.model, "the first forward pass")
-    return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=schemes, recipes=resolved)
+    return Subject(
+        settings=settings, loaded=loaded, arithmetic=arithmetic, corpus=corpus, schemes=schemes, recipes=resolved
+    )
 
 
 def load_again(settings: Settings) -> LoadedModel:
@@ -134,7 +147,7 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
     # Eager attention keeps a matrix of tokens by tokens for every head.
     chosen = subject.settings.attention
     eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
-    with eager_attention(subject.loaded.model) if eager else nullcontext():
+    with subject.computed(), eager_attention(subject.loaded.model) if eager else nullcontext():
         return measure(
             subject.loaded,
             subject.corpus,
@@ -148,17 +161,18 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:
     """Predict what schemes and recipes do. Raises FormatError when the profile is of another model or corpus."""
     check_profile(subject, profile)
-    return simulate(
-        subject.loaded,
-        profile,
-        subject.corpus.samples,
-        subject.schemes,
-        evaluation_tokens=subject.settings.evaluation_tokens,
-        score=subject.settings.score,
-        single=find_single(subject.settings.single_groups),
-        recipes=subject.recipes,
-        stages=stages,
-    )
+    with subject.computed():
+        return simulate(
+            subject.loaded,
+            profile,
+            subject.corpus.samples,
+            subject.schemes,
+            evaluation_tokens=subject.settings.evaluation_tokens,
+            score=subject.settings.score,
+            single=find_single(subject.settings.single_groups),
+            recipes=subject.recipes,
+            stages=stages,
+        )
 
 
 def audit(
@@ -177,6 +191,8 @@ def audit(
     Raises a QuantauditError that names cause and remedy.
     """
     rules = load_policy(policy)
+    if profile is not None and settings.arithmetic == "auto":
+        settings = replace(settings, arithmetic=own_arithmetic(profile))
     start = perf_counter()
     timings: dict[str, float] = {}
 

@@ -90,6 +90,11 @@ def merge(a: Profile, b: Profile) -> Profile:
         raise FormatError(
             "profiles were measured with different attention implementations", hint="measure all shards alike"
         )
+    if a.provenance.environment.arithmetic != b.provenance.environment.arithmetic:
+        raise FormatError(
+            "profiles were measured with different arithmetic",
+            hint="measure all shards alike: --arithmetic native, or float32",
+        )
     if twice := _samples(a) & _samples(b):
         raise FormatError(
             f"{len(twice)} samples are in both profiles, such as {a.samples[min(twice)].id}",

@@ -88,6 +88,10 @@ class CorpusInfo(Row):
     )
 
 
+Arithmetic = Literal["native", "float32"]
+"""How products of a model's dtype are computed: by the device's own kernels, or in float32 and rounded once."""
+
+
 class EnvironmentInfo(Row):
     """With what, and how long it took. `timings` (seconds) is the only part that differs between equal runs."""
 
@@ -96,6 +100,11 @@ class EnvironmentInfo(Row):
     packages: dict[str, str]
     device: str
     attention: str = Field(description="attention implementation of the forward passes")
+    arithmetic: Arithmetic = Field(
+        default="native",
+        description="how products of the model's dtype were computed: by the device's own kernels, or in float32 and "
+        "rounded once to the dtype",
+    )
     batch_size: int
     seed: int
     timings: dict[str, float]

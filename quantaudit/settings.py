@@ -8,10 +8,12 @@ from typing import Any
 
 from quantaudit.choices import (
     DTYPES,
+    ArithmeticChoice,
     Attention,
     Experts,
     check_device,
     check_scheme,
+    find_arithmetic,
     find_experts,
     find_score,
     find_single,
@@ -43,6 +45,7 @@ class Settings:
     batch_size: int = 1
     experts: Experts = "routed"
     attention: Attention = "auto"
+    arithmetic: ArithmeticChoice = "auto"
     evaluation_tokens: int = 4096
     score: str = "auto"
     single_groups: str = "0"
@@ -54,6 +57,7 @@ class Settings:
         check_device(self.device)
         parse_dtype(self.dtype)
         find_experts(self.experts)
+        find_arithmetic(self.arithmetic)
         find_score(self.score)
         find_single(self.single_groups)
         for scheme in self.schemes:
@@ -75,8 +79,15 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
         "special_tokens": text.special_tokens,
         "corpus_tokenizer": text.tokenizer,
         "experts": profile.experts or "routed",
+        "arithmetic": own_arithmetic(profile),
         "dtype": profile.provenance.model.dtype,
         "seed": text.seed,
         "revision": measured.revision if model == measured.spec else None,
     }
     return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
+
+
+def own_arithmetic(profile: Profile) -> ArithmeticChoice:
+    """What a processor measured with; `auto` for what was measured elsewhere."""
+    environment = profile.provenance.environment
+    return environment.arithmetic if environment.device == "cpu" else "auto"

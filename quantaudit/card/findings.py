@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
 from quantaudit.card.simulated import broken_load, damage, few_tokens, zeroed
-from quantaudit.card.words import count
+from quantaudit.card.words import PRODUCTS, count
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import Simulation
@@ -44,6 +44,7 @@ def find(
         found += exceedance(stability, policy)
     if simulation is not None:
         found += [
+            *other_arithmetic(provenance, simulation),
             *broken_load(provenance, simulation, policy),
             *few_tokens(simulation, policy),
             *damage(simulation, policy),
@@ -169,6 +170,26 @@ def corpus_notes(provenance: Provenance) -> list[Finding]:
         for note in corpus.notes
     ]
     return found
+
+
+def other_arithmetic(provenance: Provenance, simulation: Simulation) -> list[Finding]:
+    """QA108: products that were computed in one way when measuring, and in another when simulating."""
+    measured, simulated = provenance.environment.arithmetic, simulation.evaluation.products
+    if measured == simulated:
+        return []
+    return [
+        Finding(
+            code="QA108",
+            severity="info",
+            module=None,
+            message=f"measured with {PRODUCTS[measured]}, simulated with {PRODUCTS[simulated]}",
+            value=None,
+            threshold=None,
+            reason="Both round once, but not alike: static ranges differ by steps of the dtype from what would be "
+            "measured under the simulation's arithmetic.",
+            remedy=f"For equality to the last bit, measure and simulate with --arithmetic {simulated}.",
+        )
+    ]
 
 
 def fp16_headroom(peak: PeakSummary, policy: Policy) -> list[Finding]:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from quantaudit.card import chart_data, granularity, rows, text
 from quantaudit.card.advice import advised
 from quantaudit.card.schema import Card, dump_card
+from quantaudit.card.words import PRODUCTS
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes, write_text
 from quantaudit.resources import resource_dir
@@ -137,7 +138,11 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
         ("calibration", f"{corpus.calibration.samples:,} samples, {corpus.calibration.tokens:,} tokens"),
         ("evaluation", f"{corpus.evaluation.samples:,} samples, {corpus.evaluation.tokens:,} tokens"),
         ("seeds", f"corpus {corpus.seed}, run {environment.seed}"),
-        ("forward passes", f"{model.dtype}, {environment.attention} attention, {environment.device}"),
+        (
+            "forward passes",
+            f"{model.dtype}, {PRODUCTS[environment.arithmetic]}, {environment.attention} attention, "
+            f"{environment.device}",
+        ),
         ("packages", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
         ("Python", f"{environment.python} on {environment.platform}"),
         ("time", ", ".join(f"{name} {seconds:,.0f} s" for name, seconds in environment.timings.items()) or text.ABSENT),
@@ -145,7 +150,8 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
     if card.simulation:
         evaluation = card.simulation.evaluation
         simulated = f"{evaluation.tokens:,} tokens, at most {evaluation.max_tokens_per_sample:,} a sample"
-        pairs.append(("simulation", f"{simulated}, in {evaluation.arithmetic}"))
+        arithmetic = f"{evaluation.arithmetic}, {PRODUCTS[evaluation.products]}"
+        pairs.append(("simulation", f"{simulated}, in {arithmetic}"))
     return pairs
 
 

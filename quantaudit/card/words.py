@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
+"""How products of a model's dtype were computed."""
+
 
 def count(number: int, noun: str) -> str:
     """`1 sample`, `2 samples`."""

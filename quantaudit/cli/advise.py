@@ -40,6 +40,7 @@ def run(
     profile: options.CardProfile = None,
     corpus: options.MovedCorpus = None,
     evaluation_tokens: options.EvaluationTokens = 4096,
+    arithmetic: options.Arithmetic = "auto",
     device: options.Device = "auto",
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -64,6 +65,7 @@ def run(
         profile=profile,
         corpus=corpus,
         revision=revision,
+        arithmetic=arithmetic,
         device=device,
         trust_remote_code=trust_remote_code,
     )
@@ -74,7 +76,7 @@ def run(
 
     case = open_case(files, evaluation_tokens=evaluation_tokens)
     loaded = case.subject.loaded
-    with console.progress() as stages:
+    with console.progress() as stages, case.subject.computed():
         advice = advise(
             loaded,
             case.profile,

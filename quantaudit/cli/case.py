@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from quantaudit.card.amend import check_card
 from quantaudit.card.schema import Card, load_card
+from quantaudit.choices import ArithmeticChoice
 from quantaudit.cli import console
 from quantaudit.inputs import Inputs, open_inputs
 from quantaudit.profile import Profile, load_profile
@@ -50,6 +51,7 @@ def read_case(
     profile: Path | None,
     corpus: str | None,
     revision: str | None,
+    arithmetic: ArithmeticChoice,
     device: str,
     trust_remote_code: bool,
 ) -> CaseFiles:
@@ -61,7 +63,13 @@ def read_case(
     told, measured = load_card(card), load_profile(profile or card.parent / "profile.safetensors")
     check_card(told, measured, card)
     settings = repeat(
-        measured, model, corpus=corpus, revision=revision, device=device, trust_remote_code=trust_remote_code
+        measured,
+        model,
+        corpus=corpus,
+        revision=revision,
+        arithmetic=None if arithmetic == "auto" else arithmetic,
+        device=device,
+        trust_remote_code=trust_remote_code,
     )
     return CaseFiles(recipe=recipe, card=told, profile=measured, inputs=open_inputs(settings))
 

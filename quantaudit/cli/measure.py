@@ -32,6 +32,7 @@ def run(
     batch_size: options.BatchSize = 1,
     experts: options.Experts = "routed",
     attention: options.Attention = "auto",
+    arithmetic: options.Arithmetic = "auto",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     revision: options.Revision = None,
@@ -68,6 +69,7 @@ def run(
         experts=find_experts(experts),
         # The paper's numbers are of models as they load.
         attention="native" if attention == "auto" and export_reference is not None else attention,
+        arithmetic=arithmetic,
         seed=seed,
     )
     inputs = open_inputs(settings)

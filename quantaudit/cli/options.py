@@ -56,6 +56,13 @@ Attention = Annotated[
         "as the model loads; auto: eager up to samples of 4,096 tokens, native beyond and for --export-reference.",
     ),
 ]
+Arithmetic = Annotated[
+    Literal["auto", "native", "float32"],
+    typer.Option(
+        help="Products of 16-bit models on a processor. native: by its own kernels; float32: in float32, rounded once, "
+        "as accelerators do; auto: as the profile was measured, else whichever is fast here.",
+    ),
+]
 Experts = Annotated[
     str,
     typer.Option(

@@ -26,6 +26,7 @@ def run(
     batch_size: options.BatchSize = 1,
     experts: options.Experts = "routed",
     attention: options.Attention = "auto",
+    arithmetic: options.Arithmetic = "auto",
     evaluation_tokens: options.EvaluationTokens = 4096,
     score: options.Score = "auto",
     single_groups: options.SingleGroups = "0",
@@ -77,6 +78,7 @@ def run(
         score=score,
         single_groups=single_groups,
         recipes=tuple(recipe or ()),
+        arithmetic=arithmetic,
         seed=seed,
     )
     inputs = open_inputs(settings)

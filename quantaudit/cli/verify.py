@@ -32,6 +32,7 @@ def run(
         float, typer.Option(metavar="SHARE", min=0.0, help="Relative difference of the KL that still agrees.")
     ] = 0.05,
     evaluation_tokens: options.EvaluationTokens = 4096,
+    arithmetic: options.Arithmetic = "auto",
     policy: options.Policy = "default",
     device: options.Device = "auto",
     revision: options.Revision = None,
@@ -70,6 +71,7 @@ def run(
         profile=profile,
         corpus=corpus,
         revision=revision,
+        arithmetic=arithmetic,
         device=device,
         trust_remote_code=trust_remote_code,
     )
@@ -82,7 +84,7 @@ def run(
     told, settings, samples = files.card, files.inputs.settings, case.samples
     for change in case.resolution.unsimulated:
         console.say(f"not in the prediction: {change.modifier}: {change.reason}")
-    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch:
+    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch, case.subject.computed():
         folder = save or Path(scratch)
         subject = case.subject
         expected = predict(subject.loaded, case.profile, subject.corpus, samples, case.resolution, recipe.stem, stages)

@@ -9,18 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from quantaudit.errors import UsageError
 from quantaudit.model.float32_products import WEIGHT_BYTES, float32_products, in_float32
 
 if TYPE_CHECKING:
+    from quantaudit.choices import ArithmeticChoice
     from quantaudit.provenance import Arithmetic
 
-ArithmeticChoice = Literal["auto", "native", "float32"]
 HALF = (torch.bfloat16, torch.float16)
 """Dtypes whose products may be computed in float32."""
 
@@ -31,21 +30,13 @@ _SHAPE = (32, 512, 512)
 _ROUNDS = 6
 
 
-def find_arithmetic(name: str) -> ArithmeticChoice:
-    """Check how products are to be computed. Raises UsageError."""
-    if name not in get_args(ArithmeticChoice):
-        known = ", ".join(get_args(ArithmeticChoice))
-        raise UsageError("unknown choice", where=f"--arithmetic {name}", hint=f"one of {known}")
-    return cast("ArithmeticChoice", name)
-
-
 def choose_arithmetic(choice: ArithmeticChoice, model: nn.Module) -> Arithmetic:
-    """How products of this model are to be computed. Natively wherever that is fast: on accelerators, and in float32."""
+    """How to compute products of this model: natively on accelerators, in float32, and wherever it is fast."""
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype not in HALF:
         return "native"
     if choice == "auto":
-        return "native" if native_products(parameter.dtype) else "float32"
+        return "float32" if is_slow(model) else "native"
     return choice
 
 
@@ -62,6 +53,12 @@ def arithmetic_now(model: nn.Module) -> Arithmetic:
     """How products of this model are computed at this moment."""
     parameter = next(model.parameters())
     return "float32" if parameter.device.type == "cpu" and in_float32(parameter.dtype) else "native"
+
+
+def is_slow(model: nn.Module) -> bool:
+    """Whether native products of this model take longer than those in float32 would."""
+    parameter = next(model.parameters())
+    return parameter.device.type == "cpu" and parameter.dtype in HALF and not native_products(parameter.dtype)
 
 
 @cache

@@ -263,7 +263,7 @@ class _Exchange:
 
 
 def _registered(products: Float32Products) -> Library:
-    library = Library("aten", "IMPL")  # noqa: TOR901: destroyed by whoever asked for it
+    library = Library("aten", "IMPL")
     try:
         with warnings.catch_warnings():
             # PyTorch says once that a kernel of its own is overridden: that is what is meant.
@@ -281,10 +281,10 @@ _EXCHANGE = _Exchange()
 
 @contextmanager
 def float32_products(dtype: torch.dtype, *, weight_bytes: int = WEIGHT_BYTES) -> Iterator[None]:
-    """Within the context, on processors, products of tensors of a 16-bit dtype are computed in float32 and rounded once.
+    """Within the context, on processors, products of a 16-bit dtype are computed in float32 and rounded once.
 
     Holds for the whole process, until the last context ends; then PyTorch's own kernels are back. weight_bytes: what
-    float32 copies of weights may take, the least of all contexts counts; 0 where weights may be written through `.data`.
+    float32 copies of weights may take, the least of all contexts; 0 where weights may be written through `.data`.
     """
     entry = (dtype, weight_bytes)
     _EXCHANGE.enter(entry)

@@ -1,4 +1,4 @@
-"""Float32 copies of 16-bit weights: kept within a budget while the weights stay what they were, else made in passing."""
+"""Float32 copies of 16-bit weights, kept within a budget while the weights stay what they were."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class WideWeights:
     def of(self, weight: Tensor) -> Tensor:
         """The same numbers in float32, to be read only, and only until this thread asks for others.
 
-        weight: of any shape. Where it has no gaps in memory, the strides are the same however the result came about, and
-        so are the roundings of what is computed with it.
+        weight: of any shape. Where it has no gaps in memory, the strides are the same however the result came about,
+        and so are the roundings of what is computed with it.
         """
         if not (weight.is_contiguous() or (weight.ndim == 2 and weight.t().is_contiguous())):
             return weight.float()

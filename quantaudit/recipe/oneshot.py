@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from quantaudit.conform.artifacts.tensors import Tensors
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
+from quantaudit.model.arithmetic import arithmetic_now, computed_in
 from quantaudit.model.attention import GivenMasks
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -56,7 +57,9 @@ def run_oneshot(
     masks = GivenMasks(model, discover(model))
     several = pipeline == "basic" and len(read_recipe(recipe).modifiers) > 1
     each = _whole_model_for_each() if several else nullcontext(pipeline)
-    with toolkit_quiet(), toolkit_silent(), _described(model), masks.watched(), each as chosen:
+    # Weights are written through `.data` here: no copies of them may be kept.
+    products = computed_in(arithmetic_now(model), model, weight_bytes=0)
+    with toolkit_quiet(), toolkit_silent(), _described(model), masks.watched(), products, each as chosen:
         try:
             oneshot(
                 model=model,

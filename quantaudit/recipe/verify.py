@@ -19,6 +19,7 @@ from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError
 from quantaudit.measure import measure
+from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.attention import eager_attention
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -87,7 +88,9 @@ def predict(
         return Prediction(plan=plan, row=row, inputs=None, weights=None, factors={})
     inputs = _input_scales(plan)
     calibrated = plan
-    if (inputs or plan.smoothed) and profile.provenance.environment.attention != CALIBRATION_ATTENTION:
+    environment, arithmetic = profile.provenance.environment, arithmetic_now(loaded.model)
+    alike = (environment.attention, environment.arithmetic) == (CALIBRATION_ATTENTION, arithmetic)
+    if (inputs or plan.smoothed) and not alike:
         replayed = replay(loaded, profile, corpus, stages)
         calibrated = recipe_plan(recipe, loaded.model, groups, replayed, corpus.samples, stages=stages)
         inputs = _input_scales(calibrated)
@@ -97,9 +100,10 @@ def predict(
 
 
 def replay(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, stages: Stages = silent_stages) -> Profile:
-    """The calibration samples measured again under the attention that llm-compressor calibrates with.
+    """The calibration samples measured again under the attention and arithmetic that llm-compressor calibrates with.
 
-    Implementations of attention differ by rounding, and scales with them: by steps of the checkpoint's dtype.
+    Implementations of attention and of products differ by rounding, and scales with them: by steps of the checkpoint's
+    dtype.
     """
     calibration = tuple(sample for sample in corpus.samples if sample.split == "calibration")
     advance = stages("calibrating anew", sum(len(sample.ids) for sample in calibration), "tokens")

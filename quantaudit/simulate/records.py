@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from quantaudit.errors import FormatError
-from quantaudit.provenance import Number, Row, explain
+from quantaudit.provenance import Arithmetic, Number, Row, explain
 
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
@@ -151,6 +151,11 @@ class Evaluation(Row):
     samples: list[str]
     max_tokens_per_sample: int
     arithmetic: str = Field(description="dtype in which quantization was simulated")
+    products: Arithmetic = Field(
+        default="native",
+        description="how products of that dtype were computed: by the device's own kernels, or in float32 and rounded "
+        "once",
+    )
     priced: bool = Field(default=False, description="whether fused groups have prices")
     unigram_perplexity: Number = Field(
         default=None,

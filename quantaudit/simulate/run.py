@@ -9,6 +9,7 @@ from torch import nn
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import UsageError
+from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.profile import Profile
@@ -96,6 +97,7 @@ def simulate(
             samples=[sample.id for sample in chosen],
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
+            products=arithmetic_now(loaded.model),
             priced=source is not None,
             unigram_perplexity=unigram_perplexity(
                 [sample.ids for sample in samples],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.measure import measure
 from quantaudit.model.attention import eager_attention
+from quantaudit.model.float32_products import float32_products
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile
@@ -38,13 +41,20 @@ class Trial:
     real: RecipeRow
 
 
+@pytest.fixture(scope="module", autouse=True, params=["native", "float32"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything here holds under either."""
+    with float32_products(torch.bfloat16) if request.param == "float32" else nullcontext():
+        yield request.param
+
+
 @pytest.fixture(scope="module")
 def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
     return builtin_corpus(demo_loaded, samples=18, max_length=64)
 
 
 @pytest.fixture(scope="module")
-def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
+def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus, arithmetic: str) -> Profile:
     with eager_attention(demo_loaded.model):
         return measure(demo_loaded, corpus)
 

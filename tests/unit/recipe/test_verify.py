@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from quantaudit.card.build import build_card
 from quantaudit.card.schema import Verification
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure import measure
+from quantaudit.model.float32_products import float32_products
 from quantaudit.model.load import LoadedModel
 from quantaudit.policy import Policy, load_policy
 from quantaudit.profile import Profile
+from quantaudit.provenance import Arithmetic
 from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import read_recipe
@@ -58,6 +62,13 @@ quant_stage:
 """
 
 
+@pytest.fixture(scope="module", autouse=True, params=["native", "float32"])
+def arithmetic(request: pytest.FixtureRequest) -> Iterator[Arithmetic]:
+    """Everything here holds under either."""
+    with float32_products(torch.bfloat16) if request.param == "float32" else nullcontext():
+        yield request.param
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_model("llama", hidden_size=128, intermediate_size=256, head_dim=32, num_hidden_layers=2)
@@ -70,7 +81,7 @@ def corpus() -> TokenizedCorpus:
 
 
 @pytest.fixture(scope="module")
-def profile(folder: Path, corpus: TokenizedCorpus) -> Profile:
+def profile(folder: Path, corpus: TokenizedCorpus, arithmetic: Arithmetic) -> Profile:
     """Measured under eager attention, so that random weights do not amplify another implementation's rounding."""
     eager = load(folder)
     eager.model.set_attn_implementation("eager")
@@ -127,6 +138,16 @@ def test_static_scales_are_the_predicted_ones(
     assert found.with_saved_scales is not None
     assert found.with_saved_scales.kl == pytest.approx(found.actual.kl, abs=1e-6)
     assert found.calibration_samples == sum(sample.split == "calibration" for sample in corpus.samples)
+
+
+def test_scales_are_predicted_for_the_arithmetic_that_calibrates_whichever_the_profile_had(
+    folder: Path, corpus: TokenizedCorpus, profile: Profile, arithmetic: Arithmetic, tmp_path: Path
+) -> None:
+    assert profile.provenance.environment.arithmetic == arithmetic
+    with float32_products(torch.bfloat16):
+        found = verify(folder, corpus, profile, "w8a8_static", tmp_path / "saved")
+    assert found.input_scales.worst == 0.0
+    assert found.weight_scales.worst == 0.0
 
 
 @pytest.mark.parametrize("recipe", ["w8a8_static", "w8a8_smoothquant", SMOOTHED_DYNAMIC])
