@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.library import Library, get_kernel
 
+from quantaudit.model.rounded_attention import rounded_attention
 from quantaudit.model.wide_weights import WideWeights, is_parameter
 
 WEIGHT_BYTES = 3 << 28
@@ -103,16 +104,13 @@ class Float32Products:
         return tuple(None if part is None else part.to(x.dtype) for part in found)
 
     def attention(
-        self, keys: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any, attn_mask: Tensor | None = None, **named: Any
+        self, keys: Any, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False, **named: Any
     ) -> Any:
         """Fused attention: output, and the logarithm of the sum of exponentials, which is float32 in any case."""
-        name = "_scaled_dot_product_flash_attention_for_cpu"
-        if not self._is_ours(q, k):
-            return self._run(name, keys, q, k, v, *rest, attn_mask=attn_mask, **named)
-        output, sums = self._run(
-            name, keys, q.float(), k.float(), v.float(), *rest, attn_mask=_wide(attn_mask), **named
-        )
-        return output.to(q.dtype), sums
+        if dropout_p or not self._is_ours(q, k):
+            name = "_scaled_dot_product_flash_attention_for_cpu"
+            return self._run(name, keys, q, k, v, dropout_p, is_causal, **named)
+        return rounded_attention(q, k, v, causal=is_causal, mask=named.get("attn_mask"), scale=named.get("scale"))
 
     def attention_backward(
         self, keys: Any, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, output: Tensor, *rest: Any, **named: Any
