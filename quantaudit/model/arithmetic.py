@@ -6,13 +6,13 @@ Where a processor has no instruction for 16-bit products, PyTorch's own kernels 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quantaudit.model.float32_products import WEIGHT_BYTES, float32_products, in_float32
 
@@ -81,14 +81,14 @@ def _time_ratio(dtype: torch.dtype) -> float:
     a, b = torch.ones(m, k), torch.ones(n, k)
     pairs = [(a, b), (a.to(dtype), b.to(dtype))]
     with _one_thread(), torch.no_grad():
-        times = [[_seconds(lambda x=x, w=w: nn.functional.linear(x, w)) for x, w in pairs] for _ in range(_ROUNDS)]
-    wide, half = (min(column) for column in zip(*times[1:], strict=True))
-    return half / wide
+        times = [[_seconds(x, w) for x, w in pairs] for _ in range(_ROUNDS)]
+    wide, half = (min(column) for column in zip(*times[1:], strict=True))  # the first warms up
+    return half / max(wide, 1e-9)
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def _seconds(x: Tensor, weight: Tensor) -> float:
     start = time.thread_time()
-    run()
+    nn.functional.linear(x, weight)
     return time.thread_time() - start
 
 

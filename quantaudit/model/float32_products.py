@@ -58,33 +58,33 @@ class Float32Products:
     def mm(self, keys: Any, a_MK: Tensor, b_KN: Tensor) -> Tensor:
         """a·b."""
         if not self._is_ours(a_MK, b_KN):
-            return self._run("mm", keys, a_MK, b_KN)
+            return self._tensor("mm", keys, a_MK, b_KN)
         return self._product(keys, a_MK, b_KN)
 
     def addmm(self, keys: Any, c: Tensor, a_MK: Tensor, b_KN: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
         """β·c + α·a·b, with one rounding."""
         if not self._is_ours(a_MK, b_KN):
-            return self._run("addmm", keys, c, a_MK, b_KN, beta=beta, alpha=alpha)
+            return self._tensor("addmm", keys, c, a_MK, b_KN, beta=beta, alpha=alpha)
         return self._product(keys, a_MK, b_KN, c, beta=beta, alpha=alpha)
 
     def bmm(self, keys: Any, a_BMK: Tensor, b_BKN: Tensor) -> Tensor:
         """a·b for each matrix of a batch."""
         if not self._is_ours(a_BMK, b_BKN):
-            return self._run("bmm", keys, a_BMK, b_BKN)
+            return self._tensor("bmm", keys, a_BMK, b_BKN)
         if is_parameter(b_BKN) and len(a_BMK) == len(b_BKN):
             parts = [self._product(keys, a_MK, b_KN) for a_MK, b_KN in zip(a_BMK, b_BKN, strict=True)]
             return torch.stack(parts) if parts else a_BMK.new_empty((0, a_BMK.shape[1], b_BKN.shape[2]))
-        return self._batched(lambda a, b: self._run("bmm", keys, a.float(), b.float()), a_BMK, b_BKN)
+        return self._batched(lambda a, b: self._tensor("bmm", keys, a.float(), b.float()), a_BMK, b_BKN)
 
     def baddbmm(
         self, keys: Any, c: Tensor, a_BMK: Tensor, b_BKN: Tensor, *, beta: float = 1, alpha: float = 1
     ) -> Tensor:
         """β·c + α·a·b for each matrix of a batch, with one rounding."""
         if not self._is_ours(a_BMK, b_BKN):
-            return self._run("baddbmm", keys, c, a_BMK, b_BKN, beta=beta, alpha=alpha)
+            return self._tensor("baddbmm", keys, c, a_BMK, b_BKN, beta=beta, alpha=alpha)
 
         def product(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-            return self._run("baddbmm", keys, c.float(), a.float(), b.float(), beta=beta, alpha=alpha)
+            return self._tensor("baddbmm", keys, c.float(), a.float(), b.float(), beta=beta, alpha=alpha)
 
         shape = (len(a_BMK), a_BMK.shape[1], b_BKN.shape[2])
         return self._batched(product, a_BMK, b_BKN, c.expand(shape))
@@ -92,8 +92,8 @@ class Float32Products:
     def convolution(self, keys: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         """Convolutions of any number of axes, transposed ones too."""
         if not self._is_ours(x, weight):
-            return self._run("convolution", keys, x, weight, bias, *rest)
-        wide = self._run("convolution", keys, x.float(), self.weights.of(weight), _wide(bias), *rest)
+            return self._tensor("convolution", keys, x, weight, bias, *rest)
+        wide = self._tensor("convolution", keys, x.float(), self.weights.of(weight), _wide(bias), *rest)
         return wide.to(x.dtype)
 
     def convolution_backward(self, keys: Any, gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Any:
@@ -139,7 +139,7 @@ class Float32Products:
         """
         forms = a.ndim == 2 and b.ndim == 3 and offs is not None and bias is None
         if not (self._is_ours(a, b) and forms and out_dtype in (None, a.dtype)):
-            return self._run("_grouped_mm", keys, a, b, offs, bias, out_dtype)
+            return self._tensor("_grouped_mm", keys, a, b, offs, bias, out_dtype)
         out, start = a.new_zeros((len(a), b.shape[2])), 0
         for matrix, end in zip(b, offs.tolist(), strict=True):  # type: ignore[union-attr]
             if end > start:
@@ -153,6 +153,11 @@ class Float32Products:
     def _run(self, name: str, keys: Any, *args: Any, **named: Any) -> Any:
         """PyTorch's own kernel."""
         return self._native[name].call_boxed(keys, *args, **named)
+
+    def _tensor(self, name: str, keys: Any, *args: Any, **named: Any) -> Tensor:
+        """The same of kernels that return one tensor."""
+        found: Tensor = self._run(name, keys, *args, **named)
+        return found
 
     def _product(
         self, keys: Any, a_MK: Tensor, b_KN: Tensor, c: Tensor | None = None, *, beta: float = 1, alpha: float = 1
@@ -261,13 +266,13 @@ class _Exchange:
 
 
 def _registered(products: Float32Products) -> Library:
-    library = Library("aten", "IMPL")
+    library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             # PyTorch says once that a kernel of its own is overridden: that is what is meant.
             warnings.filterwarnings("ignore", message=".*[Oo]verrid", category=UserWarning)
             for name, kernel in products.kernels.items():
-                library.impl(name, kernel, "CPU", with_keyset=True)
+                library.impl(name, kernel, "CPU", with_keyset=True)  # type: ignore[no-untyped-call]
     except BaseException:
         library._destroy()  # type: ignore[no-untyped-call]
         raise

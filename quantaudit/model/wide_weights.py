@@ -85,7 +85,7 @@ class WideWeights:
     def _kept(self, weight: Tensor) -> Tensor | None:
         """The copy of this weight, made now if there is room; None where there is none."""
         storage = weight.untyped_storage()
-        key = (storage._cdata, weight.storage_offset(), weight.numel())
+        key = (int(storage._cdata), int(weight.storage_offset()), weight.numel())
         self._clock += 1
         found = self._copies.get(key)
         if found is not None and found.version == weight._version:
@@ -99,7 +99,7 @@ class WideWeights:
             return None
         flat = weight.as_strided((weight.numel(),), (1,), weight.storage_offset())
         wide = flat.float()
-        self._copies[key] = _Copy(StorageWeakRef(storage), weight._version, wide, self._clock)
+        self._copies[key] = _Copy(_weak_reference(storage), weight._version, wide, self._clock)
         self._bytes += size
         return wide
 
@@ -107,7 +107,7 @@ class WideWeights:
         """Make room: first what no longer lives, then what has long not been used. False where that is not enough."""
         if self._bytes + size <= self._budget:
             return True
-        for key in [key for key, copy in self._copies.items() if copy.storage.expired()]:
+        for key in [key for key, copy in self._copies.items() if _is_gone(copy)]:
             self._drop(key)
         while self._copies and self._bytes + size > self._budget:
             key, oldest = next(iter(self._copies.items()))
@@ -118,6 +118,14 @@ class WideWeights:
 
     def _drop(self, key: tuple[int, int, int]) -> None:
         self._bytes -= self._copies.pop(key).wide.nbytes
+
+
+def _weak_reference(storage: torch.UntypedStorage) -> StorageWeakRef:
+    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+def _is_gone(copy: _Copy) -> bool:
+    return bool(copy.storage.expired())  # type: ignore[no-untyped-call]
 
 
 def is_parameter(weight: Tensor) -> bool:
