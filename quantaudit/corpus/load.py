@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quantaudit.corpus import stream
-from quantaudit.corpus.rows import CorpusRow, Message, parse_row
+from quantaudit.corpus.normalize import CONTENTS, SHAPE, check_columns, columns, made_of, normalize
+from quantaudit.corpus.rows import CorpusRow, Message, digest, parse_row
 from quantaudit.corpus.spec import parse
-from quantaudit.corpus.tables import choose, columns, record
 from quantaudit.errors import CorpusError
 
 __all__ = ["BUILTIN", "SUFFIXES", "Corpus", "CorpusRow", "Message", "load_corpus"]
 
 BUILTIN = Path(__file__).with_name("builtin")
-SUFFIXES = (".jsonl", ".txt", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".txt", ".parquet", ".jsonl.gz", ".json.gz", ".txt.gz")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +45,12 @@ def load_corpus(spec: str, *, samples: int | None = None, seed: int = 0) -> Corp
     when it is missing, out of reach, empty, or has a row that cannot be used.
     """
     if spec == "builtin":
-        files = sorted(BUILTIN.glob("*.jsonl"))
-        rows = [row for file in files for row in _read(file, None)]
+        rows = [row for file in sorted(BUILTIN.glob("*.jsonl")) for row in _read(file, None)[0]]
         return _corpus(spec, "quantaudit built-in", rows)
     parsed = parse(spec)
     path = parsed.path
-    if path.is_dir() or (parsed.hub and path.suffix not in SUFFIXES):
+    suffix = _suffix(path)
+    if path.is_dir() or (parsed.hub and suffix is None):
         read = stream.read(parsed, samples or stream.SAMPLES, seed)
         return _corpus(spec, read.name, read.rows, read.revision, read.notes)
     if not path.is_file():
@@ -57,15 +59,21 @@ def load_corpus(spec: str, *, samples: int | None = None, seed: int = 0) -> Corp
             where=spec,
             hint=f"`builtin`, a file ending in {', '.join(SUFFIXES)}, a folder with a dataset, or a Hub id `org/name`",
         )
-    if path.suffix not in SUFFIXES:
+    if suffix is None:
         raise CorpusError("unknown kind of corpus file", where=spec, hint=f"it must end in {', '.join(SUFFIXES)}")
-    if parsed.config or parsed.split or (parsed.column and path.suffix == ".txt"):
+    if parsed.config or parsed.split or (parsed.column and suffix.startswith(".txt")):
         raise CorpusError(
             "a file has neither configurations nor splits",
             where=spec,
             hint=f"give {parsed.place}, or {parsed.place}:::COLUMN for another column of a .jsonl or .parquet file",
         )
-    return _corpus(spec, path.name, list(_read(path, parsed.column)))
+    rows, notes = _read(path, parsed.column)
+    return _corpus(spec, path.name, rows, notes=notes)
+
+
+def _suffix(path: Path) -> str | None:
+    """The ending that says how a file is read, whatever its case; None for others."""
+    return next((suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)), None)
 
 
 def _corpus(
@@ -77,47 +85,75 @@ def _corpus(
             where=spec,
             hint="give at least two samples: one to calibrate on and one to evaluate on",
         )
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(row.model_dump_json(exclude={"id"}, exclude_none=True).encode() + b"\n")
-    return Corpus(
-        spec=spec, name=name, sha256=digest.hexdigest(), rows=tuple(rows), revision=revision, notes=tuple(notes)
-    )
+    return Corpus(spec=spec, name=name, sha256=digest(rows), rows=tuple(rows), revision=revision, notes=tuple(notes))
 
 
-def _read(path: Path, column: str | None) -> Iterator[CorpusRow]:
-    images = path.parent if path.suffix == ".jsonl" else None
-    for number, found in _records(path, column):
+def _read(path: Path, column: str | None) -> tuple[list[CorpusRow], list[str]]:
+    """All rows of a file, and notes on how their content was made."""
+    table = _suffix(path) == ".parquet"
+    how = f"{path}:::COLUMN"
+    rows, made = [], []
+    for number, raw in _parquet(path, column) if table else _records(path):
         where = f"{path}:{number}"
-        if path.suffix == ".parquet" or (column and isinstance(found, dict)):
-            found = record(found, choose(list(found), column, where=where, how=f"{path}:::COLUMN"), where=where)
-        yield parse_row(found, where=where, folder=images)
+        known = normalize(raw, column, where=where, how=how)
+        several = isinstance(known.fields, dict) and sum(bool(known.fields.get(name)) for name in CONTENTS) > 1
+        hint = f"{SHAPE}; {'leave one of them out, or ' if several else ''}choose the column for all rows: {how}"
+        rows.append(parse_row(known.fields, where=where, folder=None if table else path.parent, hint=hint))
+        made.append(known)
+    return rows, [*made_of(made), *(_unread_images(path, column) if table else [])]
 
 
-def _records(path: Path, column: str | None) -> Iterator[tuple[int, Any]]:
-    """(line or row number from 1, record) for every non-empty line or row."""
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet(path, column), start=1)
+def _unread_images(path: Path, column: str | None) -> list[str]:
+    from pyarrow import parquet
+
+    return stream.unread_images(parquet.read_schema(path).names, column)
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line or row number from 1, record) for every line or row that is not empty."""
+    text = _text(path)
+    if (suffix := str(_suffix(path))).startswith(".json") and not suffix.startswith(".jsonl"):
+        found = _json(text, str(path), "one JSON list of rows")
+        if not isinstance(found, list):
+            raise CorpusError(
+                "not a list of rows", where=str(path), hint="one JSON list of rows, or .jsonl: one a line"
+            )
+        yield from enumerate(found, start=1)
         return
-    try:
-        # Editors on Windows begin a file with a byte order mark, which is no text.
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"cannot be read as UTF-8: {error}", where=str(path), hint="save it as UTF-8") from error
     # Only \n ends a line: str.splitlines would also break at separators that JSON strings may hold.
-    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    # Files that were joined have byte order marks inside.
+    lines = ((number, line.lstrip("\ufeff")) for number, line in enumerate(text.split("\n"), start=1))
     for number, line in lines:
-        if path.suffix == ".txt":
-            yield number, {"text": line}
-            continue
-        try:
-            yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise CorpusError(f"not JSON: {reason}", where=f"{path}:{number}", hint="one JSON object a line") from error
+        if line.strip():
+            yield (
+                number,
+                {"text": line} if ".txt" in suffix else _json(line, f"{path}:{number}", "one JSON object a line"),
+            )
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
+def _text(path: Path) -> str:
+    """A file's text, with \n at the end of every line. Editors on Windows begin it with a mark, which is no text."""
+    try:
+        data = path.read_bytes()
+        if path.name.lower().endswith(".gz"):
+            data = gzip.decompress(data)
+        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"cannot be read as UTF-8: {error}", where=str(path), hint="save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        hint = "it must be a whole gzip file, or end otherwise" if path.name.lower().endswith(".gz") else "check it"
+        raise CorpusError(f"cannot be read: {error}", where=str(path), hint=hint) from error
+
+
+def _json(text: str, where: str, hint: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+        raise CorpusError(f"not JSON: {reason}", where=where, hint=hint) from error
+
+
+def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows as they are, read batch by batch and only the columns that count."""
     import pyarrow
     from pyarrow import parquet
@@ -125,10 +161,10 @@ def _parquet(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            choose(names, column, where=str(path), how=f"{path}:::COLUMN")
-            for batch in file.iter_batches(columns=columns(names, column)):
-                yield from batch.to_pylist()
+            check_columns(names, column, where=str(path), how=f"{path}:::COLUMN")
+            rows = (row for batch in file.iter_batches(columns=columns(names, column)) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
     except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(
-            f"cannot be read as Parquet: {error}", where=str(path), hint="write it anew, or give a .jsonl file"
+            f"cannot be read as Parquet: {error}", where=str(path), hint="write it again, or give a .jsonl file"
         ) from error

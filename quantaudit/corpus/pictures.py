@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,16 @@ def plain(message: Message, placeholder: str = "") -> str:
     """A turn's text, each image in it a placeholder."""
     if isinstance(message.content, str):
         return message.content
-    return "".join(part.text if part.type == "text" else placeholder for part in message.content)
+    return "".join(part.text if part.type == "text" else placeholder for part in message.content or ())
 
 
 def plain_chat(messages: list[Message], placeholder: str = "") -> str:
-    """A chat as `role: content` lines, each image a placeholder."""
-    return "\n".join(f"{message.role}: {plain(message, placeholder)}" for message in messages)
+    """A chat as `role: content` lines, each image a placeholder, calls of tools as JSON after the content."""
+    return "\n".join(f"{message.role}: {plain(message, placeholder)}{_calls(message)}" for message in messages)
+
+
+def _calls(message: Message) -> str:
+    return "".join(json.dumps(call.get("function", call), ensure_ascii=False) for call in message.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ def _turns(row: CorpusRow, paths: list[str]) -> list[dict[str, Any]]:
         else:
             turn["content"] = [
                 {"type": "image", "path": next(left)} if part.type == "image" else part.model_dump()
-                for part in message.content
+                for part in message.content or ()
             ]
         turns.append(turn)
     return turns

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
+from quantaudit.corpus.normalize import CONTENTS, SHAPE
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import explain
 
-CONTENTS = ("text", "messages", "input_ids")
-COLUMNS = (*CONTENTS, "id", "domain", "split")
-"""What is read of a table; images come from JSONL files only."""
-SHAPE = 'a row is {"text": …}, {"messages": [{"role": …, "content": …}]} or {"input_ids": […]}'
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+_SILENT = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+"""What a turn may hold in place of content."""
 
 
 class TextPart(BaseModel):
@@ -36,11 +38,25 @@ class ImagePart(BaseModel):
 
 
 class Message(BaseModel):
-    """One turn of a chat."""
+    """One turn of a chat. Content may be missing where the assistant calls tools or only thinks."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     role: str
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and not any((self.model_extra or {}).get(name) for name in _SILENT):
+            raise ValueError("the turn has neither `content` nor `tool_calls`")
+        if not all(isinstance(call, dict) for call in self.tool_calls):
+            raise ValueError("a call is no object {function: {name, arguments}}")
+        return self
+
+    @property
+    def tool_calls(self) -> list[Any]:
+        """The calls of the turn; it has them beside its declared fields, as all that only templates read."""
+        calls = (self.model_extra or {}).get("tool_calls") or []
+        return list(calls) if isinstance(calls, list) else [calls]
 
 
 class Picture(BaseModel):
@@ -52,12 +68,16 @@ class Picture(BaseModel):
 
 
 class CorpusRow(BaseModel):
-    """One sample as written: exactly one of text, messages, input_ids. Other columns are ignored."""
+    """One sample as written: exactly one of text, messages, input_ids. Other columns are ignored.
+
+    tools: those offered in a chat, as its template is given them; dropped where the sample is no chat.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     text: str | None = None
     messages: list[Message] | None = None
     input_ids: list[TokenId] | None = None
+    tools: list[dict[str, Any]] | None = None
     id: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
     domain: str = "unlabelled"
     split: Literal["calibration", "evaluation"] | None = None
@@ -75,6 +95,42 @@ class CorpusRow(BaseModel):
         except PydanticSerializationError as error:
             raise ValueError("it holds half of a surrogate pair, which is not text") from error
         return self
+
+    def offered(self) -> list[dict[str, Any]] | None:
+        """The tools that a chat offers; None for other samples, and where there are none."""
+        return (self.tools or None) if self.messages else None
+
+    def canonical(self, *, labels: bool) -> bytes:
+        """The content as JSON, the same for the same sample in whatever format; with domain and split, or without.
+
+        The order of a call's or a tool's own fields says nothing: tables have one order for all rows.
+        """
+        content = {"text", "messages", "input_ids", *(("domain", "split", "pictures") if labels else ())}
+        found = self.model_dump(mode="json", include=content, exclude_none=True)
+        if "messages" in found:
+            found["messages"] = [_ordered(turn) for turn in found["messages"]]
+        tools = self.offered()
+        line = _compact(found) + ("" if tools is None else "\n" + _compact(tools, sort_keys=True))
+        return line.encode()
+
+
+def digest(rows: Sequence[CorpusRow]) -> str:
+    """SHA-256 over the content, domain and split of samples in their order: of what they are, not of where they lie."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(row.canonical(labels=True) + b"\n")
+    return found.hexdigest()
+
+
+def _ordered(turn: dict[str, Any]) -> dict[str, Any]:
+    declared = {name: turn[name] for name in ("role", "content") if name in turn}
+    more = {name: item for name, item in turn.items() if name not in declared}
+    ordered: dict[str, Any] = json.loads(_compact(more, sort_keys=True))
+    return declared | ordered
+
+
+def _compact(value: Any, *, sort_keys: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
 
 
 def parse_row(record: Any, *, where: str, folder: Path | None = None, hint: str = SHAPE) -> CorpusRow:
@@ -101,13 +157,14 @@ def parse_row(record: Any, *, where: str, folder: Path | None = None, hint: str 
 
 
 def _parts(message: Message) -> list[TextPart | ImagePart]:
-    return [] if isinstance(message.content, str) else list(message.content)
+    return [] if isinstance(message.content, str) else list(message.content or ())
 
 
 def _take_images(record: dict[str, Any], where: str) -> Iterator[str]:
     """Paths of a record's images, in order: its `image`, then those in its messages."""
     places = [record.get("image")] if record.get("image") is not None else []
-    for message in record.get("messages") or []:
+    messages = record.get("messages")
+    for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
         places += [part.get("image", part.get("path")) for part in parts if part.get("type") == "image"]

@@ -46,5 +46,4 @@ def round_robin(domains: Sequence[str]) -> list[int]:
 
 
 def _draw(row: CorpusRow, seed: int) -> bytes:
-    content = row.model_dump_json(include={"text", "messages", "input_ids"}, exclude_none=True)
-    return hashlib.sha256(f"{seed}\0{content}".encode()).digest()
+    return hashlib.sha256(f"{seed}\0".encode() + row.canonical(labels=False)).digest()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from quantaudit.corpus.rows import CONTENTS, CorpusRow, parse_row
+from quantaudit.corpus.normalize import Normalized, check_columns, columns, made_of, normalize
+from quantaudit.corpus.rows import CorpusRow, parse_row
 from quantaudit.corpus.spec import SYNTAX, Spec
-from quantaudit.corpus.tables import choose, columns, record
 from quantaudit.errors import CorpusError
 
 SAMPLES = 512
 """Rows read where --samples does not say how many: what llm-compressor's examples calibrate on."""
 BUFFER = 1000
 """Rows that are shuffled at once: more would have to be downloaded before the first sample is there."""
-CATEGORY = "category"
-"""What datasets of many domains call them where they do not say `domain`, that of arXiv 2605.15572 among them."""
 _SPLITS = ("calibration", "evaluation")
 
 
@@ -39,26 +37,33 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
     """
     revision = _commit(spec) if spec.hub else None
     rows: list[CorpusRow] = []
+    made: list[Normalized] = []
     empty = 0
     with _explained(spec):
         dataset = _split(spec, _load(spec, revision))
         names = dataset.column_names or list(next(iter(dataset), {}))
-        choose(names, spec.column, where=str(spec), how=SYNTAX)
-        wanted = columns(names, spec.column) + [CATEGORY] * (CATEGORY in names and spec.column != CATEGORY)
-        shuffled = dataset.select_columns(wanted).shuffle(seed=seed, buffer_size=BUFFER)
-        for number, found in enumerate(shuffled, start=1):
+        check_columns(names, spec.column, where=str(spec), how=SYNTAX)
+        shuffled = dataset.select_columns(columns(names, spec.column)).shuffle(seed=seed, buffer_size=BUFFER)
+        for number, raw in enumerate(shuffled, start=1):
             where = f"{spec}: row {number} of the stream"
-            known = _domain_and_split(found, record(found, spec.column, where=where))
-            if not any(_filled(known.get(name)) for name in CONTENTS):
+            known = normalize(_lenient(raw), spec.column, where=where, how=SYNTAX)
+            if known.empty:
                 empty += 1
                 continue
-            rows.append(parse_row(known, where=where, hint=f"choose a column of text or of chats: {SYNTAX}"))
+            made.append(known)
+            rows.append(parse_row(known.fields, where=where, hint=f"choose a column of text or of chats: {SYNTAX}"))
             if len(rows) == samples:
                 break
-    notes = [f"{empty} empty rows of the dataset were passed over"] if empty else []
-    if unread := [name for name in ("image", "images") if name in names]:
-        notes.append(f"column {unread[0]} of the dataset was not read: images come from .jsonl files only")
+    notes = made_of(made)
+    notes += [f"{empty} empty rows of the dataset were passed over"] if empty else []
+    notes += unread_images(names, spec.column)
     return Read(name=spec.place if spec.hub else spec.path.resolve().name, revision=revision, rows=rows, notes=notes)
+
+
+def unread_images(names: Sequence[str], column: str | None) -> list[str]:
+    """A note where a table has a column of images, which are not read."""
+    unread = [name for name in ("image", "images") if name in names and name != column]
+    return [f"column {name} of the dataset was not read: images come from .jsonl files only" for name in unread[:1]]
 
 
 def _load(spec: Spec, revision: str | None) -> Mapping[str, Any]:
@@ -83,19 +88,13 @@ def _split(spec: Spec, splits: Mapping[str, Any]) -> Any:
     return splits[name]
 
 
-def _domain_and_split(row: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """What others' columns say of them: a domain may be a number, and a split that is none of ours says nothing."""
-    domain = known.pop("domain", None)
-    domain = row.get(CATEGORY) if domain is None else domain
-    if isinstance(domain, str | int):
-        known["domain"] = str(domain)
-    if known.get("split") not in _SPLITS:
-        known.pop("split", None)
-    return known
-
-
-def _filled(value: Any) -> bool:
-    return bool(value.strip() if isinstance(value, str) else value)
+def _lenient(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what others' columns say under our names: domains that are no names, splits unlike ours."""
+    unusable = {
+        "domain": not isinstance(row.get("domain"), str | int | float),
+        "split": row.get("split") not in _SPLITS,
+    }
+    return {key: None if unusable.get(key) else value for key, value in row.items()}
 
 
 def _commit(spec: Spec) -> str:

@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.corpus.chats import render
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.pictures import Pictures, plain, plain_chat
+from quantaudit.corpus.pictures import Pictures, plain_chat
+from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import Split, assign, stratified
 from quantaudit.corpus.turns import assistant_tokens
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
 
+_NOTES = {
+    "tools": "the chat template does not write tools: those that {count:,} chats offer were left out",
+    "calls": "the chat template does not write calls of tools: those in {count:,} chats were left out",
+    "plain tools": "tools that {count:,} chats offer were left out: only a chat template writes them",
+    "once": "{count:,} texts begin or end with special tokens that the tokenizer writes itself (such as {token}): "
+    "they were written once",
+}
 _NO_TEMPLATE = "the tokenizer has no chat template: chats were written as plain 'role: content' lines"
 _BARE = "chats were written as plain 'role: content' lines, without the chat template's special tokens"
 
@@ -85,25 +94,27 @@ def tokenize(
             hint="scales come from one split and errors from the other: name both, or leave `split` out",
         )
     taken: list[TokenizedSample] = []
+    told: Counter[str] = Counter()
     truncated = 0
     for index, (row, split) in enumerate(zip(rows, splits, strict=True)):
         label = row.id or f"row-{chosen[index] + 1}"
         where = f"{corpus.spec}: {label}"
         pictures = Pictures(row, processor, special_tokens, where) if row.pictures else None
-        ids = pictures.ids() if pictures else _ids(row, tokenizer, special_tokens, source, where)
-        _check(ids, vocab_size, where=where)
+        encoded = Encoded(pictures.ids()) if pictures else _encode(row, tokenizer, special_tokens, source, where)
+        _check(encoded.ids, vocab_size, where=where)
         if pictures:
-            pictures.check(ids, limit)
-        truncated += len(ids) > limit
+            pictures.check(encoded.ids, limit)
+        truncated += len(encoded.ids) > limit
+        told.update(encoded.notes)
         taken.append(
             TokenizedSample(
                 index=index,
                 id=label,
                 domain=row.domain,
                 split=split,
-                ids=ids[:limit],
+                ids=encoded.ids[:limit],
                 pictures=pictures,
-                assistant=_assistant(row, ids, tokenizer, special_tokens),
+                assistant=encoded.assistant,
             )
         )
     return TokenizedCorpus(
@@ -111,7 +122,7 @@ def tokenize(
         info=CorpusInfo(
             spec=corpus.spec,
             name=corpus.name,
-            sha256=corpus.sha256,
+            sha256=digest(rows),
             samples=len(taken),
             tokens=sum(len(sample.ids) for sample in taken),
             truncated=truncated,
@@ -127,16 +138,26 @@ def tokenize(
             special_tokens=special_tokens,
             tokenizer=source.name_or_path if source is not None else None,
             images=sum(sample.pictures is not None for sample in taken),
-            notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens)],
+            notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(told, tokenizer)],
         ),
     )
 
 
-def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: Any, where: str) -> NDArray[np.int64]:
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """ids: int64 [tokens], uncut. assistant: as in TokenizedSample. notes: keys of what is to be counted."""
+
+    ids: NDArray[np.int64]
+    assistant: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _encode(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: Any, where: str) -> Encoded:
     if row.input_ids and source is None:
-        return np.asarray(row.input_ids, np.int64)
+        return Encoded(np.asarray(row.input_ids, np.int64))
     if row.messages and tokenizer.chat_template and special_tokens == "auto":
-        return _rendered(_turns(row), tokenizer, where)
+        chat = render(row, tokenizer, where)
+        return Encoded(chat.ids, assistant_tokens(chat.turns, chat.ids, tokenizer, chat.tools), chat.left_out)
     text = row.text
     if row.messages:
         text = plain_chat(row.messages)
@@ -144,33 +165,41 @@ def _ids(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: 
         # An id beyond the vocabulary would be decoded to nothing, in silence.
         _check(np.asarray(row.input_ids, np.int64), len(source), where)
         text = source.decode(row.input_ids)
-    found = tokenizer(text, verbose=False, add_special_tokens=special_tokens == "auto")
-    return np.asarray(found["input_ids"], np.int64)
+    ids, once = text_ids(str(text), tokenizer, special_tokens)
+    return Encoded(ids, None, (*(["once"] if once else []), *(["plain tools"] if row.offered() else [])))
 
 
-def _rendered(turns: list[dict[str, Any]], tokenizer: Any, where: str) -> NDArray[np.int64]:
-    """A chat as the model's template writes it. Templates refuse roles and orders that they do not know."""
-    try:
-        return np.asarray(tokenizer.apply_chat_template(turns, return_dict=True)["input_ids"], np.int64)
-    except Exception as error:  # templates raise whatever they like
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CorpusError(
-            f"the model's chat template cannot write this chat: {reason}",
-            where=where,
-            hint="change its roles or their order; --special-tokens none writes chats as plain lines",
-        ) from error
+def text_ids(text: str, tokenizer: Any, special_tokens: SpecialTokens) -> tuple[NDArray[np.int64], bool]:
+    """Token ids of a text, and whether special tokens that it begins or ends with were not written a second time.
+
+    A text that was saved with the tokens that its tokenizer adds (`<s>Once upon a time`) is given them once: no model
+    was trained on two first tokens.
+    """
+
+    def encode(special: bool) -> list[int]:
+        return list(tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"])
+
+    if special_tokens == "none":
+        return np.asarray(encode(False), np.int64), False
+    found = encode(True)
+    most = len(tokenizer("", verbose=False, add_special_tokens=True)["input_ids"])
+    if not found or max(found[: most + 1].count(found[0]), found[-most - 1 :].count(found[-1])) < 2:
+        return np.asarray(found, np.int64), False
+    bare = encode(False)
+    added = len(found) - len(bare)
+    first = next((n for n in range(added + 1) if bare and found[n : n + len(bare)] == bare), None)
+    if not added or first is None:
+        return np.asarray(found, np.int64), False
+    before, after = found[:first], found[first + len(bare) :]
+    twice_before = bool(before) and bare[: len(before)] == before
+    twice_after = bool(after) and bare[-len(after) :] == after
+    once = [*([] if twice_before else before), *bare, *([] if twice_after else after)]
+    return np.asarray(once, np.int64), twice_before or twice_after
 
 
-def _turns(row: CorpusRow) -> list[dict[str, Any]]:
-    return [{**message.model_dump(), "content": plain(message)} for message in row.messages or []]
-
-
-def _assistant(
-    row: CorpusRow, ids: NDArray[np.int64], tokenizer: Any, special_tokens: SpecialTokens
-) -> NDArray[np.bool_] | None:
-    if not row.messages or row.pictures or not tokenizer.chat_template or special_tokens != "auto":
-        return None
-    return assistant_tokens(_turns(row), ids, tokenizer)
+def _counted(told: Counter[str], tokenizer: Any) -> list[str]:
+    token = tokenizer.bos_token or tokenizer.eos_token or "[CLS]"
+    return [text.format(count=told[key], token=token) for key, text in _NOTES.items() if told[key]]
 
 
 def _chat_notes(rows: Sequence[CorpusRow], tokenizer: Any, special_tokens: SpecialTokens) -> list[str]:

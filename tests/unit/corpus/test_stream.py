@@ -222,12 +222,12 @@ def test_a_part_that_a_dataset_lacks_is_told_with_what_it_has(folder: Path, case
 
 
 def test_columns_that_are_not_recognised_are_named(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", {"question": "a", "answer": "b"}, {"question": "c", "answer": "d"})
-    with pytest.raises(CorpusError, match="no column text, messages or input_ids; it has: question, answer") as caught:
+    made = jsonl_folder(tmp_path / "set", {"headline": "a", "story": "b"}, {"headline": "c", "story": "d"})
+    with pytest.raises(CorpusError, match="no column text, messages or input_ids; it has: headline, story") as caught:
         load_corpus(str(made))
     assert "ORG/NAME[@REVISION][:CONFIG[:SPLIT[:COLUMN]]]" in (caught.value.hint or "")
-    parquet.write_table(pa.table({"question": ["a"], "answer": ["b"]}), tmp_path / "c.parquet")
-    with pytest.raises(CorpusError, match="it has: question, answer"):
+    parquet.write_table(pa.table({"headline": ["a"], "story": ["b"]}), tmp_path / "c.parquet")
+    with pytest.raises(CorpusError, match="it has: headline, story"):
         load_corpus(str(tmp_path / "c.parquet"))
 
 
