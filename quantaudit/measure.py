@@ -23,7 +23,8 @@ from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover, outside_text
 from quantaudit.profile import Profile, starved, unite
 from quantaudit.progress import Advance, no_advance
-from quantaudit.provenance import EnvironmentInfo, Provenance
+from quantaudit.provenance import EnvironmentInfo, Provenance, ShardsInfo
+from quantaudit.shard import Shard
 
 PACKAGES = (
     "torch",
@@ -46,13 +47,17 @@ def measure(
     padding_side: Side = "right",
     seed: int = 0,
     experts: Experts = "routed",
+    shard: Shard | None = None,
     progress: Advance = no_advance,
 ) -> Profile:
     """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
 
     Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
-    `oneshot` calibrates them, and observes both.
+    `oneshot` calibrates them, and observes both. shard: run this part of the batches only; the profile says so.
     """
+    if shard is not None:
+        pictures = sum(sample.pictures is not None for sample in corpus.samples)
+        shard.check(pictures + -(-(len(corpus.samples) - pictures) // batch_size))
     architecture = discover(loaded.model, all_tokens=experts == "all")
     aside = outside_text(loaded.model, architecture.sites)
     gathered = Gathered(architecture, aside=aside, all_tokens=experts == "all")
@@ -64,9 +69,8 @@ def measure(
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(one_logit(loaded.model))
-        for batch in batches(
-            corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side
-        ):
+        whole = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
+        for batch in whole if shard is None else shard.deal(whole):
             gathered.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
@@ -81,6 +85,7 @@ def measure(
         sites=list(architecture.sites),
         unmeasured=[*architecture.unmeasured, *silent(architecture, fired, ran, images=corpus.info.images > 0)],
         token_text=token_text(loaded.tokenizer, statistics),
+        shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
     )
     few = starved(Profile(provenance=provenance, statistics=statistics))
     return Profile(

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from quantaudit.card.build import build_card
+from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card
 from quantaudit.choices import find_single
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
@@ -35,6 +36,7 @@ from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
 from quantaudit.settings import Settings, own_arithmetic, repeat
+from quantaudit.shard import Shard
 from quantaudit.simulate.cost import forward_passes, single_passes
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
@@ -136,13 +138,13 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
     )
 
 
-def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile:
-    """One forward pass over the corpus with every site tapped.
+def measure_subject(subject: Subject, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
+    """One forward pass over the corpus, or a shard of it, with every site tapped.
 
     Attention runs eagerly, as llm-compressor calibrates it, unless another is asked for or, under `auto`, a sample is
     longer than EAGER_TOKENS.
     """
-    advance = stages("measuring", subject.corpus.info.tokens, "tokens")
+    advance = stages("measuring", subject.corpus.info.tokens // (shard.count if shard else 1), "tokens")
     longest = max(len(sample.ids) for sample in subject.corpus.samples)
     # Eager attention keeps a matrix of tokens by tokens for every head.
     chosen = subject.settings.attention
@@ -154,6 +156,7 @@ def measure_subject(subject: Subject, stages: Stages = silent_stages) -> Profile
             batch_size=subject.settings.batch_size,
             seed=subject.settings.seed,
             experts=subject.settings.experts,
+            shard=shard,
             progress=advance,
         )
 
@@ -208,7 +211,10 @@ def audit(
     simulation = simulate_subject(subject, profile, stages)
     lap("simulating")
     scales = scale_rows(profile)
-    card = build_card(profile, scales, simulation, rules, timings=timings, redact_text=redact_text)
+    if redact_text or profile.provenance.corpus.redacted:
+        simulation = redact_simulation(simulation, subject.corpus.info, subject.corpus.sample_infos())
+        profile = redact(profile)
+    card = build_card(profile, scales, simulation, rules, timings=timings)
     return Audit(card=card, profile=profile, simulation=simulation)
 
 
@@ -293,8 +299,9 @@ def check_profile(subject: Subject, profile: Profile) -> None:
             where="--profile",
             hint="give the same --corpus-tokenizer as when it was measured",
         )
-    same = [_identity(row) for row in profile.samples] == [_identity(row) for row in subject.corpus.sample_infos()]
-    if text.sha256 != subject.corpus.info.sha256 or not same:
+    rows = profile.samples, subject.corpus.sample_infos()
+    same, other = ([_identity(row, text.redacted) for row in part] for part in rows)
+    if text.sha256 != subject.corpus.info.sha256 or same != other:
         raise FormatError(
             f"profile was measured on other text ({text.name})",
             where="--profile",
@@ -303,5 +310,5 @@ def check_profile(subject: Subject, profile: Profile) -> None:
         )
 
 
-def _identity(sample: SampleInfo) -> tuple[str, str, int]:
-    return sample.id, sample.split, sample.tokens
+def _identity(sample: SampleInfo, redacted: bool) -> tuple[str, str, int]:
+    return "" if redacted else sample.id, sample.split, sample.tokens

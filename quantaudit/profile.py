@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes
-from quantaudit.provenance import Provenance, SampleInfo, SiteInfo, Unmeasured, explain
+from quantaudit.provenance import Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
@@ -34,6 +34,8 @@ Split = Literal["calibration", "evaluation"]
 EXPERT_TOKENS = 16
 """Routed tokens that an expert must see to count as measured."""
 SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
+SHARDING = "as `quantaudit measure --shard 1/2 …` and `--shard 2/2 …` make them"
+"""How parts that add up are made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,36 +84,91 @@ class Profile:
 
 
 def merge(a: Profile, b: Profile) -> Profile:
-    """Add up two profiles of the same run: ranks, shards. Raises FormatError where they are of different runs."""
-    for part in ("model", "samples", "sites"):
-        if getattr(a.provenance, part) != getattr(b.provenance, part):
-            raise FormatError(f"profiles differ in their {part}", hint="merge shards of one model and one corpus only")
-    if a.provenance.environment.attention != b.provenance.environment.attention:
-        raise FormatError(
-            "profiles were measured with different attention implementations", hint="measure all shards alike"
-        )
-    if a.provenance.environment.arithmetic != b.provenance.environment.arithmetic:
-        raise FormatError(
-            "profiles were measured with different arithmetic",
-            hint="measure all shards alike: --arithmetic native, or float32",
-        )
+    """Add up two profiles of the same run: ranks, shards. Raises FormatError where they are of different runs.
+
+    All shards of a run give the very profile that one run over its whole corpus writes; some of them, one that says
+    which.
+    """
+    _check_one_run(a.provenance, b.provenance)
+    shards = _united_shards(a.provenance.shards, b.provenance.shards)
     if twice := _samples(a) & _samples(b):
         raise FormatError(
             f"{len(twice)} samples are in both profiles, such as {a.samples[min(twice)].id}",
-            hint="merge shards that share no sample",
+            hint=f"merge shards that share no sample, {SHARDING}",
         )
     combined = dict(a.statistics)
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
-    token_text = dict(sorted({**a.provenance.token_text, **b.provenance.token_text}.items()))
     few = starved(Profile(provenance=a.provenance, statistics=combined))
-    kept = [row for row in a.provenance.unmeasured if row in b.provenance.unmeasured and row not in starved(a)]
     padded = {*a.provenance.corpus.padded, *b.provenance.corpus.padded}
     corpus = a.provenance.corpus.model_copy(update={"padded": [s.id for s in a.samples if s.id in padded]})
     provenance = a.provenance.model_copy(
-        update={"corpus": corpus, "token_text": token_text, "unmeasured": unite(kept, few)}
+        update={
+            "corpus": corpus,
+            "token_text": _token_text(a, b, combined),
+            "unmeasured": unite(_silent_in_both(a, b), few),
+            "shards": shards,
+        }
     )
     return Profile(provenance=provenance, statistics=combined)
+
+
+def _check_one_run(a: Provenance, b: Provenance) -> None:
+    hint = f"merge shards of one model and one corpus only, {SHARDING}"
+    if a.corpus.redacted != b.corpus.redacted:
+        raise FormatError("one of the profiles is redacted", hint="merge profiles as they were measured, then redact")
+    for part in ("model", "samples", "sites"):
+        if getattr(a, part) != getattr(b, part):
+            raise FormatError(f"profiles differ in their {part}", hint=hint)
+    if a.corpus.model_copy(update={"padded": []}) != b.corpus.model_copy(update={"padded": []}):
+        raise FormatError("profiles differ in their text, or in how it was tokenized", hint=hint)
+    if a.environment.attention != b.environment.attention:
+        raise FormatError(
+            "profiles were measured with different attention implementations", hint="measure all shards alike"
+        )
+    if a.environment.arithmetic != b.environment.arithmetic:
+        raise FormatError(
+            "profiles were measured with different arithmetic",
+            hint="measure all shards alike: --arithmetic native, or float32",
+        )
+    if (a.shards or b.shards) and a.environment.batch_size != b.environment.batch_size:
+        raise FormatError("shards were measured with different --batch-size", hint="measure all shards alike")
+
+
+def _united_shards(a: ShardsInfo | None, b: ShardsInfo | None) -> ShardsInfo | None:
+    """What two profiles hold together; None where that is the whole run. Raises FormatError where they overlap."""
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        raise FormatError(
+            "one of the profiles is of the whole run, the other a shard", hint=f"merge shards only, {SHARDING}"
+        )
+    if a.count != b.count:
+        raise FormatError(
+            f"one profile holds {a.named()}, the other {b.named()}", hint="measure all shards with the same --shard …/N"
+        )
+    if twice := sorted(set(a.held) & set(b.held)):
+        raise FormatError(f"shard {twice[0]} of {a.count} is in both profiles", hint="give each shard once")
+    both = ShardsInfo(count=a.count, held=sorted([*a.held, *b.held]))
+    return both if both.missing else None
+
+
+def _token_text(a: Profile, b: Profile, combined: Mapping[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
+    """Text of the tokens of both; of shards, only of those that are still at peaks, as one run would list them."""
+    known = {**a.provenance.token_text, **b.provenance.token_text}
+    if a.provenance.shards is not None:
+        kept = {int(token) for value in combined.values() for token in np.unique(value.peaks.token)}
+        known = {token: text for token, text in known.items() if token in kept}
+    return dict(sorted(known.items()))
+
+
+def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
+    """What ran in neither profile. Where one knows that the module around it ran, its reason is the one that holds."""
+    rows_a, rows_b = (
+        {row.module: row for row in profile.provenance.unmeasured if row not in few}
+        for profile, few in ((a, starved(a)), (b, starved(b)))
+    )
+    return [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
 
 
 def starved(profile: Profile) -> list[Unmeasured]:
@@ -168,8 +225,23 @@ def save_profile(profile: Profile, path: Path) -> None:
     write_bytes(path, save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)}))
 
 
-def load_profile(path: Path) -> Profile:
-    """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version."""
+def load_profile(path: Path, *, whole: bool = True) -> Profile:
+    """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version.
+
+    whole: whether one that holds only some shards of its run is refused, as all but `merge` do.
+    """
+    profile = _load_profile(path)
+    shards = profile.provenance.shards
+    if whole and shards is not None:
+        raise FormatError(
+            f"profile holds {shards.named()} only",
+            where=str(path),
+            hint=f"add shard {', '.join(map(str, shards.missing))} with `quantaudit merge`",
+        )
+    return profile
+
+
+def _load_profile(path: Path) -> Profile:
     if not path.is_file():
         raise FormatError("no such file", where=str(path), hint="make one with `quantaudit measure`")
     try:

@@ -55,6 +55,10 @@ SpecialTokens = Literal["auto", "none"]
 """Which special tokens text is given: as the tokenizer adds them when the model is deployed, or none."""
 
 
+REDACTED = "redacted"
+"""Stands for the name and the place of a corpus that is private."""
+
+
 class SplitInfo(Row):
     """How much text a split, a domain or a whole corpus holds."""
 
@@ -83,6 +87,9 @@ class CorpusInfo(Row):
     tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
     images: int = Field(default=0, description="samples with images")
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
+    redacted: bool = Field(
+        default=False, description="whether what tells of its text was taken out: tokens, positions, names"
+    )
     padded: list[str] = Field(
         default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"
     )
@@ -149,6 +156,22 @@ class Unmeasured(Row):
     absent: bool = Field(default=False, description="whether the model has no such part, so that nothing is missing")
 
 
+class ShardsInfo(Row):
+    """Which parts of a run a profile holds, where it is not the whole of it."""
+
+    count: int = Field(description="into how many shards the run was divided")
+    held: list[int] = Field(description="those that this profile holds, counted from 1")
+
+    @property
+    def missing(self) -> list[int]:
+        """The shards that are not held."""
+        return [index for index in range(1, self.count + 1) if index not in self.held]
+
+    def named(self) -> str:
+        """`shards 1 and 2 of 4`."""
+        return f"shard{'s' if len(self.held) > 1 else ''} {', '.join(map(str, self.held))} of {self.count}"
+
+
 class Provenance(Row):
     """Everything that a profile's numbers depend on."""
 
@@ -160,6 +183,7 @@ class Provenance(Row):
     sites: list[SiteInfo]
     unmeasured: list[Unmeasured]
     token_text: dict[int, str] = Field(description="text of the tokens at peaks")
+    shards: ShardsInfo | None = Field(default=None, description="which shards of a run it holds; null for all of it")
 
 
 def explain(error: ValidationError) -> str:

@@ -20,8 +20,9 @@ from quantaudit.choices import (
     parse_dtype,
 )
 from quantaudit.corpus.spec import pinned
+from quantaudit.errors import FormatError
 from quantaudit.profile import Profile
-from quantaudit.provenance import SpecialTokens
+from quantaudit.provenance import REDACTED, SpecialTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,10 @@ def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed
     changed: what differs; None, and a dtype of `auto`, stand for the profile's own.
     """
     text, measured = profile.provenance.corpus, profile.provenance.model
+    if text.redacted and text.spec == REDACTED and corpus is None:
+        raise FormatError(
+            "the profile's text is redacted: it does not say where its corpus lies", hint="give it with --corpus"
+        )
     if changed.get("dtype", "auto") == "auto":
         changed["dtype"] = measured.dtype if measured.dtype in DTYPES else "auto"
     own: dict[str, Any] = {

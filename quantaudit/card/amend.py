@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from quantaudit.card.redact import without_other_domains
 from quantaudit.card.render import write_card
 from quantaudit.card.schema import Card, dump_card, load_card
 from quantaudit.errors import FormatError
@@ -27,7 +28,7 @@ def amend_card(path: Path, change: Callable[[Card], Card]) -> None:
 
     Read now, not when a long run began: what was added meanwhile is kept. Raises as `load_card` and `write_card`.
     """
-    card = change(load_card(path))
+    card = without_other_domains(change(load_card(path)))
     if path.name == "card.json":
         write_card(card, path.parent)
     else:

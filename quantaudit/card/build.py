@@ -11,7 +11,8 @@ from quantaudit._version import __version__
 from quantaudit.card import experts
 from quantaudit.card.findings import find
 from quantaudit.card.landscape import place
-from quantaudit.card.places import places_info
+from quantaudit.card.places import places_info, token_kind
+from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
 from quantaudit.card.stability import stability_info
 from quantaudit.card.verdict import decide
@@ -37,11 +38,12 @@ def build_card(
     redact_text: bool = False,
     created: datetime | None = None,
 ) -> Card:
-    """The card of one audit. timings: seconds by stage. redact_text: keep the corpus' text (tokens) out of it."""
+    """The card of one audit. timings: seconds by stage. redact_text: keep out of it what tells of the corpus' text."""
+    if redact_text:
+        simulation = simulation and redact_simulation(simulation, profile.provenance.corpus, profile.samples)
+        profile = redact(profile)
     provenance = profile.provenance
-    sites = [
-        site_row(profile, site, redact_text=redact_text) for site in profile.sites if site.kind not in experts.KINDS
-    ]
+    sites = [site_row(profile, site) for site in profile.sites if site.kind not in experts.KINDS]
     peak = peak_summary(sites)
     covered = coverage(profile)
     stability = stability_info(profile, peak)
@@ -70,7 +72,7 @@ def build_card(
     )
 
 
-def site_row(profile: Profile, site: SiteInfo, *, redact_text: bool) -> SiteRow:
+def site_row(profile: Profile, site: SiteInfo) -> SiteRow:
     """One site over both splits; zeros and nulls where it never fired."""
     whole = profile.whole(site.name)
     if whole is None:
@@ -101,7 +103,7 @@ def site_row(profile: Profile, site: SiteInfo, *, redact_text: bool) -> SiteRow:
         tokens=whole.tokens,
         nonfinite=described.nan + described.inf,
         massive=whole.massive,
-        peaks=_peaks(profile, whole.peaks, redact_text=redact_text),
+        peaks=_peaks(profile, whole.peaks),
         domains=_domains(profile, whole),
     )
 
@@ -152,12 +154,13 @@ def _highest(sites: Sequence[SiteRow]) -> GlobalPeak | None:
         domain=peak.domain if peak else None,
         position=peak.position if peak else None,
         token=peak.token if peak else None,
+        token_kind=peak.token_kind if peak else None,
         channel=peak.channel if peak else None,
     )
 
 
-def _peaks(profile: Profile, peaks: Peaks, *, redact_text: bool) -> list[Peak]:
-    text = profile.provenance.token_text
+def _peaks(profile: Profile, peaks: Peaks) -> list[Peak]:
+    text, redacted = profile.provenance.token_text, profile.provenance.corpus.redacted
     rows = []
     for i in range(min(PEAKS_SHOWN, len(peaks.value))):
         sample, token = profile.samples[peaks.sample[i]], int(peaks.token[i])
@@ -166,9 +169,10 @@ def _peaks(profile: Profile, peaks: Peaks, *, redact_text: bool) -> list[Peak]:
                 value=float(peaks.value[i]),
                 sample=sample.id,
                 domain=sample.domain,
-                position=int(peaks.position[i]),
-                token_id=token,
-                token=None if redact_text else text.get(token),
+                position=None if redacted and peaks.position[i] else int(peaks.position[i]),
+                token_id=None if redacted else token,
+                token=None if redacted else text.get(token),
+                token_kind=token_kind(token, text.get(token)),
                 channel=int(peaks.channel[i]),
                 median=float(peaks.median[i]),
             )

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from quantaudit.card import rows
-from quantaudit.card.schema import Card
+from quantaudit.card.schema import Card, Peak
 from quantaudit.card.text import ABSENT, decibels, number, percent, visible
 
 QUANTIZED, UNQUANTIZED = "reaches a quantizer", "not quantized"
@@ -33,10 +33,14 @@ def peaks(card: Card) -> list[dict[str, Any]]:
                 "amax": site.amax,
                 "peak": number(site.amax),
                 "median": number(site.median),
-                "where": f"position {first.position}, channel {first.channel}" if first else ABSENT,
+                "where": f"{_place(first)}, channel {first.channel}" if first else ABSENT,
             }
         )
     return sorted(data, key=lambda row: (row["series"], row["layer"], row["site"]))
+
+
+def _place(peak: Peak) -> str:
+    return f"position {peak.position}" if peak.position is not None else peak.token_kind or ABSENT
 
 
 def damages(card: Card) -> list[dict[str, Any]]:

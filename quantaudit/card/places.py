@@ -28,6 +28,10 @@ _SPECIAL = re.compile(
 )
 
 
+KIND_IDS = {"image patch": -1, "special token": -2, "delimiter": -3, "other token": -4}
+"""What a token can be, and the id that stands for it in a redacted profile; patches have theirs in all."""
+
+
 def places_info(profile: Profile) -> PlacesInfo:
     """Shares of the highest peaks by kind of tensor, and the channels of the residual stream that persist."""
     kinds = dict.fromkeys(site.kind for site in profile.sites if site.kind not in experts.KINDS)
@@ -49,16 +53,28 @@ def place_row(profile: Profile, kind: str) -> PlaceRow | None:
             highest, sites = peaks.merge(highest, whole.peaks), sites + 1
     if not sites:
         return None
+    texts = profile.provenance.token_text
+    kinds = {int(token): token_kind(int(token), texts.get(int(token))) for token in np.unique(highest.token)}
     return PlaceRow(
         kind=kind,
         tensors=sites,
         peaks=min(KEPT, len(highest.value)),
         # Where images ran, a vision tower's peaks are at patches: they have no token, and no first position.
-        first_position=float(((highest.position == 0) & (highest.token >= 0)).mean()),
-        special_tokens=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_special(text)]),
-        delimiters=_share(highest, [i for i, text in profile.provenance.token_text.items() if is_delimiter(text)]),
+        first_position=float(((highest.position == 0) & (highest.token != KIND_IDS["image patch"])).mean()),
+        special_tokens=_share(highest, [token for token, name in kinds.items() if name == "special token"]),
+        delimiters=_share(highest, [token for token, name in kinds.items() if name == "delimiter"]),
         channels=len(np.unique(highest.channel)),
     )
+
+
+def token_kind(token: int, text: str | None) -> str:
+    """What a peak's token is, in words: by its text, or by the id of a redacted profile."""
+    redacted = next((kind for kind, id_ in KIND_IDS.items() if id_ == token), None)
+    if redacted is not None:
+        return redacted
+    if text is None:
+        return "other token"
+    return "special token" if is_special(text) else "delimiter" if is_delimiter(text) else "other token"
 
 
 def is_special(text: str) -> bool:

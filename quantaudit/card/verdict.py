@@ -97,9 +97,12 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
         return "Its input was not measured."
     peak = site.peaks[0]
     token = f" ({_quoted(peak.token)})" if peak.token is not None else ""
-    place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
-    if peak.token_id < 0:  # a vision tower's rows are no tokens
-        token, place = "", f"image patch {peak.position:,}"
+    if peak.token_kind == "image patch" or (peak.token_id or 0) < 0:  # a vision tower's rows are no tokens
+        token, place = "", "an image patch" if peak.position is None else f"image patch {peak.position:,}"
+    elif peak.position is None:
+        place = f"{'an' if peak.token_kind == 'other token' else 'a'} {peak.token_kind or 'token'}"
+    else:
+        place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
     text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"

@@ -38,13 +38,23 @@ def run(
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
+    shard: options.ShardOf = None,
     export_reference: Reference = None,
     force: options.Force = False,
 ) -> None:
     """Measure activation statistics at every site of a model."""
     from quantaudit.cli import console
+    from quantaudit.errors import UsageError
     from quantaudit.files import check_file, write_text
+    from quantaudit.shard import parse_shard
 
+    part = None if shard is None else parse_shard(shard)
+    if part is not None and part.count > 1 and export_reference is not None:
+        raise UsageError(
+            "a shard's statistics are not those of the corpus",
+            where="--export-reference",
+            hint="leave it out, or measure without --shard",
+        )
     check_file(out, force=force)
     if export_reference is not None:
         check_file(export_reference, force=force)
@@ -79,9 +89,10 @@ def run(
 
     subject = prepare(settings, console.say, inputs=inputs)
     with console.progress() as stages:
-        profile = measure_subject(subject, stages)
+        profile = measure_subject(subject, stages, part)
     save_profile(profile, out)
-    console.say(f"wrote {out}")
+    held = profile.provenance.shards
+    console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))
     if export_reference is not None:
         from quantaudit.reference import reference_json
 

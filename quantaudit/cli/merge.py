@@ -10,19 +10,23 @@ import typer
 
 from quantaudit.cli import options
 
-EXAMPLE = "Example: quantaudit merge rank0.safetensors rank1.safetensors --out whole.safetensors"
+EXAMPLE = "Example: quantaudit merge shard1.safetensors shard2.safetensors --out whole.safetensors"
 
 
 def run(
-    profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE...", help="Profiles of one model and corpus.")],
+    profiles: Annotated[list[Path], typer.Argument(metavar="PROFILE...", help="Shards of one model and corpus.")],
     out: options.OutFile,
     force: options.Force = False,
 ) -> None:
-    """Add up profiles of the same model and corpus that share no sample."""
+    """Add up shards of one run (`quantaudit measure --shard I/N`) to the profile of the whole."""
     from quantaudit.cli import console
     from quantaudit.files import check_file
     from quantaudit.profile import load_profile, merge, save_profile
 
     check_file(out, force=force)
-    save_profile(reduce(merge, [load_profile(path) for path in profiles]), out)
+    merged = reduce(merge, [load_profile(path, whole=False) for path in profiles])
+    save_profile(merged, out)
     console.say(f"wrote {out}")
+    if (held := merged.provenance.shards) is not None:
+        missing = ", ".join(map(str, held.missing))
+        console.say(f"incomplete: {held.named()}, missing {missing}; until they are merged, no command reads it")

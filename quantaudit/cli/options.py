@@ -11,11 +11,12 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, .gguf file, or `demo` (SmolLM2-135M-Instruct).")
 ]
 CORPUS_HELP = (
-    "`builtin`; a .jsonl, .json, .txt (each also .gz) or .parquet file; or a dataset, on the Hub (ORG/NAME or ORG/NAME@REVISION) or in a "
-    "folder, streamed and never downloaded whole. A part of it is named after colons, :CONFIG:SPLIT:COLUMN, each of "
-    "which may be empty or left out: ORG/NAME:en:test, ORG/NAME::train:body. Without SPLIT it is the only one or "
-    "`train`; without COLUMN text, messages (with tools) or input_ids, else conversations, prompt and completion, or "
-    "question and answer under their usual names, with domain (or category) and split."
+    "`builtin`; a .jsonl, .json, .txt (each also .gz) or .parquet file, FILE:::COLUMN for a column; or a dataset, "
+    "on the Hub (ORG/NAME or ORG/NAME@REVISION) or in a folder, streamed and never downloaded whole. A part of it is "
+    "named after colons, :CONFIG:SPLIT:COLUMN, each of which may be empty or left out: ORG/NAME:en:test, "
+    "ORG/NAME::train:body. Without SPLIT it is the only one or `train`; without COLUMN text, messages (with tools) or "
+    "input_ids, else conversations, prompt and completion, or question and answer under their usual names, with domain "
+    "(or category) and split."
 )
 Corpus = Annotated[str, typer.Option(metavar="CORPUS", help=CORPUS_HELP)]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 …")]
@@ -102,6 +103,15 @@ Schemes = Annotated[
 Recipes = Annotated[
     list[Path] | None,
     typer.Option("--recipe", metavar="RECIPE", help="Score this llm-compressor recipe (.yaml) too. Repeatable."),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Measure part I of N, counted from 1. `quantaudit merge` adds all N up to the profile of one whole run, "
+        "byte for byte.",
+    ),
 ]
 Seed = Annotated[
     int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split, and of a dataset's shuffle.")

@@ -37,7 +37,14 @@ def run(
     trust_remote_code: options.TrustRemoteCode = False,
     policy: options.Policy = "default",
     seed: options.Seed = 0,
-    redact_text: Annotated[bool, typer.Option("--redact-text", help="Keep corpus text out of the card.")] = False,
+    redact_text: Annotated[
+        bool,
+        typer.Option(
+            "--redact-text",
+            help="Keep out of the card and its profile all from which "
+            "text could be rebuilt: tokens, their ids and positions, names of samples, domains and files.",
+        ),
+    ] = False,
     template_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
     ] = None,

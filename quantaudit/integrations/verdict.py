@@ -123,7 +123,7 @@ def _zeroed(
 
 def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
     """QA201; where the model runs in another dtype than float16 it is a warning at most, as nothing overflows here."""
-    peak = peak_summary([site_row(profile, site, redact_text=True) for site in profile.sites])
+    peak = peak_summary([site_row(profile, site) for site in profile.sites])
     found = fp16_headroom(peak, policy)
     if profile.provenance.model.dtype == "float16":
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
+from quantaudit.errors import UsageError
 from quantaudit.measure import measure, padded_samples
 from quantaudit.model.drive import Batch, Side
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.profile import Profile, merge, save_profile
+from quantaudit.provenance import ShardsInfo
+from quantaudit.shard import Shard
 from quantaudit.stats.site import summary
 from tests.builders import (
     PAD,
@@ -215,6 +219,27 @@ def test_shards_of_the_corpus_merge_to_the_bytes_of_the_whole(
     whole = saved(tiny_profile, tmp_path / "whole")
     assert saved(merge(merge(a, b), c), tmp_path / "abc") == whole
     assert saved(merge(c, merge(b, a)), tmp_path / "cba") == whole
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (2, 1), (3, 1), (2, 4), (3, 5)])
+def test_dealt_shards_merge_to_the_bytes_of_one_run(
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, count: int, batch_size: int, tmp_path: Path
+) -> None:
+    whole = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
+    parts = [
+        measure(tiny_loaded, tiny_corpus, batch_size=batch_size, shard=Shard(index, count))
+        for index in range(1, count + 1)
+    ]
+    assert saved(reduce(merge, parts), tmp_path / "merged") == saved(whole, tmp_path / "whole")
+    assert saved(reduce(merge, reversed(parts)), tmp_path / "other") == saved(whole, tmp_path / "whole")
+    if count > 1:
+        held = [part.provenance.shards for part in parts]
+        assert held == [ShardsInfo(count=count, held=[index]) for index in range(1, count + 1)]
+
+
+def test_more_shards_than_batches_are_refused(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
+    with pytest.raises(UsageError, match="cannot be divided into 6 shards"):
+        measure(tiny_loaded, tiny_corpus, batch_size=4, shard=Shard(1, 6))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from quantaudit.errors import FormatError
+from quantaudit.errors import FormatError, UsageError
 from quantaudit.profile import FORMAT_VERSION, SPLITS, Profile, Split, load_profile, merge, save_profile
-from quantaudit.provenance import SampleInfo, Unmeasured
+from quantaudit.provenance import SampleInfo, ShardsInfo, Unmeasured
+from quantaudit.shard import Shard, parse_shard
 from quantaudit.stats import site
 from tests.builders import Sample, accumulate, differences, make_samples, provenance, site_info
 from tests.unit.stats.strategies import sample_lists
@@ -278,3 +279,70 @@ def test_shards_of_different_attention_implementations_are_refused() -> None:
     b = Profile(provenance=a.provenance.model_copy(update={"environment": environment}), statistics={})
     with pytest.raises(FormatError, match="attention implementations"):
         merge(a, b)
+
+
+# Parts of a run that say which they are ------------------------------------------------------------------------------
+
+
+def part_of(held: list[int], count: int, samples: list[Sample]) -> Profile:
+    made = profile_of(samples)
+    shards = ShardsInfo(count=count, held=held)
+    return Profile(provenance=made.provenance.model_copy(update={"shards": shards}), statistics=made.statistics)
+
+
+def test_some_shards_say_which_they_are_and_are_read_by_merge_alone(tmp_path: Path) -> None:
+    samples = normal()
+    parts = [part_of([k + 1], 3, samples[k::3]) for k in range(3)]
+    some = merge(parts[2], parts[0])
+    assert some.provenance.shards == ShardsInfo(count=3, held=[1, 3])
+    save_profile(some, tmp_path / "some")
+    with pytest.raises(FormatError, match="holds shards 1, 3 of 3 only") as caught:
+        load_profile(tmp_path / "some")
+    assert "shard 2" in (caught.value.hint or "")
+    again = load_profile(tmp_path / "some", whole=False)
+    assert merge(again, parts[1]).provenance.shards is None
+    assert saved(merge(parts[1], again), tmp_path / "all") == saved(profile_of(samples), tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (([1], 3), ([1], 3), "shard 1 of 3 is in both"),
+        (([1, 2], 3), ([2, 3], 3), "shard 2 of 3 is in both"),
+        (([1], 3), ([2], 4), "holds shard 1 of 3, the other shard 2 of 4"),
+    ],
+)
+def test_shards_that_do_not_add_up_are_refused(
+    a: tuple[list[int], int], b: tuple[list[int], int], message: str
+) -> None:
+    samples = normal()
+    with pytest.raises(FormatError, match=message) as caught:
+        merge(part_of(*a, samples[:2]), part_of(*b, samples[2:]))
+    assert caught.value.hint
+
+
+def test_a_whole_run_and_a_shard_do_not_add_up() -> None:
+    with pytest.raises(FormatError, match="of the whole run, the other a shard") as caught:
+        merge(profile_of(normal()[:2]), part_of([1], 2, normal()[2:]))
+    assert "--shard" in (caught.value.hint or "")
+
+
+def test_shards_of_other_text_are_refused() -> None:
+    a = profile_of(normal()[:2])
+    corpus = a.provenance.corpus.model_copy(update={"sha256": "other"})
+    b = Profile(provenance=a.provenance.model_copy(update={"corpus": corpus}), statistics={})
+    with pytest.raises(FormatError, match="differ in their text") as caught:
+        merge(a, b)
+    assert "--shard" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.5/4", "99999999999999/4"])
+def test_a_shard_that_does_not_exist_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_shard(text)
+    assert "1/4" in (caught.value.hint or "")
+
+
+def test_a_shard_is_which_and_of_how_many() -> None:
+    assert parse_shard(" 2 / 4 ") == Shard(2, 4)
+    assert [list(Shard(k, 3).deal(range(8))) for k in (1, 2, 3)] == [[0, 3, 6], [1, 4, 7], [2, 5]]

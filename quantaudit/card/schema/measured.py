@@ -15,10 +15,11 @@ class Peak(Row):
     value: Number
     sample: str
     domain: str
-    position: int
-    token_id: int
+    position: int | None = Field(description="null where text is redacted, unless it is the first")
+    token_id: int | None = Field(description="null where text is redacted; −1 for a patch of an image")
     token: str | None = Field(description="the token's text; null where text is redacted")
     channel: int
+    token_kind: str | None = Field(default=None, description="special token, delimiter, other token or image patch")
     median: Number = Field(default=None, description="median of |x| over the channels of the peak's own token")
 
 
@@ -33,6 +34,7 @@ class GlobalPeak(Row):
     domain: str | None
     position: int | None
     token: str | None
+    token_kind: str | None = None
     channel: int | None
 
 

@@ -67,7 +67,7 @@ def test_the_summary_names_the_highest_site_and_the_highest_quantized_one(card: 
 
 def test_a_site_that_never_fired_is_empty_and_says_so(tiny_profile: Profile) -> None:
     site = tiny_profile.sites[0].model_copy(update={"name": "layers.9.output"})
-    row = site_row(tiny_profile, site, redact_text=False)
+    row = site_row(tiny_profile, site)
     assert (row.amax, row.tokens, row.peaks) == (None, 0, [])
 
 

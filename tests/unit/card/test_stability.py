@@ -33,11 +33,11 @@ def profile_of(values: list[float], *, tokens: int = 4, name: str = "layers.0.ml
 
 
 def info_of(profile: Profile) -> StabilityInfo:
-    return stability_info(profile, peak_summary([site_row(profile, site, redact_text=False) for site in profile.sites]))
+    return stability_info(profile, peak_summary([site_row(profile, site) for site in profile.sites]))
 
 
 def test_every_part_describes_the_site_that_the_peak_names(tiny_profile: Profile) -> None:
-    rows = [site_row(tiny_profile, site, redact_text=False) for site in tiny_profile.sites]
+    rows = [site_row(tiny_profile, site) for site in tiny_profile.sites]
     peak = peak_summary(rows)
     info = stability_info(tiny_profile, peak)
     assert peak.quantized is not None
