@@ -1,7 +1,7 @@
 """What a whole report costs: seconds and peak memory by stage, in bare forward passes over the same corpus.
 
 The bare forward runs in the same process, in the same arithmetic, with the logits of the last token alone. Five schemes
-are priced; the two of every report are simulated on the whole model too.
+are priced and simulated on the whole model, and the mixture of a report's own two.
 
     python benchmarks/report.py [MODEL] [--corpus C] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D]
 
@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import typer
 
 FORWARDS, SECONDS = 3.0, 20.0
-OTHERS = ("fp8_static", "fp8_dynamic", "int8_weights")
-"""Schemes that are priced beside those of every report."""
+OTHERS = ("fp8_e4m3_static_per_tensor", "fp8_e4m3_dynamic_per_token", "int8_weights")
+"""Schemes in addition to those of every report."""
 
 
 @dataclass(slots=True)

@@ -88,9 +88,19 @@ def sharing(path: str, others: Sequence[str]) -> list[str]:
     return [name for name in wanted if name == path or name in others]
 
 
+def row_by_row(args: QuantizationArgs) -> bool:
+    """Whether what becomes of a row of a weight [out, in] depends on that row alone."""
+    alone = args.strategy in (QuantizationStrategy.CHANNEL, QuantizationStrategy.GROUP)
+    return alone and not _searches(args) and not global_scaled(args)
+
+
+def _searches(args: QuantizationArgs) -> bool:
+    return args.observer in _BY_SEARCH or (args.observer or "").startswith("nvfp4")
+
+
 def weight_range(weight: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:
     """(minimum, maximum) for each scale of a weight [out, in], in the shape of the scales."""
-    if args.observer in _BY_SEARCH or (args.observer or "").startswith("nvfp4"):
+    if _searches(args):
         return _searched(weight, args)
     match args.strategy:
         case QuantizationStrategy.TENSOR:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from quantaudit.model.drive import Batch, arguments
 from quantaudit.simulate.divergence import slice_rows
@@ -47,8 +48,13 @@ def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generat
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
         logits = model(**given).logits
+    edge, values = get_gradient_edge(logits), logits.detach()
+    del logits
     for draw in range(draws):
-        logits.backward(predicted_scores(logits.detach(), generator), retain_graph=draw + 1 < draws)
+        scores, last = predicted_scores(values, generator), draw + 1 == draws
+        if last:
+            del values  # a large vocabulary's logits take as much as the rest of the graph
+        torch.autograd.backward([edge], [scores], retain_graph=not last)
 
 
 def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -13,23 +13,27 @@ makes something else than a linear function of it, the change of the block's out
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor, nn
 
 from quantaudit.model.capture import first_tensor
 from quantaudit.model.sites import Group
 from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.quant.weights import upright
+from quantaudit.quant.weights import row_by_row, upright
 from quantaudit.simulate.apply import input_quantizer, quantize_weight
 
 RECORD_BYTES = 1 << 29
 """Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights anew."""
+
+SLICE_BYTES = 1 << 26
+"""Rows of a weight that are quantized at once."""
 
 PriceList = dict[tuple[str, str], float | None]
 """(group name, scheme name) → nats per token; None without a finite range, or where no finite gradient came."""
@@ -112,33 +116,53 @@ def price_reads(
     """
     heard = [read for read in reads if read.gradients]
     usable = [scheme for scheme in schemes if heard and (not scheme.static or qparams.get(scheme.name) is not None)]
-    changes = {
-        str(scheme.weights): {
-            member: quantize_weight(weight, scheme.weights) - weight for member, weight in weights.items()
-        }
-        for scheme in usable
-        if scheme.weights is not None
-    }
+    variants = {str(scheme.weights): scheme.weights for scheme in usable if scheme.weights is not None}
+    pulls = _pulls(heard, weights, None)
+    shifts = {key: _pulls(heard, weights, args) for key, args in variants.items()}
     totals = dict.fromkeys((scheme.name for scheme in usable), 0.0)
-    for read in heard:
-        x, pulled = read.x.float(), _pull(read, weights)
-        shifted = {key: _pull(read, change) for key, change in changes.items()}
+    for index, (read, pulled) in enumerate(zip(heard, pulls, strict=True)):
+        x = read.x.float()
         for scheme in usable:
             quantizer = input_quantizer(scheme, qparams.get(scheme.name), x.device)
             restored = x if quantizer is None else quantizer(read.x).float()
             felt = torch.zeros(pulled.shape[:-1], dtype=torch.float64, device=x.device)
             if scheme.weights is not None:
-                felt += torch.linalg.vecdot(shifted[str(scheme.weights)], restored)
+                felt += torch.linalg.vecdot(shifts[str(scheme.weights)][index], restored)
             if quantizer is not None:
                 felt += torch.linalg.vecdot(pulled, restored - x)
             totals[scheme.name] += 0.5 * float(felt.square().sum())
     return totals
 
 
-def _pull(read: Read, matrices: Mapping[str, Tensor]) -> Tensor:
-    """Σ over members of g·M: float32 [draws, ..., in], how the scores feel a change along each input channel."""
-    pulled = [torch.stack(gradients) @ matrices[member] for member, gradients in read.gradients.items()]
-    return torch.stack([product.float() for product in pulled]).sum(0)
+def _pulls(reads: Sequence[Read], weights: Mapping[str, Tensor], args: QuantizationArgs | None) -> list[Tensor]:
+    """How the scores feel changes along each input channel: Σ over members of g·M, float32 [draws, ..., in] by read.
+
+    M: a member's weight, or with `args` what quantizing it changes. It is made in slices of SLICE_BYTES, each used for
+    all reads: of a large vocabulary, the change of the output projection alone would outweigh the model.
+    """
+    products: list[dict[str, Tensor]] = [{} for _ in reads]
+    for member, weight in weights.items():
+        for rows in _row_slices(weight, args):
+            part = weight[rows]
+            matrix = part if args is None else quantize_weight(part, args) - part
+            for read, found in zip(reads, products, strict=True):
+                if member in read.gradients:
+                    gradients = torch.stack([gradient[..., rows] for gradient in read.gradients[member]])
+                    product = (gradients @ matrix).float()
+                    found[member] = product if member not in found else found[member].add_(product)
+    return [
+        torch.stack([found[member] for member in read.gradients]).sum(0)
+        for read, found in zip(reads, products, strict=True)
+    ]
+
+
+def _row_slices(weight: Tensor, args: QuantizationArgs | None) -> Iterator[slice]:
+    """Some rows of a weight [out, in] after the other; all of them at once where they are not quantized one by one."""
+    rows = len(weight)
+    if args is None or row_by_row(args):
+        rows = max(1, SLICE_BYTES // max(1, weight[:1].nbytes))
+    for start in range(0, len(weight), rows):
+        yield slice(start, start + rows)
 
 
 def _recorder(reads: list[Read], member: str) -> Any:

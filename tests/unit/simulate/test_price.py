@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from quantaudit.model.experts import linearize
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.scales import QParams
-from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, find_scheme
 from quantaudit.simulate.block import replay_groups
 from quantaudit.simulate.forwards import checkpointed
 from quantaudit.simulate.gradients import differentiable, predicted_scores
@@ -285,6 +286,36 @@ def test_several_rounds_give_what_one_round_gives(
     whole = prices()
     monkeypatch.setattr("quantaudit.simulate.price.RECORD_BYTES", 1)
     assert prices() == pytest.approx(whole, rel=1e-12)
+
+
+def test_slices_of_a_weight_give_what_the_whole_gives(
+    exact: tuple[Any, Architecture, list[TokenizedSample], Ranges], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some schemes quantize rows alone, others find one scale for all of them; float32 sums in another order."""
+    model, architecture, samples, qparams = exact
+    schemes = [find_scheme(name) for name in ("int8_static_per_tensor", "NVFP4A16", "mxfp4")]
+
+    def prices() -> PriceList:
+        return at_linears(model, architecture.groups, samples[:3], by_scheme(qparams, schemes), schemes=schemes)
+
+    whole = prices()
+    monkeypatch.setattr("quantaudit.simulate.price.SLICE_BYTES", 1 << 10)
+    sliced = prices()
+    assert sliced != whole
+    assert sliced == pytest.approx(whole, rel=1e-5)
+
+
+def test_no_logits_are_held_on_the_way_back(samples: list[TokenizedSample]) -> None:
+    """Of a large vocabulary they take more than the model."""
+    model = tiny_model("llama", dtype=torch.float32)
+    held: list[Any] = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda _m, _a, output: held.append(weakref.ref(output.untyped_storage())))
+    alive: list[bool] = []
+    block = model.model.layers[0]
+    block.register_full_backward_hook(lambda *_: alive.append(held[-1]() is not None))
+    pass_back(model, discover(model), samples[:1])
+    assert alive == [False]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "mistral"])
