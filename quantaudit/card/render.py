@@ -29,6 +29,8 @@ _LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured
 _PEAK_LIMIT = 10
 _SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
 _HINT = "mend the template, or leave --template-dir out"
+Specifications = dict[str, dict[str, Any]]
+"""Chart name → Vega-Lite specification."""
 _MARKS = {"READY": "✅", "READY WITH CARE": "⚠️", "NOT READY": "❌", "INCONCLUSIVE": "❔"}
 
 
@@ -37,19 +39,7 @@ def render_html(card: Card, template_dir: Path | None = None) -> str:
 
     Raises FormatError for a missing folder or a template that does not compile or run.
     """
-    from quantaudit.card import charts, looks
-
-    environment = _environment(template_dir, _html_output)
-    environment.filters["prose"] = _html_prose
-    page_script = _run(environment, "card.js.j2", {})
-    scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
-    context = _context(card) | {
-        "charts": {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()},
-        "paper": looks.paper("currentColor", looks.FAINT, None),
-        "scripts": scripts,
-        "security_policy": _security_policy(scripts),
-    }
-    return _run(environment, "card.html.j2", context)
+    return _page(card, _specifications(card), template_dir)
 
 
 def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
@@ -57,11 +47,28 @@ def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, 
 
     Raises FormatError like `render_html`.
     """
-    from quantaudit.card import charts
+    return _section(card, _specifications(card), template_dir)
 
+
+def _page(card: Card, specs: Specifications, template_dir: Path | None) -> str:
+    from quantaudit.card import looks
+
+    environment = _environment(template_dir, _html_output)
+    environment.filters["prose"] = _html_prose
+    page_script = _run(environment, "card.js.j2", {})
+    scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
+    context = _context(card) | {
+        "charts": specs,
+        "paper": looks.paper("currentColor", looks.FAINT, None),
+        "scripts": scripts,
+        "security_policy": _security_policy(scripts),
+    }
+    return _run(environment, "card.html.j2", context)
+
+
+def _section(card: Card, specs: Specifications, template_dir: Path | None) -> tuple[str, dict[str, bytes]]:
     environment = _environment(template_dir, _markdown_output)
     environment.filters |= {"code": _markdown_code, "prose": _markdown_prose}
-    specs = {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
     paths = {name: Markup(f"assets/{name}.png") for name in specs}
     page = _run(environment, "card.md.j2", _context(card) | {"charts": specs, "assets": paths})
     return page, {str(paths[name]): _png(spec) for name, spec in specs.items() if paths[name] in page}
@@ -72,14 +79,21 @@ def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[
 
     Everything is rendered before the first file appears. Raises FormatError (template) and OutputError (place).
     """
-    page = render_html(card, template_dir)
-    section, images = render_markdown(card, template_dir)
+    specs = _specifications(card)
+    page = _page(card, specs, template_dir)
+    section, images = _section(card, specs, template_dir)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
     for name, content in texts.items():
         write_text(out / name, content)
     for name, data in images.items():
         write_bytes(out / name, data)
     return [out / name for name in (*texts, *images)]
+
+
+def _specifications(card: Card) -> Specifications:
+    from quantaudit.card import charts
+
+    return {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
 
 
 def _context(card: Card) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.calibrate import ANCHORS
 
-FLOOR = 4
-"""The rounding floor: the model as it is, and nudged at three depths."""
+FLOOR = 2.6
+"""The rounding floor: the model as it is, and nudged at three depths, each from that block on."""
 BACKWARD = 3.0
 """What blocks are called with and what is felt behind them: a forward pass, and a way back that computes it again.
 Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""

@@ -85,6 +85,7 @@ def score_plans(
     weights, scratch = PlanWeights(), Scratch()
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        clean: list[Clean] = []  # what one round keeps is gone before the next begins
         with _inputs(model, taps):
             clean = list(_clean(model, chunk, blocks))
         for plan, found in zip(plans, scores, strict=True):
@@ -92,9 +93,7 @@ def score_plans(
                 smoothed(model, plan.smoothed),
                 quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
             ):
-                for base in clean:
-                    found.append(_score(model, base, blocks, scratch))
-                    progress()
+                found += _scores(model, clean, blocks, scratch, progress)
     return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
 
 
@@ -119,9 +118,17 @@ def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequenc
         hidden: dict[int, Hidden] = {}
         with _block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
             logits = _logits(model, sample)
-        yield Clean(
-            sample=sample, logits=logits, reading=read(logits, _targets(sample, logits), scratch), hidden=hidden
-        )
+        reading = read(logits, _targets(sample, logits), scratch)
+        yield Clean(sample=sample, logits=logits, reading=reading, hidden=hidden)
+        del logits  # before the next sample's are computed
+
+
+def _scores(
+    model: nn.Module, clean: Sequence[Clean], blocks: Sequence[str], scratch: Scratch, progress: Advance
+) -> Iterator[SampleScore]:
+    for base in clean:
+        yield _score(model, base, blocks, scratch)
+        progress()
 
 
 def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:

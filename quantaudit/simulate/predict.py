@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from quantaudit.corpus.tokens import TokenizedSample
+    from quantaudit.model.drive import Batch
+    from quantaudit.simulate.divergence import Scratch
 
 SHARE = 1 / 1024
 """Part of the elements that are moved by one step. A sixteenth gave the same floor: see docs/prediction.md."""
@@ -91,29 +93,53 @@ def rounding_floor(
 ) -> Floor:
     """What moving a few elements of a block's input by one representable step does to the logits.
 
-    depths: at how many blocks, from the first to the last. Costs one forward pass for each, and one without a change.
-    `progress` is called after each sample.
+    depths: at how many blocks, from the first to the last. Costs a forward pass without a change, and for each depth
+    one that begins there, or at the first block where the model's blocks cannot be skipped. `progress` is called after
+    each sample.
     """
     import torch
 
-    from quantaudit.model.drive import batches, forward
-    from quantaudit.simulate.divergence import Scratch, compare, read
+    from quantaudit.model.drive import batches
+    from quantaudit.simulate.divergence import Scratch
+    from quantaudit.simulate.resume import can_skip
 
-    first = next(model.parameters())
-    generator = torch.Generator(first.device).manual_seed(seed)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
     chosen = sorted({round(i * (len(blocks) - 1) / max(depths - 1, 1)) for i in range(depths)})
-    sums = dict.fromkeys(chosen, 0.0)
-    scratch, nothing = Scratch(), torch.empty(0, dtype=torch.int64, device=first.device)  # no loss is wanted
-    for batch in batches(samples, 1, pad=0, device=first.device):
-        clean = forward(model, batch)[0]
-        known = read(clean, nothing, scratch)
-        for depth in chosen:
-            with _nudged(model.get_submodule(blocks[depth]), generator):
-                _, kl = compare(clean, known, forward(model, batch)[0], nothing, scratch)
-                sums[depth] += float(kl.sum(dtype=torch.float64))
+    sums, scratch = dict.fromkeys(chosen, 0.0), Scratch()
+    skips = len(chosen) > 1 and can_skip(model, blocks, samples)
+    for batch in batches(samples, 1, pad=0, device=device):
+        for depth, kl in _nudged_kls(model, blocks, batch, chosen, generator, scratch, skips):
+            sums[depth] += kl
         progress()
     tokens = sum(len(sample.ids) for sample in samples)
     return Floor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))
+
+
+def _nudged_kls(
+    model: nn.Module,
+    blocks: Sequence[str],
+    batch: Batch,
+    depths: Sequence[int],
+    generator: torch.Generator,
+    scratch: Scratch,
+    skips: bool,
+) -> Iterator[tuple[int, float]]:
+    """For each depth, KL in nats summed over the tokens of one sample. skips: whether earlier blocks are not run."""
+    import torch
+
+    from quantaudit.model.drive import forward
+    from quantaudit.simulate.divergence import compare, read
+    from quantaudit.simulate.resume import remember_outputs, skipped
+
+    with remember_outputs(model, blocks[: max(depths)] if skips else ()) as outputs:
+        clean = forward(model, batch)[0]
+    nothing = torch.empty(0, dtype=torch.int64, device=clean.device)  # no loss is wanted
+    known = read(clean, nothing, scratch)
+    for depth in depths:
+        with skipped(model, outputs, blocks[:depth]), _nudged(model.get_submodule(blocks[depth]), generator):
+            _, kl = compare(clean, known, forward(model, batch)[0], nothing, scratch)
+        yield depth, float(kl.sum(dtype=torch.float64))
 
 
 def nudge(x: Tensor, generator: torch.Generator) -> Tensor:
