@@ -17,12 +17,15 @@ from compressed_tensors.quantization.lifecycle.forward_helpers import _quantize_
 from compressed_tensors.quantization.utils import calculate_qparams, calculate_range, compute_dynamic_scales_and_zp
 from torch import Tensor
 
-_WHOLE = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN)
+_BROADCAST = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN, QuantizationStrategy.CHANNEL)
 
 
 def fake_quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs) -> Tensor:
-    """`fake_quantize` for scales that broadcast against x, those of tensors and tokens; others go the toolkit's way."""
-    if args.strategy not in _WHOLE:
+    """`fake_quantize` for scales that broadcast against x, those of tensors, tokens and a weight's rows.
+
+    Others go the toolkit's way.
+    """
+    if args.strategy not in _BROADCAST:
         return fake_quantize(x, scale, zero_point, args)  # type: ignore[no-any-return]
     low, high = _bounds(args.num_bits, args.type)
     # A symmetric zero point is 0, and adding it changes nothing.

@@ -14,6 +14,7 @@ from compressed_tensors.quantization.utils import (
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
+from quantaudit.quant.fast import fake_quantize_rows
 from quantaudit.quant.limits import weight_obstacle
 from quantaudit.quant.schemes import global_scaled
 
@@ -48,9 +49,17 @@ def quantize_weights(weights: Sequence[Tensor], args: QuantizationArgs) -> list[
         highest = max(max(high.amax(), -low.amin()) for low, high in ranges).reshape(1)
         shared = generate_gparam(-highest, highest)
     return [
-        fake_quantize(weight, *calculate_qparams(low, high, args, shared), args, global_scale=shared)
+        _fake_quantize(weight, *calculate_qparams(low, high, args, shared), args, shared)
         for weight, (low, high) in zip(weights, ranges, strict=True)
     ]
+
+
+def _fake_quantize(
+    weight: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, shared: Tensor | None
+) -> Tensor:
+    if shared is None:
+        return fake_quantize_rows(weight, scale, zero_point, args)
+    return fake_quantize(weight, scale, zero_point, args, global_scale=shared)  # type: ignore[no-any-return]
 
 
 def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Tensor | None = None) -> Tensor:

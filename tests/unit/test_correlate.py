@@ -18,6 +18,8 @@ from quantaudit.correlate import (
     kurtosis,
     predictors,
     read,
+    resampled_kendall,
+    resampled_spearman,
     spearman,
 )
 from quantaudit.profile import Profile
@@ -117,6 +119,22 @@ def test_a_partial_correlation_sees_through_the_projection() -> None:
     alone = kind * 100 + generator.standard_normal(80)
     assert spearman(x[None], alone[None])[0] > 0.7
     assert abs(spearman(x[None], alone[None], kind[None])[0]) < 0.3
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("n", [5, 40])
+def test_resampled_statistics_are_those_of_every_resample(n: int, partial: bool) -> None:
+    """Ties, and resamples in which one side does not vary, among them."""
+    generator = np.random.default_rng(n)
+    x, y = generator.integers(0, n // 2, (2, n)).astype(np.float64)
+    kind = generator.integers(0, 3, n) if partial else None
+    draws = generator.integers(0, n, (300, n))
+    expected_kind = None if kind is None else kind[draws]
+    expected = kendall(x[draws], y[draws], expected_kind)
+    assert np.array_equal(resampled_kendall(x, y, draws, kind), expected, equal_nan=True)
+    expected = spearman(x[draws], y[draws], expected_kind)
+    assert np.array_equal(resampled_spearman(x, y, draws, kind), expected, equal_nan=True)
+    assert n > 5 or np.isnan(expected).any()
 
 
 def test_other_predictors_are_given_over_all_groups_only(simulation: Simulation, amax: Measured) -> None:

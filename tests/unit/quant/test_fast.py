@@ -39,6 +39,19 @@ def test_a_static_scale_on_every_16_bit_value(bounds: tuple[float, float], dtype
     assert same(table(x.view(64, 1024).T), expected.view(64, 1024).T)
 
 
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+def test_a_scale_for_each_row_of_a_weight(dtype: torch.dtype, symmetric: bool, kind: str) -> None:
+    args = QuantizationArgs(num_bits=8, type=kind, strategy="channel", symmetric=symmetric or kind == "float")
+    weight = (torch.randn(40, 33, generator=torch.Generator().manual_seed(1)) * 0.1).to(dtype)
+    weight[0] = 0
+    found = calculate_qparams(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), args)
+    expected = fake_quantize(weight, *found, args)
+    assert same(fake_quantize_rows(weight, *found, args), expected)
+    assert not same(expected, weight)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
