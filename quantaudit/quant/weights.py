@@ -48,15 +48,12 @@ def quantize_weights(weights: Sequence[Tensor], args: QuantizationArgs) -> list[
     if global_scaled(args):
         highest = max(max(high.amax(), -low.amin()) for low, high in ranges).reshape(1)
         shared = generate_gparam(-highest, highest)
-    return [
-        _fake_quantize(weight, *calculate_qparams(low, high, args, shared), args, shared)
-        for weight, (low, high) in zip(weights, ranges, strict=True)
-    ]
+    return [_restored(weight, *bounds, args, shared) for weight, bounds in zip(weights, ranges, strict=True)]
 
 
-def _fake_quantize(
-    weight: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, shared: Tensor | None
-) -> Tensor:
+def _restored(weight: Tensor, low: Tensor, high: Tensor, args: QuantizationArgs, shared: Tensor | None) -> Tensor:
+    """Quantized under the scales of these ranges, and dequantized."""
+    scale, zero_point = calculate_qparams(low, high, args, shared)
     if shared is None:
         return fake_quantize_rows(weight, scale, zero_point, args)
     return fake_quantize(weight, scale, zero_point, args, global_scale=shared)  # type: ignore[no-any-return]
