@@ -83,7 +83,8 @@ def _time_ratio(dtype: torch.dtype) -> float:
     with _one_thread(), torch.no_grad():
         times = [[_seconds(x, w) for x, w in pairs] for _ in range(_ROUNDS)]
     wide, half = (min(column) for column in zip(*times[1:], strict=True))  # the first warms up
-    return half / max(wide, 1e-9)
+    ratio: float = half / max(wide, 1e-9)
+    return ratio
 
 
 def _seconds(x: Tensor, weight: Tensor) -> float:
