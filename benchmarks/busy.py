@@ -21,7 +21,9 @@ import typer
 
 SETTINGS: dict[str, dict[str, str]] = {
     "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
+    "spin 30,000": {"GOMP_SPINCOUNT": "30000"},
     "spin 10,000": {"GOMP_SPINCOUNT": "10000"},
+    "spin 3,000": {"GOMP_SPINCOUNT": "3000"},
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},

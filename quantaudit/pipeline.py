@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,9 +15,7 @@ from quantaudit.choices import find_single
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.inputs import Inputs, open_inputs
-from quantaudit.measure import measure
 from quantaudit.model.arithmetic import choose_arithmetic, computed_in, is_slow
-from quantaudit.model.attention import eager_attention
 from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import extra_work
 from quantaudit.model.load import (
@@ -27,17 +25,17 @@ from quantaudit.model.load import (
     load_tokenizer,
     parse_device,
 )
-from quantaudit.model.sites import discover
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
-from quantaudit.progress import Stages, silent_stages
+from quantaudit.progress import Job, Stage, Stages, silent_stages
 from quantaudit.provenance import Arithmetic, SampleInfo
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import ParsedRecipe, read_recipe
+from quantaudit.schedule import advise_samples, describe, measure_samples, probe, schedule
 from quantaudit.settings import Settings, own_arithmetic, repeat
 from quantaudit.shard import Shard
-from quantaudit.simulate.cost import forward_passes, single_passes
+from quantaudit.simulate.cost import MEASURING, RENDERING, Speed, minutes
 from quantaudit.simulate.recipes import ResolvedRecipe, check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
@@ -45,10 +43,7 @@ from quantaudit.simulate.standard import MIXED
 from quantaudit.simulate.tensor import scale_rows
 from quantaudit.timing import imports_done, time_first_call, timed
 
-__all__ = ["Audit", "Settings", "Subject", "audit", "check_profile", "cost", "prepare", "repeat"]
-
-EAGER_TOKENS = 4096
-"""Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
+__all__ = ["Audit", "Settings", "Subject", "audit", "check_profile", "prepare", "repeat"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +72,11 @@ class Audit:
 
 
 def prepare(
-    settings: Settings, say: Callable[[str], None] = lambda text: None, *, inputs: Inputs | None = None
+    settings: Settings,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    inputs: Inputs | None = None,
+    stages: Stages = silent_stages,
 ) -> Subject:
     """Check every option and file, cheapest first, then load. inputs: the files, where they are read already.
 
@@ -95,7 +94,7 @@ def prepare(
     if any(row.pictures for row in rows.rows):
         processor = load_processor(checkpoint, trust_remote_code=settings.trust_remote_code)
         say("samples with images run one at a time")
-    say(f"loading {checkpoint.name}")
+    stages(f"loading {checkpoint.name}", 0)
     loaded = _load(checkpoint, settings)
     arithmetic = choose_arithmetic(settings.arithmetic, loaded.model)
     if arithmetic == "float32":
@@ -139,26 +138,9 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
 
 
 def measure_subject(subject: Subject, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
-    """One forward pass over the corpus, or a shard of it, with every site tapped.
-
-    Attention runs eagerly, as llm-compressor calibrates it, unless another is asked for or, under `auto`, a sample is
-    longer than EAGER_TOKENS.
-    """
-    advance = stages("measuring", subject.corpus.info.tokens // (shard.count if shard else 1), "tokens")
-    longest = max(len(sample.ids) for sample in subject.corpus.samples)
-    # Eager attention keeps a matrix of tokens by tokens for every head.
-    chosen = subject.settings.attention
-    eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
-    with subject.computed(), eager_attention(subject.loaded.model) if eager else nullcontext():
-        return measure(
-            subject.loaded,
-            subject.corpus,
-            batch_size=subject.settings.batch_size,
-            seed=subject.settings.seed,
-            experts=subject.settings.experts,
-            shard=shard,
-            progress=advance,
-        )
+    """One pass over the corpus, or a shard of it, with every site tapped: `measure_samples` says how."""
+    advance = stages(MEASURING, subject.corpus.info.tokens // (shard.count if shard else 1), "tokens")
+    return measure_samples(subject, subject.corpus, advance, shard=shard)
 
 
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:
@@ -202,14 +184,16 @@ def audit(
     def lap(stage: str) -> None:
         timings[stage] = perf_counter() - start - sum(timings.values())
 
-    subject = prepare(settings, say, inputs=inputs)
+    subject = prepare(settings, say, inputs=inputs, stages=stages)
     lap("loading")
-    say(cost(subject, measured=profile is not None))
+    announce(subject, stages, say, measured=profile is not None, rendered=True)
+    lap("timing")
     if profile is None:
         profile = measure_subject(subject, stages)
         lap("measuring")
     simulation = simulate_subject(subject, profile, stages)
     lap("simulating")
+    stages(RENDERING, 0)
     scales = scale_rows(profile)
     if redact_text or profile.provenance.corpus.redacted:
         simulation = redact_simulation(simulation, subject.corpus.info, subject.corpus.sample_infos())
@@ -218,35 +202,41 @@ def audit(
     return Audit(card=card, profile=profile, simulation=simulation)
 
 
-def cost(subject: Subject, *, measured: bool = False) -> str:
-    """What a run will take, in forward passes, before it starts."""
-    info, budget = subject.corpus.info, subject.settings.evaluation_tokens
-    evaluation = min(budget, info.evaluation.tokens)
-    parts = [] if measured else [f"one pass over {info.samples:,} samples ({info.tokens:,} tokens)"]
-    work = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
-    if parts and work is not None:
-        parts[0] += f", its experts on all tokens ({work:,.3g} times their work)"
-    smoothing = sum(len(recipe.smooth) + 1 for recipe in subject.recipes if recipe.smooth)
-    if smoothing:
-        parts.append(f"{smoothing} passes over {info.calibration.tokens:,} calibration tokens to smooth")
-    by_damage = subject.settings.score == "damage"
-    single = _single_groups(subject)
-    passes = forward_passes(subject.schemes, recipes=len(subject.recipes), by_damage=by_damage, single=single)
-    told = f"about {passes:.0f} passes over {evaluation:,} evaluation tokens"
-    if single:
-        told += f", {single_passes(single)} of them for single groups"
-    if not by_damage:
-        told += ", one of them backward too"
-    return " and ".join([*parts, told])
+def announce(
+    subject: Subject,
+    stages: Stages,
+    say: Callable[[str], None],
+    *,
+    measured: bool = False,
+    simulated: bool = True,
+    rendered: bool = False,
+    shards: int = 1,
+) -> None:
+    """Time a few samples, say what the run will take, and tell the stages. Where nobody listens, nothing is timed."""
+    if not isinstance(stages, Job):
+        return
+    stages("timing a few samples", 0)
+    plan = schedule(subject, measured=measured, simulated=simulated, rendered=rendered, shards=shards)
+    say(describe(subject, plan))
+    if shorter := advise_samples(subject, plan):
+        say(shorter)
+    stages.expect(plan.stages)
 
 
-def _single_groups(subject: Subject) -> int:
-    """How many fused groups will be simulated alone, if all have a damage."""
-    wanted = find_single(subject.settings.single_groups)
-    if wanted == 0:
-        return 0
-    inside = sum(group.layer is not None for group in discover(subject.loaded.model).groups)
-    return inside if wanted is None else min(wanted, inside)
+def announce_stages(
+    subject: Subject,
+    stages: Stages,
+    say: Callable[[str], None],
+    what: str,
+    expected: Callable[[Speed], Sequence[Stage]],
+) -> None:
+    """The same for other jobs. what: that it does, in words; expected: its stages, from the speed that was measured."""
+    if not isinstance(stages, Job):
+        return
+    stages("timing a few samples", 0)
+    found = expected(probe(subject, tapped=False))
+    say(f"about {minutes(sum(stage.seconds for stage in found))} from here: {what}")
+    stages.expect(found)
 
 
 def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:

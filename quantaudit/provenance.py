@@ -86,6 +86,9 @@ class CorpusInfo(Row):
     )
     tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
     images: int = Field(default=0, description="samples with images")
+    available: int | None = Field(
+        default=None, description="samples of the corpus, where a part was taken, fairly over domains; null for all"
+    )
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
     redacted: bool = Field(
         default=False, description="whether what tells of its text was taken out: tokens, positions, names"

@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 
 COUNT = "OMP_NUM_THREADS"
 SPIN = "GOMP_SPINCOUNT"
-SPINS = 1_000
-"""How often a waiting thread looks again before it gives its processor away: some 10 microseconds. libgomp's own
-300,000 are milliseconds, at every barrier, in which a busy machine could have run the thread that is waited for."""
+SPINS = 10_000
+"""How often a waiting thread looks again before it gives its processor away: tenths of a millisecond, longer than what
+lies between most operations. libgomp's own 300,000 are milliseconds, at every barrier, in which a busy machine could
+have run the thread that is waited for; at 1,000, or with a passive policy, threads that fall asleep between operations
+cost a machine of one's own more than half its speed (`benchmarks/busy.py`)."""
 WAITING = (SPIN, "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND")
 """Whoever sets one of these has decided how threads wait, or where they run."""
 

@@ -5,6 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Within the context nobody's tqdm bars are drawn, those that are switched on by name among them."""
+    from tqdm import std
+
+    original = std.tqdm.__init__
+
+    def switched_off(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options | {"disable": True})
+
+    std.tqdm.__init__ = switched_off
+    try:
+        yield
+    finally:
+        std.tqdm.__init__ = original
 
 
 @contextmanager
@@ -19,7 +37,7 @@ def toolkit_silent() -> Iterator[None]:
     for name in ("llmcompressor", "compressed_tensors"):
         logger.disable(name)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), no_bars():
             # That offloaded experts are saved, and that a checkpoint has a quantization of its own: both are meant.
             warnings.filterwarnings("ignore", category=UserWarning, module="transformers")
             yield

@@ -143,7 +143,7 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
         ("loading", "; ".join(model.notes) or "as saved"),
         (
             "corpus",
-            f"{corpus.name}: {corpus.samples:,} samples, {corpus.tokens:,} tokens, {corpus.truncated:,} truncated"
+            f"{corpus.name}: {text.sample_count(corpus)}, {corpus.tokens:,} tokens, {corpus.truncated:,} truncated"
             + (f", {corpus.images:,} with images" if corpus.images else ""),
         ),
         ("revision of the corpus", corpus.revision or text.ABSENT),

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantaudit.provenance import CorpusInfo
 
 ABSENT = "—"
 MINUS = "−"
@@ -58,6 +62,12 @@ def decibels(value: float | None) -> str:
 def count(value: int | None) -> str:
     """A whole number with thousands separators; '—' for None."""
     return ABSENT if value is None else f"{value:,}"
+
+
+def sample_count(corpus: CorpusInfo) -> str:
+    """How many samples were used, and of how many where it was a part."""
+    part = "" if corpus.available is None else f" of {corpus.available:,}"
+    return f"{corpus.samples:,}{part} samples"
 
 
 def size(parameters: int) -> str:

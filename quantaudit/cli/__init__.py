@@ -50,6 +50,9 @@ def main() -> None:
     set_up_threads()
     if debug:
         show_timings()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a character that a log cannot hold is no reason to end
+            stream.reconfigure(errors="replace")
     try:
         app()
     except QuantauditError as error:

@@ -47,6 +47,9 @@ def run(
     force: options.Force = False,
 ) -> None:
     """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none."""
+    from contextlib import ExitStack
+    from functools import partial
+
     from quantaudit.cli import console
     from quantaudit.files import check_file, write_text
 
@@ -69,14 +72,27 @@ def run(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    with console.progress() as stages, ExitStack() as stack:
+        stages("starting", 0)
 
-    # From here on torch is needed.
-    from quantaudit.recipe.advise import advise
-    from quantaudit.recipe.amended import amended, with_recipe
+        # From here on torch is needed.
+        from quantaudit.pipeline import announce_stages
+        from quantaudit.recipe.advise import advise
+        from quantaudit.recipe.amended import amended, with_recipe
+        from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
 
-    case = open_case(files, evaluation_tokens=evaluation_tokens)
-    loaded = case.subject.loaded
-    with console.progress() as stages, case.subject.computed():
+        case = open_case(files, stages, evaluation_tokens=evaluation_tokens)
+        stack.enter_context(case.subject.computed())
+        loaded = case.subject.loaded
+        calibration = case.subject.corpus.info.calibration.tokens
+        evaluated = sum(len(sample.ids) for sample in case.samples)
+        announce_stages(
+            case.subject,
+            stages,
+            console.say,
+            f"prices on {evaluated:,} evaluation tokens, and some {CHOICES} choices simulated on them",
+            partial(advise_stages, evaluated, calibration, sites=len(files.card.sites), smoothing=smoothing),
+        )
         advice = advise(
             loaded,
             case.profile,
@@ -89,14 +105,15 @@ def run(
             calibration=case.subject.corpus.samples if smoothing else (),
             stages=stages,
         )
-    write_text(out, amended(advice, case.card.model, loaded.model))
 
-    def add(now: Card) -> Card:
-        others = [row for row in now.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]
-        simulation = now.simulation and with_recipe(now.simulation, advice.row, out.stem)
-        return now.model_copy(update={"advice": [*others, advice.info], "simulation": simulation})
+        def add(now: Card) -> Card:
+            others = [row for row in now.advice if (row.recipe, row.goal) != (advice.info.recipe, advice.info.goal)]
+            simulation = now.simulation and with_recipe(now.simulation, advice.row, out.stem)
+            return now.model_copy(update={"advice": [*others, advice.info], "simulation": simulation})
 
-    amend_card(card, add)
+        stages(RENDERING, 0)
+        write_text(out, amended(advice, case.card.model, loaded.model))
+        amend_card(card, add)
     console.out.print(console.advice_table(advice.info))
     if advice.unmeasured and not unquantized:
         console.say(f"left unquantized all the same, as nothing was measured of it: {', '.join(advice.unmeasured)}")

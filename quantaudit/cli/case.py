@@ -19,6 +19,7 @@ from quantaudit.settings import repeat
 if TYPE_CHECKING:
     from quantaudit.corpus.tokens import TokenizedSample
     from quantaudit.pipeline import Subject
+    from quantaudit.progress import Stages
     from quantaudit.recipe.resolve import Resolution
 
 
@@ -74,7 +75,7 @@ def read_case(
     return CaseFiles(recipe=recipe, card=told, profile=measured, inputs=open_inputs(settings))
 
 
-def open_case(files: CaseFiles, *, evaluation_tokens: int) -> Case:
+def open_case(files: CaseFiles, stages: Stages, *, evaluation_tokens: int) -> Case:
     """Load the model and its text as they were measured. Raises a QuantauditError where they are others."""
     from quantaudit.pipeline import check_profile, prepare
     from quantaudit.recipe.resolve import resolve
@@ -82,7 +83,7 @@ def open_case(files: CaseFiles, *, evaluation_tokens: int) -> Case:
     from quantaudit.simulate import evaluation
 
     parsed = read_recipe(files.recipe)
-    subject = prepare(files.inputs.settings, console.say, inputs=files.inputs)
+    subject = prepare(files.inputs.settings, console.say, inputs=files.inputs, stages=stages)
     check_profile(subject, files.profile)
     return Case(
         card=files.card,

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from quantaudit.card.text import sample_count
+from quantaudit.cli.progress import progress as show_progress
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import AdviceInfo, Card, Verification
     from quantaudit.model.sites import Architecture
-    from quantaudit.progress import Advance, Stages
+    from quantaudit.progress import Job
     from quantaudit.provenance import SiteInfo
     from quantaudit.simulate.records import Simulation
 
-out = Console()
-err = Console(stderr=True)
+
+class _Quiet(Console):
+    """Goes on where nobody reads any more: a run is not worth less for it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _Results(Console):
+    """Ends quietly where nobody reads the results, as programs do that a closed pipe stops."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE)
+
+
+out = _Results()
+err = _Quiet(stderr=True)
 
 COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "INCONCLUSIVE": "bright_black"}
 
@@ -31,53 +52,20 @@ COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "I
 _SITE_WIDTH = 110
 
 
-class _SpeedColumn(TextColumn):
-    """Units a second of the running stage."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="progress.data.speed")
-
-
 def say(text: str) -> None:
     """One line on stderr."""
-    err.print(escape(text), highlight=False)
+    err.print(escape(text), highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def progress() -> Iterator[Stages]:
-    """Bars on stderr for as long as the context lasts; gives what opens one."""
-    columns: list[Any] = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        _SpeedColumn(""),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    ]
-    bars = Progress(*columns, console=err)
-
-    def open_stage(title: str, total: int, unit: str = "steps") -> Advance:
-        """One bar; what advances it."""
-        # Not before there is something to show: an error while loading should stand alone.
-        bars.start()
-        task = bars.add_task(title, total=total, unit=unit)
-
-        def advance(amount: int = 1) -> None:
-            bars.advance(task, amount)
-
-        return advance
-
-    try:
-        yield open_stage
-    finally:
-        if bars.live.is_started:
-            bars.stop()
+def progress() -> AbstractContextManager[Job]:
+    """Signs of life on stderr for as long as the context lasts; gives what opens a stage."""
+    return show_progress(err)
 
 
 def show_verdict(card: Card) -> None:
     """The answer on stdout: a table of schemes, then for each where it breaks and what to do."""
-    table = Table(title=escape(f"{card.model.name}: INT8 activations"), title_justify="left")
+    part = "" if card.corpus.available is None else f", measured on {sample_count(card.corpus)}"
+    table = Table(title=escape(f"{card.model.name}: INT8 activations{part}"), title_justify="left")
     for column in ("scheme", "verdict"):
         table.add_column(column, no_wrap=True)
     for column in ("KL", "top-1", "perplexity"):

@@ -83,12 +83,14 @@ def run(
         seed=seed,
     )
     inputs = open_inputs(settings)
-
-    # From here on torch is needed.
-    from quantaudit.pipeline import measure_subject, prepare
-
-    subject = prepare(settings, console.say, inputs=inputs)
     with console.progress() as stages:
+        stages("starting", 0)
+
+        # From here on torch is needed.
+        from quantaudit.pipeline import announce, measure_subject, prepare
+
+        subject = prepare(settings, console.say, inputs=inputs, stages=stages)
+        announce(subject, stages, console.say, simulated=False, shards=part.count if part else 1)
         profile = measure_subject(subject, stages, part)
     save_profile(profile, out)
     held = profile.provenance.shards

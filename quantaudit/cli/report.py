@@ -90,12 +90,13 @@ def run(
     )
     inputs = open_inputs(settings)
     measured = load_profile(profile) if profile else None
-
-    # From here on torch is needed.
-    from quantaudit.pipeline import audit
-    from quantaudit.quant.export import save_scales
-
     with console.progress() as stages:
+        stages("starting", 0)
+
+        # From here on torch is needed.
+        from quantaudit.pipeline import audit
+        from quantaudit.quant.export import save_scales
+
         result = audit(
             settings,
             inputs=inputs,
@@ -105,9 +106,9 @@ def run(
             stages=stages,
             say=console.say,
         )
-    written = write_card(result.card, folder, template_dir)
-    save_profile(result.profile, folder / "profile.safetensors")
-    save_scales(result.profile, folder / "scales.safetensors")
+        written = write_card(result.card, folder, template_dir)
+        save_profile(result.profile, folder / "profile.safetensors")
+        save_scales(result.profile, folder / "scales.safetensors")
     console.show_verdict(result.card)
     console.say(f"open {next(path for path in written if path.suffix == '.html')}")
 

@@ -60,13 +60,15 @@ def run(
         recipes=tuple(recipe or ()),
     )
     inputs = open_inputs(settings)
-
-    # From here on torch is needed.
-    from quantaudit.pipeline import cost, prepare, simulate_subject
-
-    subject = prepare(settings, console.say, inputs=inputs)
-    console.say(cost(subject, measured=True))
     with console.progress() as stages:
+        stages("starting", 0)
+
+        # From here on torch is needed.
+        from quantaudit.pipeline import announce, check_profile, prepare, simulate_subject
+
+        subject = prepare(settings, console.say, inputs=inputs, stages=stages)
+        check_profile(subject, measured)
+        announce(subject, stages, console.say, measured=True)
         simulation = simulate_subject(subject, measured, stages)
     write_text(out, simulation.model_dump_json(indent=1) + "\n")
     console.out.print(console.recipe_table(simulation))

@@ -47,6 +47,8 @@ def run(
     """
     import gc
     import tempfile
+    from contextlib import ExitStack
+    from functools import partial
 
     from quantaudit.cli import console
     from quantaudit.errors import UsageError
@@ -75,31 +77,47 @@ def run(
         device=device,
         trust_remote_code=trust_remote_code,
     )
+    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        stages("starting", 0)
 
-    # From here on torch is needed.
-    from quantaudit.pipeline import load_again
-    from quantaudit.recipe.verify import clear, compare, make, predict
+        # From here on torch is needed.
+        from quantaudit.pipeline import announce_stages, load_again
+        from quantaudit.recipe.verify import clear, compare, make, predict
+        from quantaudit.simulate.cost import ONE_SHOT, RELOADING, RENDERING, verify_stages
 
-    case = open_case(files, evaluation_tokens=evaluation_tokens)
-    told, settings, samples = files.card, files.inputs.settings, case.samples
-    for change in case.resolution.unsimulated:
-        console.say(f"not in the prediction: {change.modifier}: {change.reason}")
-    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch, case.subject.computed():
+        case = open_case(files, stages, evaluation_tokens=evaluation_tokens)
+        stack.enter_context(case.subject.computed())
+        told, settings, samples = files.card, files.inputs.settings, case.samples
+        for change in case.resolution.unsimulated:
+            console.say(f"not in the prediction: {change.modifier}: {change.reason}")
+        split = case.subject.corpus.info.calibration
+        evaluated = sum(len(sample.ids) for sample in samples)
+        loading = sum(took for title, took in stages.took.items() if title.startswith("loading"))
+        announce_stages(
+            case.subject,
+            stages,
+            console.say,
+            f"llm-compressor on {split.tokens:,} calibration tokens, and scores on {evaluated:,} evaluation tokens",
+            partial(verify_stages, evaluated, split.tokens, sites=len(told.sites), loading=loading),
+        )
         folder = save or Path(scratch)
         subject = case.subject
         expected = predict(subject.loaded, case.profile, subject.corpus, samples, case.resolution, recipe.stem, stages)
         clear(folder)
+        stages(ONE_SHOT, 0)
         calibration = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
         # Quantized in place: before two more models are loaded, this one goes, cycles and all.
         del subject, case
         gc.collect()
+        stages(RELOADING, 0)
         base = load_again(settings)
         result = compare(base, folder, samples, expected, calibration, told, rules, tolerance=tolerance, stages=stages)
 
-    def add(now: Card) -> Card:
-        others = [row for row in now.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
-        return now.model_copy(update={"verification": [*others, result]})
+        def add(now: Card) -> Card:
+            others = [row for row in now.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
+            return now.model_copy(update={"verification": [*others, result]})
 
-    amend_card(card, add)
+        stages(RENDERING, 0)
+        amend_card(card, add)
     console.show_verification(result)
     raise typer.Exit(EXIT_CODES[result.outcome])

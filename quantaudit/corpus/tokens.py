@@ -138,6 +138,7 @@ def tokenize(
             special_tokens=special_tokens,
             tokenizer=source.name_or_path if source is not None else None,
             images=sum(sample.pictures is not None for sample in taken),
+            available=len(corpus.rows) if len(chosen) < len(corpus.rows) else None,
             notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(told, tokenizer)],
         ),
     )

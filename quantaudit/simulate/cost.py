@@ -1,11 +1,20 @@
-"""What a simulation will take, in forward passes over its evaluation tokens: counted where it can be, else measured."""
+"""What a job will take: forward passes, counted where they can be and measured else, and seconds, from a timed probe.
+
+Pure: it knows no model and no clock. Weights are in bare forward passes over the same tokens, without logits unless it
+says so; `benchmarks/estimate.py` measures them again, and they stand here alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from quantaudit.quant.schemes import Scheme
+from quantaudit.progress import Stage
 from quantaudit.simulate.calibrate import ANCHORS
+
+if TYPE_CHECKING:
+    from quantaudit.quant.schemes import Scheme
 
 FLOOR = 2.6
 """The rounding floor: the model as it is, and nudged at three depths, each from that block on."""
@@ -17,20 +26,144 @@ CLEAN = 1.0
 REPLAYED = 1.5
 """All groups replayed under one scheme, each from where it begins."""
 SCORED = 1.3
-"""The whole model under one recipe."""
+"""The whole model under one recipe, with logits."""
+RENDERED, RENDERED_SITE = 3.0, 0.03
+"""Seconds of card, charts and files, and of every site on them: of one thread of a common machine."""
+FIVE_MINUTES = 300.0
+MENU = 6.0
+"""Replays of a fused group while it is priced for advice: one for each option that is offered."""
+CHOICES = 10
+"""Whole-model simulations of advice: the curve, its references, and one or two rounds of what is advised."""
+SMOOTHED = 3.5
+"""Passes over the calibration samples before SmoothQuant can be offered: ranges, and one for each strength."""
+ONESHOT = 2.0
+"""llm-compressor's calibration for one modifier that rounds to nearest; GPTQ and its like take many times as long."""
+
+MEASURING, GRADIENTS, REPLAYING = "measuring", "taking gradients", "replaying blocks"
+ROUNDING, SINGLE, SCORING = "measuring the rounding floor", "simulating single groups", "scoring the whole model"
+RENDERING = "writing the card"
+SMOOTHING, PRICING, CHOOSING = "calibrating smoothed inputs", "pricing the menu", "simulating choices"
+PREDICTING, ONE_SHOT = "predicting", "running llm-compressor"
+RELOADING, COMPARING = "loading the model again", "scoring the saved checkpoint"
 
 
-def forward_passes(schemes: Sequence[Scheme], *, recipes: int, by_damage: bool, single: int = 0) -> float:
-    """Of `simulate`, with the mixture of the report's own schemes. by_damage: prices come without a backward pass.
-    single: fused groups simulated alone; where prices rest on some of the same, it takes less.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Seconds a token. measured: with every site tapped; forward: bare, without logits; scored: with logits, read."""
+
+    measured: float
+    forward: float
+    scored: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a report or a simulation does. tokens: of the corpus, 0 where it was measured before; evaluated: tokens that
+    predictions are taken on. calibrations: title and tokens of every recipe's own calibration. rendered: sites
+    of the card that is written, 0 for none.
     """
-    weights = {str(scheme.weights) for scheme in schemes if scheme.weights is not None}
-    replays = CLEAN + REPLAYED * (len(schemes) + len(weights))
-    recorded = 1 + 1 + ANCHORS if by_damage else BACKWARD
-    scores = 1 + SCORED * (len(schemes) + 1 + recipes)
-    return recorded + replays + FLOOR + single_passes(single) + scores
+
+    tokens: int
+    evaluated: int = 0
+    schemes: int = 0
+    weights: int = 0
+    recipes: int = 0
+    by_damage: bool = False
+    single: int = 0
+    calibrations: tuple[tuple[str, int], ...] = ()
+    rendered: int = 0
+
+
+def count_weights(schemes: Sequence[Scheme]) -> int:
+    """In how many ways schemes quantize weights: each is replayed once more by itself."""
+    return len({str(scheme.weights) for scheme in schemes if scheme.weights is not None})
+
+
+def forward_passes(work: Work) -> float:
+    """Of the simulation, over its evaluation tokens; where prices rest on groups simulated alone, it takes less."""
+    replays = CLEAN + REPLAYED * (work.schemes + work.weights)
+    recorded = 1 + 1 + ANCHORS if work.by_damage else BACKWARD
+    scores = 1 + SCORED * (work.schemes + 1 + work.recipes)
+    return recorded + replays + FLOOR + single_passes(work.single) + scores
 
 
 def single_passes(count: int) -> int:
     """One forward pass for each group that is simulated alone, and one of the model as it is."""
     return 1 + count if count else 0
+
+
+def expected_stages(work: Work, speed: Speed) -> list[Stage]:
+    """Every stage of a report or a simulation, in its order, with the seconds that it will take."""
+    bare, logits = speed.forward * work.evaluated, speed.scored * work.evaluated
+    single = single_passes(work.single) + (single_passes(ANCHORS) if work.by_damage else 0)
+    stages = {
+        MEASURING: speed.measured * work.tokens,
+        GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
+        REPLAYING: (CLEAN + REPLAYED * (work.schemes + work.weights) + work.by_damage) * bare,
+        ROUNDING: FLOOR * logits,
+        SINGLE: SCORED * single * logits,
+        **{title: speed.measured * tokens for title, tokens in work.calibrations},
+        SCORING: (1 + SCORED * (work.schemes + 1 + work.recipes)) * logits,
+        RENDERING: rendering(work.rendered) if work.rendered else 0.0,
+    }
+    if not work.evaluated:
+        stages = {MEASURING: stages[MEASURING]}
+    return [Stage(title, seconds) for title, seconds in stages.items() if seconds > 0]
+
+
+def rendering(sites: int) -> float:
+    """Seconds of a card with so many sites."""
+    return RENDERED + RENDERED_SITE * sites
+
+
+def advise_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int, smoothing: bool) -> list[Stage]:
+    """Of advice. evaluated, calibration: tokens that choices are simulated on, and that smoothing is calibrated on.
+    sites: on the card.
+    """
+    bare, logits = speed.forward * evaluated, speed.scored * evaluated
+    stages = [Stage(SMOOTHING, SMOOTHED * speed.forward * calibration)] if smoothing else []
+    stages.append(Stage(PRICING, (BACKWARD - 1 + CLEAN + REPLAYED * MENU) * bare + logits))
+    stages.append(Stage(CHOOSING, (1 + SCORED * (CHOICES - 2)) * logits))
+    return [*stages, Stage(CHOOSING, (1 + SCORED * 2) * logits), Stage(RENDERING, rendering(sites))]
+
+
+def verify_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int, loading: float) -> list[Stage]:
+    """Of a verification. loading: seconds that it took to load the model the first time, as saving it does too."""
+    logits = speed.scored * evaluated
+    return [
+        Stage(PREDICTING, (1 + SCORED) * logits),
+        Stage(ONE_SHOT, ONESHOT * speed.forward * calibration + loading),
+        Stage(RELOADING, loading),
+        Stage(COMPARING, 2 * (1 + SCORED) * logits + loading),
+        Stage(RENDERING, rendering(sites)),
+    ]
+
+
+def seconds(work: Work, speed: Speed) -> float:
+    """Of all stages."""
+    return sum(stage.seconds for stage in expected_stages(work, speed))
+
+
+def samples_in(limit: float, work: Work, speed: Speed, *, samples: int, evaluation: int, budget: int) -> int | None:
+    """The most samples of a corpus whose report ends within `limit` seconds; None where two do not.
+
+    samples: of the whole corpus; evaluation: tokens of its evaluation split, of which `budget` are used at most.
+    Samples are taken for equally long, as a fair choice of them is.
+    """
+    for count in range(samples, 1, -1):
+        share = count / samples
+        part = replace(work, tokens=round(work.tokens * share), evaluated=min(budget, round(evaluation * share)))
+        if seconds(part, speed) <= limit:
+            return count
+    return None
+
+
+def minutes(value: float) -> str:
+    """A length of time as one says it before it has passed."""
+    if value < 60:
+        return f"{max(round(value / 5) * 5, 5)} seconds"
+    if round(value / 60, 1) == 1:
+        return "1 minute"
+    if value < 600:
+        return f"{value / 60:.1f} minutes".replace(".0 ", " ")
+    return f"{value / 60:.0f} minutes" if value < 7200 else f"{value / 3600:.1f} hours"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quantaudit.corpus import generate
 from quantaudit.corpus.load import BUILTIN, load_corpus
-from quantaudit.corpus.split import assign
+from quantaudit.corpus.split import assign, stratified
 
 SHA256 = "0a1b072b191ae52aaa0f227b1f4a45c405b8a0cbb8f885945761dd948df1fa33"
 """Whoever changes the corpus changes every card made of it: then change this too, and say so in the changelog."""
@@ -42,6 +43,33 @@ def test_it_has_enough_samples_of_enough_domains() -> None:
     assert len(domains) >= 14
     assert min(domains.values()) >= 6  # so that both splits hold some of each, two to one
     assert corpus.name == "quantaudit built-in"
+
+
+def test_the_part_that_the_demo_takes_has_every_domain_in_both_splits_and_every_kind_of_language() -> None:
+    corpus = load_corpus("builtin")
+    chosen = [corpus.rows[i] for i in sorted(stratified(corpus.rows, 0)[:96])]
+    splits = Counter((row.domain, split) for row, split in zip(chosen, assign(chosen, 0), strict=True))
+    domains = {row.domain for row in corpus.rows}
+    assert set(splits) == {(domain, split) for domain in domains for split in ("calibration", "evaluation")}
+    assert max(Counter(row.domain for row in chosen).values()) <= 6
+    languages = {row["id"]: row["language"] for row in rows()}
+    found = {languages[row.id] for row in chosen if row.id}
+    assert len(found) >= 12
+    texts = {row["id"]: text_of(row) for row in rows()}
+    assert len({script_of(texts[row.id]) for row in chosen if row.id}) >= 5
+
+
+def test_the_part_does_not_depend_on_the_order_of_the_rows() -> None:
+    corpus = load_corpus("builtin")
+    backwards = corpus.rows[::-1]
+    assert {corpus.rows[i].id for i in stratified(corpus.rows, 0)[:96]} == {
+        backwards[i].id for i in stratified(backwards, 0)[:96]
+    }
+
+
+def test_the_demo_takes_that_part() -> None:
+    makefile = Path(__file__).parents[3] / "Makefile"
+    assert "report demo --samples 96 " in makefile.read_text(encoding="utf-8")
 
 
 def test_every_domain_has_its_own_file() -> None:

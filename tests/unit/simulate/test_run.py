@@ -17,7 +17,7 @@ from quantaudit.model.sites import Architecture
 from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate import cost
-from quantaudit.simulate.cost import forward_passes
+from quantaudit.simulate.cost import Work, forward_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.predict import fit_curve
 from quantaudit.simulate.pricing import price_groups
@@ -218,7 +218,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
     )
     handle.remove()
     made = calls[0] / len(found.evaluation.samples)
-    told = forward_passes(schemes, recipes=0, by_damage=by_damage, single=single)
+    told = forward_passes(Work(tokens=0, evaluated=256, schemes=2, weights=1, by_damage=by_damage, single=single))
     # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
     blocks = cost.CLEAN + cost.REPLAYED * 3
     hooks = (cost.SCORED - 1) * 3
