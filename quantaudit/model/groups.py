@@ -7,17 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from quantaudit.model.engine import FUSED_LINEARS, fuse
 from quantaudit.model.structure import Bank, join, linears
 
-FUSED = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "w13": ("w1", "w3"),
-    "fused_qkv_a_proj": ("q_a_proj", "kv_a_proj_with_mqa"),
-    "in_proj_qkvz": ("in_proj_qkv", "in_proj_z"),
-    "in_proj_ba": ("in_proj_b", "in_proj_a"),
-}
-"""Linears that serving engines run as one (vLLM's packed modules): they read one tensor and share a scheme."""
+FUSED = {row.name: row.members for row in reversed(FUSED_LINEARS) if row.model_types is None}
+"""Linears that serving engines run as one, whatever the model: they read one tensor and share a scheme."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +54,7 @@ def layer_groups(layer: nn.Module, block: str, index: int, banks: Sequence[Bank]
             layer=index,
             members=tuple(f"{block}.{join(parent, leaf)}" for leaf in leaves),
         )
-        for parent, projection, leaves in _fuse(own)
+        for parent, projection, leaves in fuse(own)
     ]
     return groups + [group for bank in banks for group in _expert_groups(layer, block, index, bank)]
 
@@ -77,7 +71,7 @@ def _expert_groups(layer: nn.Module, block: str, index: int, bank: Bank) -> Iter
     """One group for each projection, over all experts of the layer."""
     first = layer.get_submodule(bank.experts[0].removeprefix(f"{block}."))
     name = bank.path.removeprefix(f"{block}.")
-    for parent, projection, leaves in _fuse(list(linears(first))):
+    for parent, projection, leaves in fuse(list(linears(first))):
         experts = tuple(tuple(f"{path}.{join(parent, leaf)}" for leaf in leaves) for path in bank.experts)
         yield Group(
             name=f"layers.{index}.{name}.{join(parent, projection)}",
@@ -87,23 +81,6 @@ def _expert_groups(layer: nn.Module, block: str, index: int, bank: Bank) -> Iter
             experts=experts,
             bank=bank,
         )
-
-
-def _fuse(names: Sequence[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """(parent, projection, leaves) of each fused group among Linears given by relative path."""
-    done: set[str] = set()
-    for name in names:
-        if name in done:
-            continue
-        parent, _, leaf = name.rpartition(".")
-        projection: str = leaf
-        leaves: tuple[str, ...] = (leaf,)
-        for fused, members in FUSED.items():
-            present = tuple(member for member in members if join(parent, member) in names)
-            if leaf in present and len(present) > 1:
-                projection, leaves = fused, present
-        done.update(join(parent, leaf) for leaf in leaves)
-        yield parent, projection, leaves
 
 
 def _below(path: str, roots: set[str]) -> bool:

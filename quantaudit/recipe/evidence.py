@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
 from quantaudit.card.schema import Card, SiteRow
+from quantaudit.model.engine import BuiltUnquantized, built_unquantized
 from quantaudit.model.groups import Group, layer_groups, outer_groups
-from quantaudit.model.structure import expert_banks
+from quantaudit.model.structure import Bank, expert_banks
 from quantaudit.policy import Policy
-from quantaudit.quant.scales import observer_of
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.recipe.digest import identity, input_identity
+from quantaudit.recipe.engine import Parting, Unit, partings, units
 from quantaudit.recipe.lines import Keys
 from quantaudit.recipe.records import SchemeUse, Score
 from quantaudit.recipe.resolve import Resolution, resolve
+from quantaudit.recipe.scheme_summary import Quantized, describe
 from quantaudit.recipe.score import info_scheme, score
 from quantaudit.recipe.shell import shell_model
 from quantaudit.recipe.smoothing import Smoothing
 from quantaudit.recipe.source import ParsedRecipe
+from quantaudit.recipe.trial import Trial, try_scheme
 from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
-    """A way to quantize Linears. static: calibration fixes the input range; observer: the card's name for how."""
-
-    title: str
-    weights: bool
-    inputs: bool
-    static: bool
-    observer: str | None
-    toolkit_observer: str | None
-    group_size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +69,26 @@ class GroupUse:
         return any(way.static for way in self.quantized)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedScheme:
+    """One scheme of the recipe on the Linears that it is given to, and what came of trying it."""
+
+    scheme: QuantizationScheme
+    way: Quantized
+    members: tuple[str, ...]
+    trial: Trial
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What rules are given. uses: every fused group that the recipe touches. linears: of the whole model."""
+    """What rules are given.
+
+    uses: every fused group that the recipe touches. linears: of the whole model. shapes: of the weights of what is
+    quantized. units: all that the engine runs under one scheme. partings: units that the
+    engine would load otherwise than they are saved. unquantized: quantized Linears that the engine builds unquantized.
+    trials: every scheme that Linears are given, and what came of trying it. shell: the modules, without weights.
+    linear_inputs: Linears that read one tensor, of the whole model, and that tensor.
+    """
 
     recipe: ParsedRecipe
     resolution: Resolution
@@ -93,6 +100,26 @@ class Evidence:
     score: Score
     smoothings: tuple[Smoothing, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    units: tuple[Unit, ...]
+    partings: tuple[Parting, ...]
+    unquantized: Mapping[str, BuiltUnquantized]
+    trials: tuple[TriedScheme, ...]
+    shell: nn.Module
+    linear_inputs: tuple[tuple[tuple[str, ...], SiteRow], ...]
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The model's modules by path, without weights."""
+        return dict(self.shell.named_modules())
+
+    def is_linear(self, name: str) -> bool:
+        """Whether a module is a Linear."""
+        return isinstance(self.modules.get(name), nn.Linear)
+
+    @cached_property
+    def ways_of_linears(self) -> dict[str, Quantized]:
+        """Every Linear that the recipe quantizes, measured or not, and how."""
+        return {name: tried.way for tried in self.trials for name in tried.members}
 
     @cached_property
     def ways(self) -> dict[str, Quantized]:
@@ -139,7 +166,14 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
     shell = shell_model(card.model.modules, card.model.architecture)
     resolution = resolve(recipe, shell)
     simulations = [found for found in (simulation, card.simulation) if found is not None]
-    uses = tuple(_uses(fused_groups(card, shell), resolution, card, simulations))
+    banks = _banks(card, shell)
+    groups = _fused_groups(card, shell, banks)
+    sites = {site.name: site for site in card.sites}
+    uses = tuple(_uses(groups, resolution, card, simulations))
+    kind = card.model.model_type
+    linears = [name for name, module in shell.named_modules() if isinstance(module, nn.Linear)]
+    every = tuple(units(linears, [bank for bank, _ in banks], kind))
+    touched = [unit for unit in every if any(member in resolution.schemes for member in unit.members)]
     return Evidence(
         recipe=recipe,
         resolution=resolution,
@@ -147,7 +181,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         policy=policy,
         simulation=next(iter(simulations), None),
         uses=uses,
-        linears=sum(isinstance(module, nn.Linear) for module in shell.modules()),
+        linears=len(linears),
         score=score(resolution, uses, simulations, card.corpus.sha256),
         smoothings=resolution.smoothings,
         shapes={
@@ -155,17 +189,63 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
             for name, module in shell.named_modules()
             if name in resolution.schemes and isinstance(getattr(module, "weight", None), nn.Parameter)
         },
+        units=every,
+        partings=tuple(partings(touched, resolution.schemes, shell, kind)),
+        unquantized=_unquantized(resolution, shell, kind),
+        trials=tuple(_tried(resolution, set(linears))),
+        shell=shell,
+        linear_inputs=tuple((group.members, sites[group.site]) for group in groups if group.site in sites),
     )
+
+
+def _unquantized(resolution: Resolution, shell: nn.Module, model_type: str) -> dict[str, BuiltUnquantized]:
+    modules = dict(shell.named_modules())
+    found = {}
+    for name in resolution.schemes:
+        holder = modules[name.rpartition(".")[0]]
+        above = modules[name.rpartition(".")[0].rpartition(".")[0]]
+        row = built_unquantized(name, {*holder._modules, *above._modules}, model_type)
+        if row is not None:
+            found[name] = row
+    return found
+
+
+def _tried(resolution: Resolution, linears: AbstractSet[str]) -> Iterator[TriedScheme]:
+    """Every scheme that Linears are given, tried once."""
+    members: dict[int, list[str]] = {}
+    for name, scheme in resolution.schemes.items():
+        if name in linears:
+            members.setdefault(id(scheme), []).append(name)
+    by_id = {id(scheme): scheme for scheme in resolution.schemes.values()}
+    for key, names in members.items():
+        scheme = by_id[key]
+        yield TriedScheme(scheme=scheme, way=describe(scheme), members=tuple(names), trial=try_scheme(scheme))
 
 
 def fused_groups(card: Card, shell: nn.Module) -> list[Group]:
     """The fused groups that measuring found, from the card's decoder blocks (its residual sites)."""
+    return _fused_groups(card, shell, _banks(card, shell))
+
+
+def _banks(card: Card, shell: nn.Module) -> list[tuple[Bank, SiteRow]]:
+    """The routed experts of every decoder block, each with the block's residual site."""
+    modules = dict(shell.named_modules())
+    blocks = [site for site in card.sites if site.kind == "residual" and site.layer is not None]
+    return [
+        (bank, site)
+        for site in blocks
+        if site.module in modules
+        for bank in expert_banks(modules[site.module], site.module)
+    ]
+
+
+def _fused_groups(card: Card, shell: nn.Module, banks: Sequence[tuple[Bank, SiteRow]]) -> list[Group]:
     groups = []
     modules = dict(shell.named_modules())
     for site in card.sites:
         if site.kind == "residual" and site.layer is not None and site.module in modules:
-            layer = modules[site.module]
-            groups += layer_groups(layer, site.module, site.layer, expert_banks(layer, site.module))
+            own = [bank for bank, block in banks if block is site]
+            groups += layer_groups(modules[site.module], site.module, site.layer, own)
     head = next((site.module for site in card.sites if site.name == "lm_head.input"), None)
     return groups + list(outer_groups(shell, {member for group in groups for member in group.members}, head))
 
@@ -175,7 +255,7 @@ def _uses(
 ) -> Iterator[GroupUse]:
     sites = {site.name: site for site in card.sites}
     distinct = {id(scheme): scheme for scheme in resolution.schemes.values()}
-    known = {key: (identity(scheme), _describe(scheme)) for key, scheme in distinct.items()}
+    known = {key: (identity(scheme), describe(scheme)) for key, scheme in distinct.items()}
     rows: dict[tuple[str, str], GroupRow] = {}
     errors: dict[tuple[str, str, str], TensorErrorRow] = {}
     for simulation in reversed(simulations):
@@ -206,39 +286,3 @@ def _uses(
             errors=errors.get((group.name, named, way.observer)) if named and way.observer else None,
             row=rows.get((group.name, known[id(scheme)][0])) if len(found) == 1 else None,
         )
-
-
-def _describe(scheme: QuantizationScheme) -> Quantized:
-    weights, inputs = scheme.weights, scheme.input_activations
-    parts = [f"{_format(weights)} weights {_strategy(weights)}" if weights else "weights as they are"]
-    static = inputs is not None and inputs.dynamic is not True
-    if inputs is not None:
-        observer = f" ({inputs.observer or 'minmax'})" if static else ""
-        parts.append(f"{_format(inputs)} inputs {'static' if static else 'dynamic'} {_strategy(inputs)}{observer}")
-    return Quantized(
-        title=", ".join(parts),
-        weights=weights is not None,
-        inputs=inputs is not None,
-        static=static,
-        observer=observer_of(inputs) if static and inputs is not None else None,
-        toolkit_observer=(inputs.observer or "minmax") if static and inputs is not None else None,
-        group_size=weights.group_size if weights is not None and _grouped(weights) else None,
-    )
-
-
-def _format(args: QuantizationArgs) -> str:
-    name = "INT" if _text(args.type) == "int" else "FP"
-    return f"{name}{args.num_bits}{'' if args.symmetric else ' asymmetric'}"
-
-
-def _strategy(args: QuantizationArgs) -> str:
-    return f"in groups of {args.group_size}" if _grouped(args) else f"per {_text(args.strategy)}"
-
-
-def _grouped(args: QuantizationArgs) -> bool:
-    return _text(args.strategy) in ("group", "tensor_group")
-
-
-def _text(value: object) -> str:
-    # compressed_tensors keeps what it inferred as a member of its enumeration, and what it was given as text.
-    return str(value.value if isinstance(value, Enum) else value)

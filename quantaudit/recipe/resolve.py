@@ -6,17 +6,21 @@ must have been linearized, as `oneshot` does and as loading does here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from compressed_tensors.quantization import QuantizationScheme
+from compressed_tensors.utils import is_match
 from torch import nn
 
+from quantaudit.recipe.awq import AwqReach, awq_reaches
 from quantaudit.recipe.beyond import Unsimulated, unsimulated
 from quantaudit.recipe.digest import identity, scheme_digest
 from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
 from quantaudit.recipe.shell import shell_model
 from quantaudit.recipe.smoothing import Smoothing, smoothings
-from quantaudit.recipe.source import ParsedRecipe, toolkit_quiet
+from quantaudit.recipe.source import ParsedModifier, ParsedRecipe, toolkit_quiet
 from quantaudit.simulate.recipes import ResolvedRecipe
 
 __all__ = [
@@ -38,9 +42,12 @@ class Resolution:
 
     schemes: by module path, in the model's order, of every Linear and Embedding that is quantized; origins: whence.
     unmatched: targets and ignores without effect. overlaps: targets between which the alphabet decides.
-    requantized: by path, index of an earlier modifier that had quantized the module already.
-    smoothings: its SmoothQuant modifiers. unsimulated: what the recipe does beyond smoothing, and rounding weights and
-    inputs of Linears.
+    requantized: by path, index of an earlier modifier that had quantized the module already; emptied: the same of
+    modules from which a later modifier, which names no scheme, takes theirs away.
+    claimed: by path, index of the first modifier that gave the module a scheme.
+    reached: by index of a modifier that rounds weights by calibration (GPTQ), the quantized Linears that it rounds.
+    smoothings: its SmoothQuant modifiers; awq: its AWQ modifiers.
+    unsimulated: what the recipe does beyond smoothing, and rounding weights and inputs of Linears.
     """
 
     schemes: dict[str, QuantizationScheme] = field(default_factory=dict)
@@ -48,7 +55,11 @@ class Resolution:
     unmatched: tuple[Pattern, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
     requantized: dict[str, int] = field(default_factory=dict)
+    emptied: dict[str, int] = field(default_factory=dict)
+    claimed: dict[str, int] = field(default_factory=dict)
+    reached: dict[int, tuple[str, ...]] = field(default_factory=dict)
     smoothings: tuple[Smoothing, ...] = ()
+    awq: tuple[AwqReach, ...] = ()
     unsimulated: tuple[Unsimulated, ...] = ()
 
     @property
@@ -84,30 +95,66 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
     modules = {name: module for name, module in model.named_modules() if name}
     schemes: dict[str, QuantizationScheme] = {}
     origins: dict[str, Origin] = {}
-    requantized: dict[str, int] = {}
+    taken: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    claimed: dict[str, int] = {}
     unmatched: list[Pattern] = []
     overlaps: list[Overlap] = []
     beyond: list[Unsimulated] = []
-    smooth = {smoothing.modifier: smoothing for smoothing in smoothings(recipe, model)}
     for index, parsed in enumerate(recipe.modifiers):
-        if isinstance(parsed.modifier, QuantizationMixin):
+        if isinstance(parsed.modifier, QuantizationMixin) and takes_part(parsed.modifier):
             matching = Matching(recipe, index, parsed, model, modules)
             for name, origin in matching.origins.items():
+                scheme = matching.schemes[origin.target]
                 if name in schemes and _quantizes(schemes[name]):
-                    requantized[name] = origins[name].modifier
-                schemes[name], origins[name] = matching.schemes[origin.target], origin
+                    taken[_quantizes(scheme)][name] = origins[name].modifier
+                schemes[name], origins[name] = scheme, origin
+                if _quantizes(scheme):
+                    claimed.setdefault(name, index)
             unmatched += matching.without_effect()
             overlaps += matching.overlaps()
+    smooth = {smoothing.modifier: smoothing for smoothing in smoothings(recipe, model, claimed)}
+    for index, parsed in enumerate(recipe.modifiers):
         beyond += unsimulated(parsed, model, smooth.get(index))
     quantized = [name for name in modules if name in schemes and _quantizes(schemes[name])]
+    final = {name: schemes[name] for name in quantized}
     return Resolution(
-        schemes={name: schemes[name] for name in quantized},
+        schemes=final,
         origins={name: origins[name] for name in quantized},
         unmatched=tuple(unmatched),
         overlaps=tuple(overlaps),
-        requantized=requantized,
+        requantized=taken[True],
+        emptied=taken[False],
+        claimed=claimed,
+        reached={index: _rounded(parsed, modules, final) for index, parsed in _rounding(recipe)},
         smoothings=tuple(smooth.values()),
+        awq=tuple(awq_reaches(recipe, model, final)),
         unsimulated=tuple(beyond),
+    )
+
+
+def takes_part(modifier: Any) -> bool:
+    """Whether a modifier gives modules a scheme: llm-compressor passes over one that is given no such argument.
+
+    A QuantizationModifier without any is refused by `oneshot`, and is resolved to the nothing that it asks for.
+    """
+    return type(modifier).__name__ == "QuantizationModifier" or bool(modifier.has_config())
+
+
+def _rounding(recipe: ParsedRecipe) -> Iterator[tuple[int, ParsedModifier]]:
+    return ((index, parsed) for index, parsed in enumerate(recipe.modifiers) if parsed.name == "GPTQModifier")
+
+
+def _rounded(
+    parsed: ParsedModifier, modules: Mapping[str, nn.Module], schemes: Mapping[str, QuantizationScheme]
+) -> tuple[str, ...]:
+    """Linears that GPTQ rounds: those of its targets that it, or another modifier, gave a scheme with weights."""
+    targets, ignore = parsed.modifier.resolved_targets, parsed.modifier.ignore or []
+    return tuple(
+        name
+        for name, scheme in schemes.items()
+        if scheme.weights is not None
+        and isinstance(modules[name], nn.Linear)
+        and is_match(name, modules[name], targets, ignore)
     )
 
 

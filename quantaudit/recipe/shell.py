@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -37,9 +39,29 @@ def shell_model(modules: Iterable[ModuleInfo], architecture: str = "Shell") -> n
         if info.weight_shape is not None:
             weight = torch.empty(info.weight_shape, device="meta")
             module._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+            if isinstance(module, nn.Linear) and len(info.weight_shape) == 2:
+                module.out_features, module.in_features = info.weight_shape
         made[parent]._modules[leaf] = module
         made[info.name] = module
+    kinds = layer_kinds(made)
+    if LINEAR_ATTENTION in kinds:
+        # llm-compressor's mappings for hybrid models ask the configuration which layers are of which kind.
+        root.config = SimpleNamespace(layer_types=kinds, num_hidden_layers=len(kinds))  # type: ignore[assignment]
     return root
+
+
+LINEAR_ATTENTION = "linear_attention"
+_MIXER = re.compile(r"(?P<list>.*\.layers)\.(?P<index>\d+)\.(?P<mixer>self_attn|linear_attn)")
+
+
+def layer_kinds(names: Iterable[str]) -> list[str]:
+    """What mixes the tokens of each decoder layer, in the words of a configuration's `layer_types`."""
+    found: dict[str, dict[int, str]] = {}
+    for match in filter(None, map(_MIXER.fullmatch, names)):
+        kind = LINEAR_ATTENTION if match["mixer"] == "linear_attn" else "full_attention"
+        found.setdefault(match["list"], {})[int(match["index"])] = kind
+    layers = max(found.values(), key=len, default={})
+    return [layers[index] for index in sorted(layers)]
 
 
 def _empty(cls: type[nn.Module]) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,16 +50,18 @@ class Smoothing:
         return identity(self.does)
 
 
-def smoothings(recipe: ParsedRecipe, model: nn.Module) -> Iterator[Smoothing]:
-    """Every SmoothQuant modifier of a recipe. `model` must be of a class named as the architecture."""
+def smoothings(recipe: ParsedRecipe, model: nn.Module, claimed: Mapping[str, int]) -> Iterator[Smoothing]:
+    """Every SmoothQuant modifier of a recipe. `model` must be of a class named as the architecture.
+
+    claimed: by module path, index of the first modifier that quantizes it.
+    """
     with toolkit_quiet():
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    quantized = False
     for index, parsed in enumerate(recipe.modifiers):
         if isinstance(parsed.modifier, SmoothQuantModifier):
-            yield _smoothing(index, parsed, model, late=quantized)
-        quantized = quantized or getattr(parsed.modifier, "resolved_config", None) is not None
+            earlier = frozenset(name for name, first in claimed.items() if first < index)
+            yield _smoothing(index, parsed, model, earlier)
 
 
 def identity(does: SmoothQuant) -> str:
@@ -76,11 +79,12 @@ def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
     parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())
-    found = _smoothing(0, parsed, model, late=False)
+    found = _smoothing(0, parsed, model, frozenset())
     return () if found.problem is not None else found.does.mappings
 
 
-def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, *, late: bool) -> Smoothing:
+def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, earlier: AbstractSet[str]) -> Smoothing:
+    """earlier: modules that were quantized before it comes."""
     names = {module: name for name, module in model.named_modules()}
     found: list[tuple[str, tuple[str, ...]]] = []
     unmatched: list[str] = []
@@ -99,10 +103,12 @@ def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, *, late: bo
         cause = error.__cause__ or error
         problem = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     modifier = parsed.modifier
+    does = SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(found))
+    late = bool(earlier) if problem is not None else not does.changed.isdisjoint(earlier)
     return Smoothing(
         modifier=index,
         keys=parsed.keys,
-        does=SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(found)),
+        does=does,
         unmatched=tuple(unmatched),
         problem=problem,
         beyond=_beyond(modifier, late=late, misfit=problem is not None),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -21,9 +22,16 @@ from pydantic import ValidationError
 
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import explain
+from quantaudit.recipe.arguments import refusals
 from quantaudit.recipe.lines import Keys, Lines
 
 NESTING = "nest it as `quant_stage:` → `quant_modifiers:` → `QuantizationModifier:` → its arguments"
+
+
+TRANSFORMS = frozenset({"AWQModifier", "SmoothQuantModifier", "LogarithmicEqualizationModifier", "SpinQuantModifier"})
+"""Modifiers that change weights before another one quantizes them, and that quantize nothing themselves."""
+QUANTIZES = frozenset({"scheme", "config_groups", "targets", "ignore", "kv_cache_scheme", "num_bits", "weights"})
+"""Arguments of modifiers that quantize."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +111,7 @@ def _load(text: str, path: str) -> tuple[Any, Lines]:
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(
-            f"YAML that only Python can build: {error.problem}",
-            where=f"{path}:{line}",
-            hint="write plain text, numbers and lists; `Recipe.yaml()` can emit tags that nothing reads back",
+            f"YAML that only Python can build: {error.problem}", where=f"{path}:{line}", hint=_tag_hint(text)
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -115,6 +121,12 @@ def _load(text: str, path: str) -> tuple[Any, Lines]:
             where=f"{path}:{mark.line + 1}" if mark else path,
             hint="check indentation and quotes; a pattern with special characters is best quoted",
         ) from error
+
+
+def _tag_hint(text: str) -> str:
+    if re.search(r"!\w*Modifier\b", text):
+        return f"modifiers as tags in a list are the form of an older release: {NESTING}"
+    return "write plain text, numbers and lists; `Recipe.yaml()` can emit tags that nothing reads back"
 
 
 def _structure(data: Any, lines: Lines, path: str) -> tuple[list[Keys], list[Keys]]:
@@ -187,10 +199,27 @@ def _create(data: Any, places: Sequence[Keys], lines: Lines, path: str) -> tuple
             modifiers = Recipe.from_dict(data).modifiers
         except Exception as error:  # what its modifiers raise on bad arguments is theirs to choose
             raise _culprit(data, places, lines, path, error) from error
-    return tuple(
+    parsed = tuple(
         ParsedModifier(name=type(modifier).__name__, keys=keys, modifier=modifier)
         for keys, modifier in zip(places, modifiers, strict=True)
     )
+    for one in parsed:
+        _check(one, lines, path)
+    return parsed
+
+
+def _check(parsed: ParsedModifier, lines: Lines, path: str) -> None:
+    """Raises RecipeError on what llm-compressor would find only once it runs the modifier."""
+    try:
+        getattr(parsed.modifier, "resolved_config", None)
+    except (
+        Exception
+    ) as error:  # arguments that contradict each other; which error that is, is llm-compressor's to choose
+        raise _explained(error, parsed.keys, lines, path) from error
+    refusal = next(refusals(parsed.modifier), None)
+    if refusal is not None:
+        place = lines.find(parsed.keys, refusal.value) if refusal.value else (*parsed.keys, refusal.argument)
+        raise RecipeError(f"{parsed.name}: {refusal.reason}", where=f"{path}:{lines.line(place)}", hint=refusal.hint)
 
 
 def _culprit(data: Any, places: Sequence[Keys], lines: Lines, path: str, whole: Exception) -> RecipeError:
@@ -224,6 +253,11 @@ def _explained(error: Exception, keys: Keys, lines: Lines, path: str) -> RecipeE
         place = (*keys, *first["loc"])
         if first["type"] == "extra_forbidden":
             hint = "remove it, or check its spelling and its indentation"
+            if name in TRANSFORMS and first["loc"][0] in QUANTIZES:
+                hint = (
+                    f"{name} only rescales: give `scheme`, `targets` and `ignore` to a QuantizationModifier, or "
+                    "GPTQModifier, below it; to remove them alone leaves nothing quantized"
+                )
         return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{lines.line(place)}", hint=hint)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return RecipeError(f"{name}: {reason}", where=f"{path}:{lines.line(keys)}", hint=hint)

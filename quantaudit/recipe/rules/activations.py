@@ -1,4 +1,4 @@
-"""QA411 to QA419: whether what the recipe asks for can be calibrated, run and judged."""
+"""QA411 to QA419, but for the transforms: whether what the recipe asks for can be calibrated, run and judged."""
 
 from __future__ import annotations
 
@@ -125,48 +125,6 @@ def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
             module=modules[0],
             value=float(len(modules)),
         )
-
-
-@rule(
-    "QA415",
-    "A SmoothQuant mapping does not fit the model",
-    severity="error",
-    why="`oneshot` fails on a mapping that is matched in part, and passes over one that matches nothing.",
-    remedy="Give `mappings` with this model's module names, or drop SmoothQuantModifier.",
-)
-def unfit_mappings(evidence: Evidence) -> Iterator[Hit]:
-    """llm-compressor cannot resolve the mappings, or one of them hits nothing."""
-    for smoothing in evidence.smoothings:
-        if smoothing.problem is not None:
-            yield Hit(message=f"mappings cannot be resolved: {smoothing.problem}", keys=smoothing.keys)
-        for mapping in smoothing.unmatched:
-            yield Hit(message=f"mapping {mapping} matches nothing", keys=smoothing.keys)
-
-
-TRANSFORMS = (
-    "SmoothQuantModifier",
-    "AWQModifier",
-    "SpinQuantModifier",
-    "QuIPModifier",
-    "LogarithmicEqualizationModifier",
-)
-"""Modifiers that change weights so that they, or activations, can be rounded with less harm."""
-
-
-@rule(
-    "QA416",
-    "A transform comes after quantization",
-    severity="error",
-    why="Scales are calibrated before the transform changes weights and activations, so that they fit neither.",
-    remedy="Put the transform before the quantization modifier.",
-)
-def late_transforms(evidence: Evidence) -> Iterator[Hit]:
-    """SmoothQuant, AWQ or a rotation below a modifier that quantizes."""
-    quantized = False
-    for parsed in evidence.recipe.modifiers:
-        if parsed.name in TRANSFORMS and quantized:
-            yield Hit(message=f"{parsed.name} comes after a modifier that quantizes", keys=parsed.keys)
-        quantized = quantized or getattr(parsed.modifier, "resolved_config", None) is not None
 
 
 @rule(

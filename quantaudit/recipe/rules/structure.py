@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantaudit.policy import GateSeverity
 from quantaudit.recipe.rules.registry import Hit, count, either, rule, some
 
 if TYPE_CHECKING:
-    from quantaudit.recipe.evidence import Evidence
+    from quantaudit.recipe.beyond import Unsimulated
+    from quantaudit.recipe.engine import Unit
+    from quantaudit.recipe.evidence import Evidence, GroupUse
+    from quantaudit.recipe.scheme_summary import Quantized
 
 
 @rule(
@@ -21,18 +24,41 @@ if TYPE_CHECKING:
     remedy="Give a `scheme` or `config_groups` with weights or input_activations, and targets that match Linears.",
 )
 def quantizes_nothing(evidence: Evidence) -> Iterator[Hit]:
-    """No Linear and no embedding ends up with a scheme, and nothing else is changed either."""
-    if not evidence.resolution.schemes and not evidence.resolution.unsimulated:
-        modifiers = evidence.recipe.modifiers
-        unset = [
-            row for row in modifiers if getattr(row.modifier, "resolved_config", None) and not _scheme(row.modifier)
-        ]
+    """No module ends up with a scheme, and no modifier quantizes a cache or attention, or prunes."""
+    if evidence.resolution.schemes or any(map(_changes_model, evidence.resolution.unsimulated)):
+        return
+    modifiers = evidence.recipe.modifiers
+    unset = [row for row in modifiers if getattr(row.modifier, "resolved_config", None) and not _scheme(row.modifier)]
+    emptied = evidence.resolution.emptied
+    if emptied:
+        cause = " (a later modifier that names no scheme takes them away)"
+    else:
         cause = " (no `scheme` and no `config_groups` are given)" if unset else ""
-        yield Hit(
-            message=f"none of the {evidence.linears:,} Linears is quantized{cause}",
-            keys=(unset or modifiers)[0].keys,
-            value=0.0,
-        )
+    yield Hit(
+        message=f"none of the {evidence.linears:,} Linears is quantized{cause}",
+        keys=(unset or modifiers)[0].keys,
+        value=0.0,
+    )
+
+
+NOT_ALONE = frozenset(
+    {
+        "GPTQModifier",
+        "AutoRoundModifier",
+        "AWQModifier",
+        "SmoothQuantModifier",
+        "LogarithmicEqualizationModifier",
+        "SpinQuantModifier",
+        "QuIPModifier",
+    }
+)
+"""Modifiers that quantize nothing where no module has a scheme."""
+
+
+def _changes_model(change: Unsimulated) -> bool:
+    """Whether something that is not simulated leaves quantized or pruned parts even where no module has a scheme."""
+    part_of_config = len(change.keys) > 3
+    return part_of_config or change.modifier not in NOT_ALONE
 
 
 def _scheme(modifier: Any) -> bool:
@@ -168,11 +194,12 @@ def repeated_targets(evidence: Evidence) -> Iterator[Hit]:
     "QA407",
     "Modules are quantized twice",
     severity="error",
-    why="A later modifier calibrates on weights that an earlier one has rounded already, and replaces its scheme.",
+    why="Of two modifiers that target a module the later one's scheme counts, if it has none at all: weights are "
+    "calibrated under a scheme that they were not meant for, or stay as they are.",
     remedy="Let each module be targeted by one modifier: add it to the `ignore` of the others.",
 )
 def requantized(evidence: Evidence) -> Iterator[Hit]:
-    """Several modifiers of the recipe quantize the same modules."""
+    """Several modifiers of the recipe target the same modules; the later of them may have no scheme for them."""
     modules = list(evidence.resolution.requantized)
     if modules:
         origin = evidence.resolution.origins.get(modules[0])
@@ -183,31 +210,71 @@ def requantized(evidence: Evidence) -> Iterator[Hit]:
             module=modules[0],
             value=float(len(modules)),
         )
+    emptied = [name for name in evidence.resolution.emptied if name not in evidence.resolution.schemes]
+    if emptied:
+        yield Hit(
+            message=f"{count(len(emptied), 'module')} lose the scheme that an earlier modifier gave them to one that "
+            f"targets them and names none: {some(emptied)}",
+            module=emptied[0],
+            value=float(len(emptied)),
+            remedy="Put the modifier without a scheme first, or give it `targets` that match no Linear; GPTQ without "
+            "any argument about modules takes what others gave.",
+        )
 
 
 @rule(
     "QA408",
     "A fused group has mixed schemes",
     severity="error",
-    why="Serving engines run these Linears as one and refuse, or dequantize, a group whose members differ.",
-    remedy="Treat the whole group alike: target or ignore all of its members.",
+    why="Serving engines run these Linears as one, and all experts of a layer in one kernel, and refuse, or "
+    "dequantize, a group whose members differ.",
+    remedy="Treat the whole group alike: target or ignore all of its members, of experts all projections of every one.",
 )
 def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
-    """Members of one fused group are quantized differently, or some of them not at all."""
+    """Members of a fused group, or experts of a layer, are quantized differently, or some of them not at all."""
     mixed = [use for use in evidence.uses if use.mixed]
-    by_projection: dict[str, list[str]] = {}
+    by_projection: dict[str, list[GroupUse]] = {}
     for use in mixed:
-        by_projection.setdefault(use.projection, []).append(use.name)
-    for projection, names in by_projection.items():
-        use = next(use for use in mixed if use.name == names[0])
-        sides = [
-            f"{some(members, 2)} {'left alone' if way is None else way.title}" for way, members in use.schemes.items()
-        ]
+        by_projection.setdefault(use.projection, []).append(use)
+    for projection, uses in by_projection.items():
+        use = uses[0]
         yield Hit(
-            message=f"{count(len(names), f'{projection} group')} mixed, such as `{use.name}`: {'; '.join(sides)}",
+            message=f"{count(len(uses), f'{projection} group')} mixed, such as `{use.name}`: {_sides(use.schemes)}",
             module=use.name,
-            value=float(len(names)),
+            value=float(len(uses)),
         )
+    told = {member for use in mixed for member in use.members}
+    units = [unit for unit in evidence.units if len(unit.members) > 1 and told.isdisjoint(unit.members)]
+    for kind, what in (("experts", "layer's experts"), ("fused", "fused group")):
+        rows = [(unit, schemes) for unit in units if unit.kind == kind and len(schemes := _schemes(unit, evidence)) > 1]
+        if rows:
+            unit, schemes = rows[0]
+            yield Hit(
+                message=f"{_number(len(rows), what)} mixed, such as `{unit.name}`: {_sides(schemes)}",
+                module=unit.members[0],
+                value=float(len(rows)),
+            )
+
+
+def _number(number: int, what: str) -> str:
+    """How many of something, where the plural of `layer's experts` is that of the layers."""
+    if what == "layer's experts":
+        return f"experts of {count(number, 'layer')}"
+    return count(number, what)
+
+
+def _schemes(unit: Unit, evidence: Evidence) -> dict[Quantized | None, list[str]]:
+    """The ways in which the members of a unit are quantized, None for left alone, and the members of each."""
+    found: dict[Quantized | None, list[str]] = {}
+    for member in unit.members:
+        found.setdefault(evidence.ways_of_linears.get(member), []).append(member)
+    return found
+
+
+def _sides(schemes: Mapping[Quantized | None, Sequence[str]]) -> str:
+    return "; ".join(
+        f"{some(members, 2)} {'left alone' if way is None else way.title}" for way, members in schemes.items()
+    )
 
 
 @rule(
