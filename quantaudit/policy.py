@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Row, explain
 from quantaudit.resources import resource_dir
+from quantaudit.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.simulate.records import RecipeRow
 
 Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
@@ -23,6 +24,11 @@ class Ceiling(Row):
     ready: float
     care: float
     reason: str
+
+    @property
+    def both(self) -> tuple[float, float]:
+        """The two limits."""
+        return self.ready, self.care
 
     @model_validator(mode="after")
     def _ordered(self) -> Ceiling:
@@ -37,6 +43,11 @@ class Floor(Row):
     ready: float
     care: float
     reason: str
+
+    @property
+    def both(self) -> tuple[float, float]:
+        """The two limits."""
+        return self.ready, self.care
 
     @model_validator(mode="after")
     def _ordered(self) -> Floor:
@@ -162,17 +173,33 @@ def judge(
     return status, _reason(policy, recipe, status, by_kl, by_top1)
 
 
+def passes(policy: Policy, recipe: RecipeRow) -> bool:
+    """Whether a simulated recipe is READY, or READY WITH CARE, by its own unrounded numbers."""
+    status, _ = judge(policy, recipe, [])
+    return status in ("READY", "READY WITH CARE")
+
+
 def _reason(policy: Policy, recipe: RecipeRow, status: Status, by_kl: Status, by_top1: Status) -> str:
-    scored = f"KL {recipe.kl:.3g} nats per token and {recipe.top1:.0%} of top-1 tokens kept"
+    kl, top1 = scores(policy, recipe)
+    scored = f"KL {kl} nats per token and {top1} of top-1 tokens kept"
     if status == "READY":
-        return f"{scored}: within the limits of {policy.kl.ready} and {policy.top1.ready:.0%}."
+        limits = f"{limit_number(policy.kl.ready)} and {limit_percentage(policy.top1.ready)}"
+        return f"{scored}: within the limits of {limits}."
     side = "care" if status == "NOT READY" else "ready"
     broken = []
     if by_kl == status:
-        broken.append(f"KL above {getattr(policy.kl, side)}")
+        broken.append(f"KL above {limit_number(getattr(policy.kl, side))}")
     if by_top1 == status:
-        broken.append(f"top-1 below {getattr(policy.top1, side):.0%}")
+        broken.append(f"top-1 below {limit_percentage(getattr(policy.top1, side))}")
     return f"{scored}: {' and '.join(broken)}."
+
+
+def scores(policy: Policy, recipe: RecipeRow) -> tuple[str, str]:
+    """KL and top-1 of a row in which both are known, rounded but on their own side of every limit of the policy."""
+    return (
+        significant(recipe.kl or 0.0, *policy.kl.both),
+        percentage(recipe.top1 or 0.0, *policy.top1.both, digits=0),
+    )
 
 
 def _policy_path(spec: str, beside: Path | None = None) -> Path:

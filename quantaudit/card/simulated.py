@@ -8,6 +8,7 @@ from quantaudit.card.schema import Finding
 from quantaudit.card.words import count, percent
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance
+from quantaudit.rounding import significant
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
@@ -71,7 +72,7 @@ def few_tokens(simulation: Simulation, policy: Policy) -> list[Finding]:
     error = "unknown" if row.kl_stderr is None else f"{row.kl_stderr:.2g}"
     message = (
         f"the verdicts rest on {count(evaluation.tokens, 'token')} of {count(len(evaluation.samples), 'sample')}; "
-        f"the KL of {row.title} is {row.kl:.3g} nats with a standard error of {error}"
+        f"the KL of {row.title} is {significant(row.kl or 0.0, *policy.kl.both)} nats with a standard error of {error}"
     )
     if distance < limit.errors:
         message += ", too near a limit to tell the sides apart"
@@ -116,10 +117,20 @@ def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
                     value=worst,
                     threshold=policy.damage.warning,
                     reason=policy.damage.reason,
-                    remedy="Give these groups per-token scales, or leave them unquantized.",
+                    remedy=_gentler(scheme),
                 )
             )
     return found
+
+
+def _gentler(scheme: SchemeInfo) -> str:
+    """What hurts less than a scheme: a scale for each token, where it has none; else to leave groups alone."""
+    inputs = scheme.input_activations
+    if inputs is None:
+        return "Give weights more bits or smaller groups, or leave these groups unquantized."
+    if inputs.get("dynamic") and inputs.get("strategy") == "token":
+        return "Quantize the weights of these groups alone, or leave them unquantized."
+    return "Give these groups per-token scales, or leave them unquantized."
 
 
 def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
@@ -137,7 +148,7 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
                     module=worst.group,
                     message=(
                         f"{scheme.title} rounds most values of {count(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {percent(share)}); {hidden} of them would pass an SQNR check"
+                        f"(`{worst.group}`: {percent(share, policy.zeroed_fraction.warning)}); {hidden} of them would pass an SQNR check"
                     ),
                     value=share,
                     threshold=policy.zeroed_fraction.warning,

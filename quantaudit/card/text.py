@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from quantaudit.rounding import percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.provenance import CorpusInfo
@@ -22,13 +25,17 @@ _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _HARMLESS_FORMATS = {"\u200c", "\u200d"}
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, limits: Sequence[float] = ()) -> str:
     """Three significant digits; whole and with thousands separators from 100 on; '—' for None.
 
     A power of ten is split off below 0.001 and from ten million on. The minus is U+2212.
+    limits: more digits are shown where fewer would lie on another side of one of these than the value.
     """
     if value is None:
         return ABSENT
+    exact = significant(value, *limits)
+    if exact != significant(value):
+        return exact
     if value == 0:
         return "0"
     sign, magnitude = (MINUS if value < 0 else ""), abs(value)
@@ -41,10 +48,16 @@ def number(value: float | None) -> str:
     return f"{sign}{magnitude:.{digits}f}"
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction of one as a percentage with one decimal; never rounded to a false 0 % or 100 %."""
+def percent(fraction: float | None, limits: Sequence[float] = ()) -> str:
+    """A fraction of one as a percentage with one decimal; never rounded to a false 0 % or 100 %.
+
+    limits: fractions; more decimals are shown where one would lie on another side of one of these than the fraction.
+    """
     if fraction is None:
         return ABSENT
+    exact = percentage(fraction, *limits)
+    if exact != percentage(fraction):
+        return exact
     if fraction in (0.0, 1.0):
         return f"{fraction:.0%}"
     if 0 < fraction < 0.0005:

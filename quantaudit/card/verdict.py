@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, WorstGroup
+from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.simulated import zeroed_tensors
 from quantaudit.card.words import count, percent
-from quantaudit.policy import Policy, Status, judge
+from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 STOPPERS = {"QA104", "QA106"}
@@ -46,11 +46,12 @@ def decide(
                 perplexity=recipe.perplexity if recipe else None,
                 perplexity_base=recipe.perplexity_base if recipe else None,
                 reason=" ".join([reason, *_causes(status, scheme, simulation, findings, policy)]),
-                remedy=_remedy(status, scheme, simulation, recipes, findings),
+                remedy=_remedy(status, scheme, simulation, policy, findings),
                 worst_groups=worst(scheme, simulation, by_name),
             )
         )
-    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes)
+    limits = VerdictLimits(kl=list(policy.kl.both), top1=list(policy.top1.both))
+    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes, limits=limits)
 
 
 def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
@@ -119,7 +120,7 @@ def _remedy(
     status: Status,
     scheme: SchemeInfo,
     simulation: Simulation,
-    recipes: Mapping[str, RecipeRow],
+    policy: Policy,
     findings: Sequence[Finding],
 ) -> str:
     remedies = {finding.code: finding.remedy for finding in reversed(findings) if finding.severity == "error"}
@@ -130,10 +131,10 @@ def _remedy(
         return remedies[BROKEN]
     if status == "READY":
         return "Quantize with this scheme."
-    own = recipes[scheme.name].kl
+    own = next((row.kl for row in simulation.recipes if row.name == scheme.name), None)
     own = math.inf if own is None else own  # not finite: whatever is finite does better
     better = [
-        f"{row.title} (KL {row.kl:.3g}, top-1 {row.top1:.0%})"
+        row
         for row in sorted(simulation.recipes, key=lambda row: math.inf if row.kl is None else row.kl)
         if row.name != scheme.name
         and row.kl is not None
@@ -141,15 +142,26 @@ def _remedy(
         and row.kl < _BETTER * own
         and not row.unsimulated
     ]
+    passing = [_named(row, policy) for row in better if passes(policy, row)]
+    if passing:
+        return (
+            f"Simulated on the same tokens, these do better: {'; or '.join(passing)}. "
+            "`quantaudit advise` finds the least change that is enough."
+        )
     if better:
         return (
-            f"Simulated on the same tokens, these do better: {'; or '.join(better)}. "
-            "`quantaudit advise` finds the least change that is enough."
+            f"Nothing simulated here passes the policy `{policy.name}`; {_named(better[0], policy)} comes nearest. "
+            "Let `quantaudit advise` find groups to leave unquantized."
         )
     return (
         "Nothing simulated here does much better at 8 bits: evaluate on your own tasks, "
         "or let `quantaudit advise` find groups to leave unquantized."
     )
+
+
+def _named(row: RecipeRow, policy: Policy) -> str:
+    kl, top1 = scores(policy, row)
+    return f"{row.title} (KL {kl}, top-1 {top1})"
 
 
 def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from quantaudit.rounding import percentage
+
 PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
 """How products of a model's dtype were computed."""
 
@@ -11,6 +13,6 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def percent(share: float) -> str:
-    """A share in words that never turn "nearly all" into "all"."""
-    return "all but a few" if 0.9999 < share < 1 else f"{share:.2%}"
+def percent(share: float, *limits: float) -> str:
+    """A share in words that never turn "nearly all" into "all", on its own side of every limit."""
+    return "all but a few" if 0.9999 < share < 1 else percentage(share, *limits, digits=2)

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from quantaudit.card.text import sample_count
 from quantaudit.cli.progress import progress as show_progress
+from quantaudit.rounding import percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import AdviceInfo, Card, Verification
@@ -74,8 +75,8 @@ def show_verdict(card: Card) -> None:
         table.add_row(
             escape(verdict.title),
             f"[bold {COLOURS[verdict.status]}]{verdict.status}[/]",
-            "—" if verdict.kl is None else f"{verdict.kl:.3g}",
-            "—" if verdict.top1 is None else f"{verdict.top1:.1%}",
+            "—" if verdict.kl is None else significant(verdict.kl, *card.verdict.limits.kl),
+            "—" if verdict.top1 is None else percentage(verdict.top1, *card.verdict.limits.top1),
             f"{_number(verdict.perplexity_base)} → {_number(verdict.perplexity)}",
         )
     out.print(table)

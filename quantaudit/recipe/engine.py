@@ -64,7 +64,7 @@ class SavedConfig:
 def units(names: Sequence[str], banks: Sequence[Bank], model_type: str | None) -> Iterator[Unit]:
     """Every unit of a model. names: full paths of its Linears; banks: the routed experts of each layer."""
     inside: dict[str, list[str]] = {}
-    outside = []
+    outside: list[str] = []
     paths = {bank.path: bank for bank in banks}
     for name in names:
         bank = next((path for path in _above(name) if path in paths), None)

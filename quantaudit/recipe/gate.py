@@ -11,9 +11,10 @@ from quantaudit.card.text import visible
 from quantaudit.errors import FormatError
 from quantaudit.policy import GateSeverity, Policy
 from quantaudit.recipe.evidence import Evidence, gather
-from quantaudit.recipe.records import GateFinding, GateReport, Outcome
+from quantaudit.recipe.records import GateFinding, GateReport, Limits, Outcome
 from quantaudit.recipe.rules import RULES, Hit, Rule
 from quantaudit.recipe.source import read_recipe
+from quantaudit.rounding import significant
 from quantaudit.simulate.records import Simulation
 
 _ORDER: dict[GateSeverity, int] = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}
@@ -44,6 +45,7 @@ def judge(evidence: Evidence) -> GateReport:
         model=visible(evidence.card.model.name),
         fingerprint=evidence.card.model.fingerprint,
         policy=evidence.policy.name,
+        limits=Limits(kl=list(evidence.policy.kl.both), top1=list(evidence.policy.top1.both)),
         outcome=outcome,
         headline=_headline(outcome, findings, evidence),
         linears=evidence.linears,
@@ -121,5 +123,7 @@ def _sentences(findings: Sequence[GateFinding]) -> Iterator[str]:
 def _quantized(evidence: Evidence) -> str:
     kl = evidence.score.kl
     return f"{len(evidence.ways):,} of {evidence.linears:,} Linears quantized" + (
-        "" if kl is None else f", KL {kl:.3g} nats per token ({evidence.score.source})"
+        ""
+        if kl is None
+        else f", KL {significant(kl, *evidence.policy.kl.both)} nats per token ({evidence.score.source})"
     )

@@ -53,6 +53,13 @@ class Score(Row):
     note: str
 
 
+class Limits(Row):
+    """The policy's limits on a whole model: comfortable up to `ready`, acceptable up to `care`."""
+
+    kl: list[float] = Field(description="ready and care, nats per token: a score may not lie above")
+    top1: list[float] = Field(description="ready and care, shares of one: a score may not lie below")
+
+
 class GateReport(Row):
     """The answer for one recipe on one card under one policy."""
 
@@ -63,6 +70,7 @@ class GateReport(Row):
     model: str
     fingerprint: str
     policy: str
+    limits: Limits = Field(default=Limits(kl=[], top1=[]), description="what the score is held against")
     outcome: Outcome
     headline: str
     linears: int = Field(description="Linears of the model")

@@ -15,7 +15,7 @@ class Quantized:
     """A way to quantize Linears.
 
     static: calibration fixes the input range; observer: the card's name for how. weight_strategy: what one scale of the
-    weights is for (`tensor`, `channel`, `group`, …), None where they are not quantized.
+    weights is for (`tensor`, `channel`, `group`, …), None where they are not quantized. bits: of the weights.
     """
 
     title: str
@@ -26,6 +26,7 @@ class Quantized:
     toolkit_observer: str | None
     group_size: int | None
     weight_strategy: str | None
+    bits: int | None
 
 
 def describe(scheme: QuantizationScheme) -> Quantized:
@@ -45,6 +46,7 @@ def describe(scheme: QuantizationScheme) -> Quantized:
         toolkit_observer=(inputs.observer or "minmax") if static and inputs is not None else None,
         group_size=weights.group_size if weights is not None and _grouped(weights) else None,
         weight_strategy=None if weights is None else text(weights.strategy),
+        bits=None if weights is None else weights.num_bits,
     )
 
 

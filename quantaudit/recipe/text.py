@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from quantaudit.recipe.records import GateFinding, GateReport, Outcome, Score
+from quantaudit.recipe.records import GateFinding, GateReport, Limits, Outcome, Score
+from quantaudit.rounding import percentage, significant
 
 OUTCOMES: dict[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 SEVERITIES = {"error": "red", "inconclusive": "yellow", "warning": "yellow", "info": "cyan"}
@@ -19,7 +20,7 @@ def show(report: GateReport, console: Console) -> None:
     console.print(head)
     for use in report.quantized:
         console.print(Text(f"  {use.modules:,} of {report.linears:,} Linears: {use.title}"))
-    console.print(Text(f"  {score_text(report.score)}"))
+    console.print(Text(f"  {score_text(report.score, report.limits)}"))
     for finding in report.findings:
         console.print()
         console.print(_title(finding, report.recipe))
@@ -29,13 +30,14 @@ def show(report: GateReport, console: Console) -> None:
     console.print(Text(report.headline, style=OUTCOMES[report.outcome].removeprefix("bold ")))
 
 
-def score_text(score: Score) -> str:
-    """KL and top-1 in a line, and how they are known."""
+def score_text(score: Score, limits: Limits) -> str:
+    """KL and top-1 in a line, each on its own side of the policy's limits, and how they are known."""
     if score.kl is None:
         return f"KL unknown: {score.note}"
-    parts = [f"KL {score.kl:.3g}" + (f" ± {score.kl_stderr:.1g}" if score.kl_stderr else "") + " nats per token"]
+    error = f" ± {score.kl_stderr:.1g}" if score.kl_stderr else ""
+    parts = [f"KL {significant(score.kl, *limits.kl)}{error} nats per token"]
     if score.top1 is not None:
-        parts.append(f"{score.top1:.1%} of top-1 tokens kept")
+        parts.append(f"{percentage(score.top1, *limits.top1)} of top-1 tokens kept")
     return f"{', '.join(parts)}: {score.note}"
 
 

@@ -118,9 +118,12 @@ def _quantized(scheme: QuantizationScheme) -> str:
         freeze_module_quantization(linear)
         linear(torch.randn(1, 4, columns))
         # compressed_tensors keeps a format that it was given as text, and one that it inferred as a member.
-        stored = CompressionFormat(scheme.format or infer_module_format(nn.Linear, scheme)).value
+        stored = str(CompressionFormat(scheme.format or infer_module_format(nn.Linear, scheme)).value)
         if scheme.weights is not None:
-            BaseCompressor.get_value_from_registry(stored).compress_module(linear)
+            compressor = BaseCompressor.get_value_from_registry(stored)
+            if not compressor.can_compress(nn.Linear, scheme):
+                raise ValueError(f"the format {stored} cannot hold such weights")
+            compressor.compress_module(linear)
     return stored
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from quantaudit.card.schema.judged import Finding, SchemeVerdict, Severity, Verdict, WorstGroup
+from quantaudit.card.schema.judged import Finding, SchemeVerdict, Severity, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
 from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
 from quantaudit.card.schema.stability import (
@@ -64,6 +64,7 @@ __all__ = [
     "SubsetRow",
     "TailRow",
     "Verdict",
+    "VerdictLimits",
     "Verification",
     "VerifiedScore",
     "WorstGroup",

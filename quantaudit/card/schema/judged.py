@@ -51,9 +51,17 @@ class SchemeVerdict(Row):
     worst_groups: list[WorstGroup]
 
 
+class VerdictLimits(Row):
+    """The policy's limits, so that numbers are shown on their own side of them."""
+
+    kl: list[float] = Field(description="READY up to the first, READY WITH CARE up to the second, nats per token")
+    top1: list[float] = Field(description="READY down to the first, READY WITH CARE down to the second")
+
+
 class Verdict(Row):
     """The answer, by scheme, under a named policy."""
 
     policy: str
     headline: str
     schemes: list[SchemeVerdict]
+    limits: VerdictLimits = Field(default=VerdictLimits(kl=[], top1=[]), description="what the schemes are judged by")

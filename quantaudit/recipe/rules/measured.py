@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from quantaudit.provenance import Unmeasured
 from quantaudit.recipe.rules.registry import Hit, count, rule, some
+from quantaudit.recipe.rules.remedies import gentler
+from quantaudit.rounding import decimals, percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.recipe.evidence import Evidence, GroupUse
@@ -117,7 +119,8 @@ def fp16_headroom(evidence: Evidence) -> Iterator[Hit]:
         return
     fails = headroom < limits.error and evidence.card.model.dtype == "float16"
     yield Hit(
-        message=f"FP16's largest value is {headroom:.2g} times the largest residual, in a model stored as "
+        message=f"FP16's largest value is {significant(headroom, limits.warning, limits.error, digits=2)} times the "
+        f"largest residual, in a model stored as "
         f"{evidence.card.model.dtype}",
         value=headroom,
         threshold=limits.error if fails else limits.warning,
@@ -131,28 +134,30 @@ def fp16_headroom(evidence: Evidence) -> Iterator[Hit]:
     "Fused groups are damaged",
     severity="warning",
     why="Damage is relative to the decoder block's output, of one group alone; that of many adds up in the logits.",
-    remedy="Quantize these groups' inputs dynamically per token, or leave the groups unquantized.",
+    remedy="Quantize these groups in a gentler way, which depends on the scheme, or leave them unquantized.",
 )
 def damaged(evidence: Evidence) -> Iterator[Hit]:
     """Groups whose damage under the recipe's own scheme is beyond the policy's limit, worst first."""
     limit = evidence.policy.damage
     rows = sorted(
         (
-            (use.row.damage, use.name)
+            (use.row.damage, use.name, use)
             for use in evidence.uses
             if use.row is not None and use.row.damage is not None and use.row.damage > limit.warning
             if evidence.as_simulated(use)
         ),
+        key=lambda row: row[:2],
         reverse=True,
     )
     if rows:
+        shown = ", ".join(significant(damage, limit.warning, digits=2) for damage, _, _ in rows[:3])
         yield Hit(
-            message=f"{count(len(rows), 'fused group')} damaged: "
-            f"{some([name for _, name in rows])} ({', '.join(f'{damage:.2g}' for damage, _ in rows[:3])})",
+            message=f"{count(len(rows), 'fused group')} damaged: {some([name for _, name, _ in rows])} ({shown})",
             module=rows[0][1],
             value=rows[0][0],
             threshold=limit.warning,
             why=limit.reason,
+            remedy=f"{gentler((way for _, _, use in rows for way in use.quantized), 'these groups')}.",
         )
 
 
@@ -180,7 +185,8 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
     if rows:
         yield Hit(
             message=f"{count(len(rows), 'static input')} mostly rounded to zero: "
-            f"{some([name for _, name in rows])} ({', '.join(f'{share:.1%}' for share, _ in rows[:3])})",
+            f"{some([name for _, name in rows])} "
+            f"({', '.join(percentage(share, limit.warning) for share, _ in rows[:3])})",
             module=rows[0][1],
             value=rows[0][0],
             threshold=limit.warning,
@@ -207,7 +213,8 @@ def exceeded(evidence: Evidence) -> Iterator[Hit]:
     if rows:
         ratio, site = max(rows)
         yield Hit(
-            message=f"`{site.removesuffix('.input')}` peaks {ratio:.2f} times higher on the evaluation split",
+            message=f"`{site.removesuffix('.input')}` peaks {decimals(ratio, limit.warning)} times higher on the "
+            "evaluation split",
             module=site.removesuffix(".input"),
             value=ratio,
             threshold=limit.warning,

@@ -119,14 +119,15 @@ class _Step:
 
 
 def _steps(evidence: Evidence) -> Iterator[_Step]:
-    for found in (*evidence.smoothings, *evidence.resolution.awq):
-        parsed = evidence.recipe.modifiers[found.modifier]
-        mappings = found.does.mappings if hasattr(found, "does") else found.mappings
+    smoothings = [(row.modifier, row.does.mappings) for row in evidence.smoothings if row.problem is None]
+    awq = [(row.modifier, row.mappings) for row in evidence.resolution.awq if row.problem is None]
+    for index, mappings in (*smoothings, *awq):
+        parsed = evidence.recipe.modifiers[index]
         yield _Step(
             name=parsed.name,
-            keys=found.keys,
+            keys=parsed.keys,
             # What a Linear puts out is read by what the mapping names: its output has no other reader.
-            mappings=[row for row in mappings if not evidence.is_linear(row[0])] if found.problem is None else [],
+            mappings=[row for row in mappings if not evidence.is_linear(row[0])],
             inferred="mappings" not in parsed.modifier.model_fields_set or parsed.modifier.mappings is None,
         )
 

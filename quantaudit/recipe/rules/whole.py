@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from quantaudit.card.verdict import BROKEN, STOPPERS
 from quantaudit.recipe.rules.registry import Hit, rule
+from quantaudit.recipe.rules.remedies import gentler
+from quantaudit.rounding import limit_number, limit_percentage, percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.recipe.evidence import Evidence
@@ -22,7 +24,8 @@ SIMULATE = (
     "The recipe's KL is beyond the policy",
     severity="error",
     why="A mean KL of k nats raises the loss on text that the model itself would write by k.",
-    remedy="Quantize the worst groups dynamically or not at all; `quantaudit advise` finds the smallest such change.",
+    remedy="Quantize the worst groups in a gentler way, which depends on the scheme, or not at all; "
+    "`quantaudit advise` finds the smallest such change.",
 )
 def kl(evidence: Evidence) -> Iterator[Hit]:
     """Measured or estimated KL above `care` (an error; an estimate, if it is beyond doubt) or above `ready`."""
@@ -35,11 +38,13 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
         return
     limit, word = (limits.care, "beyond") if score.kl > limits.care else (limits.ready, "beyond the comfortable")
     yield Hit(
-        message=f"KL {score.kl:.3g} nats per token is {word} {limit:g} ({score.source}){_worst(evidence)}",
+        message=f"KL {significant(score.kl, *limits.both)} nats per token is {word} {limit_number(limit)} "
+        f"({score.source}){_worst(evidence)}",
         value=score.kl,
         threshold=limit,
         severity="error" if fails else "warning",
         why=limits.reason,
+        remedy=_gentler(evidence),
     )
 
 
@@ -48,7 +53,8 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
     "Too many predicted tokens change",
     severity="error",
     why="Where greedy decoding picks another token, the text that follows is another one.",
-    remedy="Quantize the worst groups dynamically or not at all; `quantaudit advise` finds the smallest such change.",
+    remedy="Quantize the worst groups in a gentler way, which depends on the scheme, or not at all; "
+    "`quantaudit advise` finds the smallest such change.",
 )
 def top1(evidence: Evidence) -> Iterator[Hit]:
     """Measured top-1 agreement below `care` (an error) or below `ready` (a warning)."""
@@ -58,11 +64,13 @@ def top1(evidence: Evidence) -> Iterator[Hit]:
     fails = kept < limits.care
     limit = limits.care if fails else limits.ready
     yield Hit(
-        message=f"{kept:.1%} of the most likely tokens are kept, less than {limit:.0%}",
+        message=f"{percentage(kept, *limits.both)} of the most likely tokens are kept, less than "
+        f"{limit_percentage(limit)}",
         value=kept,
         threshold=limit,
         severity="error" if fails else "warning",
         why=limits.reason,
+        remedy=_gentler(evidence),
     )
 
 
@@ -71,13 +79,16 @@ def top1(evidence: Evidence) -> Iterator[Hit]:
     "The recipe breaks the model",
     severity="error",
     why="Under this recipe the model puts out NaN or infinite values.",
-    remedy="Quantize fewer modules, or their inputs dynamically.",
+    remedy="Quantize fewer modules, or in a gentler way, which depends on the scheme.",
 )
 def breaks(evidence: Evidence) -> Iterator[Hit]:
     """The simulated logits were not finite; inconclusive where only the range of some static input was not."""
     score = evidence.score
     if score.nonfinite and score.kl is None:
-        yield Hit(message=f"logits turn NaN or infinite ({score.note})")
+        yield Hit(
+            message=f"logits turn NaN or infinite ({score.note})",
+            remedy=f"{gentler(evidence.ways_of_linears.values(), 'some of these modules')}.",
+        )
     elif score.nonfinite:
         yield Hit(
             message=f"some static inputs have no finite range and were simulated as they are ({score.note})",
@@ -100,9 +111,16 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
         return
     close = score.kl / rules.margin <= limit < score.kl * rules.margin
     undecided = close or (not rules.accept and score.kl / rules.margin <= limit)
-    detail = f"too close to {limit:g} to decide" if close else "this policy wants it measured" if undecided else ""
+    detail = (
+        f"too close to {limit_number(limit)} to decide"
+        if close
+        else "this policy wants it measured"
+        if undecided
+        else ""
+    )
     yield Hit(
-        message=f"KL {score.kl:.3g} nats per token is a sum of prices, not a measurement{detail and f': {detail}'}",
+        message=f"KL {significant(score.kl, *evidence.policy.kl.both)} nats per token is a sum of prices, not a "
+        f"measurement{detail and f': {detail}'}",
         value=score.kl,
         threshold=limit,
         severity="inconclusive" if undecided else "info",
@@ -139,9 +157,23 @@ def stopped(evidence: Evidence) -> Iterator[Hit]:
             yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
 
 
+def _gentler(evidence: Evidence) -> str:
+    """What would hurt less, by the schemes of the worst groups where these are known, else by all."""
+    names = _worst_groups(evidence)
+    uses = [use for use in evidence.uses if use.name in names] or list(evidence.uses)
+    return (
+        f"{gentler((way for use in uses for way in use.quantized), 'the worst groups')}; "
+        "`quantaudit advise` finds the smallest such change."
+    )
+
+
 def _worst(evidence: Evidence) -> str:
     """The two groups of highest price, or damage, in words."""
+    worst = _worst_groups(evidence)
+    return f"; it is lost first at {' and '.join(f'`{name}`' for name in worst)}" if worst else ""
+
+
+def _worst_groups(evidence: Evidence) -> list[str]:
     prices = [(use.row.price, use.name) for use in evidence.uses if use.row is not None and use.row.price]
     rows = prices or [(use.row.damage, use.name) for use in evidence.uses if use.row is not None and use.row.damage]
-    worst = [name for _, name in sorted(rows, key=lambda row: -(row[0] or 0.0))[:2]]
-    return f"; it is lost first at {' and '.join(f'`{name}`' for name in worst)}" if worst else ""
+    return [name for _, name in sorted(rows, key=lambda row: -(row[0] or 0.0))[:2]]
