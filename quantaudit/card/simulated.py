@@ -148,7 +148,8 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
                     module=worst.group,
                     message=(
                         f"{scheme.title} rounds most values of {count(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {percent(share, policy.zeroed_fraction.warning)}); {hidden} of them would pass an SQNR check"
+                        f"(`{worst.group}`: {percent(share, policy.zeroed_fraction.warning)}); {hidden} of them would "
+                        "pass an SQNR check"
                     ),
                     value=share,
                     threshold=policy.zeroed_fraction.warning,

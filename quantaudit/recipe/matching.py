@@ -36,8 +36,8 @@ class Pattern:
     """One entry of `targets` or `ignore`, and what it comes to.
 
     effect: `full`; it matches `nothing`; it matches a `container` of Linears, which is not the Linears; it matches only
-    what is `not quantizable` (norms, routers); an ignore matches only what is `not targeted` anyway; a target matches
-    only modules that other targets claim first (`overruled`).
+    what is `not quantizable` (norms, routers); an ignore matches only what is `not targeted`, or that others keep
+    out; a target matches only modules that other targets claim first (`overruled`).
     modules: how many it matches. nearest: patterns or names that do match Linears and look alike.
     """
 
@@ -115,6 +115,9 @@ class Matching:
                 continue
             if effect == "full" and field == "ignore" and not hits & self._targeted:
                 effect = "not targeted"
+            # What lies in the container may be kept out by name all the same: then the entry repeats that.
+            if effect == "container" and field == "ignore" and not self._quantized_below(hits):
+                effect = "not targeted"
             # A target whose every module is ignored is not overruled by another target.
             if effect == "full" and field == "targets" and text not in claimed and hits & self.origins.keys():
                 effect = "overruled"
@@ -129,6 +132,10 @@ class Matching:
                     nearest=near,
                     keys=self._places[text],
                 )
+
+    def _quantized_below(self, hits: set[str]) -> bool:
+        """Whether anything inside these modules is quantized."""
+        return any(name.startswith(f"{above}.") for above in hits for name in self.origins)
 
     def _attends(self, text: str) -> bool:
         """Whether a target quantizes the queries, keys and values of attention modules."""

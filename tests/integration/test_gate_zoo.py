@@ -20,6 +20,7 @@ from tests.unit.recipe.cards import STATIC, card_of, coverage, modules_and_group
 ZOO = Path(__file__).parent.parent / "zoo"
 BROKEN = sorted((ZOO / "broken").iterdir())
 GOOD = sorted(path for path in (ZOO / "good").iterdir())
+OFFICIAL = sorted((ZOO / "official").iterdir())
 EXPECT = re.compile(r"# card: (?P<card>\S+) · policy: (?P<policy>\S+) · expect: exit (?P<code>\d)(?:, (?P<what>.*))?")
 
 
@@ -105,8 +106,9 @@ def starved() -> Card:
     return card_of("qwen3-moe", coverage=coverage(row))
 
 
+FAMILIES = ("llama", "qwen3-moe", "gpt2", "llama4", "qwen3.5-moe")
 CARDS: dict[str, Callable[[], Card]] = {
-    **{family: lambda family=family: card_of(family) for family in ("llama", "qwen3-moe", "gpt2", "llama4")},
+    **{family: lambda family=family: card_of(family) for family in FAMILIES},
     "llama-hurt": lambda: card_of(hurt={"down_proj": 0.4}),
     "llama-near": lambda: card_of(hurt={"qkv_proj": 0.05}),
     "llama-unmeasured": unmeasured_layer,
@@ -184,6 +186,21 @@ def test_a_good_recipe_passes(path: Path, card_file: Callable[[str], Path], caps
     code, out, err = gate(capsys, path, card_file(expected["card"]), expected["policy"])
     assert (code, err) == (0, ""), out
     assert [row["code"] for row in json.loads(out)["findings"] if row["severity"] != "info"] == []
+
+
+@pytest.mark.parametrize("path", OFFICIAL, ids=lambda path: path.stem)
+def test_what_the_makers_recommend_is_not_found_fault_with(
+    path: Path, card_file: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Shapes of llm-compressor's own examples: nothing but what the file says may be said, and no group size here."""
+    found = re.match(r"# card: (\S+) · may say: (.*)", path.read_text(encoding="utf-8").splitlines()[1])
+    assert found is not None, path
+    code, out, err = gate(capsys, path, card_file(found[1]), "default")
+    assert "Traceback" not in err
+    report = json.loads(out)
+    grave = {row["code"]: row["message"] for row in report["findings"] if row["severity"] != "info"}
+    assert set(grave) <= set(found[2].split()), grave
+    assert code in (0, 3)
 
 
 @pytest.mark.parametrize("output", ["text", "github", "junit", "sarif"])

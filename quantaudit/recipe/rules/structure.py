@@ -105,7 +105,7 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
         "nothing": "matches no module",
         "container": "matches {} that hold Linears, which are quantized all the same",
         "not quantizable": "matches {}, which would not be quantized anyway",
-        "not targeted": "matches {}, which no target selects",
+        "not targeted": "matches {}, which no target selects or other entries keep out",
     }
     grave: dict[str, GateSeverity] = {"container": "error", "nothing": "warning"}
     for pattern in evidence.resolution.unmatched:
