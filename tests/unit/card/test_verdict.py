@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from quantaudit.card.build import peak_summary
 from quantaudit.card.findings import find
 from quantaudit.card.schema import Card, Coverage, Finding, SiteRow, Verdict
 from quantaudit.card.verdict import decide, explain_group
-from quantaudit.policy import load_policy
+from quantaudit.policy import judge, load_policy
 from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import RecipeRow, Simulation
 from tests.card_factory import DYNAMIC, STATIC, make_card
@@ -330,3 +332,35 @@ def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> N
     assert few_tokens(card, 256, 2, kl=0.03, kl_stderr=None) == []
     (finding,) = few_tokens(card, 4096, 1, kl=0.03, kl_stderr=None)
     assert "standard error" in finding.message
+
+
+@pytest.mark.parametrize("top1", [0.7998, 0.79999999, 0.8, 0.9199, 0.92])
+@pytest.mark.parametrize("kl", [0.03, 0.0300001, 0.15, 0.150001])
+def test_no_number_crosses_a_limit_by_being_rounded(card: Card, kl: float, top1: float) -> None:
+    """What the reason says of KL and top-1, read back, comes to the same status as the numbers themselves."""
+    policy = load_policy()
+    _, verdict = audit(card, simulation_of(card, kl=kl, top1=top1))
+    found = verdict.schemes[0]
+    shown = re.match(r"KL (\S+) nats per token and (\S+)% of top-1", found.reason)
+    assert shown is not None
+    row = (
+        simulation_of(card)
+        .recipes[0]
+        .model_copy(update={"kl": float(shown[1]), "top1": float(Decimal(shown[2]) / 100), "nonfinite": False})
+    )
+    assert judge(policy, row, [])[0] == found.status
+
+
+def test_only_what_passes_the_policy_is_recommended(card: Card) -> None:
+    """A recipe just below the limit is not recommended for looking like it; where none passes, the card says so."""
+    simulation = simulation_of(card, kl=5.0, top1=0.2)
+    poor = [
+        row if row.name == STATIC else row.model_copy(update={"kl": 0.2, "top1": 0.7998}) for row in simulation.recipes
+    ]
+    _, verdict = audit(card, simulation.model_copy(update={"recipes": poor}))
+    remedy = verdict.schemes[0].remedy
+    assert remedy.startswith("Nothing simulated here passes the policy `default`")
+    assert "top-1 79.98%" in remedy
+    edge = [row if row.name == STATIC else row.model_copy(update={"kl": 0.15, "top1": 0.8}) for row in poor]
+    _, verdict = audit(card, simulation.model_copy(update={"recipes": edge}))
+    assert "these do better" in verdict.schemes[0].remedy
