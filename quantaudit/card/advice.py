@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantaudit.card.schema import AdviceInfo, AdvicePoint
+from quantaudit.rounding import significant
 
 
 def advised(advice: AdviceInfo) -> str:
@@ -12,9 +13,13 @@ def advised(advice: AdviceInfo) -> str:
     kept = f"{advice.advised.kept or 0.0:.0%} of the quantized Linears’ MACs keep the format of `{advice.recipe}`"
     if advice.advised.kl is None or advice.before.kl is None:
         return f"{kept}; its KL is not finite."
+    # Rounded to what can be read, but each on its own side of the budget, which has the fewest digits for that.
+    budget = advice.budget or 0.0
+    goal = significant(budget, advice.before.kl, advice.advised.kl)
+    before, after = (significant(kl, budget) for kl in (advice.before.kl, advice.advised.kl))
     text = (
-        f"{kept}, and the KL goes from {advice.before.kl:.3g} to {advice.advised.kl:.3g} "
-        f"(goal: {advice.goal}, {advice.budget or 0.0:.3g}), simulated on {advice.tokens:,} tokens."
+        f"{kept}, and the KL goes from {before} to {after} "
+        f"(goal: {advice.goal}, {goal}), simulated on {advice.tokens:,} tokens."
     )
     return text if advice.met else f"The goal was not met. {text}"
 

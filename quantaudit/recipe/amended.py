@@ -11,6 +11,7 @@ from quantaudit.recipe.advise import Advice
 from quantaudit.recipe.emit import Target, config_groups, names, smooth_groups, write_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.source import parse_recipe
+from quantaudit.rounding import decimals, significant
 from quantaudit.simulate.records import RecipeRow, Simulation
 
 
@@ -53,7 +54,8 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
     """What the file is, for whom, and what it was simulated to cost."""
     lines = [
         f"{advice.recipe}, amended for {model.name} (weights {model.fingerprint[:16]}): {advice.goal}.",
-        f"Simulated on {advice.tokens:,} tokens: {told(advice.before)} as written, {told(advice.advised)} here,",
+        f"Simulated on {advice.tokens:,} tokens: {told(advice.before)} as written, "
+        f"{told(advice.advised, advice.budget)} here,",
         f"where {advice.advised.kept or 0.0:.1%} of the quantized Linears' MACs keep the format of the original.",
     ]
     lines += [f"For comparison, {point.name}: {told(point)}." for point in advice.references]
@@ -66,13 +68,18 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
         lines.append("Norms are smoothed first, then ranges are calibrated: run `oneshot` with its default,")
         lines.append('pipeline="independent", as "basic" and "sequential" would do both at once.')
     if not advice.met:
-        lines.append(f"The goal was NOT met: the budget was a KL of {advice.budget:.4g}.")
+        reached = () if advice.advised.kl is None else (advice.advised.kl,)
+        budget = significant(advice.budget or 0.0, *reached, digits=4)
+        lines.append(f"The goal was NOT met: the budget was a KL of {budget}.")
     return lines
 
 
-def told(point: AdvicePoint) -> str:
-    """A point in words."""
-    return "no finite KL" if point.kl is None else f"KL {point.kl:.4f}, top-1 {point.top1 or 0.0:.1%}"
+def told(point: AdvicePoint, budget: float | None = None) -> str:
+    """A point in words, its KL on its own side of the budget."""
+    if point.kl is None:
+        return "no finite KL"
+    limits = () if budget is None else (budget,)
+    return f"KL {decimals(point.kl, *limits, digits=4)}, top-1 {point.top1 or 0.0:.1%}"
 
 
 def explain(change: AdviceChange) -> str:
