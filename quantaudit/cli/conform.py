@@ -31,7 +31,7 @@ def run(
     ] = "default",
     output: Annotated[Format, typer.Option("--format", help="text, or json for machines.")] = Format.TEXT,
 ) -> None:
-    """Check the scales of a quantized model: garbage, missing ones, ranges that clip what was measured."""
+    """Check a quantized model: all that its configuration calls for, and ranges against what was measured."""
     from quantaudit.card.schema import load_card
     from quantaudit.errors import ModelError
     from quantaudit.policy import load_policy

@@ -9,10 +9,13 @@ from typing import Literal
 from pydantic import Field
 
 from quantaudit.card.schema import Card, Finding, SiteRow
-from quantaudit.conform.artifacts.records import Artifact, InputRange
+from quantaudit.conform.artifacts.records import Artifact, Checkpoint, InputRange
 from quantaudit.conform.card_inputs import fused_groups, input_sites
+from quantaudit.conform.model_check import check_model
 from quantaudit.conform.rules import ranges as rules
-from quantaudit.errors import ModelError
+from quantaudit.conform.rules.contents import contents
+from quantaudit.conform.rules.schemes import schemes
+from quantaudit.conform.rules.storage import stored_tensors
 from quantaudit.policy import Policy
 from quantaudit.provenance import Number, Row
 
@@ -54,14 +57,16 @@ class Conformance(Row):
 
 
 def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
-    """Compare. Raises ModelError where the artifact is of another model than the card."""
-    check_model(artifact, card)
+    """Compare. Raises ModelError where the artifact's configuration is of another model than the card."""
+    absent = check_model(artifact, card)
     sites = input_sites(card)
     pairs = [(row, sites.get(row.module)) for row in artifact.inputs]
     findings = [
         *rules.broken_inputs(pairs, policy),
-        *rules.broken_others(artifact.others, policy),
+        *rules.broken_others(artifact.others),
         *rules.missing(artifact.missing),
+        *absent,
+        *(_contract(artifact.checkpoint) if artifact.checkpoint else ()),
         *rules.coverage(pairs, policy),
         *rules.disagreement(artifact.inputs, fused_groups(card), sites),
         *rules.unknown(pairs),
@@ -70,6 +75,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
     rows = [range_row(row, site) for row, site in pairs]
     quantized = {row.module for row in artifact.inputs} | {row.module for row in artifact.others}
     quantized |= {row.module for row in artifact.missing} | set(artifact.dynamic)
+    quantized |= set(artifact.checkpoint.quantized) if artifact.checkpoint else set()
     return Conformance(
         artifact=artifact.path,
         kind=artifact.kind,
@@ -85,18 +91,9 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
     )
 
 
-def check_model(artifact: Artifact, card: Card) -> None:
-    """Raises ModelError unless the artifact holds the card's Linears, in their shapes. A tied output may be absent."""
-    shapes = {module.name: module.weight_shape for module in card.model.modules if module.weight_shape}
-    linears = [name for members in fused_groups(card).values() for name in members]
-    absent = [name for name in linears if name not in artifact.weights and "layers." in name]
-    if artifact.weights and linears and len(absent) == len(linears):
-        raise _other_model(artifact, card, f"none of its modules is one of the card's, such as `{linears[0]}`")
-    if absent:
-        raise _other_model(artifact, card, f"{len(absent)} of the card's Linears are not in it, such as `{absent[0]}`")
-    for name, shape in artifact.weights.items():
-        if shape and name in shapes and tuple(shapes[name] or ()) != shape:
-            raise _other_model(artifact, card, f"`{name}` has the shape {list(shape)}, on the card {shapes[name]}")
+def _contract(checkpoint: Checkpoint) -> list[Finding]:
+    """What the files hold beside what their own configuration calls for."""
+    return [*stored_tensors(checkpoint), *contents(checkpoint), *schemes(checkpoint)]
 
 
 def outcome(findings: Sequence[Finding]) -> Outcome:
@@ -127,11 +124,3 @@ def _urgency(finding: Finding) -> tuple[int, str, float]:
     order = {"error": 0, "warning": 1, "info": 2}
     ratio = finding.value if finding.code == "QA604" and finding.value else 1.0
     return order[finding.severity], finding.code, -abs(math.log(ratio))
-
-
-def _other_model(artifact: Artifact, card: Card, what: str) -> ModelError:
-    return ModelError(
-        f"not the model of the card ({card.model.name}): {what}",
-        where=artifact.path,
-        hint="give the card of the model that this artifact was made from",
-    )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantaudit.card import findings
-from quantaudit.conform.rules.ranges import CODES
+from quantaudit.conform.rules.catalogue import CODES, Code
 from quantaudit.errors import UsageError
 from quantaudit.files import write_text
 from quantaudit.recipe.rules import RULES, Rule
@@ -52,7 +52,16 @@ def explain(code: str) -> str:
             f"{code}: {known[code]}\n\nA finding of the card, made by `quantaudit report`; its entry there says more."
         )
     if code in CODES:
-        return f"{code}: {CODES[code]}\n\nA finding about a quantized artifact, by `quantaudit conform` or `verify`."
+        row = CODES[code]
+        return "\n".join(
+            [
+                f"{code}: {row.title} ({row.severity})",
+                "",
+                "A finding about a quantized artifact, by `quantaudit conform` or `verify`.",
+                f"Why: {row.why}",
+                f"What to do: {row.remedy}",
+            ]
+        )
     raise UsageError(
         "no such rule", where=f"--explain {code}", hint=f"one of {', '.join(sorted({*known, *RULES, *CODES}))}"
     )
@@ -68,7 +77,8 @@ def rules_page() -> str:
     ):
         parts.append(f"## {title}\n")
         parts += [_entry(rule) for code, rule in sorted(RULES.items()) if code.startswith(prefix)]
-    parts.append("## QA6xx: a quantized artifact, by `conform` and `verify`\n\n" + _table(CODES))
+    parts.append("## QA6xx: a quantized artifact, by `conform` and `verify`\n")
+    parts += [_artifact_entry(code, row) for code, row in sorted(CODES.items())]
     return "\n".join(parts)
 
 
@@ -90,6 +100,13 @@ def _entry(rule: Rule) -> str:
     return (
         f"### {rule.code}: {rule.title}\n\n*{rule.severity}.* {_first(rule)}\n\n"
         f"- **Why**: {rule.why}\n- **What to do**: {rule.remedy}\n"
+    )
+
+
+def _artifact_entry(code: str, row: Code) -> str:
+    return (
+        f"### {code}: {row.title.rstrip('.')}\n\n*{row.severity}.*\n\n"
+        f"- **Why**: {row.why}\n- **What to do**: {row.remedy}\n"
     )
 
 

@@ -95,20 +95,49 @@ def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device
 
 
 def load_saved(folder: Path, device: torch.device) -> nn.Module:
-    """The saved checkpoint as transformers loads it, weights decompressed, with its rotations. Raises ModelError."""
+    """The saved checkpoint as transformers loads it, weights decompressed, with its rotations.
+
+    Raises ModelError, also where transformers leaves saved tensors unread: it merges experts that were saved one by
+    one, and with them neither the scales of INT8 and FP8 nor the global scales of NVFP4.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils.quantization_config import CompressedTensorsConfig
 
+    model: Any
     try:
         with toolkit_silent():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype="auto", quantization_config=CompressedTensorsConfig(dequantize=True)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype="auto",
+                quantization_config=CompressedTensorsConfig(dequantize=True),
+                output_loading_info=True,
             )
             attach_rotations(model, folder)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise ModelError(f"the quantized checkpoint cannot be loaded: {error}", where=str(folder)) from error
+        # transformers refers to a table that it printed.
+        what = "it fails to convert the saved tensors" if "report" in str(error) else str(error).strip()
+        raise _not_loaded(folder, what) from error
+    unread = sorted({*report["missing_keys"], *(key for key in report["unexpected_keys"] if _of_weight(key))})
+    if unread:
+        raise _not_loaded(folder, f"it does not read {len(unread):,} of its tensors, such as `{unread[0]}`")
     loaded: nn.Module = model.eval().to(device)
     return loaded
+
+
+def _of_weight(key: str) -> bool:
+    leaf = key.rpartition(".")[2]
+    return leaf.startswith("weight") or leaf == "input_global_scale"
+
+
+def _not_loaded(folder: Path, what: str) -> ModelError:
+    import transformers
+
+    return ModelError(
+        f"transformers {transformers.__version__} cannot load the quantized checkpoint: {what}",
+        where=str(folder),
+        hint="the checkpoint may be sound: keep it with --save, check it with `quantaudit conform`, and run it in an "
+        "engine that reads experts one by one, such as vLLM",
+    )
 
 
 def saved_parameters(folder: Path) -> dict[str, Tensor]:

@@ -110,7 +110,8 @@ def test_a_weight_scale_may_be_negative_where_a_cache_scale_may_not(damaged: Cal
     flip = lambda scale: scale * torch.where(torch.arange(len(scale)) % 2 == 0, 1, -1)[:, None]  # noqa: E731
     attention = "model.layers.1.self_attn"
     path = damaged(**{f"{DOWN}.weight_scale": flip, f"{attention}.k_scale": torch.tensor([-0.01])})
-    assert told(compare(path, card)) == {("QA602", attention)}
+    # No scheme calls for the scale of a cache either.
+    assert told(compare(path, card)) == {("QA602", attention), ("QA611", attention)}
 
 
 def test_a_channel_without_weights_may_have_any_scale(damaged: Callable[..., Path], card: Card) -> None:
@@ -181,7 +182,7 @@ def test_an_asymmetric_range_needs_zero_within(
     source = quantized_checkpoint(tiny_folder, tmp_path / "q", ASYMMETRIC, list(tiny_corpus.samples)[:4])
     changes = {f"{DOWN}.input_zero_point": lambda zero: zero.int() + 400}
     found = told(compare(rewrite(source, tmp_path / "damaged", changes), card), "error")
-    assert found == {("QA602", DOWN)}
+    assert found == {("QA602", DOWN), ("QA613", DOWN)}  # 400 is beyond INT8, and is stored as INT32
 
 
 def test_shards_are_read_like_one_file(
@@ -252,7 +253,7 @@ def test_bad_input_is_one_clear_error(
     broken = rewrite(artifact, tmp_path / "broken", {})
     config["quantization_config"] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": 3}}}
     (broken / "config.json").write_text(json.dumps(config))
-    two = rewrite(artifact, tmp_path / "two", {f"{DOWN}.input_scale": torch.ones(2)})
+
     empty = tmp_path / "empty"
     empty.mkdir()
     for path, words in (
@@ -262,11 +263,16 @@ def test_bad_input_is_one_clear_error(
         (truncated, "the file is incomplete"),
         (unknown, "is quantized by 'gptq'"),
         (broken, "quantization_config is not one of compressed-tensors"),
-        (two, "holds 2 values where one is expected"),
     ):
         code, _, err = run(capsys, path, "--card", card_file)
         assert (code, words in " ".join(err.split())) == (2, True), err
     assert run(capsys, artifact, "--card", tmp_path / "none.json")[0] == 2
+
+
+def test_a_scale_of_another_shape_is_a_finding(damaged: Callable[..., Path], card: Card) -> None:
+    result = compare(damaged(**{f"{DOWN}.input_scale": torch.ones(2)}), card)
+    assert told(result, "error") == {("QA612", DOWN)}
+    assert f"`{DOWN}.input_scale` has the shape [2], not [1]" in result.findings[0].message
 
 
 def test_a_card_without_a_single_linear_leaves_every_range_unknown(artifact: Path, card: Card) -> None:

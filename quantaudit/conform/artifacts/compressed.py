@@ -2,135 +2,378 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_range
-from compressed_tensors.utils import match_named_modules, match_targets
-from pydantic import ValidationError
+from numpy.typing import NDArray
 from torch import nn
 
-from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
-from quantaudit.conform.artifacts.tensors import Tensors, epsilons
-from quantaudit.errors import ModelError
-from quantaudit.provenance import ModuleInfo, explain
-from quantaudit.recipe.shell import shell_model
+from quantaudit.conform.artifacts.records import (
+    Artifact,
+    Checkpoint,
+    DenseContents,
+    InputRange,
+    OtherScale,
+    QuantizedModule,
+    WeightContents,
+)
+from quantaudit.conform.artifacts.tensors import Tensors, TensorSource, epsilons, scalar
+from quantaudit.conform.configuration import METHOD, Assignment, Configuration, configure
+from quantaudit.conform.contents import dense_contents, other_scale, weight_contents
+from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, attention_forms, format_of, linear_forms
+from quantaudit.conform.names import saved_names, skeleton, tied
+from quantaudit.provenance import ModuleInfo
 
-METHOD = "compressed-tensors"
+AVERAGING = ("minmax", "mse")
+"""Observers of llm-compressor whose ranges are averages over calibration batches: they clip the highest peaks."""
+STORAGE = re.compile(
+    r"(?:(?:weight|input|output|q|k|v)_(?:scale|zero_point|global_scale)|weight_(?:packed|shape|g_idx)|bitmask|compressed)$"
+)
+"""Leaves of tensors that only a quantized module has."""
+SCALES = frozenset(f"{base}_{kind}" for base in "qkv" for kind in ("scale", "global_scale")) | {"output_scale"}
+"""Leaves of scales that are held against what scales can be even where no scheme calls for them."""
+NVFP4_RANGE = 448.0 * 6.0
+"""What a global scale spreads the largest magnitude over: largest FP8 scale times largest FP4 code."""
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
-def read_compressed(folder: Path, settings: Mapping[str, Any], modules: Sequence[ModuleInfo]) -> Artifact:
-    """Scales of a checkpoint folder. settings: its quantization_config. modules: of the model that the card is about.
+def read_compressed(
+    folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any], modules: Sequence[ModuleInfo]
+) -> Artifact:
+    """A checkpoint folder and its contract. config: its config.json; settings: the quantization_config in it.
+
+    modules: of the model that the card is about.
 
     Raises ModelError where a file cannot be read, or the configuration is none that compressed-tensors understands.
     """
-    schemes = targeted(parse(settings, folder), modules)
     tensors = Tensors(folder)
-    inputs, missing = [], []
-    for module, scheme in schemes.items():
-        args = scheme.input_activations
-        static = args is not None and args.dynamic is False
-        if scheme.weights is not None and f"{module}.weight_scale" not in tensors:
-            missing.append(_missing(module, "weight_scale", "its weights"))
-        if not static:
-            continue
-        if f"{module}.input_scale" not in tensors:
-            missing.append(_missing(module, "input_scale", "its input, with a static scale"))
-        elif args.strategy == "tensor":
-            inputs.append(_input_range(tensors, module, args))
-    read = {row.tensor for row in inputs}
-    held = [name for name in tensors if name.endswith(("_scale", "_global_scale")) and name not in read]
-    unplanned = [
-        name for name in held if name.endswith(".input_scale") and name.removesuffix(".input_scale") not in schemes
-    ]
+    return compressed_artifact(tensors, config, settings, modules, str(folder), lost=tensors.lost)
+
+
+def compressed_artifact(
+    tensors: TensorSource,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    modules: Sequence[ModuleInfo],
+    path: str,
+    *,
+    lost: tuple[str, ...] = (),
+) -> Artifact:
+    """The same of tensors that lie anywhere. Raises ModelError."""
+    checkpoint = _contract(tensors, config, settings, modules, path, lost)
+    inputs = list(_inputs(checkpoint))
+    weights, others, dense = _contents(checkpoint, {row.tensor for row in inputs})
+    checkpoint.weights.extend(weights)
+    checkpoint.dense.extend(dense)
     return Artifact(
         kind=METHOD,
-        path=str(folder),
-        weights=_weights(tensors),
-        inputs=[
-            *inputs,
-            *(_input_range(tensors, name.removesuffix(".input_scale"), _any(schemes)) for name in unplanned),
+        path=path,
+        weights={},
+        inputs=inputs,
+        others=others,
+        dynamic=[
+            name
+            for name, row in checkpoint.quantized.items()
+            if row.scheme.input_activations is not None
+            and row.scheme.input_activations.dynamic
+            and f"{row.saved}.input_global_scale" not in checkpoint.expected
         ],
-        others=[_other(tensors, name) for name in held if name not in unplanned],
-        missing=missing,
-        dynamic=[m for m, s in schemes.items() if s.input_activations is not None and s.input_activations.dynamic],
+        checkpoint=checkpoint,
+        config=config,
     )
 
 
-def parse(settings: Mapping[str, Any], folder: Path) -> QuantizationConfig:
-    """The configuration as compressed-tensors reads it. Raises ModelError."""
-    try:
-        return QuantizationConfig.model_validate(dict(settings))
-    except ValidationError as error:
-        raise ModelError(
-            f"quantization_config is not one of compressed-tensors: {explain(error)}",
-            where=str(folder / "config.json"),
-            hint="give a checkpoint as llm-compressor saves it",
-        ) from error
+# The contract ---------------------------------------------------------------------------------------------------------
 
 
-def targeted(config: QuantizationConfig, modules: Sequence[ModuleInfo]) -> dict[str, QuantizationScheme]:
-    """Modules that the configuration says are quantized, in the model's order, each with its scheme."""
-    schemes = {target: scheme for scheme in config.config_groups.values() for target in scheme.targets}
-    return {
-        name: schemes[match_targets(name, module, schemes)[0]]
-        for name, module in match_named_modules(shell_model(modules), schemes, config.ignore)
-        # compressed-tensors' matchers also name modules that nothing can quantize.
-        if isinstance(module, nn.Linear | nn.Embedding)
+def _contract(
+    tensors: TensorSource,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    modules: Sequence[ModuleInfo],
+    path: str,
+    lost: tuple[str, ...],
+) -> Checkpoint:
+    by_name = {info.name: info for info in modules}
+    model = skeleton(config)
+    saved = saved_names(model, list(by_name), {name.rpartition(".")[0] for name in tensors})
+    configuration = configure(settings, modules, saved, f"{path}/config.json")
+    dtype = _dtype(config, tensors)
+    quantized = {
+        name: _quantized(by_name[name], assignment, configuration, saved[name], dtype)
+        for name, assignment in configuration.assigned.items()
+        if _quantizes(assignment.scheme) and by_name[name].weight_shape
     }
-
-
-def _missing(module: str, tensor: str, what: str) -> Missing:
-    return Missing(
-        module=module, tensor=f"{module}.{tensor}", reason=f"the artifact's quantization_config quantizes {what}"
+    expected = [row for module in quantized.values() for row in _module_tensors(module)]
+    plain = [info for name, info in by_name.items() if info.weight_shape and name not in quantized]
+    expected += [_dense(info, saved[info.name], dtype) for info in plain]
+    expected += _attention(configuration, by_name, saved, model, config, dtype)
+    expected += _more(tensors, model, by_name, saved, {row.name for row in expected})
+    is_tied = tied(config, model)
+    return Checkpoint(
+        tensors=tensors,
+        config=config,
+        settings=settings,
+        configuration=configuration,
+        modules=by_name,
+        saved=saved,
+        quantized=quantized,
+        expected={row.name: row for row in expected},
+        optional=frozenset(_heads(by_name, saved) if is_tied else ()),
+        tied=is_tied,
+        lost=lost,
     )
 
 
-def _any(schemes: Mapping[str, QuantizationScheme]) -> QuantizationArgs:
-    """How the artifact quantizes static inputs, for scales at modules that no target names."""
-    given = [scheme.input_activations for scheme in schemes.values() if scheme.input_activations is not None]
-    return next((args for args in given if args.dynamic is False), QuantizationArgs(num_bits=8, symmetric=True))
+def _quantized(
+    info: ModuleInfo, assignment: Assignment, configuration: Configuration, saved: str, dtype: torch.dtype
+) -> QuantizedModule:
+    scheme, shape, problem = assignment.scheme, tuple(info.weight_shape or ()), None
+    forms: Mapping[str, Form] = {}
+    format = format_of(scheme, configuration.parsed.format)
+    try:
+        forms = linear_forms(scheme, format, shape, dtype, group_index=assignment.group in configuration.ordered)
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        problem = str(error).splitlines()[0]
+    return QuantizedModule(
+        module=info.name,
+        saved=saved,
+        group=assignment.group,
+        scheme=scheme,
+        format=format,
+        shape=shape,
+        forms=forms,
+        problem=problem,
+    )
 
 
-def _input_range(tensors: Tensors, module: str, args: QuantizationArgs) -> InputRange:
-    name, zero = f"{module}.input_scale", f"{module}.input_zero_point"
-    scale = tensors.scalar(name)
-    zero_point = tensors.scalar(zero) if zero in tensors else 0.0
-    first, last = (float(bound) for bound in calculate_range(args, torch.device("cpu")))
-    # Symmetric scales are the range over the number of steps: amax / 127.5 for INT8, although the last code is 127.
-    ends = (-(last - first) / 2, (last - first) / 2) if args.symmetric else (first - zero_point, last - zero_point)
-    return InputRange(
+def _module_tensors(module: QuantizedModule) -> Iterable[ExpectedTensor]:
+    for leaf, form in module.forms.items():
+        yield ExpectedTensor(name=f"{module.saved}.{leaf}", module=module.module, leaf=leaf, form=form, quantized=True)
+
+
+def _dense(info: ModuleInfo, saved: str, dtype: torch.dtype) -> ExpectedTensor:
+    form = Form(shape=tuple(info.weight_shape or ()), dtypes=(dtype, *sorted(FLOATS - {dtype}, key=str)))
+    return ExpectedTensor(name=f"{saved}.weight", module=info.name, leaf="weight", form=form, quantized=False)
+
+
+def _attention(
+    configuration: Configuration,
+    modules: Mapping[str, ModuleInfo],
+    saved: Mapping[str, str],
+    model: nn.Module | None,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Iterable[ExpectedTensor]:
+    """Scales of caches (`kv_cache_scheme`) and of attention that a group targets."""
+    cache = configuration.parsed.kv_cache_scheme
+    plans = {name: (row.scheme.input_activations, "qkv") for name, row in configuration.attention.items()}
+    if cache is not None:
+        plans |= {name: (cache, "kv") for name in _caching(modules, model) if name not in plans}
+    for name, (args, bases) in plans.items():
+        if args is None or args.dynamic is True:
+            continue
+        heads = _heads_of(config)
+        for leaf, form in attention_forms(args, {base: heads[base] for base in bases}, dtype).items():
+            # The number of heads is the configuration's; layers may differ from it.
+            known = form if args.strategy == "tensor" else None
+            yield ExpectedTensor(name=f"{saved[name]}.{leaf}", module=name, leaf=leaf, form=known, quantized=True)
+
+
+def _caching(modules: Mapping[str, ModuleInfo], model: nn.Module | None) -> list[str]:
+    """Attention modules that have a cache, as compressed-tensors tells them."""
+    from compressed_tensors.quantization.lifecycle.initialize import is_cached_attention_module
+
+    if model is not None:
+        live = {name for name, module in model.named_modules() if is_cached_attention_module(module)}
+        return [name for name in modules if name in live]
+    parts = ("k_proj", "v_proj", "qkv_proj", "kv_b_proj")
+    return [
+        name
+        for name, info in modules.items()
+        if "attention" in info.classes[0].lower() and any(f"{name}.{part}" in modules for part in parts)
+    ]
+
+
+def _heads_of(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    text = config.get("text_config") if isinstance(config.get("text_config"), Mapping) else config
+    assert isinstance(text, Mapping)
+    queries = int(text.get("num_attention_heads") or 1)
+    size = int(text.get("head_dim") or int(text.get("hidden_size") or queries) // queries)
+    keys = int(text.get("num_key_value_heads") or queries)
+    return {"q": (queries, size), "k": (keys, size), "v": (keys, size)}
+
+
+def _more(
+    tensors: TensorSource,
+    model: nn.Module | None,
+    modules: Mapping[str, ModuleInfo],
+    saved: Mapping[str, str],
+    known: set[str],
+) -> Iterable[ExpectedTensor]:
+    """Parameters that a card does not list, such as biases: what the model's class has, and what other layers store."""
+    holders = {other: name for name, other in saved.items()}
+    by_role: dict[tuple[str, str], Counter[tuple[int, ...]]] = {}
+    for name in tensors:
+        stem, _, leaf = name.rpartition(".")
+        if stem in holders and name not in known and not STORAGE.match(leaf) and leaf != "weight":
+            by_role.setdefault((_role(stem, modules[holders[stem]]), leaf), Counter())[tensors.shape(name)] += 1
+    found: dict[str, ExpectedTensor] = {}
+    roles: dict[str, list[str]] = {}
+    for stem in holders:
+        roles.setdefault(_role(stem, modules[holders[stem]]), []).append(stem)
+    for (role, leaf), shapes in by_role.items():
+        # One odd layer out of many does not make a tensor a rule.
+        if 2 * sum(shapes.values()) > len(roles[role]) or len(roles[role]) == 2:
+            form = Form(shape=shapes.most_common(1)[0][0], dtypes=tuple(FLOATS)) if len(shapes) == 1 else None
+            for stem in roles[role]:
+                found[f"{stem}.{leaf}"] = ExpectedTensor(
+                    name=f"{stem}.{leaf}", module=holders[stem], leaf=leaf, form=form, quantized=False
+                )
+    for path, parameter in model.named_parameters() if model is not None else ():
+        stem, _, leaf = path.rpartition(".")
+        if leaf == "bias" and stem in modules and "Linear" in modules[stem].classes:
+            form = Form(shape=tuple(parameter.shape), dtypes=tuple(FLOATS))
+            name = f"{saved[stem]}.{leaf}"
+            found[name] = ExpectedTensor(name=name, module=stem, leaf=leaf, form=form, quantized=False)
+    return found.values()
+
+
+def _role(stem: str, info: ModuleInfo) -> str:
+    """What a module is in its layer: its path without numbers, and its class, as lists hold unlike modules too."""
+    return f"{_NUMBER.sub('*', stem)} {info.classes[0]}"
+
+
+def _heads(modules: Mapping[str, ModuleInfo], saved: Mapping[str, str]) -> list[str]:
+    """Names of tensors that a tied checkpoint may leave out: the weight of the output embedding."""
+    embedded = {tuple(info.weight_shape or ()) for info in modules.values() if "Embedding" in info.classes}
+    return [
+        f"{saved[name]}.weight"
+        for name, info in modules.items()
+        if "Linear" in info.classes and tuple(info.weight_shape or ()) in embedded and not re.search(r"\.\d+\.", name)
+    ]
+
+
+def _quantizes(scheme: QuantizationScheme) -> bool:
+    return any(part is not None for part in (scheme.weights, scheme.input_activations, scheme.output_activations))
+
+
+def _dtype(config: Mapping[str, Any], tensors: TensorSource) -> torch.dtype:
+    """Of the unquantized model: what config.json says, else what most plain tensors have."""
+    for part in (config, config.get("text_config") or {}):
+        named = str(part.get("dtype") or part.get("torch_dtype") or "")
+        found = getattr(torch, named.removeprefix("torch."), None) if named else None
+        if found in FLOATS:
+            return found  # type: ignore[no-any-return]
+    stored = Counter(tensors.dtype(name) for name in tensors if name.endswith("norm.weight"))
+    common = stored.most_common(1)[0][0] if stored else None
+    return common if common in FLOATS and common is not None else torch.bfloat16
+
+
+# What it holds --------------------------------------------------------------------------------------------------------
+
+
+def _inputs(checkpoint: Checkpoint) -> Iterable[InputRange]:
+    """Static ranges of inputs, those under a global scale as well, and those of modules that the card does not know."""
+    for module in checkpoint.quantized.values():
+        args = module.scheme.input_activations
+        if args is None or args.dynamic is True:
+            continue
+        for leaf in ("input_scale", "input_global_scale"):
+            if leaf in module.forms:
+                yield from _input_range(checkpoint.tensors, module.module, module.saved, leaf, args)
+    known = set(checkpoint.saved.values())
+    for name in checkpoint.tensors:
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "input_scale" and stem not in known:
+            yield from _input_range(checkpoint.tensors, stem, stem, leaf, _any(checkpoint.configuration))
+
+
+def _input_range(
+    tensors: TensorSource, module: str, saved: str, leaf: str, args: QuantizationArgs
+) -> Iterable[InputRange]:
+    name, zero = f"{saved}.{leaf}", f"{saved}.input_zero_point"
+    dtype = tensors.dtype(name) if name in tensors else None
+    scale = scalar(tensors, name) if dtype is not None and dtype.is_floating_point else None
+    if scale is None or dtype is None:
+        return
+    zero_point = (scalar(tensors, zero) if zero in tensors and not args.symmetric else None) or 0.0
+    if leaf == "input_global_scale":
+        low, high = (-NVFP4_RANGE / scale, NVFP4_RANGE / scale) if scale else (-np.inf, np.inf)
+    else:
+        first, last = (float(bound) for bound in calculate_range(args, torch.device("cpu")))
+        # Symmetric scales are the range over the number of steps: amax / 127.5 for INT8, although the last code is 127.
+        half = (last - first) / 2
+        ends = (-half, half) if args.symmetric else (first - zero_point, last - zero_point)
+        low, high = ends[0] * scale, ends[1] * scale
+    yield InputRange(
         module=module,
         tensor=name,
         scale=scale,
         zero_point=zero_point,
-        low=ends[0] * scale,
-        high=ends[1] * scale,
-        epsilons=epsilons(tensors.tensor(name).dtype),
+        low=low,
+        high=high,
+        epsilons=epsilons(dtype) if leaf == "input_scale" else (),
+        averages=args.observer in AVERAGING,
     )
 
 
-def _other(tensors: Tensors, name: str) -> OtherScale:
-    module, values = name.rpartition(".")[0], tensors.values(name)
-    idle = np.zeros(len(values), bool)
-    codes = f"{module}.weight"
-    if name.endswith(".weight_scale") and codes in tensors and tensors.shape(codes)[0] == len(values) > 1:
-        idle = ~tensors.tensor(codes).float().bool().any(1).numpy()
-    return OtherScale(module=module, tensor=name, values=values, idle=idle)
+def _any(configuration: Configuration) -> QuantizationArgs:
+    """How the artifact quantizes static inputs, for scales at modules that no target names."""
+    given = [row.scheme.input_activations for row in configuration.assigned.values() if row.scheme.input_activations]
+    return next((args for args in given if args.dynamic is False), QuantizationArgs(num_bits=8, symmetric=True))
 
 
-def _weights(tensors: Tensors) -> dict[str, tuple[int, ...]]:
-    """Module → shape of its weight; integers that are packed have it beside them."""
-    found: dict[str, tuple[int, ...]] = {}
+def _contents(
+    checkpoint: Checkpoint, inputs: set[str]
+) -> tuple[list[WeightContents], list[OtherScale], list[DenseContents]]:
+    """Every tensor of the contract that has its form, read once."""
+    tensors = checkpoint.tensors
+    weights: list[WeightContents] = []
+    others: list[OtherScale] = []
+    dense: list[DenseContents] = []
+    idle: dict[str, NDArray[np.bool_]] = {}
+    for module in checkpoint.quantized.values():
+        leaf = "weight_packed" if "weight_packed" in module.forms else "weight"
+        if module.scheme.weights is None or not fulfils(tensors, checkpoint.expected.get(f"{module.saved}.{leaf}")):
+            continue
+        if leaf == "weight" and module.forms[leaf].dtypes[0] in FLOATS:
+            dense.append(dense_contents(tensors, module.module, f"{module.saved}.{leaf}"))
+            continue
+        row, unused = weight_contents(tensors, module)
+        weights.append(row)
+        if unused is not None:
+            idle[f"{module.saved}.weight_scale"] = unused
+    for tensor in checkpoint.expected.values():
+        if not fulfils(tensors, tensor) or tensor.name in inputs:
+            continue
+        if tensor.leaf.endswith("scale") and tensor.quantized:
+            others.append(other_scale(tensors, tensor.module, tensor.name, idle.get(tensor.name)))
+        elif not tensor.quantized:
+            dense.append(dense_contents(tensors, tensor.module, tensor.name))
     for name in tensors:
-        module, _, leaf = name.rpartition(".")
-        if leaf == "weight":
-            found[module] = tensors.shape(name)
-        elif leaf == "weight_packed":
-            shape = f"{module}.weight_shape"
-            found[module] = tuple(int(size) for size in tensors.values(shape)) if shape in tensors else ()
-    return found
+        stem, _, leaf = name.rpartition(".")
+        if leaf in SCALES and name not in checkpoint.expected and name not in inputs and _floats(tensors, name):
+            others.append(other_scale(tensors, stem, name))
+    return weights, others, dense
+
+
+def _floats(tensors: TensorSource, name: str) -> bool:
+    dtype = tensors.dtype(name)
+    return dtype is not None and dtype.is_floating_point
+
+
+def fulfils(tensors: TensorSource, row: ExpectedTensor | None) -> bool:
+    """Whether a tensor is there, in its shape and one of its dtypes."""
+    if row is None or row.name not in tensors:
+        return False
+    if row.form is None:
+        return True
+    return tensors.shape(row.name) == row.form.shape and tensors.dtype(row.name) in row.form.dtypes

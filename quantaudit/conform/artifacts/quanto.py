@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
-from quantaudit.conform.artifacts.tensors import Tensors, epsilons, read_json
+from quantaudit.conform.artifacts.tensors import Tensors, epsilons, read_json, scalar, values
 from quantaudit.errors import ModelError
 
 MAPS = ("quanto_qmap.json", "quantization_map.json")
@@ -56,12 +56,12 @@ def read_quanto(folder: Path) -> Artifact:
             elif leaf == "input_scale":
                 inputs.append(_input_range(tensors, module, _last_code(quantized, path)))
             else:
-                values = tensors.values(name)
-                idle = np.zeros(len(values), bool)
+                found = values(tensors, name)
+                idle = np.zeros(len(found), bool)
                 codes = f"{module}.weight._data"
-                if leaf == "weight._scale" and codes in tensors and tensors.shape(codes)[0] == len(values) > 1:
+                if leaf == "weight._scale" and codes in tensors and tensors.shape(codes)[0] == len(found) > 1:
                     idle = ~tensors.tensor(codes).float().bool().any(1).numpy()
-                others.append(OtherScale(module=module, tensor=name, values=values, idle=idle))
+                others.append(OtherScale(module=module, tensor=name, values=found, idle=idle))
     return Artifact(
         kind="optimum-quanto",
         path=str(folder),
@@ -85,7 +85,13 @@ def _last_code(kind: str, path: Path) -> float:
 
 def _input_range(tensors: Tensors, module: str, last: float) -> InputRange:
     name = f"{module}.input_scale"
-    scale = tensors.scalar(name)
+    scale = scalar(tensors, name)
+    if scale is None:
+        raise ModelError(
+            f"`{name}` holds several values where one is expected",
+            where=str(tensors.folder),
+            hint="conform reads per-tensor input scales",
+        )
     return InputRange(
         module=module,
         tensor=name,

@@ -1,30 +1,50 @@
-"""Which toolkit wrote an artifact, told from its files, and its scales."""
+"""Which library wrote an artifact, told from its files, and its contents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from quantaudit.conform.artifacts import compressed, openvino, quanto
 from quantaudit.conform.artifacts.records import Artifact
+from quantaudit.conform.artifacts.refusals import (
+    MODELOPT_FILE,
+    refuse_sparse,
+    refuse_unknown,
+    refuse_unnamed,
+    refuse_unquantized,
+)
 from quantaudit.conform.artifacts.tensors import read_json
+from quantaudit.conform.configuration import METHOD
 from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo
 
 _HINT = "give a folder that llm-compressor or optimum-quanto saved, or one with an OpenVINO model (.xml and .bin) in it"
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+_OLD_KEY = "compression_config"
 
 
 def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
-    """Read the scales, and only those. modules: of the model that the card is about.
+    """Read what an artifact holds. modules: of the model that the card is about.
 
     Raises ModelError where it is no quantized artifact, or one that cannot be read.
     """
     if path.suffix == ".xml" and path.is_file():
         return openvino.read_openvino(path, modules)
+    if path.is_file():
+        raise ModelError(
+            "is a file, where the folder of the artifact is wanted",
+            where=str(path),
+            hint=f"give the folder, {path.parent}" if (path.parent / "config.json").is_file() else _HINT,
+        )
     if not path.is_dir():
         raise ModelError("no such artifact", where=str(path), hint=_HINT)
     if quanto.find_map(path) is not None:
-        return quanto.read_quanto(path)
+        artifact = quanto.read_quanto(path)
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else None
+        return replace(artifact, config=config if isinstance(config, dict) else None)
     networks = [found for found in sorted(path.glob("*.xml")) if "tokenizer" not in found.name]
     if networks:
         return openvino.read_openvino(networks[0], modules)
@@ -35,10 +55,30 @@ def _checkpoint(folder: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     if not (folder / "config.json").is_file():
         raise ModelError("holds no config.json", where=str(folder), hint=_HINT)
     config = read_json(folder / "config.json")
-    settings = config.get("quantization_config") if isinstance(config, dict) else None
-    if not isinstance(settings, dict):
-        raise ModelError("is not quantized: its config.json has no quantization_config", where=str(folder), hint=_HINT)
+    if not isinstance(config, dict):
+        raise ModelError("is not a JSON object", where=str(folder / "config.json"), hint=_HINT)
+    settings = quantization_of(config)
+    if settings is None:
+        raise refuse_unquantized(folder)
     method = settings.get("quant_method")
-    if method != compressed.METHOD:
-        raise ModelError(f"is quantized by {method!r}, which conform does not read", where=str(folder), hint=_HINT)
-    return compressed.read_compressed(folder, settings, modules)
+    if method is None and "config_groups" in settings:
+        method = METHOD  # older compressed-tensors named it only above, or not at all
+    if method is None or ((folder / MODELOPT_FILE).is_file() and method != METHOD):
+        raise refuse_unnamed(folder, settings)
+    if method != METHOD:
+        raise refuse_unknown(folder, str(method))
+    refuse_sparse(folder, settings)
+    return compressed.read_compressed(folder, config, settings, modules)
+
+
+def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The quantization_config of a config.json: at its top, in its text model's part, or under its older key."""
+    parts = [config, *(part for key in _NESTED if isinstance(part := config.get(key), Mapping))]
+    for part in parts:
+        for key in ("quantization_config", _OLD_KEY):
+            found = part.get(key)
+            if isinstance(found, Mapping) and found:
+                inner = found.get("quantization_config")
+                # compressed-tensors once nested the quantization beside the sparsity.
+                return {**found, **inner} if isinstance(inner, Mapping) else dict(found)
+    return None

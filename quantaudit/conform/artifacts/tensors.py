@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,20 +16,82 @@ from safetensors import SafetensorError, safe_open
 from quantaudit.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Names of dtypes in a safetensors header that torch has too."""
+
+
+class TensorSource(Protocol):
+    """Names, shapes, dtypes and values of a checkpoint's tensors, wherever they lie."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, sorted."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Its dtype, without reading it; None for one that torch does not have."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor as it is stored."""
+
+
+class MemoryTensors:
+    """Tensors in memory, for what is not on disk."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._tensors = tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._tensors))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        return self._tensors[name].dtype
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._tensors[name]
 
 
 class Tensors:
-    """Names, shapes, dtypes and values of a checkpoint's tensors.
+    """Tensors of a folder's shards.
 
-    Read with torch, as NumPy has no bfloat16; resolving an artifact's targets has loaded torch anyway.
+    lost: names that the index of the shards lists and its shard does not hold. Read with torch, as NumPy has no
+    bfloat16; resolving an artifact's targets has loaded torch anyway.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shard: dict[str, Path] = {}
-        for path in _shards(folder):
-            with _explained(path), safe_open(path, framework="pt") as file:
-                self._shard |= dict.fromkeys(file.keys(), path)
+        self._open: dict[Path, Any] = {}
+        paths, named = _shards(folder)
+        for path in paths:
+            with _explained(path):
+                self._open[path] = safe_open(path, framework="pt")
+                self._shard |= dict.fromkeys(self._open[path].keys(), path)
+        self.lost = tuple(name for name in named if name not in self._shard)
 
     def __contains__(self, name: str) -> bool:
         return name in self._shard
@@ -39,31 +101,36 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor, from its header."""
-        path = self._shard[name]
-        with _explained(path), safe_open(path, framework="pt") as file:
+        with self._file(name) as file:
             return tuple(file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        """Dtype of a tensor, from its header; None for one that torch does not have."""
+        with self._file(name) as file:
+            return _DTYPES.get(file.get_slice(name).get_dtype())
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as it is stored."""
-        path = self._shard[name]
-        with _explained(path), safe_open(path, framework="pt") as file:
+        with self._file(name) as file:
             found: torch.Tensor = file.get_tensor(name)
             return found
 
-    def values(self, name: str) -> NDArray[np.float64]:
-        """A tensor's values, flat, exactly."""
-        return self.tensor(name).double().numpy().reshape(-1)
+    @contextmanager
+    def _file(self, name: str) -> Iterator[Any]:
+        path = self._shard[name]
+        with _explained(path):
+            yield self._open[path]
 
-    def scalar(self, name: str) -> float:
-        """The only value of a tensor. Raises ModelError where it holds several."""
-        values = self.values(name)
-        if len(values) != 1:
-            raise ModelError(
-                f"`{name}` holds {len(values)} values where one is expected",
-                where=str(self._shard[name]),
-                hint="conform reads per-tensor input scales",
-            )
-        return float(values[0])
+
+def values(tensors: TensorSource, name: str) -> NDArray[np.float64]:
+    """A tensor's values, flat, exactly."""
+    return tensors.tensor(name).double().numpy().reshape(-1)
+
+
+def scalar(tensors: TensorSource, name: str) -> float | None:
+    """The only value of a tensor; None where it holds several."""
+    found = values(tensors, name)
+    return float(found[0]) if len(found) == 1 else None
 
 
 def epsilons(dtype: torch.dtype) -> tuple[float, ...]:
@@ -82,18 +149,23 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files, and names of the tensors that an index promises."""
+    named: list[str] = []
     if (folder / INDEX).is_file():
         index = read_json(folder / INDEX)
-        names = sorted(set(index.get("weight_map", {}).values())) if isinstance(index, dict) else []
-        found = [folder / name for name in names]
+        where = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+            raise ModelError("has no weight_map", where=str(folder / INDEX), hint="copy the checkpoint again")
+        named, found = list(where), [folder / name for name in sorted(set(where.values()))]
     else:
         found = sorted(folder.glob("*.safetensors"))
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
-        what = f"{missing[0].name} is missing" if missing else "no .safetensors files"
+        names = ", ".join(path.name for path in missing[:5])
+        what = f"{names} {'is' if len(missing) == 1 else 'are'} missing" if missing else "no .safetensors files"
         raise ModelError(what, where=str(folder), hint="give a complete quantized checkpoint")
-    return found
+    return found, named
 
 
 @contextmanager

@@ -9,32 +9,29 @@ import numpy as np
 
 from quantaudit.card.schema import Finding, Severity, SiteRow
 from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
+from quantaudit.conform.rules.catalogue import BROKEN, RECALIBRATE, finding
 from quantaudit.policy import Policy
 
-CODES = {
-    "QA601": "A scale is NaN or infinite.",
-    "QA602": "A scale is zero, negative, or what a toolkit writes where it saw nothing.",
-    "QA603": "A scale that no calibration yields: it clips most values, or spans far more than was ever measured.",
-    "QA604": "A range that ends below the measured peak, or far above it.",
-    "QA605": "Members of a fused group, which read one tensor, have different scales.",
-    "QA606": "The artifact says that a module is quantized, and does not hold its scale.",
-    "QA607": "A static range where nothing was measured.",
-    "QA608": "No static range at all.",
-    "QA609": "Calibration ran without a causal mask (found by `verify` and AuditModifier, as it runs).",
-}
-"""What each code says."""
 UNKNOWN = "QA607"
 SAME = 0.01
 """Relative difference up to which two scales of one tensor are the same: a step of bfloat16 is 1/128."""
 SIGNED = ".weight_scale"
 """Scales of which only the magnitude counts: AutoRound makes one negative where that gives the longer end of the
 symmetric grid, −128 of −128 … 127, to the side of the channel that reaches further."""
+STRAY = 1e6
+"""Factor from the median of its tensor beyond which a scale was never written: parts of healthy weights differ by 10⁴
+and more, memory that was not written holds subnormal numbers and 10³⁰."""
+FEW, MANY = 4, 256
+"""Numbers of scales from which on it is no chance that all are equal; the second of powers of two, which are few."""
+CACHES = (".q_scale", ".k_scale", ".v_scale")
+CACHE_RANGE = (1e-7, 100.0)
+"""Scales of caches that are believed: 8 bits of keys or values of up to 40,000."""
+DESIGNED = 0.25
+"""Share of the measured peak that a moving average keeps even where single batches hold the peaks."""
 PLAUSIBLE = 2.0
 """A value that stands for `nothing seen` is believed to be a real scale where its range is within this of the peak."""
 
 Pair = tuple[InputRange, SiteRow | None]
-_BROKEN = "A scale that is no positive finite number turns every activation behind it into NaN, infinity or zero."
-_RECALIBRATE = "Quantize again with calibration data that reaches this module; do not publish this artifact."
 
 
 def covered(row: InputRange, site: SiteRow) -> float | None:
@@ -67,7 +64,7 @@ def broken_inputs(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
         problem = broken(row, site, policy)
         if problem is not None:
             code, message, threshold, reason = problem
-            found.append(_finding(code, "error", row.module, message, row.scale, threshold, reason, _RECALIBRATE))
+            found.append(_finding(code, "error", row.module, message, row.scale, threshold, reason, RECALIBRATE))
     return found
 
 
@@ -75,11 +72,11 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
     """(code, message, threshold, reason) where an input scale is garbage."""
     name = row.tensor
     if not math.isfinite(row.scale):
-        return "QA601", f"`{name}` is {_spell(row.scale)}", None, _BROKEN
+        return "QA601", f"`{name}` is {_spell(row.scale)}", None, BROKEN
     if row.scale <= 0:
-        return "QA602", f"`{name}` is {row.scale:g}, which is no scale", 0.0, _BROKEN
+        return "QA602", f"`{name}` is {row.scale:g}, which is no scale", 0.0, BROKEN
     if not row.low <= 0 <= row.high:
-        return "QA602", f"zero lies outside the range of `{name}` ({row.low:.3g} … {row.high:.3g})", 0.0, _BROKEN
+        return "QA602", f"zero lies outside the range of `{name}` ({row.low:.3g} … {row.high:.3g})", 0.0, BROKEN
     share = None if site is None else covered(row, site)
     if share is None or site is None or site.amax is None or math.isinf(share):
         return None
@@ -104,42 +101,53 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
     return None
 
 
-def broken_others(scales: Iterable[OtherScale], policy: Policy) -> list[Finding]:
+def broken_others(scales: Iterable[OtherScale]) -> list[Finding]:
     """QA601, QA602, QA603 for every other scale: a card knows no weights, so one is held against its own tensor."""
     found = []
     for row in scales:
-        used = row.values[~row.idle]
-        if row.tensor.endswith(SIGNED):
-            used = np.abs(used)
-        wrong = ~np.isfinite(used)
+        wrong = ~np.isfinite(row.values)
         if wrong.any():
-            message = f"{_count(wrong, row)} {_spell(float(used[wrong][0]))}"
-            found.append(
-                _finding("QA601", "error", row.module, message, float(wrong.sum()), 0.0, _BROKEN, _RECALIBRATE)
-            )
+            message = f"{_count(wrong, row)} {_spell(float(row.values[wrong][0]))}"
+            found.append(_scale_finding("QA601", row, message, wrong, None, BROKEN))
             continue
+        used = row.values[~row.idle]
+        used = np.abs(used) if row.tensor.endswith(SIGNED) else used
         wrong = used <= 0
         if wrong.any():
             message = f"{_count(wrong, row)} {used[wrong][0]:g}, which is no scale"
-            found.append(
-                _finding("QA602", "error", row.module, message, float(wrong.sum()), 0.0, _BROKEN, _RECALIBRATE)
-            )
+            found.append(_scale_finding("QA602", row, message, wrong, 0.0, BROKEN))
             continue
-        found += _stray(row, used, policy)
+        found += _stray(row, used)
     return found
 
 
-def _stray(row: OtherScale, used: np.ndarray, policy: Policy) -> list[Finding]:
-    limit = policy.range_excess.error
+def _stray(row: OtherScale, used: np.ndarray) -> list[Finding]:
+    """A scale unlike the others of its tensor; of a cache, one that no key or value explains."""
+    if row.tensor.endswith(CACHES):
+        wrong = (used > CACHE_RANGE[1]) | (used < CACHE_RANGE[0])
+        message = f"{_count(wrong, row)} {used[wrong][0]:.3g}, which no keys or values need" if wrong.any() else ""
+        reason = "Keys and values lie between a thousandth and some thousands: all of them would be zero, or clipped."
+        return [_scale_finding("QA603", row, message, wrong, CACHE_RANGE[1], reason)] if message else []
     if len(used) < 3:
         return []
+    exponents = bool(np.all(np.log2(used) % 1 == 0))
+    if len(used) >= (MANY if exponents else FEW) and used.min() == used.max():
+        severity: Severity = "warning" if exponents else "error"
+        message = f"all {len(used):,} values of `{row.tensor}` are {used[0]:.3g}"
+        return [finding("QA614", row.module, message, severity=severity)]
     ratio = used / np.median(used)
-    wrong = (ratio > limit) | (ratio < 1 / limit)
+    wrong = (ratio > STRAY) | (ratio < 1 / STRAY)
     if not wrong.any():
         return []
     message = f"{_count(wrong, row)} {used[wrong][0]:.3g}, while {np.median(used):.3g} is usual in that tensor"
-    reason = "Output channels of one weight do not differ by such a factor: this looks like memory never written."
-    return [_finding("QA603", "error", row.module, message, float(wrong.sum()), limit, reason, _RECALIBRATE)]
+    reason = "Parts of one weight do not differ by such a factor: this looks like memory never written."
+    return [_scale_finding("QA603", row, message, wrong, STRAY, reason)]
+
+
+def _scale_finding(
+    code: str, row: OtherScale, message: str, wrong: np.ndarray, threshold: float | None, reason: str
+) -> Finding:
+    return _finding(code, "error", row.module, message, float(wrong.sum()), threshold, reason, RECALIBRATE)
 
 
 def missing(rows: Iterable[Missing]) -> list[Finding]:
@@ -153,24 +161,37 @@ def missing(rows: Iterable[Missing]) -> list[Finding]:
 
 
 def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
-    """QA604: ranges that clip the measured peak, or waste most of their levels; garbage is not told twice."""
+    """QA604: ranges that clip the measured peak, or waste most of their levels; garbage is not reported twice."""
     found = []
     for row, site in pairs:
         share = None if site is None else covered(row, site)
         if share is None or site is None or math.isinf(share) or broken(row, site, policy):
             continue
+        severity: Severity = "warning"
+        what = f"static range of `{row.tensor}`"
         if share < policy.range_coverage.warning:
-            message = f"static range reaches {share:.3g} of the measured peak, {site.amax:,.4g}, and clips it"
+            message = f"{what} reaches {share:.3g} of the measured peak, {site.amax:,.4g}, and clips it"
             limit, reason = policy.range_coverage.warning, policy.range_coverage.reason
             remedy = "Measure whether this clipping helps or hurts: run both artifacts on your own evaluation."
+            if row.averages and _by_design(row, site):
+                severity = "info"
+                reason = "Its observer averages over calibration batches: it clips rare peaks as designed."
         elif share > policy.range_excess.warning:
-            message = f"static range reaches {share:.3g} times the measured peak, {site.amax:,.4g}: levels are wasted"
+            message = f"{what} reaches {share:.3g} times the measured peak, {site.amax:,.4g}: levels are wasted"
             limit, reason = policy.range_excess.warning, policy.range_excess.reason
             remedy = "Calibrate on text like the text that is served, or audit on text like that of the calibration."
         else:
             continue
-        found.append(_finding("QA604", "warning", row.module, message, share, limit, reason, remedy))
+        found.append(_finding("QA604", severity, row.module, message, share, limit, reason, remedy))
     return found
+
+
+def _by_design(row: InputRange, site: SiteRow) -> bool:
+    """Whether a range holds all but a thousandth of what was measured; of an expert a card knows the peak alone."""
+    reach = max(row.high, -row.low)
+    if row.factors is not None or site.p999 is None or site.kind == "expert_input":
+        return site.amax is not None and reach >= DESIGNED * site.amax
+    return reach >= min(site.p999, DESIGNED * (site.amax or 0.0))
 
 
 def disagreement(

@@ -21,6 +21,7 @@ from quantaudit.recipe.oneshot import load_saved, run_oneshot, saved_inputs, sav
 from quantaudit.simulate.apply import quantized_modules
 from quantaudit.simulate.plan import Plan, PlanWeights
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
+from tests.families import family_model
 
 CPU = torch.device("cpu")
 PRESETS = {
@@ -154,3 +155,25 @@ def test_a_recipe_that_does_not_fit_the_model_is_one_error(
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no \.safetensors files"):
         saved_parameters(tmp_path)
+
+
+@pytest.mark.parametrize(("preset", "loads"), [("W4A16", True), ("W8A8", False), ("NVFP4", False)])
+def test_where_transformers_leaves_experts_without_scales_it_is_named(preset: str, loads: bool, tmp_path: Path) -> None:
+    folder = save_checkpoint(
+        tmp_path / "m", family_model("qwen3-moe", hidden_size=128, head_dim=32, moe_intermediate_size=128)
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "s_stage: {q_modifiers: {QuantizationModifier: "
+        f"{{targets: [Linear], scheme: {preset}, ignore: [lm_head, 're:.*mlp.gate$']}}}}}}"
+    )
+    run_oneshot(load(folder), recipe, list(random_corpus([30, 20]).samples), tmp_path / "q", pipeline="basic")
+    if loads:
+        assert load_saved(tmp_path / "q", CPU) is not None
+        return
+    with pytest.raises(
+        ModelError, match=r"^[^\n]*: transformers [\d.]+ cannot load the quantized checkpoint"
+    ) as caught:
+        load_saved(tmp_path / "q", CPU)
+    assert "above report" not in str(caught.value)
+    assert "the checkpoint may be sound" in str(caught.value.hint)

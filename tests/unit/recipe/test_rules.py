@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantaudit.card import findings, simulated
-from quantaudit.conform.rules import ranges as conform_rules
+from quantaudit.conform.rules import catalogue
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy, load_policy
 from quantaudit.recipe.documentation import card_codes, explain, rules_page
@@ -59,13 +59,17 @@ def test_codes_of_cards_are_not_given_to_recipes() -> None:
 
 
 def test_every_code_of_an_artifacts_findings_is_explained() -> None:
-    source = Path(conform_rules.__file__).read_text(encoding="utf-8")
-    used = set(re.findall(r'(?:return|finding\(|UNKNOWN =)\s*"(QA6\d\d)"', source))
-    assert used == set(conform_rules.CODES)
+    folder = Path(catalogue.__file__).parent
+    sources = [path for path in (*folder.glob("*.py"), folder.parent / "model_check.py") if path.stem != "catalogue"]
+    used = {code for path in sources for code in re.findall(r'"(QA6\d\d)"', path.read_text(encoding="utf-8"))}
+    assert used == set(catalogue.CODES)
     assert not used & (set(RULES) | set(card_codes()))
-    for code in used:
-        assert conform_rules.CODES[code] in explain(code.lower())
-        assert f"| {code} | " in rules_page()
+    for code, row in catalogue.CODES.items():
+        told = explain(code.lower())
+        assert row.title in told
+        assert f"Why: {row.why}" in told
+        assert f"What to do: {row.remedy}" in told
+        assert f"### {code}: {row.title.rstrip('.')}" in rules_page()
 
 
 @pytest.mark.parametrize(
