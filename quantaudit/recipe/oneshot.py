@@ -125,8 +125,9 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
 
 
 def _of_weight(key: str) -> bool:
+    """Whether a tensor is part of a quantized weight; matrices of rotations are not, and are attached afterwards."""
     leaf = key.rpartition(".")[2]
-    return leaf.startswith("weight") or leaf == "input_global_scale"
+    return leaf.startswith("weight_") or leaf == "input_global_scale" or (leaf == "weight" and ".experts." in key)
 
 
 def _not_loaded(folder: Path, what: str) -> ModelError:

@@ -20,6 +20,8 @@ LAYERS = 10.0
 """Factor between the gains of one weight in different layers, above the usual."""
 QUIET = 1e-4
 """The same from below."""
+INITIAL = (0.0, 1.0)
+"""What norms and biases are before they are trained."""
 REACH = 0.25
 """Share of the grid that the largest code of a group reaches at least: every observer lets it reach the end, but for
 scales that are powers of two, which may take half."""
@@ -186,7 +188,7 @@ def _vectors(rows: Iterable[DenseContents]) -> Iterator[Finding]:
                 yield finding(
                     "QA614", row.module, f"all {row.count:,} values of `{row.tensor}` are zero, as of no other layer"
                 )
-            elif row.constant and not row.zero and len(others) > 0 and not any(other.constant for other in others):
+            elif row.constant and row.gain not in INITIAL and others and not any(other.constant for other in others):
                 yield finding(
                     "QA614", row.module, f"all {row.count:,} values of `{row.tensor}` are equal, as of no other layer"
                 )

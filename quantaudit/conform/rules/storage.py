@@ -158,7 +158,7 @@ def _targeted(checkpoint: Checkpoint, stem: str) -> bool:
     parsed = checkpoint.configuration.parsed
     linear = nn.Linear(1, 1, device="meta")
     targets = [target for scheme in parsed.config_groups.values() for target in scheme.targets]
-    return is_match(stem, linear, targets, parsed.ignore or [])
+    return bool(is_match(stem, linear, targets, parsed.ignore or []))
 
 
 def _lost(checkpoint: Checkpoint) -> Iterator[Finding]:
