@@ -208,8 +208,9 @@ def _samples(profile: Profile) -> set[int]:
     return {int(sample) for value in profile.statistics.values() for sample in value.extremes.sample}
 
 
-def save_profile(profile: Profile, path: Path) -> None:
+def save_profile(profile: Profile, path: str | Path) -> None:
     """Write atomically. Raises OutputError."""
+    path = Path(path)
     arrays: dict[str, np.ndarray] = {}
     encodings: dict[str, str] = {}
     for (site, split), value in sorted(profile.statistics.items()):
@@ -225,11 +226,12 @@ def save_profile(profile: Profile, path: Path) -> None:
     write_bytes(path, save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)}))
 
 
-def load_profile(path: Path, *, whole: bool = True) -> Profile:
+def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
     """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version.
 
     whole: whether one that holds only some shards of its run is refused, as all but `merge` do.
     """
+    path = Path(path)
     profile = _load_profile(path)
     shards = profile.provenance.shards
     if whole and shards is not None:

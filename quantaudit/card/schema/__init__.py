@@ -101,8 +101,9 @@ class Card(Row):
     verdict: Verdict
 
 
-def load_card(path: Path) -> Card:
+def load_card(path: str | Path) -> Card:
     """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,0 +1,99 @@
+"""Every command of the README and the documentation is run as it is written, on small things; a synopsis is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from quantaudit import cli
+from tests.docs.pages import ROOT, Command, commands
+from tests.docs.workspace import MODELS, SMALL, build, quantaudit
+
+OPTION = r"--[a-z][a-z-]*"
+VERDICTS = {"gate": {0, 1, 3}, "verify": {0, 1, 3}, "conform": {0, 1, 3}}
+"""Exit codes of the verbs whose code is the answer; a random model may deserve any."""
+TESTED_ELSEWHERE = {
+    "make demo": "its command is that of `quantaudit report demo`; tests/integration/test_demo.py",
+    "make test": "runs this test",
+    "make install": "what runs this test was installed by it",
+    "pip install .": "CI installs the project before anything else",
+    "pip install ./quantaudit": "the same, from beside the checkout",
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("docs"))
+
+
+def of(*programs: str, synopsis: bool) -> list[object]:
+    found = [c for c in commands() if c.words[0] in programs and c.synopsis == synopsis]
+    return [pytest.param(command, id=command.name) for command in found]
+
+
+@pytest.mark.parametrize("command", of("quantaudit", "optimum-cli", synopsis=False))
+def test_a_command_runs(command: Command, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = command.words[1:]
+    if command.words[0] == "optimum-cli":
+        if words[0] != "quantaudit":
+            pytest.skip("Optimum's own command, which another package brings")
+        words = words[1:]
+    folder = tmp_path / "work"
+    shutil.copytree(workspace, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    assert quantaudit(*small(words)) in VERDICTS.get(words[0], {0})
+
+
+def small(words: list[str]) -> list[str]:
+    """The same command on the small model and a few short samples, on this machine, over what an earlier one wrote."""
+    verb = verbs()[words[0]]
+    replaced = {"demo": MODELS[0], "cuda": "cpu", "model.gguf": MODELS[0]}
+    found = [replaced.get(word, word) for word in words]
+    options = {option for parameter in verb.params for option in parameter.opts}
+    for option, value in SMALL.items():
+        if option in options and option not in found:
+            found += [option, value]
+    return [*found, "--force"] if "--force" in options and "--force" not in found else found
+
+
+def verbs() -> dict[str, Any]:
+    group: Any = typer.main.get_command(cli.app)
+    return dict(group.commands)
+
+
+@pytest.mark.parametrize("command", of("quantaudit", "optimum-cli", synopsis=True))
+def test_a_synopsis_names_a_verb_and_its_options(command: Command) -> None:
+    verb = command.text.partition("quantaudit ")[2].split()[0]
+    if verb == "…":  # any
+        return
+    options = {option for parameter in verbs()[verb].params for option in parameter.opts}
+    assert set(re.findall(OPTION, command.text)) <= options
+
+
+@pytest.mark.parametrize("command", of("make", "pip", synopsis=False))
+def test_a_command_that_prepares_something_exists(command: Command) -> None:
+    if command.words[0] == "make":
+        done = subprocess.run(["make", "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    else:
+        assert " ".join(command.words) in TESTED_ELSEWHERE
+
+
+@pytest.mark.parametrize("command", of("python", synopsis=False))
+def test_a_program_of_the_repository_can_be_started(command: Command) -> None:
+    """Its file or module is there, and its options are known. What benchmarks print is tested beside them."""
+    if command.words[1] == "-m":
+        assert importlib.util.find_spec(command.words[2])
+        return
+    start = [sys.executable, command.words[1], "--help"]
+    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(OPTION, command.text)) <= set(re.findall(OPTION, done.stdout))
