@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from quantaudit.corpus.load import Corpus, CorpusRow, load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
+from quantaudit.gather import SiteRecorder, recorder_for
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.load import LoadedModel, load_model
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Provenance, SampleInfo, SiteInfo, SplitInfo
-from quantaudit.stats.accumulator import Accumulator, PatternCounter
 from quantaudit.stats.distribution import Distribution
-from quantaudit.stats.site import SiteStatistics
+from quantaudit.stats.labels import labels_of
+from quantaudit.stats.site import SiteStatistics, zero
 
 VOCABULARY = 260
 BYTES = 256
@@ -42,11 +43,13 @@ def from_patterns(patterns: NDArray[np.uint16], dtype: torch.dtype) -> Tensor:
 
 
 def accumulate(samples: Iterable[Sample]) -> SiteStatistics:
-    """One accumulator fed with these samples in this order."""
-    accumulator = Accumulator(PatternCounter())
+    """The statistics of these samples of one site, fed in this order to what the package uses on this device."""
+    record: SiteRecorder | None = None
     for index, x_TC, tokens_T in samples:
-        accumulator.update(x_TC, sample=index, tokens_T=tokens_T)
-    return accumulator.result()
+        record = record or recorder_for(x_TC.device).site(x_TC.dtype)
+        record.add(x_TC, labels_of([(index, 0, tokens_T)]))
+    found = record and record.result(0)
+    return found or zero("bfloat16")
 
 
 def distribution_of(x: Tensor) -> Distribution:

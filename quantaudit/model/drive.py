@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.model.routing import Routed
+from quantaudit.stats.labels import ALL, Chosen, Labels
 
-Share = tuple[TokenizedSample, Tensor, NDArray[np.int64] | None]
-"""A sample, rows [tokens, channels] that belong to it, and their positions in it (None: from its start on)."""
-
+Share = tuple[Labels, Chosen]
+"""What the tokens of a batch are, and which of them the rows of a tensor are."""
 
 Side = Literal["left", "right"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+"""A split's place here is its number in labels."""
 NO_TOKEN = -1
 """Stands for the token at rows of a vision tower: they are patches of an image."""
 
@@ -37,6 +40,7 @@ class Batch:
     input_ids: Tensor
     side: Side = "right"
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
+    _labels: dict[int | None, Labels] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -53,10 +57,6 @@ class Batch:
         width, length = self.input_ids.shape[1], len(sample.ids)
         return slice(0, length) if self.side == "right" else slice(width - length, width)
 
-    def valid(self, row: int) -> slice | Tensor:
-        """What selects the tokens of samples[row] among the columns of its row."""
-        return self.columns(self.samples[row])
-
     def positions(self) -> Tensor:
         """Position of every column in its row's sample, −1 at padding: int64 [batch, longest], on the host."""
         found = torch.full(self.input_ids.shape, -1, dtype=torch.int64)
@@ -64,27 +64,51 @@ class Batch:
             row[self.columns(sample)] = torch.arange(len(sample.ids))
         return found
 
-    def shares(self, x_NC: Tensor, site: str) -> Iterator[Share]:
-        """Each sample's valid rows of a tensor that has one row for every token, padding included.
+    def labels(self, patches: int | None = None) -> Labels:
+        """What the columns of all rows are, one row after another; made once. patches: those of so many patches."""
+        if patches not in self._labels:
+            self._labels[patches] = self._token_labels() if patches is None else self._patch_labels(patches)
+        return self._labels[patches]
+
+    def _token_labels(self) -> Labels:
+        position = self.positions().numpy()
+        segment = np.where(position < 0, -1, np.arange(len(position))[:, None])
+        token = np.full(position.shape, NO_TOKEN, np.int64)
+        for row, sample in enumerate(self.samples):
+            token[row, position[row] >= 0] = sample.ids
+        return self._labelled(segment, position, token)
+
+    def _patch_labels(self, patches: int) -> Labels:
+        return self._labelled(np.zeros(patches), np.arange(patches), np.full(patches, NO_TOKEN))
+
+    def _labelled(self, *rows: NDArray[Any]) -> Labels:
+        segment, position, token = (np.ascontiguousarray(values.reshape(-1), dtype=np.int64) for values in rows)
+        return Labels(
+            segment=segment,
+            position=position,
+            token=token,
+            sample=np.array([sample.index for sample in self.samples], np.int64),
+            split=np.array([SPLITS.index(sample.split) for sample in self.samples], np.int64),
+        )
+
+    def shares(self, x_NC: Tensor, site: str) -> Iterable[Share]:
+        """What the rows of a tensor are that has one row for every token, padding included.
 
         x_NC: [batch x longest, channels]. Raises MeasurementError where it has other rows.
         """
         if len(x_NC) != self.input_ids.numel():
             raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
-        rows = x_NC.reshape(*self.input_ids.shape, x_NC.shape[-1])
-        for row, sample in enumerate(self.samples):
-            if len(sample.ids):
-                yield sample, rows[row, self.valid(row)], None
+        return ((self.labels(), ALL),)
 
-    def patches(self, x_NC: Tensor) -> Iterator[Share]:
-        """All rows of a tensor on the way from pixels to tokens: it has an axis of its own, and one sample is alone.
+    def patches(self, x_NC: Tensor) -> Iterable[Share]:
+        """What the rows are on the way from pixels to tokens: they have an axis of their own, and one sample is alone.
 
         x_NC: [patches, channels], in the order in which the tower holds them.
         """
-        yield self.samples[0], x_NC, None
+        return ((self.labels(len(x_NC)), ALL),)
 
-    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterator[Share]:
-        """Each sample's valid rows of an expert's tensor, with their positions in the sample.
+    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterable[Share]:
+        """What the rows of an expert's tensor are.
 
         x_NC: [rows, channels]. Raises MeasurementError where its rows are not those of the expert's input.
         """
@@ -94,13 +118,7 @@ class Batch:
                 f"{self.input_ids.numel()} tokens were routed",
                 where=site,
             )
-        x_KC = x_NC if routed.rows is None else x_NC[routed.rows]
-        tokens = routed.tokens.cpu()
-        rows, positions = tokens // self.input_ids.shape[1], self.positions().reshape(-1)[tokens]
-        for row, sample in enumerate(self.samples):
-            mine = ((rows == row) & (positions >= 0)).nonzero()[:, 0]
-            if len(mine):
-                yield sample, x_KC[mine.to(x_KC.device)], positions[mine].numpy()
+        return ((self.labels(), routed.chosen),)
 
 
 def batches(

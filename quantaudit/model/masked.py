@@ -16,10 +16,6 @@ class MaskedBatch(Batch):
 
     mask: Tensor
 
-    def valid(self, row: int) -> slice | Tensor:
-        """What selects the tokens of samples[row] among the columns of its row."""
-        return slice(None) if len(self.samples[row].ids) == self.mask.shape[1] else self.mask[row]
-
     def positions(self) -> Tensor:
         """Position of every column in its row's sample, −1 at padding: int64 [batch, longest], on the host."""
         mask = self.mask.cpu()

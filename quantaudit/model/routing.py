@@ -7,14 +7,17 @@ picks rows by itself (remote code), in whatever order: then rows are found by th
 
 Linearized experts can be run on all tokens (`experts.on_all_tokens`): then each is given everything that its container
 is given, and the rows that are routed to it are a part of them.
+
+All of it stays on the model's device. How many rows an expert is given is known from their shape; that these are as
+many as were routed to it is noted on the device, and asked for once a batch, by `Routing.check`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -22,30 +25,37 @@ from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
 from quantaudit.model.structure import Bank
+from quantaudit.stats.labels import Chosen
+
+NOT_ITS_TOKENS = "an expert was given rows that are not its layer's tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Rows of an expert's tensors that hold a token. rows: int64 [k] into them, None for all of `count` rows.
+    """Which rows of an expert's tensors, of `count`, are which of the `total` tokens of the flattened batch."""
 
-    tokens: int64 [k], the tokens' indices in the flattened batch of `total` tokens.
-    """
-
-    rows: Tensor | None
-    tokens: Tensor
+    chosen: Chosen
     count: int
     total: int
 
 
 @dataclass(slots=True)
 class _State:
-    """What is known about one bank during one call of its layer."""
+    """What is known about one bank during one call of its layer. wrong: reason → bool, whether it ever held."""
 
+    where: str
     hidden: Tensor | None = None
     chosen: Tensor | None = None
+    lists: _Lists | None = None
     called: bool = False
     current: Routed | None = None
     everything: Routed | None = None
+    wrong: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, reason: str, wrong: Tensor) -> None:
+        """Remember whether this went wrong, without asking for it."""
+        before = self.wrong.get(reason)
+        self.wrong[reason] = wrong if before is None else before | wrong
 
 
 class Routing:
@@ -57,7 +67,7 @@ class Routing:
     def __init__(self, banks: Sequence[Bank], *, all_tokens: bool = False) -> None:
         self._banks = banks
         self._all_tokens = all_tokens
-        self._states = {bank.path: _State() for bank in banks}
+        self._states = {bank.path: _State(bank.path) for bank in banks}
 
     @contextmanager
     def follow(self, model: nn.Module) -> Iterator[None]:
@@ -67,7 +77,7 @@ class Routing:
                 state = self._states[bank.path]
                 parent = model.get_submodule(bank.path.rpartition(".")[0])
                 _attach(stack, parent, partial(_enter_layer, state))
-                _attach(stack, model.get_submodule(bank.path), partial(_enter_bank, state))
+                _attach(stack, model.get_submodule(bank.path), partial(_enter_bank, state, len(bank.experts)))
                 enter = _enter_expert_on_all if self._all_tokens and bank.linearized else _enter_expert
                 for index, path in enumerate(bank.experts):
                     _attach(stack, model.get_submodule(path), partial(enter, state, bank, index))
@@ -84,6 +94,20 @@ class Routing:
             raise MeasurementError("a Linear of an expert ran outside its expert", where=bank)
         return current
 
+    def check(self) -> None:
+        """After a batch: raises MeasurementError where the experts were given other rows than were routed to them."""
+        noted = [
+            (state.where, reason, wrong) for state in self._states.values() for reason, wrong in state.wrong.items()
+        ]
+        for state in self._states.values():
+            state.wrong = {}
+        if not noted:
+            return
+        happened = torch.stack([wrong for _, _, wrong in noted]).tolist()
+        for (where, reason, _), wrong in zip(noted, happened, strict=True):
+            if wrong:
+                raise MeasurementError(reason, where=where)
+
 
 def _attach(stack: ExitStack, module: nn.Module, enter: Callable[[list[Tensor]], None]) -> None:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -95,30 +119,33 @@ def _attach(stack: ExitStack, module: nn.Module, enter: Callable[[list[Tensor]],
 def _enter_layer(state: _State, tensors: list[Tensor]) -> None:
     hidden = tensors[0]
     state.hidden = hidden.reshape(-1, hidden.shape[-1])
-    state.chosen, state.called, state.current, state.everything = None, False, None, None
+    state.chosen = state.lists = state.current = state.everything = None
+    state.called = False
 
 
-def _enter_bank(state: _State, tensors: list[Tensor]) -> None:
+def _enter_bank(state: _State, experts: int, tensors: list[Tensor]) -> None:
     state.called = True
     state.chosen = next((x for x in tensors if not x.is_floating_point() and x.ndim == 2), None)
+    state.lists = None if state.chosen is None else _Lists.of(state.chosen, experts)
 
 
 def _enter_expert(state: _State, bank: Bank, index: int, tensors: list[Tensor]) -> None:
     if state.hidden is None:
         raise MeasurementError("an expert ran outside its layer", where=bank.path)
     x, total = tensors[0].reshape(-1, tensors[0].shape[-1]), len(state.hidden)
-    rows: Tensor | None = None
-    if state.chosen is not None:
-        tokens = routed_tokens(state.chosen, index)
+    if state.lists is not None:
+        tokens, wrong = state.lists.rows(index, len(x))
+        state.note("an expert was given other rows than were routed to it", wrong)
+        chosen = Chosen(tokens)
     elif state.called:
-        rows = tokens = x.any(-1).nonzero()[:, 0]
         if len(x) != total:
             raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=bank.path)
+        chosen = Chosen(None, x.any(-1))
     else:
-        tokens = match_rows(x, state.hidden, where=bank.path)
-    if rows is None and len(tokens) != len(x):
-        raise MeasurementError(f"an expert was given {len(x)} rows, {len(tokens)} are routed to it", where=bank.path)
-    state.current = Routed(rows, tokens, len(x), total)
+        tokens, wrong = find_rows(x, state.hidden)
+        state.note(NOT_ITS_TOKENS, wrong)
+        chosen = Chosen(tokens)
+    state.current = Routed(chosen, len(x), total)
 
 
 def _enter_expert_on_all(state: _State, bank: Bank, index: int, tensors: list[Tensor]) -> None:
@@ -126,18 +153,44 @@ def _enter_expert_on_all(state: _State, bank: Bank, index: int, tensors: list[Te
         raise MeasurementError("an expert ran outside its layer", where=bank.path)
     x, total = tensors[0].reshape(-1, tensors[0].shape[-1]), len(state.hidden)
     if state.chosen is not None:
-        tokens = routed_tokens(state.chosen, index)
-        mine, every = Routed(tokens, tokens, len(x), total), Routed(None, torch.arange(total), len(x), total)
+        mine, every = Chosen(None, (state.chosen == index).any(-1)), Chosen()
         expected = total
     else:
         # One copy of the tokens for each expert, its own at its index; rows of zeros are tokens routed to others.
-        rows = x.any(-1).nonzero()[:, 0]
-        own = rows[rows // total == index]
-        mine, every = Routed(own, own % total, len(x), total), Routed(rows, rows % total, len(x), total)
+        place = torch.arange(len(x), device=x.device)
+        tokens, given = place % total, x.any(-1)
+        mine, every = Chosen(tokens, given & (place // total == index)), Chosen(tokens, given)
         expected = total * len(bank.experts)
     if len(x) != expected:
         raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=bank.path)
-    state.current, state.everything = mine, every
+    state.current, state.everything = Routed(mine, len(x), total), Routed(every, len(x), total)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """Tokens routed to each expert, one expert after another, in the order of the linearized experts: by rank of the
+    choice, then by token. tokens: int64 [choices]; starts, counts: int64 [experts + 1], the last for no expert.
+    """
+
+    tokens: Tensor
+    starts: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor, experts: int) -> _Lists:
+        """chosen: int [tokens, k], the experts of each token; others than 0 … experts − 1 stand for none."""
+        by_rank = chosen.T.reshape(-1).long()
+        by_rank = torch.where((by_rank >= 0) & (by_rank < experts), by_rank, experts)
+        counts = torch.zeros(experts + 1, dtype=torch.int64, device=chosen.device)
+        counts.scatter_add_(0, by_rank, torch.ones_like(by_rank))
+        tokens = by_rank.argsort(stable=True) % len(chosen) if len(chosen) else by_rank
+        return cls(tokens, counts.cumsum(0) - counts, counts)
+
+    def rows(self, expert: int, count: int) -> tuple[Tensor, Tensor]:
+        """The first `count` tokens of an expert's list, int64 [count], and whether it has more or fewer, bool."""
+        place = self.starts[expert] + torch.arange(count, device=self.tokens.device)
+        last = max(len(self.tokens) - 1, 0)
+        return self.tokens.index_select(0, place.clamp(max=last)), self.counts[expert] != count
 
 
 def routed_tokens(chosen: Tensor, expert: int) -> Tensor:
@@ -153,17 +206,26 @@ def match_rows(x: Tensor, given: Tensor, *, where: str) -> Tensor:
 
     x: [n, channels]; given: [tokens, channels]. Returns int64 [n]. Raises MeasurementError where a row is in none.
     """
+    tokens, wrong = find_rows(x, given)
+    if bool(wrong):
+        raise MeasurementError(NOT_ITS_TOKENS, where=where)
+    return tokens
+
+
+def find_rows(x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without waiting: the rows, and whether one of x is in none, bool, on the device."""
+    if not len(x) or not len(given):
+        return torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.tensor(len(x) > 0, device=x.device)
     wanted, offered = _hash(x), _hash(given)
     sorted_wanted, order_wanted = wanted.sort(stable=True)
     sorted_offered, order_offered = offered.sort(stable=True)
     occurrence = torch.arange(len(x), device=x.device) - torch.searchsorted(sorted_wanted, sorted_wanted)
     place = torch.searchsorted(sorted_offered, sorted_wanted) + occurrence
-    tokens = torch.empty_like(order_wanted)
-    tokens[order_wanted] = order_offered[place.clamp(max=max(len(given) - 1, 0))] if len(x) else order_wanted
-    different = torch.unique(tokens)
-    if not torch.equal(_bits(given[tokens]), _bits(x)) or len(different) != len(x):
-        raise MeasurementError("an expert was given rows that are not its layer's tokens", where=where)
-    return tokens
+    found = order_offered.index_select(0, place.clamp(max=len(given) - 1))
+    tokens = torch.empty_like(order_wanted).scatter_(0, order_wanted, found)
+    ordered = tokens.sort().values
+    twice = (ordered[1:] == ordered[:-1]).any()
+    return tokens, twice | (_bits(given.index_select(0, tokens)) != _bits(x)).any()
 
 
 def _bits(x: Tensor) -> Tensor:
@@ -172,6 +234,11 @@ def _bits(x: Tensor) -> Tensor:
 
 def _hash(x: Tensor) -> Tensor:
     """int64 [rows], equal for rows of equal bits."""
+    bits = _bits(x)
+    return (bits.long() * _factors(bits.shape[-1], x.device)).sum(-1)
+
+
+@lru_cache(maxsize=8)
+def _factors(width: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(1 << 62), 1 << 62, (_bits(x[:1]).shape[-1],), generator=generator)
-    return (_bits(x).long() * factors.to(x.device)).sum(-1)
+    return torch.randint(-(1 << 62), 1 << 62, (width,), generator=generator).to(device)

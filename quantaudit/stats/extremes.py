@@ -34,7 +34,7 @@ def zero() -> Extremes:
 def from_rows(rows: list[tuple[int, int, float, float]]) -> Extremes:
     """From (sample, tokens, min, max) in any order; a sample met twice is combined."""
     sample, tokens, low, high = ([row[i] for row in rows] for i in range(4))
-    return _combine(
+    return from_arrays(
         np.asarray(sample, np.int32),
         np.asarray(tokens, np.int32),
         np.asarray(low, np.float32),
@@ -44,7 +44,7 @@ def from_rows(rows: list[tuple[int, int, float, float]]) -> Extremes:
 
 def merge(a: Extremes, b: Extremes) -> Extremes:
     """Extremes over both: associative, commutative, `zero` is its identity."""
-    return _combine(
+    return from_arrays(
         np.concatenate([a.sample, b.sample]),
         np.concatenate([a.tokens, b.tokens]),
         np.concatenate([a.min, b.min]),
@@ -52,9 +52,10 @@ def merge(a: Extremes, b: Extremes) -> Extremes:
     )
 
 
-def _combine(
+def from_arrays(
     sample: NDArray[np.int32], tokens: NDArray[np.int32], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> Extremes:
+    """From one entry a part of a sample, in any order, each array [n]; a sample met twice is combined."""
     unique, inverse = np.unique(sample, return_inverse=True)
     total = np.zeros(len(unique), np.int32)
     lowest = np.full(len(unique), np.inf, np.float32)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantaudit.stats import site
-from quantaudit.stats.accumulator import Accumulator, PatternCounter, encoding_of
 from tests.builders import Sample, accumulate, differences, make_samples
+from tests.plain_statistics import Accumulator, PatternCounter, encoding_of
 from tests.unit.stats.strategies import sample_lists
 
 

@@ -148,7 +148,7 @@ def test_a_non_contiguous_tensor_is_counted_like_its_copy() -> None:
 
 
 def test_the_reused_buffer_never_leaks_an_earlier_tensor() -> None:
-    from quantaudit.stats.accumulator import PatternCounter
+    from tests.plain_statistics import PatternCounter
 
     count = PatternCounter()
     for size in (1000, 3, 2000, 1):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from quantaudit.stats.accumulator import candidate_channels
 from quantaudit.stats.peaks import KEPT, floor
 from tests.builders import Sample, accumulate, make_samples
+from tests.plain_statistics import candidate_channels
 from tests.unit.stats.strategies import sample_lists
 
 Peak = tuple[float, int, int, int, int]

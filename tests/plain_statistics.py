@@ -1,4 +1,4 @@
-"""Gathers one tensor's statistics while the model runs, on its device: the hot path, and the only torch here."""
+"""The plain path: one tensor at a time in PyTorch's and NumPy's words. Both kernels of the package must equal it."""
 
 from __future__ import annotations
 
