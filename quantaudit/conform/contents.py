@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantaudit.conform.artifacts.records import DenseContents, OtherScale, QuantizedModule, WeightContents
 from quantaudit.conform.artifacts.tensors import TensorSource
-from quantaudit.conform.contract import GROUP_INDEX, GROUPED
+from quantaudit.conform.contract import GROUP_INDEX, GROUPED, Form
 
 ROWS = 2048
 """Rows of a weight that are decoded at a time."""
@@ -177,7 +177,7 @@ def _codes(
 def _zero_points(tensors: TensorSource, row: QuantizedModule, args: QuantizationArgs) -> Tensor | None:
     """Zero points, float32 [rows or 1, groups along a row]; None where there are none, or they do not fit."""
     name, form = f"{row.saved}.weight_zero_point", row.forms.get("weight_zero_point")
-    if form is None or not _fits(tensors, name, form.shape) or tensors.dtype(name) not in form.dtypes:
+    if form is None or not _fits(tensors, name, form) or tensors.dtype(name) not in form.dtypes:
         return None
     if args.strategy == "block":
         return None  # not in any preset, and its zero points are not those of rows
@@ -185,18 +185,18 @@ def _zero_points(tensors: TensorSource, row: QuantizedModule, args: Quantization
     if stored.dtype is torch.int32:
         groups = row.forms["weight_scale"].shape[-1]
         stored = unpack_from_int32(stored, args.num_bits, torch.Size((row.shape[0], groups)), packed_dim=0)
-    return stored.float().reshape(-1, stored.shape[-1])
+    return stored.float().reshape(-1, stored.shape[-1] if stored.ndim else 1)
 
 
 def _fitting(tensors: TensorSource, row: QuantizedModule, leaf: str) -> NDArray[np.float64] | None:
     name, form = f"{row.saved}.{leaf}", row.forms.get(leaf)
-    if form is None or not _fits(tensors, name, form.shape) or tensors.dtype(name) not in form.dtypes:
+    if form is None or not _fits(tensors, name, form) or tensors.dtype(name) not in form.dtypes:
         return None
     return scale_values(tensors.tensor(name))
 
 
-def _fits(tensors: TensorSource, name: str, shape: tuple[int, ...]) -> bool:
-    return name in tensors and tensors.shape(name) == shape
+def _fits(tensors: TensorSource, name: str, form: Form) -> bool:
+    return name in tensors and form.has_shape(tensors.shape(name))
 
 
 def _group_width(args: QuantizationArgs, shape: tuple[int, ...]) -> int:

@@ -45,6 +45,10 @@ class Form:
     shape: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
 
+    def has_shape(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is one of the form; a single value may have any number of axes."""
+        return shape == self.shape or (math.prod(shape) == math.prod(self.shape) == 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedTensor:
@@ -155,4 +159,6 @@ def _form(leaf: str, tensor: Tensor) -> Form:
         return Form(shape=shape, dtypes=(dtype, *sorted(FLOATS - {dtype}, key=str)))
     if dtype is torch.uint8 and leaf.endswith("scale"):
         return Form(shape=shape, dtypes=(dtype, torch.float8_e8m0fnu))
+    if leaf == "weight_shape":
+        return Form(shape=shape, dtypes=(dtype, torch.int32))
     return Form(shape=shape, dtypes=(dtype,))

@@ -155,6 +155,14 @@ def test_shapes_types_and_formats_other_than_the_configurations(audit: Callable[
     assert audit("dense", "W4A16", plain).outcome == "fail"
 
 
+def test_a_single_value_may_have_any_number_of_axes(audit: Callable[..., Conformance]) -> None:
+    def flatten(tensors: made.Tensors, _: made.Config) -> None:
+        tensors[f"{DOWN}.input_scale"] = tensors[f"{DOWN}.input_scale"].reshape(())
+        tensors[f"{DOWN}.weight_scale"] = tensors[f"{DOWN}.weight_scale"].reshape(1, 1)
+
+    assert codes(audit("dense", "FP8", flatten)) == set()
+
+
 def test_groups_that_swap_or_share_their_targets(audit: Callable[..., Conformance]) -> None:
     def swap(_: made.Tensors, config: made.Config) -> None:
         first, second = groups(config).values()

@@ -33,6 +33,12 @@ def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     """
     if path.suffix == ".xml" and path.is_file():
         return openvino.read_openvino(path, modules)
+    if path.suffix == ".gguf" and path.is_file():
+        raise ModelError(
+            "is a GGUF file, which conform does not read",
+            where=str(path),
+            hint="its weights alone are quantized: it has no static ranges to check",
+        )
     if path.is_file():
         raise ModelError(
             "is a file, where the folder of the artifact is wanted",

@@ -214,8 +214,8 @@ def disagreement(
                         "QA605",
                         "warning",
                         smallest.module,
-                        f"reads the same tensor as `{largest.module}` at {smallest.scale / largest.scale:.3g} "
-                        f"of its scale, in the fused group `{group}`",
+                        f"`{smallest.tensor}`: reads the same tensor as `{largest.module}` at "
+                        f"{smallest.scale / largest.scale:.3g} of its scale, in the fused group `{group}`",
                         smallest.scale / largest.scale,
                         1 - SAME,
                         "Serving engines run a fused group with one input scale, the largest: what was evaluated "
@@ -238,7 +238,7 @@ def unknown(pairs: Iterable[Pair]) -> list[Finding]:
                 UNKNOWN,
                 "warning",
                 row.module,
-                f"has a static input range of {max(row.high, -row.low):.4g}, and {what} its input",
+                f"`{row.tensor}`: has a static input range of {max(row.high, -row.low):.4g}, and {what} its input",
                 row.scale,
                 None,
                 "What was not measured cannot be declared safe.",

@@ -123,6 +123,12 @@ def _global_scales(checkpoint: Checkpoint) -> Iterator[Finding]:
 def _tied_head(checkpoint: Checkpoint) -> Iterator[Finding]:
     if not checkpoint.tied:
         return
+    for name, row in checkpoint.quantized.items():
+        if "Embedding" in checkpoint.modules[name].classes and row.scheme.weights is not None:
+            told = (
+                f"`{row.saved}` is quantized, and tie_word_embeddings of config.json makes it the output embedding too"
+            )
+            yield finding("QA621", name, told)
     stored = {name.rpartition(".")[0] for name in checkpoint.tensors if STORAGE.match(name.rpartition(".")[2])}
     for tensor in sorted(checkpoint.optional):
         saved = tensor.rpartition(".")[0]

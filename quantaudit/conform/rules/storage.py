@@ -60,7 +60,7 @@ def mismatches(forms: Mapping[str, Form | None], stored: Stored) -> Iterator[Mis
         shape, dtype = stored[leaf]
         if form is None:
             continue
-        if shape != form.shape:
+        if not form.has_shape(shape):
             yield Mismatch(kind="shape", leaf=leaf, what=f"has the shape {list(shape)}, not {list(form.shape)}")
         if dtype not in form.dtypes:
             yield Mismatch(kind="type", leaf=leaf, what=f"is stored as {_spell(dtype)}, not {_spell(form.dtypes[0])}")

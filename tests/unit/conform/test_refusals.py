@@ -76,6 +76,13 @@ def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
     assert str(path.parent) in str(caught.value.hint)
 
 
+def test_a_gguf_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="is a GGUF file"):
+        read_artifact(path, [])
+
+
 def test_where_a_configuration_may_lie() -> None:
     inner = {"quant_method": "compressed-tensors", "config_groups": {}}
     assert quantization_of({"quantization_config": inner}) == inner
