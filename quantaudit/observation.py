@@ -21,7 +21,8 @@ from quantaudit.gather import Gathered, parents, silent, token_text
 from quantaudit.measure import environment
 from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
-from quantaudit.model.load import LoadedModel, model_info
+from quantaudit.model.info import model_info
+from quantaudit.model.load import LoadedModel
 from quantaudit.model.masked import MaskedBatch
 from quantaudit.model.sites import discover, outside_text
 from quantaudit.profile import Profile, Split, starved, unite

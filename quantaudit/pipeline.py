@@ -21,10 +21,10 @@ from quantaudit.model.experts import extra_work
 from quantaudit.model.load import (
     LoadedModel,
     load_model,
-    load_processor,
     load_tokenizer,
     parse_device,
 )
+from quantaudit.model.processor import load_processor
 from quantaudit.policy import load_policy
 from quantaudit.profile import Profile
 from quantaudit.progress import Job, Stage, Stages, silent_stages

@@ -30,6 +30,18 @@ class ModuleInfo(Row):
     weight_shape: list[int] | None
 
 
+class Doubt(Row):
+    """Evidence that what was loaded is not the model that was meant. text: what was found, as a clause."""
+
+    kind: Literal["class", "unused", "head", "values", "ahead"] = Field(
+        description="another class than the checkpoint names; stored and not used; a head of its own where a tied one "
+        "is configured; weights that no training leaves; logits that depend on later tokens"
+    )
+    text: str
+    module: str | None = None
+    count: int = Field(default=1, description="how many tensors or modules it is true of")
+
+
 class ModelInfo(Row):
     """Which checkpoint was audited."""
 
@@ -49,6 +61,7 @@ class ModelInfo(Row):
     config_sha256: str
     notes: list[str] = Field(description="what loading changed, such as dequantization")
     modules: list[ModuleInfo]
+    doubts: list[Doubt] = Field(default=[], description="why this may not be the model that was meant")
 
 
 SpecialTokens = Literal["auto", "none"]

@@ -1,6 +1,6 @@
 """Rules that look at a measurement and say what is wrong: one finding each, under a stable code.
 
-Those that look at a simulation are in `simulated`.
+Those that look at how the model was loaded are in `loading`, those that look at a simulation in `simulated`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from quantaudit.card.loading import no_weights, other_class, reads_ahead, unused_tensors
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
 from quantaudit.card.simulated import broken_load, damage, few_tokens, zeroed
 from quantaudit.card.words import PRODUCTS, count
@@ -37,6 +38,10 @@ def find(
     found = [
         *unmeasured(coverage),
         *nonfinite(sites),
+        *other_class(provenance),
+        *unused_tensors(provenance),
+        *no_weights(provenance),
+        *reads_ahead(provenance),
         *corpus_notes(provenance),
         *fp16_headroom(peak, policy),
     ]

@@ -11,8 +11,8 @@ from quantaudit.card.words import count, percent
 from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
-STOPPERS = {"QA104", "QA106"}
-"""Findings that make every number meaningless: nothing can be concluded."""
+STOPPERS = {"QA104", "QA106", "QA108", "QA109", "QA110", "QA111"}
+"""Findings that make every number meaningless, or that of another model: nothing can be concluded."""
 BROKEN = "QA102"
 """Finding of a model that is not ready, quantized or not."""
 _BETTER = 0.75

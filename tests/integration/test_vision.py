@@ -20,7 +20,8 @@ from quantaudit.gather import PATCH
 from quantaudit.measure import measure
 from quantaudit.model.checkpoint import locate
 from quantaudit.model.drive import NO_TOKEN, arguments, batches
-from quantaudit.model.load import LoadedModel, load_processor, load_skeleton
+from quantaudit.model.load import LoadedModel, load_skeleton
+from quantaudit.model.processor import load_processor
 from quantaudit.model.sites import discover
 from quantaudit.pipeline import Settings, Subject, audit, measure_subject, prepare
 from quantaudit.policy import load_policy

@@ -11,7 +11,7 @@ from llmcompressor.modifiers.quantization import QuantizationMixin
 from llmcompressor.recipe import Recipe
 
 from quantaudit.errors import RecipeError
-from quantaudit.model.load import _module_info
+from quantaudit.model.info import module_info
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.source import parse_recipe, read_recipe
 from tests.unit.recipe.skeletons import FAMILIES, RECIPES, module_infos, shell_of, skeleton, stem
@@ -50,7 +50,7 @@ def test_shipped_recipes_resolve_as_the_toolkit_applies_them(family: str, path: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_card_lists_what_the_shell_needs(family: str) -> None:
     model = model_of(family)
-    assert [_module_info(name, module) for name, module in model.named_modules() if name] == module_infos(model)
+    assert [module_info(name, module) for name, module in model.named_modules() if name] == module_infos(model)
     shell = shell_of(model)
     assert module_infos(shell) == module_infos(model)
 
