@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from quantaudit.errors import MeasurementError
 from quantaudit.model.drive import NO_TOKEN, SPLITS, Batch, Share
 from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture
@@ -21,6 +22,9 @@ from quantaudit.stats.site import SiteStatistics, merge
 
 PATCH = "image patch"
 """What a peak in a vision tower has for a token's text."""
+
+BYPASSED = "the scan around it reads its weights and never calls it: no engine quantizes its input"
+"""A state-space mixer's projection of time steps, which vLLM and transformers keep unquantized."""
 
 
 class Recorder(Protocol):
@@ -68,6 +72,8 @@ class Gathered:
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
         self._batch: Batch | None = None
         self.routing = Routing(architecture.banks, all_tokens=all_tokens)
+        self.odd: dict[str, str] = {}
+        """Sites whose rows are not those of the tokens, and what they are."""
 
     @property
     def batch(self) -> Batch:
@@ -78,18 +84,41 @@ class Gathered:
     @batch.setter
     def batch(self, batch: Batch) -> None:
         if batch is not self._batch:
-            self.routing.check()
+            self._settle_routing()
             batch.labels()  # now, for a mask may have to be fetched
             self._batch = batch
 
     def receive(self, site: str, tensor: Tensor) -> None:
-        """Add a site's tensor: only valid tokens, padding never enters a statistic."""
-        x_NC = tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
-        record = self._records.get((site, tensor.dtype, tensor.device))
-        if record is None:
-            record = self._start(site, tensor)
-        for labels, chosen in self._shares(site, x_NC):
-            record.add(x_NC, labels, chosen)
+        """Add a site's tensor: only valid tokens, padding never enters a statistic.
+
+        One whose rows are not those of the tokens is set aside, with all that it had, and listed in `odd`.
+        """
+        if site in self.odd:
+            return
+        try:
+            for x_NC in self._by_token(site, tensor):
+                record = self._records.get((site, tensor.dtype, tensor.device)) or self._start(site, tensor)
+                for labels, chosen in self._shares(site, x_NC):
+                    record.add(x_NC, labels, chosen)
+        except MeasurementError as error:
+            self.refuse(site, error)
+
+    def refuse(self, site: str, error: MeasurementError) -> None:
+        """Set a site aside that is not understood: what it had is of no more use."""
+        self.odd.setdefault(site, error.message)
+        for key in [key for key in self._records if key[0] == site]:
+            del self._records[key]
+
+    def _settle_routing(self) -> None:
+        """Set aside the experts that were given other rows in the last batch than were routed to them."""
+        for where, reason in self.routing.problems().items():
+            for site in [name for name, bank in self._bank.items() if bank == where]:
+                self.refuse(site, MeasurementError(reason))
+
+    def _by_token(self, site: str, tensor: Tensor) -> Sequence[Tensor]:
+        if tensor.ndim == 2 or site in self._bank or (self.batch.inputs and site in self._aside):
+            return (tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1]),)
+        return by_token(tensor, self.batch.input_ids.shape)
 
     def _shares(self, site: str, x_NC: Tensor) -> Iterable[Share]:
         batch, bank = self.batch, self._bank.get(site)
@@ -107,7 +136,7 @@ class Gathered:
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
         """What was gathered; a site with parts is their merge."""
-        self.routing.check()
+        self._settle_routing()
         found: dict[tuple[str, Split], SiteStatistics] = {}
         for (site, _, _), record in self._records.items():
             for index, split in enumerate(SPLITS):
@@ -122,11 +151,37 @@ class Gathered:
         return found
 
 
+def by_token(x: Tensor, shape: Sequence[int]) -> Sequence[Tensor]:
+    """A tensor as tensors [batch x tokens, channels] of one row a token; a tensor of another shape as [rows, channels].
+
+    x: [batch, tokens, channels]; [batch, tokens, …, channels], as of heads; or […, batch, tokens, channels], as of
+    streams that run side by side. shape: (batch, tokens).
+    """
+    if x.ndim > 3 and tuple(x.shape[:2]) == tuple(shape):
+        x = x.flatten(2, -2).movedim(2, 0)
+    if x.ndim > 3 and tuple(x.shape[-3:-1]) == tuple(shape):
+        return [stream.reshape(-1, x.shape[-1]) for stream in x.flatten(0, -4)]
+    return (x.reshape(-1, x.shape[-1]),)
+
+
+def unreadable(architecture: Architecture, odd: Mapping[str, str]) -> list[Unmeasured]:
+    """Sites whose rows are not those of the tokens, and the Linears that read them."""
+    rows = []
+    for site in architecture.sites:
+        if site.name in odd:
+            modules = site.members or [site.name]
+            reason = f"{odd[site.name]}: its rows are not the tokens'"
+            rows += [Unmeasured(module=module, reason=reason, weights=bool(site.members)) for module in modules]
+    return rows
+
+
 def silent(architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool) -> list[Unmeasured]:
     """Linears and components whose hook never fired, but for those of experts that were merely not chosen."""
     idle = {expert for bank in architecture.banks if ran[_parent(bank.path)] for expert in bank.experts}
     found = [
-        Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
+        Unmeasured(module=member, reason=BYPASSED, weights=False)
+        if member.endswith(".dt_proj") and ran[_parent(member)]
+        else Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
         for group in architecture.groups
         for member in group.members
         if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quantaudit._version import __version__
 from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.gather import Gathered, parents, silent, token_text
+from quantaudit.gather import Gathered, parents, silent, token_text, unreadable
 from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
 from quantaudit.model.causal import ahead_doubts
@@ -67,7 +67,7 @@ def measure(
         if experts == "all" and any(bank.linearized for bank in architecture.banks):
             stack.enter_context(on_all_tokens())
         stack.enter_context(gathered.routing.follow(loaded.model))
-        fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive))
+        fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive, gathered.refuse))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(one_logit(loaded.model))
         whole = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
@@ -85,7 +85,11 @@ def measure(
         environment=environment(loaded, batch_size=batch_size, seed=seed),
         samples=corpus.sample_infos(),
         sites=list(architecture.sites),
-        unmeasured=[*architecture.unmeasured, *silent(architecture, fired, ran, images=corpus.info.images > 0)],
+        unmeasured=[
+            *architecture.unmeasured,
+            *silent(architecture, fired, ran, images=corpus.info.images > 0),
+            *unreadable(architecture, gathered.odd),
+        ],
         token_text=token_text(loaded.tokenizer, statistics),
         shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
     )

@@ -17,7 +17,7 @@ from quantaudit._version import __version__
 from quantaudit.choices import Experts
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
-from quantaudit.gather import Gathered, parents, silent, token_text
+from quantaudit.gather import Gathered, parents, silent, token_text, unreadable
 from quantaudit.measure import environment
 from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
@@ -124,7 +124,7 @@ class Observation:
         sites = self.architecture.sites
         with (
             self._gathered.routing.follow(self.model),
-            capture(self.model, sites, receive) as fired,
+            capture(self.model, sites, receive, self._gathered.refuse) as fired,
             calls(self.model, parents(self.architecture)) as ran,
         ):
             fired.update(self._fired)
@@ -204,6 +204,7 @@ class Observation:
             unmeasured=[
                 *self.architecture.unmeasured,
                 *silent(self.architecture, self._fired, self._ran, images=False),
+                *unreadable(self.architecture, self._gathered.odd),
             ],
             token_text={} if self._tokenizer is None else token_text(self._tokenizer, statistics),
         )

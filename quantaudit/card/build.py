@@ -119,10 +119,16 @@ def peak_summary(sites: Sequence[SiteRow]) -> PeakSummary:
 
 
 def coverage(profile: Profile) -> Coverage:
-    """What was measured. A Linear counts when its input was seen in both splits."""
+    """What was measured. A Linear counts when its input was seen in both splits, and is left out if it has none."""
     provenance = profile.provenance
     silent = {row.module for row in provenance.unmeasured}
-    linears = {member: site.all_tokens or site.name for site in profile.sites for member in site.members}
+    without = {row.module for row in provenance.unmeasured if not row.weights}
+    linears = {
+        member: site.all_tokens or site.name
+        for site in profile.sites
+        for member in site.members
+        if member not in without
+    }
     seen = [site for site in profile.sites if profile.whole(site.name) is not None]
     return Coverage(
         sites=len(profile.sites),

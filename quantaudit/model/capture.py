@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,14 +15,19 @@ from quantaudit.provenance import SiteInfo
 
 Receiver = Callable[[str, Tensor], None]
 """Called with a site's name and its tensor, [batch, tokens, channels], at each firing."""
+Refuser = Callable[[str, MeasurementError], None]
+"""Called with a site's name where its module was given, or put out, no tensor that is understood."""
 
 
 @contextmanager
-def capture(model: nn.Module, sites: Sequence[SiteInfo], receive: Receiver) -> Iterator[Counter[str]]:
+def capture(
+    model: nn.Module, sites: Sequence[SiteInfo], receive: Receiver, refuse: Refuser | None = None
+) -> Iterator[Counter[str]]:
     """Tap every site while the context lasts. Yields how often each tapped module fired, by full path.
 
     A site with several members is received once, from its first member; the others are only counted. One that is
-    merged from others (`parts`) is not tapped itself, one of several `modules` is received from each.
+    merged from others (`parts`) is not tapped itself, one of several `modules` is received from each. Without
+    `refuse`, a tensor that is not understood raises MeasurementError.
     """
     fired: Counter[str] = Counter()
     with ExitStack() as stack:
@@ -32,9 +37,11 @@ def capture(model: nn.Module, sites: Sequence[SiteInfo], receive: Receiver) -> I
             for path in site.modules or [site.module]:
                 module = model.get_submodule(path)
                 handle = (
-                    module.register_forward_pre_hook(_input_hook(site, receive, fired), with_kwargs=True)
+                    module.register_forward_pre_hook(_input_hook(site, receive, fired, refuse), with_kwargs=True)
                     if site.tap == "input"
-                    else module.register_forward_hook(_output_hook(site, receive, fired, _selector(site, module)))
+                    else module.register_forward_hook(
+                        _output_hook(site, receive, fired, _selector(site, module), refuse)
+                    )
                 )
                 stack.callback(handle.remove)
             for member in site.members[1:]:
@@ -54,10 +61,17 @@ def calls(model: nn.Module, paths: Iterable[str]) -> Iterator[Counter[str]]:
 
 
 def first_tensor(values: Any) -> Tensor:
-    """The hidden states among a module's arguments or outputs: the tensor itself, or the first one of a tuple."""
+    """The hidden states among a module's arguments or outputs: the tensor itself, or the first one of several.
+
+    Raises MeasurementError where there is none.
+    """
     if isinstance(values, Tensor):
         return values
-    return next(value for value in values if isinstance(value, Tensor))
+    parts = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple | list) else ()
+    found = next((value for value in parts if isinstance(value, Tensor)), None)
+    if found is None:
+        raise MeasurementError(f"no tensor in a {type(values).__name__}")
+    return found
 
 
 def with_first_tensor(values: Any, tensor: Tensor) -> Any:
@@ -68,22 +82,37 @@ def with_first_tensor(values: Any, tensor: Tensor) -> Any:
     return (*values[:first], tensor, *values[first + 1 :])
 
 
-def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str]) -> Callable[..., None]:
+def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str], refuse: Refuser | None) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         fired[site.module] += 1
-        receive(site.name, first_tensor((*args, *kwargs.values())))
+        _hand_over(site, lambda: first_tensor((*args, *kwargs.values())), receive, refuse)
 
     return hook
 
 
 def _output_hook(
-    site: SiteInfo, receive: Receiver, fired: Counter[str], select: Callable[[Any], Tensor]
+    site: SiteInfo,
+    receive: Receiver,
+    fired: Counter[str],
+    select: Callable[[Any], Tensor],
+    refuse: Refuser | None,
 ) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> None:
         fired[f"{site.module}:output"] += 1
-        receive(site.name, select(output))
+        _hand_over(site, lambda: select(output), receive, refuse)
 
     return hook
+
+
+def _hand_over(site: SiteInfo, select: Callable[[], Tensor], receive: Receiver, refuse: Refuser | None) -> None:
+    try:
+        tensor = select()
+    except MeasurementError as error:
+        if refuse is None:
+            raise
+        refuse(site.name, error)
+    else:
+        receive(site.name, tensor)
 
 
 def _selector(site: SiteInfo, module: nn.Module) -> Callable[[Any], Tensor]:

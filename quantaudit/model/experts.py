@@ -5,7 +5,9 @@ transformers keeps the experts of a layer as stacked 3-D parameters, which hooks
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,30 +17,61 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+_TOKENS = 8
+"""Random tokens on which experts are compared."""
 NOTE = "experts of {} layers were split into Linears by llm-compressor's linearization, as `oneshot` does"
+LEFT = "experts of {} layers are not split into Linears: llm-compressor does not know their layout, or gets it wrong"
 
 
 def linearize(model: nn.Module) -> list[str]:
     """Replace stacked experts by lists of experts made of Linears, in place, on any device; returns notes for a card.
 
-    Experts of a layout that llm-compressor does not know stay as they are, to be listed as unmeasured.
+    The first of each class is run on a small random input, and must put out what the stacked ones do. Experts of a
+    layout that llm-compressor does not know, or does not get right, stay as they are, to be listed as unmeasured.
     """
     stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
     if not stacked:
         return []  # llm-compressor takes seconds to import
 
-    split = 0
+    split = left = 0
+    right: dict[type, bool] = {}
     with _no_garbage_collection():
-        from llmcompressor.modeling.moe.helpers import FusedExpertsProtocol
-        from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
-
         for path, module in stacked:
-            # The registry first: it answers at once, the protocol parses the source of the class.
-            if LinearExperts2D.get_registration(type(module)) or isinstance(module, FusedExpertsProtocol):
-                cls = LinearExperts2D.get_linear_experts_cls(type(module))
-                model.set_submodule(path, _linear(cls, module, getattr(module, "config", model.config)))
+            made = _linear(module, getattr(module, "config", model.config))
+            if made is not None and type(module) not in right:
+                right[type(module)] = same_outputs(module, made)
+            if made is not None and right[type(module)]:
+                model.set_submodule(path, made)
                 split += 1
-    return [NOTE.format(split)] if split else []
+            else:
+                left += "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
+    return [note.format(count) for note, count in ((NOTE, split), (LEFT, left)) if count]
+
+
+def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
+    """Whether experts put out the same as Linears of their own as they did stacked, for a few random tokens.
+
+    The output is compared within what another order of the same products in its dtype can change. True for experts
+    without values.
+    """
+    weight = next(stacked.parameters())
+    if weight.is_meta:
+        return True
+    experts, parts = len(weight), inspect.signature(stacked.forward).parameters
+    width = next(module.in_features for module in linear.modules() if isinstance(module, nn.Linear))
+    generator = torch.Generator().manual_seed(0)
+    tokens = experts if len(parts) == 1 else _TOKENS  # as many for each, where they come sorted by expert
+    x = torch.randn(tokens, width, generator=generator).to(weight.device, weight.dtype)
+    order = torch.rand(tokens, experts, generator=generator).argsort(-1)[:, : min(2, experts)].to(weight.device)
+    shares = torch.full(order.shape, 0.5, device=weight.device, dtype=weight.dtype)
+    given = (x, order, shares)[: len(parts)]
+    try:
+        with torch.no_grad():
+            expected, found = stacked(*given).float(), linear(*given).float()
+    except Exception:  # whatever a forward of an unknown kind raises: it is not the same
+        return False
+    error = (found - expected).abs().max()
+    return bool(error <= 16 * torch.finfo(weight.dtype).eps * expected.abs().max())
 
 
 def is_linearized(module: nn.Module) -> bool:
@@ -88,24 +121,59 @@ def _stacked(module: nn.Module) -> bool:
     return not isinstance(module, _ConvNd) and any(p.ndim == 3 for p in module.parameters(recurse=False))
 
 
-def _linear(cls: Any, experts: nn.Module, config: Any) -> nn.Module:
-    """The same experts as Linears, with the same weights in the same dtype."""
+def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
+    """The same experts as Linears, with the same weights in the same dtype; None where llm-compressor cannot.
+
+    Where it stumbles over the configuration, it is given one with the sizes that these experts have.
+    """
+    from llmcompressor.modeling.moe.helpers import FusedExpertsProtocol
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+
+    # The registry first: it answers at once, the protocol parses the source of the class.
+    if not LinearExperts2D.get_registration(type(experts)) and not isinstance(experts, FusedExpertsProtocol):
+        return None
+    cls = LinearExperts2D.get_linear_experts_cls(type(experts))
     weight = next(experts.parameters())
-    if weight.is_meta:
-        return _skeleton(cls, experts, config)
-    made: nn.Module = cls.from_experts_module(experts, _outer(config))
-    return made.eval().to(device=weight.device, dtype=weight.dtype)
+    for view in (config, _OfOneLayer(config.get_text_config(), experts)):
+        with contextlib.suppress(Exception):  # of lists for numbers, names that it does not know, other shapes
+            made = _skeleton(cls, experts, view) if weight.is_meta else cls.from_experts_module(experts, _outer(view))
+            for name, value in vars(experts).items():
+                if not name.startswith("_") and not hasattr(made, name):
+                    setattr(made, name, value)  # such as a limit that its activation is to keep
+            return made if weight.is_meta else made.eval().to(device=weight.device, dtype=weight.dtype)
+    return None
 
 
 def _skeleton(cls: Any, experts: Any, config: Any) -> nn.Module:
     """Linear experts without weights. Where tokens come sorted by expert (Llama 4), sizes are given one by one."""
     from llmcompressor.utils.dev import skip_weights_initialize
 
-    text = config.get_text_config()
     with torch.device("meta"), skip_weights_initialize():
         sizes = (experts.num_experts, experts.hidden_size, experts.expert_dim) if hasattr(experts, "expert_dim") else ()
-        made: nn.Module = cls(*sizes, text)
+        made: nn.Module = cls(*sizes, config.get_text_config())
         return made
+
+
+class _OfOneLayer:
+    """A text model's configuration with the sizes of one layer's experts, where it lists one size for each layer."""
+
+    def __init__(self, config: Any, experts: Any) -> None:
+        down = experts.down_proj  # [experts, hidden, intermediate], or its last axes swapped
+        hidden, intermediate = down.shape[1:] if not getattr(experts, "is_transposed", False) else down.shape[:0:-1]
+        self._config = config
+        self.num_local_experts = len(down)
+        self.moe_latent_size = self.hidden_size = hidden
+        self.moe_intermediate_size = intermediate
+        chosen = (getattr(config, name, None) for name in ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k"))
+        self.top_k_experts = next((k if isinstance(k, int) else k[0] for k in chosen if k is not None), 1)
+
+    def get_text_config(self) -> _OfOneLayer:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "text_config":  # not yet, while it is being copied; none of its own
+            raise AttributeError(name)
+        return getattr(self._config, name)
 
 
 def _outer(config: Any) -> Any:

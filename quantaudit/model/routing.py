@@ -51,6 +51,7 @@ class _State:
     current: Routed | None = None
     everything: Routed | None = None
     wrong: dict[str, Tensor] = field(default_factory=dict)
+    problem: MeasurementError | None = None
 
     def note(self, reason: str, wrong: Tensor) -> None:
         """Remember whether this went wrong, without asking for it."""
@@ -80,33 +81,42 @@ class Routing:
                 _attach(stack, model.get_submodule(bank.path), partial(_enter_bank, state, len(bank.experts)))
                 enter = _enter_expert_on_all if self._all_tokens and bank.linearized else _enter_expert
                 for index, path in enumerate(bank.experts):
-                    _attach(stack, model.get_submodule(path), partial(enter, state, bank, index))
+                    _attach(
+                        stack, model.get_submodule(path), partial(_try_enter, state, partial(enter, state, bank, index))
+                    )
             yield
 
     def of(self, bank: str, *, all_tokens: bool = False) -> Routed:
         """Rows of the expert of this bank that was called last: those routed to it, or all that hold a token.
 
-        Raises MeasurementError where none was called.
+        Raises MeasurementError where none was called, or its rows were not understood.
         """
         state = self._states[bank]
         current = state.everything if all_tokens else state.current
         if current is None:
-            raise MeasurementError("a Linear of an expert ran outside its expert", where=bank)
+            raise state.problem or MeasurementError("a Linear of an expert ran outside its expert", where=bank)
         return current
 
-    def check(self) -> None:
-        """After a batch: raises MeasurementError where the experts were given other rows than were routed to them."""
+    def problems(self) -> dict[str, str]:
+        """After a batch: the banks whose experts were given other rows than were routed to them, and what they were."""
         noted = [
             (state.where, reason, wrong) for state in self._states.values() for reason, wrong in state.wrong.items()
         ]
         for state in self._states.values():
             state.wrong = {}
         if not noted:
-            return
+            return {}
         happened = torch.stack([wrong for _, _, wrong in noted]).tolist()
-        for (where, reason, _), wrong in zip(noted, happened, strict=True):
-            if wrong:
-                raise MeasurementError(reason, where=where)
+        return {where: reason for (where, reason, _), wrong in zip(noted, happened, strict=True) if wrong}
+
+
+def _try_enter(state: _State, enter: Callable[[list[Tensor]], None], tensors: list[Tensor]) -> None:
+    """Whatever is not understood about an expert's rows is raised when they are asked for: the model runs on."""
+    try:
+        enter(tensors)
+        state.problem = None
+    except MeasurementError as error:
+        state.current, state.everything, state.problem = None, None, error
 
 
 def _attach(stack: ExitStack, module: nn.Module, enter: Callable[[list[Tensor]], None]) -> None:

@@ -5,16 +5,16 @@ Only the structure is looked at, never a list of model names, and a skeleton on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from quantaudit.model import structure
 from quantaudit.model.groups import FUSED, Group, layer_groups, outer_groups
-from quantaudit.model.structure import Bank, Component, decoder_layers, join, linears
+from quantaudit.model.parameters import other_weights
+from quantaudit.model.structure import Bank, Component, decoder_layers, join
 from quantaudit.provenance import SiteInfo, Unmeasured
 
 __all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "outside_text"]
@@ -73,7 +73,7 @@ def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
         blocks=tuple(blocks),
         sites=tuple(listing.sites),
         groups=tuple(groups),
-        unmeasured=(*listing.missing, *_other_weights(model, measured)),
+        unmeasured=(*listing.missing, *other_weights(model, measured)),
         banks=tuple(banks),
     )
 
@@ -236,17 +236,6 @@ def _expert_names(group: Group) -> list[str]:
 
 def _bare_projectors(model: nn.Module, covered: set[str]) -> list[str]:
     """Projectors from images to text whose weight is a parameter of their own (Gemma 3), which no recipe quantizes."""
-    other = [row.module for row in _other_weights(model, covered)]
+    other = [row.module for row in other_weights(model, covered)]
     inside = set(structure.text_decoder(model).modules())
     return [name for name in other if "projector" in name and model.get_submodule(name) not in inside]
-
-
-def _other_weights(model: nn.Module, covered: set[str]) -> Iterator[Unmeasured]:
-    """Modules with weight matrices that are no Linears, such as fused experts, which hooks on Linears would pass by."""
-    every = set(linears(model)) | covered
-    for name, module in model.named_modules():
-        if name in every or isinstance(module, nn.Embedding | _ConvNd):
-            continue
-        if any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False)):
-            kind = type(module).__name__
-            yield Unmeasured(module=name, reason=f"its weights are in a {kind}, which is not a Linear", weights=True)

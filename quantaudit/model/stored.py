@@ -23,7 +23,7 @@ _FLOAT8 = re.compile(r"F8_E[45]M\w+")
 _NO_WEIGHT = re.compile(r"(attn|attention)\.bias$|(index|indices|ids|tid2eid|mask|tracked)$")
 """Integers that are no weights: causal masks of old checkpoints, tables of indices."""
 _PARAMETER = re.compile(
-    r"(^|[._])(weight_(scale(_inv|_2)?|zero_point|packed|global_scale|g_idx|bitmask)|(gate_up|down|up|gate)_proj_"
+    r"(^|\.)(weight_(scale(_inv|_2)?|zero_point|packed|global_scale|g_idx|bitmask)|(gate_up|down|up|gate)_proj_"
     r"(scale(_inv)?|scales|blocks|packed|zero_point)|input_(scale|zero_point|global_scale)|output_scale|qweight|qzeros"
     r"|g_idx|SCB|absmax|quant_map|quant_state\..+|weights?\.(_data|_scale|absmax|quant_map|quant_state.*)|\w+_blocks"
     r"|codebooks?)$"

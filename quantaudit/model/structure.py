@@ -80,10 +80,25 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def text_decoder(model: nn.Module) -> nn.Module:
-    """The language model of a multimodal one, as the model itself names it; the model where it names none."""
+    """The language model of a multimodal one: what the model itself names as its decoder, if it has layers.
+
+    Where it names none, or all of itself, it is the smallest part that holds both the token embedding and a list of
+    layers. The model where there is no such part.
+    """
     get = getattr(model, "get_decoder", None)
-    found = get() if callable(get) else None
-    return found if isinstance(found, nn.Module) and has_linears(found) else model
+    named = get() if callable(get) else None
+    if isinstance(named, nn.Module) and named is not model and _has_layers(named):
+        return named
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    around = [m for m in model.modules() if embedding is not m and any(part is embedding for part in m.modules())]
+    with_layers = [module for module in around if _has_layers(module)]
+    return with_layers[-1] if with_layers else model
+
+
+def _has_layers(module: nn.Module) -> bool:
+    """Whether there is a list of modules that all hold Linears in a module, and not that list alone."""
+    lists = (child for child in module.modules() if isinstance(child, nn.ModuleList) and child is not module)
+    return any(len(child) and all(map(has_linears, child)) for child in lists)
 
 
 def mixers(layer: nn.Module) -> list[Component]:

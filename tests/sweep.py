@@ -1,0 +1,228 @@
+"""Every architecture, from a saved checkpoint to a profile: `python -m tests.sweep`, or `make sweep`.
+
+For each model type that transformers maps to a causal or an image-text language model, a tiny random checkpoint is
+saved, listed (`sites`), measured, and compared with plain hooks. Each runs in a process of its own with a limit of
+time and memory; what was found before is not run again (`--anew` does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+LIMIT_S = 180
+LIMIT_BYTES = 12 << 30
+LENGTHS = [30, 21, 17, 12, 9, 6]
+
+
+def main() -> int:
+    """Run what is asked for and print a table. 1 where an architecture ended in an unexpected error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model_types", nargs="*", help="all, if none is given")
+    parser.add_argument("--results", type=Path, default=Path("sweep.jsonl"))
+    parser.add_argument("--anew", action="store_true", help="run those again that have a result")
+    asked = parser.parse_args()
+
+    from tests.tiny_architectures import model_types
+
+    known = {} if asked.anew or not asked.results.is_file() else _read(asked.results)
+    context = multiprocessing.get_context("fork")
+    _import_first()
+    for model_type in asked.model_types or model_types():
+        if model_type in known:
+            continue
+        row = known[model_type] = _limited(context, model_type)
+        with asked.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{row['outcome']:12} {model_type:28} {row['detail'][:200]}", flush=True)
+    print(", ".join(f"{count} {outcome}" for outcome, count in Counter(r["outcome"] for r in known.values()).items()))
+    return int(any(row["outcome"] == "fault" for row in known.values()))
+
+
+def examine(model_type: str) -> tuple[str, str]:
+    """(outcome, detail) of one architecture.
+
+    `measured`: all is in order; `refused`: one clear sentence; `not built`: no tiny model of it could be made;
+    `fault`: anything else.
+    """
+    from quantaudit.errors import QuantauditError
+    from tests.builders import load, random_corpus, save_checkpoint
+    from tests.tiny_architectures import tiny_model
+
+    try:
+        model = tiny_model(model_type)
+    except Exception as error:
+        return "not built", _first_line(error)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save_checkpoint(Path(folder), model)
+        except Exception as error:
+            return "not built", _first_line(error)
+        try:
+            _runs(model)
+        except Exception as error:
+            ran = _first_line(error)
+        else:
+            ran = ""
+        del model
+        try:
+            from quantaudit.measure import measure
+
+            loaded = load(Path(folder))
+            corpus = random_corpus(LENGTHS)
+            profile = measure(loaded, corpus)
+        except QuantauditError as error:
+            return "refused", str(error).replace(folder, "…").splitlines()[0]
+        except Exception as error:
+            if ran:
+                return "not built", f"does not run by itself: {ran}"
+            return "fault", f"{_first_line(error)} at {_place(error)}"
+        try:
+            faults = compare(Path(folder), loaded, corpus, profile)
+        except Exception as error:
+            return "fault", f"{_first_line(error)} at {_place(error)}"
+    return ("fault", "; ".join(faults)) if faults else ("measured", _summary(profile))
+
+
+def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:
+    """What is wrong with a profile, compared with the skeleton's sites and with plain hooks on every Linear."""
+    from quantaudit.model.checkpoint import locate
+    from quantaudit.model.load import load_skeleton
+    from quantaudit.model.sites import discover
+
+    faults = []
+    if discover(load_skeleton(locate(str(folder)))) != discover(loaded.model):
+        faults.append("a skeleton has other sites")
+    amax = plain_peaks(loaded.model, corpus)
+    listed = {row.module for row in profile.provenance.unmeasured}
+    sites = {member: site for site in profile.sites for member in site.members if not site.parts}
+    for name, peak in amax.items():
+        site = sites.get(name)
+        if site is None:
+            if name not in listed:
+                faults.append(f"{name} is in silence")
+            continue
+        whole = profile.whole(site.name)
+        if whole is None:
+            if name not in listed:
+                faults.append(f"{name} ran and is not listed")
+        elif float(whole.channel_amax.max()) != peak:
+            faults.append(f"{name}: peak {float(whole.channel_amax.max())}, by a plain hook {peak}")
+    return faults[:3]
+
+
+def plain_peaks(model: Any, corpus: Any) -> dict[str, float]:
+    """Largest magnitude in the input of each Linear that ran, by nothing but a forward hook."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    peaks: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_module: Any, args: Any) -> None:
+            if args and args[0].numel():
+                peaks[name] = max(peaks.get(name, 0.0), float(args[0].abs().max()))
+
+        return hook
+
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
+    handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
+    order = sorted(corpus.samples, key=lambda sample: (-len(sample.ids), sample.index))
+    with torch.no_grad():
+        for sample in order:
+            model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return peaks
+
+
+def _runs(model: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        model(input_ids=torch.arange(8)[None], use_cache=False)
+
+
+def _summary(profile: Any) -> str:
+    rows = [row for row in profile.provenance.unmeasured if row.weights]
+    linears = sum(len(site.members) for site in profile.sites if not site.parts)
+    text = f"{linears - len(rows)} of {linears} Linears"
+    kinds = Counter(row.reason for row in profile.provenance.unmeasured if not row.absent)
+    return text + "".join(f"; {count} {reason}" for reason, count in kinds.most_common(4))
+
+
+def _limited(context: Any, model_type: str) -> dict[str, Any]:
+    """One architecture in a process of its own."""
+    receive, send = context.Pipe(duplex=False)
+    start = time.monotonic()
+    process = context.Process(target=_child, args=(send, model_type))
+    process.start()
+    send.close()
+    outcome, detail = "fault", f"took more than {LIMIT_S} s or {LIMIT_BYTES >> 30} GiB"
+    try:
+        if receive.poll(LIMIT_S):
+            outcome, detail = receive.recv()
+    except EOFError:
+        pass
+    process.kill()
+    process.join()
+    return {
+        "model_type": model_type,
+        "outcome": outcome,
+        "detail": detail,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def _child(send: Any, model_type: str) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    send.send(examine(model_type))
+
+
+def _import_first() -> None:
+    """What every architecture needs, once: forks have it."""
+    import llmcompressor.modeling.moe.linear_experts
+    import torch
+    import transformers
+
+    import quantaudit.measure
+    import tests.builders  # noqa: F401
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["model_type"]: row for row in rows}
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    return f"{type(error).__name__}: {' '.join(lines[:2])}"[:300]
+
+
+def _place(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
