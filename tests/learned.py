@@ -24,9 +24,13 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 VOCABULARY = (*WORDS, RARE, *SPECIAL)
 PAD = VOCABULARY.index("<pad>")
 CHANCES = (0.85, 0.1, 0.05)
+LAG = 3
+"""How many words back the word lies that decides the next one in the lagged language."""
+SURE = (0.96, 0.03, 0.01)
+"""Chances in the lagged language: a model that looks at the wrong word is sure of the wrong answer."""
 FOLLOW = np.stack([np.random.default_rng(word).permutation(len(WORDS))[: len(CHANCES)] for word in range(len(WORDS))])
 """For each word the three that may follow it, by falling chance."""
-STEPS = 100
+STEPS = {"dense": 100, "moe": 100, "lagged": 250}
 
 _SIZES: dict[str, Any] = {
     "vocab_size": len(VOCABULARY),
@@ -43,6 +47,8 @@ _SIZES: dict[str, Any] = {
 }
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("LlamaConfig", {"intermediate_size": 128}),
+    # The lagged language: without attention to exact places, nothing is predicted.
+    "lagged": ("LlamaConfig", {"intermediate_size": 128}),
     # Routers with a bias, so that one number makes an expert dead; trained to use all of them.
     "moe": (
         "GptOssConfig",
@@ -58,11 +64,12 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def sentence(length: int, rng: np.random.Generator) -> list[int]:
-    """Token ids of a text in the language."""
-    ids = [int(rng.integers(len(WORDS)))]
+def sentence(length: int, rng: np.random.Generator, *, lagged: bool = False) -> list[int]:
+    """Token ids of a text in the language, or in the lagged one."""
+    lag, chances = (LAG, SURE) if lagged else (1, CHANCES)
+    ids = [int(word) for word in rng.integers(len(WORDS), size=lag)]
     while len(ids) < length:
-        ids.append(int(FOLLOW[ids[-1], rng.choice(len(CHANCES), p=CHANCES)]))
+        ids.append(int(FOLLOW[ids[-lag], rng.choice(len(chances), p=chances)]))
     return ids
 
 
@@ -90,9 +97,9 @@ def train(kind: str, seed: int = 0) -> Any:
     config = getattr(transformers, cls)(**_SIZES, **extra)
     model = transformers.AutoModelForCausalLM.from_config(config).float().train()
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=STEPS)
-    for _ in range(STEPS):
-        ids = torch.tensor([sentence(32, rng) for _ in range(16)])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, total_steps=STEPS[kind])
+    for _ in range(STEPS[kind]):
+        ids = torch.tensor([sentence(32, rng, lagged=kind == "lagged") for _ in range(16)])
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         schedule.step()
@@ -106,12 +113,12 @@ def learned_checkpoint(folder: Path, kind: str) -> Path:
     return save_checkpoint(folder, train(kind), word_tokenizer())
 
 
-def corpus_rows(count: int = 24, seed: int = 1) -> list[dict[str, Any]]:
+def corpus_rows(count: int = 24, seed: int = 1, *, lagged: bool = False) -> list[dict[str, Any]]:
     """Texts that the models were not trained on, two thirds of them for calibration; one has the rare word."""
     rng = np.random.default_rng(seed)
     rows = [
         {
-            "text": words(sentence(int(rng.integers(20, 60)), rng)),
+            "text": words(sentence(int(rng.integers(20, 60)), rng, lagged=lagged)),
             "domain": "ab"[k % 2],
             "split": "evaluation" if k % 3 == 2 else "calibration",
         }

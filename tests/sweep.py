@@ -197,11 +197,9 @@ def _child(send: Any, model_type: str) -> None:
 
 def _import_first() -> None:
     """What every architecture needs, once: forks have it."""
-    import llmcompressor.modeling.moe.linear_experts
     import torch
     import transformers
 
-    import quantaudit.measure
     import tests.builders  # noqa: F401
 
     torch.set_num_threads(1)

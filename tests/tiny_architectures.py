@@ -24,58 +24,66 @@ from tests.builders import BYTES, PAD, VOCABULARY
 LAYERS = 2
 IMAGE = VOCABULARY - 4
 
-_SIZES: list[tuple[str, Any]] = [
-    (r"vocab_size(_per_layer_input)?$|(audio|text)_vocab_size$|num_embeddings$", VOCABULARY),
-    (r"(pad_token_id|pad_id)$", PAD),
-    (r"bos_token_id$", BYTES + 1),
-    (r"eos_token_id$|sep_token_id$|cls_token_id$", BYTES + 2),
-    (r"(image|video|audio|vision)\w*_(token_id|token_index)$", IMAGE),
-    (r"(num_(key_value|global_key_value)_heads|num_kv_heads|n_kv_heads|multi_query_group_num)$", 2),
-    (r"(num_attention_heads|n_heads?|num_heads|attention_heads|num_q_heads|encoder_attention_heads)$", 4),
-    (r"linear_num_key_heads$", 2),
-    (r"linear_num_value_heads$", 4),
-    (r"(head_dim|linear_(key|value)_head_dim|d_kv|attention_head_dim|global_head_dim)$", 16),
-    (r"(hidden_size|d_model|n_embd|embed_dim|embedding_size|word_embed_proj_dim|dim|hidden_dim|out_hidden_size|text_hidden_size|n_embed|attention_hidden_size|projection_dim|vision_output_dim|mm_hidden_size|output_dim)$", 64),
-    (r"(moe_intermediate_size|expert_ffn_hidden_size|shared_expert_intermediate_size|moe_shared_expert_intermediate_size|ffn_hidden_size_moe|expert_dim)$", 32),
-    (r"(intermediate_size(_mlp)?|ffn_dim|n_inner|d_ff|ffn_hidden_size|inner_dim|encoder_ffn_dim|mlp_dim|block_ff_dim|mlp_hidden_size)$", 128),
-    (r"(num_hidden_layers|n_layers?|num_layers|depth|encoder_layers|num_encoder_layers|n_blocks|num_blocks)$", LAYERS),
-    (r"(num_nextn_predict_layers|num_mtp_layers|mtp_num_layers|num_kv_shared_layers|first_k_dense_replace)$", 0),
-    (r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts|num_routed_experts|zero_expert_num)$", 4),
-    (r"(num_experts_per_tok|moe_k|moe_topk|top_k_experts|num_selected_experts|moe_top_k)$", 2),
-    (r"(n_shared_experts|moe_num_shared_experts|num_shared_experts?|n_group|topk_group|num_expert_group|moe_layer_start_index)$", 1),
-    (r"(q_lora_rank)$", 32),
-    (r"(kv_lora_rank)$", 16),
-    (r"(qk_rope_head_dim)$", 8),
-    (r"(qk_nope_head_dim|v_head_dim)$", 16),
-    (r"(max_position_embeddings|n_positions|n_ctx|max_seq_len|max_sequence_length|seq_length|block_size)$", 256),
-    (r"(sliding_window|attention_window_size|local_attention|attention_chunk_size|window_size|max_window_layers)$", 16),
-    (r"(state_size|ssm_state_size|mamba_d_state|d_state)$", 16),
-    (r"(mamba_num_heads|mamba_n_heads|n_mamba_heads)$", 8),
-    (r"(mamba_head_dim|mamba_headdim|mamba_d_head)$", 16),
-    (r"(chunk_size|mamba_chunk_size)$", 16),
-    (r"(time_step_rank|mamba_dt_rank)$", 8),
-    (r"(mamba_n_groups|n_groups)$", 1),
-    (r"(image_size)$", 28),
-    (r"(patch_size)$", 14),
-    (r"(spatial_merge_size|temporal_patch_size)$", 2),
-    (r"(hidden_size_per_layer_input)$", 16),
-    (r"(initializer_range)$", 0.2),
-    (r"(use_mambapy|use_mamba_kernels|use_cache|output_router_logits)$", False),
-    (r"(tie_word_embeddings)$", False),
-    (r"(is_decoder)$", True),
-    (r"(num_query_tokens|mm_tokens_per_image)$", 4),
-    (r"(lru_width)$", 64),
-]  # fmt: skip
-"""What sizes are set to where a configuration has them, by the end of their names; the first that matches counts."""
+_SIZES: tuple[tuple[str, Any], ...] = (
+    ("vocab_size vocab_size_per_layer_input num_embeddings", VOCABULARY),
+    ("pad_token_id pad_id", PAD),
+    ("bos_token_id", BYTES + 1),
+    ("eos_token_id sep_token_id cls_token_id", BYTES + 2),
+    ("image_token_id image_token_index video_token_id video_token_index audio_token_id", IMAGE),
+    ("mamba_num_heads mamba_n_heads n_mamba_heads", 8),
+    ("mamba_head_dim mamba_headdim mamba_d_head", 16),
+    ("num_key_value_heads num_kv_heads n_kv_heads multi_query_group_num num_global_key_value_heads", 2),
+    ("num_attention_heads n_head n_heads num_heads attention_heads num_q_heads", 4),
+    ("linear_num_key_heads", 2),
+    ("linear_num_value_heads", 4),
+    ("head_dim linear_key_head_dim linear_value_head_dim d_kv global_head_dim kv_channels swa_head_dim", 16),
+    ("rotary_dim qk_rope_head_dim", 8),
+    ("qk_nope_head_dim v_head_dim kv_lora_rank", 16),
+    ("q_lora_rank", 32),
+    ("hidden_size d_model n_embd embed_dim embedding_size word_embed_proj_dim dim hidden_dim output_dim n_embed "
+     "attention_hidden_size projection_dim mm_hidden_size lru_width", 64),
+    ("moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size expert_dim "
+     "moe_shared_expert_intermediate_size", 32),
+    ("intermediate_size intermediate_size_mlp ffn_dim n_inner d_ff ffn_hidden_size inner_dim mlp_dim block_ff_dim "
+     "mlp_hidden_size", 128),
+    ("num_hidden_layers n_layer n_layers num_layers depth encoder_layers decoder_layers n_blocks num_blocks", LAYERS),
+    ("num_nextn_predict_layers num_mtp_layers mtp_num_layers num_kv_shared_layers first_k_dense_replace", 0),
+    ("num_experts num_local_experts n_routed_experts moe_num_experts num_routed_experts zero_expert_num", 4),
+    ("num_experts_per_tok moe_k moe_topk top_k_experts num_selected_experts moe_top_k", 2),
+    ("n_shared_experts moe_num_shared_experts num_shared_experts num_shared_expert n_group topk_group "
+     "num_expert_group moe_layer_start_index", 1),
+    ("max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length seq_length", 300),
+    ("sliding_window attention_window_size local_attention attention_chunk_size window_size max_window_layers "
+     "chunk_size mamba_chunk_size state_size ssm_state_size mamba_d_state d_state hidden_size_per_layer_input", 16),
+    ("time_step_rank mamba_dt_rank", 8),
+    ("mamba_n_groups n_groups", 1),
+    ("image_size", 28),
+    ("patch_size", 14),
+    ("spatial_merge_size temporal_patch_size", 2),
+    ("initializer_range", 0.2),
+    ("use_mambapy use_mamba_kernels use_cache output_router_logits tie_word_embeddings", False),
+    ("is_decoder", True),
+    ("num_query_tokens mm_tokens_per_image", 4),
+    ("mrope_section", [2, 3, 3]),
+    ("partial_rotary_factor", 1.0),
+)  # fmt: skip
+"""What settings are set to where a configuration has them, by the ends of their names; the first that fits counts."""
 
+_MLA = {"num_key_value_heads": 4, "head_dim": 8}
+_LOCAL_HEADS = {"num_key_value_heads": 4}
 SPECIAL: dict[str, dict[str, Any]] = {
     "falcon": {"ffn_hidden_size": 128},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "mamba2": {"num_heads": 8},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
-    "hunyuan_v1_moe": {"moe_topk": 2, "num_shared_expert": 1},
-    "jetmoe": {"kv_channels": 16, "num_key_value_heads": 2},
+    "hunyuan_v1_moe": {"moe_topk": 2, "num_shared_expert": 1, "moe_intermediate_size": 128, "head_dim": 16},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
     "reformer": {"attn_layers": ["local", "local"], "axial_pos_embds": False},
-}
+    "deepseek_v2": _MLA, "deepseek_v3": _MLA, "deepseek_v32": _MLA, "glm4_moe_lite": _MLA, "glm_moe_dsa": _MLA,
+    "axk1": _MLA, "axk2": _MLA, "minicpm3": _MLA, "kimi_linear": _MLA, "longcat_flash": _MLA, "youtu": _MLA,
+    "glm5_next": _LOCAL_HEADS,
+}  # fmt: skip
 """What cannot be guessed, by model type."""
 
 
@@ -86,10 +94,7 @@ def model_types() -> list[str]:
 
 def tiny_config(model_type: str) -> Any:
     """A configuration of two layers. Raises whatever the class does where the sizes do not fit each other."""
-    cls = transformers.CONFIG_MAPPING[model_type]
-    if model_type == "gpt_neo":
-        return cls(**{**_of(cls), "attention_types": [[["global", "local"], 1]]})
-    return cls(**{**_of(cls), **SPECIAL.get(model_type, {})})
+    return transformers.CONFIG_MAPPING[model_type](**_of(transformers.CONFIG_MAPPING[model_type], model_type))
 
 
 def tiny_model(model_type: str) -> Any:
@@ -109,38 +114,38 @@ def tiny_model(model_type: str) -> Any:
     return model
 
 
-def _of(cls: Any) -> dict[str, Any]:
+def _of(cls: Any, model_type: str) -> dict[str, Any]:
     """The settings of a configuration class that differ from its own defaults."""
     base = cls()
-    named = set(base.to_dict()) | set(inspect.signature(cls.__init__).parameters)
     settings: dict[str, Any] = {}
-    for name in sorted(named):
-        size = next((value for pattern, value in _SIZES if re.search(rf"(^|_)({pattern})", name)), None)
-        own = getattr(base, name, None)
+    for name in sorted(set(base.to_dict()) | set(inspect.signature(cls.__init__).parameters)):
+        try:
+            own = getattr(base, name, None)
+        except Exception:  # one value for each layer
+            continue
         if name in getattr(cls, "sub_configs", {}):
-            settings[name] = _part(own)
-        elif size is not None and isinstance(own, list):
-            settings[name] = [size] * LAYERS
-        elif size is not None and (own is not None or not isinstance(size, bool)) and not isinstance(own, dict | str):
-            settings[name] = size if own is not None else None
-        elif isinstance(own, list) and name.endswith(
-            ("layer_types", "layers_block_type", "block_types", "mlp_layer_types")
-        ):
-            settings[name] = _kinds(own)
-    for name, value in list(settings.items()):
-        if value is None:
-            del settings[name]
-    return settings
+            if own is not None:
+                settings[name] = {**_of(type(own), own.model_type), "model_type": own.model_type}
+        elif name in ("rope_parameters", "rope_scaling") and isinstance(own, dict):
+            settings[name] = _rope(own)
+        elif isinstance(own, list) and name.endswith(("layer_types", "layers_block_type", "block_types")):
+            settings[name] = (list(dict.fromkeys(own)) * LAYERS)[:LAYERS]
+        elif (size := _size(name)) is not None and own is not None and isinstance(own, bool) == isinstance(size, bool):
+            if isinstance(own, list) and not isinstance(size, list):
+                settings[name] = [size] * LAYERS
+            elif isinstance(own, int | float | list):
+                settings[name] = size
+    return settings | SPECIAL.get(model_type, {})
 
 
-def _part(config: Any) -> Any:
-    """A part of a configuration, such as that of a vision tower, as settings."""
-    if config is None:
-        return None
-    return {**_of(type(config)), "model_type": config.model_type} if config.model_type else _of(type(config))
+def _rope(own: dict[str, Any]) -> dict[str, Any]:
+    """Rotary settings, of all layers or of each kind of them, with sections that fit the head."""
+    return {
+        name: _rope(value) if isinstance(value, dict) else value if (size := _size(name)) is None else size
+        for name, value in own.items()
+    }
 
 
-def _kinds(own: list[Any]) -> list[Any]:
-    """One layer of each kind, two in all."""
-    kinds = list(dict.fromkeys(own))
-    return (kinds * LAYERS)[:LAYERS]
+def _size(name: str) -> Any:
+    fits = (size for names, size in _SIZES if any(re.search(rf"(^|_){end}$", name) for end in names.split()))
+    return next(fits, None)

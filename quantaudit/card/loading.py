@@ -3,60 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from quantaudit.card.schema import Finding
 from quantaudit.card.words import count
 from quantaudit.provenance import Doubt, Provenance
 
 
-def other_class(provenance: Provenance) -> list[Finding]:
-    """QA108: another class of model was loaded than the checkpoint names."""
-    return _findings(
-        provenance,
-        ("class",),
-        code="QA108",
-        reason="Another class may leave out part of the model, such as its vision tower, or compute something else.",
-        remedy=(
-            "Audit with a transformers that has this class, or with --trust-remote-code if the checkpoint brings it; "
-            "correct `architectures` in config.json where it names the same class by an old name."
-        ),
-    )
+class Entry(NamedTuple):
+    """Why a finding matters, and what to do about it."""
+
+    why: str
+    remedy: str
+
+
+ENTRIES = {
+    "QA109": Entry(
+        "What is stored and not used is a part of the model that the configuration leaves out.",
+        "Give the config.json that belongs to these weights, or a checkpoint without what is none of its own.",
+    ),
+    "QA110": Entry(
+        "Such matrices were converted wrongly or never written, so that what ran is not the model.",
+        "Convert or download the checkpoint again; of a quantized one, audit the checkpoint it was made from.",
+    ),
+    "QA111": Entry(
+        "An encoder predicts with the answer in sight: its perplexity and its activations are not a decoder's.",
+        "Audit a causal language model; of a BERT-like one, set `is_decoder` in config.json if it is a decoder.",
+    ),
+    "QA112": Entry(
+        "Another class may leave out part of the model, such as its vision tower, or compute something else.",
+        "Audit with a transformers that has this class, or with --trust-remote-code if the checkpoint brings it; "
+        "correct `architectures` in config.json where it names the same class by an old name.",
+    ),
+}
+"""Findings about how a model was loaded, in words. All of them are errors, and none of their cards is READY."""
 
 
 def unused_tensors(provenance: Provenance) -> list[Finding]:
-    """QA109: stored tensors that the loaded model does not use, one finding for all modules of the checkpoint."""
-    return _findings(
-        provenance,
-        ("unused", "head"),
-        code="QA109",
-        reason="What is stored and not used is a part of the model that the configuration leaves out.",
-        remedy="Give the config.json that belongs to these weights, or a checkpoint without what is none of its own.",
-    )
+    """QA109: stored tensors that the loaded model does not use, and that are not known to be harmless."""
+    return _findings(provenance, ("unused", "head"), "QA109")
 
 
 def no_weights(provenance: Provenance) -> list[Finding]:
     """QA110: weights that no training leaves: whole numbers (quantized codes read as they are), or a single value."""
-    return _findings(
-        provenance,
-        ("values",),
-        code="QA110",
-        reason="Such matrices were converted wrongly or never written, so that what ran is not the model.",
-        remedy="Convert or download the checkpoint again; of a quantized one, audit the checkpoint it was made from.",
-    )
+    return _findings(provenance, ("values",), "QA110")
 
 
 def reads_ahead(provenance: Provenance) -> list[Finding]:
     """QA111: the model's logits depend on tokens behind the one that they follow: it is no causal language model."""
-    return _findings(
-        provenance,
-        ("ahead",),
-        code="QA111",
-        reason="An encoder predicts with the answer in sight: its perplexity and its activations are not a decoder's.",
-        remedy="Audit a causal language model; of a BERT-like one, set `is_decoder` in config.json if it is a decoder.",
-    )
+    return _findings(provenance, ("ahead",), "QA111")
 
 
-def _findings(provenance: Provenance, kinds: Sequence[str], *, code: str, reason: str, remedy: str) -> list[Finding]:
+def other_class(provenance: Provenance) -> list[Finding]:
+    """QA112: another class of model was loaded than the checkpoint names."""
+    return _findings(provenance, ("class",), "QA112")
+
+
+def _findings(provenance: Provenance, kinds: Sequence[str], code: str) -> list[Finding]:
     doubts = [doubt for doubt in provenance.model.doubts if doubt.kind in kinds]
     if not doubts:
         return []
@@ -69,8 +72,8 @@ def _findings(provenance: Provenance, kinds: Sequence[str], *, code: str, reason
             message=_message(first, len(doubts) - 1),
             value=float(sum(doubt.count for doubt in doubts)),
             threshold=0.0,
-            reason=reason,
-            remedy=remedy,
+            reason=ENTRIES[code].why,
+            remedy=ENTRIES[code].remedy,
         )
     ]
 

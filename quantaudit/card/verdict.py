@@ -11,7 +11,7 @@ from quantaudit.card.words import count, percent
 from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
-STOPPERS = {"QA104", "QA106", "QA108", "QA109", "QA110", "QA111"}
+STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112"}
 """Findings that make every number meaningless, or that of another model: nothing can be concluded."""
 BROKEN = "QA102"
 """Finding of a model that is not ready, quantized or not."""

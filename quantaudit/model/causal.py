@@ -15,8 +15,8 @@ from quantaudit.provenance import Doubt
 
 _TOKENS = 8
 """Tokens that are run: enough for any attention to look ahead."""
-_SHARE = 1e-2
-"""Change of the logits, in their standard deviations, that no rounding makes."""
+_SHARE = 1e-3
+"""Change of the logits, in their standard deviations, that rounding does not make: masked tokens weigh nothing."""
 
 
 def ahead_doubts(model: nn.Module, samples: Sequence[TokenizedSample], device: torch.device) -> list[Doubt]:

@@ -36,7 +36,9 @@ def linearize(model: nn.Module) -> list[str]:
     split = left = 0
     right: dict[type, bool] = {}
     with _no_garbage_collection():
-        for path, module in stacked:
+        stacked.reverse()
+        while stacked:  # emptied on the way, so that what was replaced is freed
+            path, module = stacked.pop()
             made = _linear(module, getattr(module, "config", model.config))
             if made is not None and type(module) not in right:
                 right[type(module)] = same_outputs(module, made)

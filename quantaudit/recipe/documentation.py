@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantaudit.card import findings
+from quantaudit.card.loading import ENTRIES
 from quantaudit.conform.rules.catalogue import CODES, Code
 from quantaudit.errors import UsageError
 from quantaudit.files import write_text
@@ -47,6 +48,9 @@ def explain(code: str) -> str:
                 f"What to do: {rule.remedy}",
             ]
         )
+    if code in ENTRIES:
+        entry = ENTRIES[code]
+        return f"{code}: {known[code]} (error)\n\nWhy: {entry.why}\nWhat to do: {entry.remedy}"
     if code in known:
         return (
             f"{code}: {known[code]}\n\nA finding of the card, made by `quantaudit report`; its entry there says more."
@@ -71,6 +75,10 @@ def rules_page() -> str:
     """The whole page, as Markdown ending in a newline."""
     parts = [_HEAD]
     parts.append("## QA1xx to QA3xx: findings of a card\n\n" + _table(card_codes()))
+    parts += [
+        f"### {code}\n\n- **Why**: {entry.why}\n- **What to do**: {entry.remedy}\n"
+        for code, entry in sorted(ENTRIES.items())
+    ]
     for prefix, title in (
         ("QA4", "QA4xx: the recipe and the model"),
         ("QA5", "QA5xx: the recipe and what was measured"),

@@ -1,0 +1,24 @@
+"""A dozen kinds of architecture, as `make sweep` examines all: nothing in silence, and the peaks of plain hooks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sweep import examine
+
+MEASURED = (
+    "modernbert-decoder", "ernie4_5_moe", "mamba", "jamba", "gemma3n_text", "recurrent_gemma", "rwkv", "llama4",
+    "minimax_m3_vl", "qwen3_5", "git", "mllama", "zamba",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", MEASURED)
+def test_it_is_measured_whole(model_type: str) -> None:
+    outcome, detail = examine(model_type)
+    assert outcome == "measured", detail
+
+
+def test_one_that_needs_images_says_so() -> None:
+    outcome, detail = examine("blip-2")
+    assert outcome == "refused"
+    assert "cannot run without pixel_values" in detail
