@@ -14,7 +14,7 @@ DEMO := $(VENV)/.demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mutations check format bench corpus schema clean
+.PHONY: help install demo test mutations check format bench corpus schema sweep clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -63,6 +63,9 @@ corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count
 schema: $(INSTALLED) ## Write the card's JSON Schema and the list of rules anew
 	$(BIN)/python -m quantaudit.card.jsonschema docs/card.schema.json
 	$(BIN)/python -m quantaudit.recipe.documentation docs/rules.md
+
+sweep: $(INSTALLED) ## Measure a tiny model of every architecture that transformers has; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sweep --results sweep.jsonl
 
 clean: ## Remove the environment and the demo's output
 	rm -rf $(VENV) quantaudit-demo

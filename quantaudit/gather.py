@@ -16,7 +16,7 @@ from quantaudit.model.drive import NO_TOKEN, SPLITS, Batch, Share
 from quantaudit.model.routing import Routing
 from quantaudit.model.sites import Architecture
 from quantaudit.profile import Split
-from quantaudit.provenance import Unmeasured
+from quantaudit.provenance import OTHER_ROWS, Unmeasured
 from quantaudit.stats.labels import ALL, Chosen, Labels
 from quantaudit.stats.site import SiteStatistics, merge
 
@@ -97,7 +97,9 @@ class Gathered:
             return
         try:
             for x_NC in self._by_token(site, tensor):
-                record = self._records.get((site, tensor.dtype, tensor.device)) or self._start(site, tensor)
+                record = self._records.get((site, tensor.dtype, tensor.device))
+                if record is None:
+                    record = self._start(site, tensor)
                 for labels, chosen in self._shares(site, x_NC):
                     record.add(x_NC, labels, chosen)
         except MeasurementError as error:
@@ -170,7 +172,7 @@ def unreadable(architecture: Architecture, odd: Mapping[str, str]) -> list[Unmea
     for site in architecture.sites:
         if site.name in odd:
             modules = site.members or [site.name]
-            reason = f"{odd[site.name]}: its rows are not the tokens'"
+            reason = f"{odd[site.name]}: {OTHER_ROWS}"
             rows += [Unmeasured(module=module, reason=reason, weights=bool(site.members)) for module in modules]
     return rows
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from quantaudit.errors import FormatError
 from quantaudit.files import write_bytes
-from quantaudit.provenance import Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
+from quantaudit.provenance import OTHER_ROWS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
@@ -163,12 +163,18 @@ def _token_text(a: Profile, b: Profile, combined: Mapping[tuple[str, Split], Sit
 
 
 def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
-    """What ran in neither profile. Where one knows that the module around it ran, its reason is the one that holds."""
+    """What ran in neither profile, or was not understood in one.
+
+    Where one knows that the module around it ran, its reason is the one that holds.
+    """
     rows_a, rows_b = (
         {row.module: row for row in profile.provenance.unmeasured if row not in few}
         for profile, few in ((a, starved(a)), (b, starved(b)))
     )
-    return [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
+    silent = [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
+    either = {**rows_b, **rows_a}
+    listed = {row.module for row in silent}
+    return silent + [row for name, row in either.items() if row.reason.endswith(OTHER_ROWS) and name not in listed]
 
 
 def starved(profile: Profile) -> list[Unmeasured]:

@@ -188,6 +188,10 @@ class ShardsInfo(Row):
         return f"shard{'s' if len(self.held) > 1 else ''} {', '.join(map(str, self.held))} of {self.count}"
 
 
+OTHER_ROWS = "its rows are not the tokens'"
+"""Ends the reason of a tensor that was reached and not understood: no other run makes up for that."""
+
+
 class Provenance(Row):
     """Everything that a profile's numbers depend on."""
 

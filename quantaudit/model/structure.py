@@ -89,7 +89,8 @@ def text_decoder(model: nn.Module) -> nn.Module:
     named = get() if callable(get) else None
     if isinstance(named, nn.Module) and named is not model and _has_layers(named):
         return named
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embeddings = getattr(model, "get_input_embeddings", None)
+    embedding = embeddings() if callable(embeddings) else None
     around = [m for m in model.modules() if embedding is not m and any(part is embedding for part in m.modules())]
     with_layers = [module for module in around if _has_layers(module)]
     return with_layers[-1] if with_layers else model
