@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quantaudit.card import findings, simulated
+from quantaudit.card import findings, loading, simulated
 from quantaudit.conform.rules import catalogue
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy, load_policy
@@ -53,9 +53,17 @@ def test_every_code_is_documented_once() -> None:
 
 def test_codes_of_cards_are_not_given_to_recipes() -> None:
     sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (findings, simulated)]
-    used = set(re.findall(r'code="(QA\d+)"', "".join(sources)))
+    used = set(re.findall(r'code="(QA\d+)"', "".join(sources))) | set(loading.ENTRIES)
     assert used == set(card_codes())
     assert not used & set(RULES)
+
+
+@pytest.mark.parametrize("code", loading.ENTRIES)
+def test_codes_about_loading_say_why_and_what_to_do(code: str) -> None:
+    entry = loading.ENTRIES[code]
+    for text in (explain(code.lower()), rules_page()):
+        assert entry.why in text
+        assert entry.remedy in text
 
 
 def test_every_code_of_an_artifacts_findings_is_explained() -> None:
