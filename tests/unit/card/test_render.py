@@ -53,6 +53,8 @@ _KEEP = {
     "predictor",
     "special_tokens",
     "cause",
+    "arithmetic",
+    "products",
 }
 
 
