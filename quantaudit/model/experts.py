@@ -88,11 +88,15 @@ def extra_work(model: nn.Module) -> float | None:
     counts = [int(module.num_experts) for module in model.modules() if is_linearized(module)]  # type: ignore[arg-type]
     if not counts:
         return None
-    from llmcompressor.modeling.moe.helpers import MoEConfig
-
     config: Any = model.config
-    chosen = int(MoEConfig.from_config(config.get_text_config()).num_experts_per_tok)
-    return max(counts) / chosen
+    return max(counts) / _chosen(config.get_text_config())
+
+
+def _chosen(config: Any) -> int:
+    """Experts that each token is sent to; of the first layer, where a configuration lists them."""
+    names = ("top_k_experts", "num_experts_per_tok", "moe_topk", "moe_k")
+    chosen = next((value for name in names if (value := getattr(config, name, None)) is not None), 1)
+    return int(chosen if isinstance(chosen, int) else chosen[0])
 
 
 @contextmanager
@@ -166,8 +170,7 @@ class _OfOneLayer:
         self.num_local_experts = len(down)
         self.moe_latent_size = self.hidden_size = hidden
         self.moe_intermediate_size = intermediate
-        chosen = (getattr(config, name, None) for name in ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k"))
-        self.top_k_experts = next((k if isinstance(k, int) else k[0] for k in chosen if k is not None), 1)
+        self.top_k_experts = _chosen(config)
 
     def get_text_config(self) -> _OfOneLayer:
         return self
