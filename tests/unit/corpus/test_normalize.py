@@ -363,7 +363,12 @@ def test_byte_order_marks_of_joined_files_are_no_text(tmp_path: Path) -> None:
     assert said(load_corpus(str(tmp_path / "c.jsonl"))) == ["a"] * 3
 
 
-@pytest.mark.parametrize("data", [b"plain", b"", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], gzip.compress(b"\xff")])
+@pytest.mark.parametrize(
+    "data",
+    [b"plain", b"", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], gzip.compress(b"\xff")],
+    # Compressed bytes hold the time, and every test process must collect the same names.
+    ids=["not compressed", "empty", "cut off", "no UTF-8"],
+)
 def test_a_broken_gzip_file_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "c.jsonl.gz").write_bytes(data)
     with pytest.raises(CorpusError) as caught:
