@@ -199,20 +199,32 @@ class _State:
 
     def compact(self) -> None:
         """Empty the counters into a list of those that are not zero."""
-        total = self._counts.sum(0, dtype=np.int64)
+        self._folded = self.counted()
+        # Only those: writing zeros where nothing was counted would make the memory there resident.
+        self._counts[:, self._hit()] = 0
+
+    def counted(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Patterns that occurred, uint16 [n], ascending, and how often, int64 [n]."""
+        hit = self._hit()
+        new = self._counts[:, hit].sum(0, dtype=np.int64)
         patterns, counts = self._folded
-        total[patterns] += counts
-        kept = np.flatnonzero(total)
-        self._folded = kept.astype(np.uint16), total[kept]
-        self._counts[:] = 0
+        if not len(patterns):
+            return hit.astype(np.uint16), new
+        kept = np.union1d(patterns, hit)
+        total = np.zeros(len(kept), np.int64)
+        total[np.searchsorted(kept, patterns)] = counts
+        total[np.searchsorted(kept, hit)] += new
+        return kept.astype(np.uint16), total
+
+    def _hit(self) -> NDArray[np.int64]:
+        return np.flatnonzero(np.bitwise_or.reduce(self._counts, 0))
 
     def result(self, encoding: Encoding, *, wide: bool) -> site.SiteStatistics | None:
         """The statistics; None where no row counted."""
         k, seen = self._kernel, int(self._block[self._kernel.SEEN])
         if not seen:
             return None
-        self.compact()
-        patterns, counts = self._folded
+        patterns, counts = self.counted()
 
         def values(raw: NDArray[Any]) -> NDArray[np.float32]:
             return raw.astype(np.uint32).view(np.float32) if wide else decode(encoding, raw.astype(np.uint16))
