@@ -65,7 +65,11 @@ def simulate(
         }
         for scheme in schemes
     }
-    inside = [group for group in architecture.groups if group.layer is not None]
+    # A Linear that nothing calls has no input to quantize; schemes of the whole model pass it by, as engines do.
+    bypassed = {row.module for row in profile.provenance.unmeasured if not row.weights}
+    inside = [
+        group for group in architecture.groups if group.layer is not None and not bypassed.issuperset(group.members)
+    ]
     passage, note = pass_once(loaded.model, architecture, chosen, schemes, qparams, score=score, stages=stages)
     tick = stages("replaying blocks", steps(architecture, schemes))
     groups = replay_groups(loaded.model, architecture, passage, schemes, qparams, tick)
