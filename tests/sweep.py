@@ -1,8 +1,8 @@
 """Every architecture, from a saved checkpoint to a profile: `python -m tests.sweep`, or `make sweep`.
 
 For each model type that transformers maps to a causal or an image-text language model, a tiny random checkpoint is
-saved, listed (`sites`), measured, and compared with plain hooks. Each runs in a process of its own with a limit of
-time and memory; what was found before is not run again (`--anew` does).
+saved, listed (`sites`), measured, compared with plain hooks, simulated on a few tokens and put on a card. Each runs in
+a process of its own with a limit of time and memory; what was found before is not run again (`--anew` does).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ LIMIT_S = 180
 """Of processor time; ten times as much on the clock."""
 LIMIT_BYTES = 12 << 30
 LENGTHS = [30, 21, 17, 12, 9, 6]
+EVALUATION_TOKENS = 24
 
 
 def main() -> int:
@@ -95,7 +96,28 @@ def examine(model_type: str) -> tuple[str, str]:
             faults = compare(Path(folder), loaded, corpus, profile)
         except Exception as error:
             return "fault", f"{_first_line(error)} at {_place(error)}"
-    return ("fault", "; ".join(faults)) if faults else ("measured", _summary(profile))
+        if faults:
+            return "fault", "; ".join(faults)
+        try:
+            simulated = simulate_briefly(loaded, profile, corpus)
+        except Exception as error:
+            return "fault", f"simulation: {_first_line(error)} at {_place(error)}"
+    return "measured", f"{_summary(profile)}; {simulated}"
+
+
+def simulate_briefly(loaded: Any, profile: Any, corpus: Any) -> str:
+    """Simulate a few tokens under all schemes and build the card: what prices come from, and the verdicts."""
+    from quantaudit.card.build import build_card
+    from quantaudit.policy import load_policy
+    from quantaudit.quant.schemes import SCHEMES
+    from quantaudit.simulate.run import simulate
+
+    schemes = list(SCHEMES.values())
+    simulation = simulate(loaded, profile, corpus.samples, schemes, evaluation_tokens=EVALUATION_TOKENS)
+    card = build_card(profile, [], simulation, load_policy("default"), timings={})
+    statuses = ", ".join(dict.fromkeys(scheme.status for scheme in card.verdict.schemes))
+    source, note = simulation.evaluation.price_source, simulation.evaluation.note
+    return f"{statuses}, prices from {source}" + (f" ({note})" if note else "")
 
 
 def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:

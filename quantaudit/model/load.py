@@ -26,6 +26,7 @@ from quantaudit.model.checkpoint import Checkpoint, without_adapter
 from quantaudit.model.classes import auto_class, class_doubts
 from quantaudit.model.experts import linearize
 from quantaudit.model.info import describe
+from quantaudit.model.mixed import reconcile_dtypes
 from quantaudit.model.stored import (
     Stored,
     check_quantized_storage,
@@ -139,6 +140,7 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     with timed(f"moving to {device}"):
         model.eval().to(device)
+        notes += reconcile_dtypes(model)
     with timed("hashing"):
         info = describe(checkpoint, model, notes, doubts)
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)

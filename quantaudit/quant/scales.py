@@ -169,7 +169,22 @@ def derive(seen: Observed, args: QuantizationArgs, observer: str) -> QParams | N
     if not all(np.isfinite(seen.exact)):
         return None
     low, high = _ALL[observer](seen, args)
-    bounds = torch.tensor([low], dtype=seen.dtype), torch.tensor([high], dtype=seen.dtype)
+    return _on_grid(low, high, seen.dtype, args)
+
+
+def in_dtype(qparams: QParams, dtype: torch.dtype, args: QuantizationArgs) -> QParams:
+    """The same range with its scale in another dtype.
+
+    A Linear that keeps its own, such as a float32 router in a bfloat16 model, reads tensors of that dtype, and the
+    toolkit computes and stores its scale in it.
+    """
+    if qparams.global_scale is not None or qparams.scale.dtype == dtype:
+        return qparams
+    return _on_grid(qparams.min, qparams.max, dtype, args)
+
+
+def _on_grid(low: float, high: float, dtype: torch.dtype, args: QuantizationArgs) -> QParams:
+    bounds = torch.tensor([low], dtype=dtype), torch.tensor([high], dtype=dtype)
     if args.strategy == QuantizationStrategy.TENSOR_GROUP:
         amax = torch.maximum(-bounds[0], bounds[1])
         whole, none = generate_gparam(-amax, amax), torch.empty(0)

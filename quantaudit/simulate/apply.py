@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantaudit.model.sites import Group
 from quantaudit.quant.fast import StaticTable, dynamic_scales, fake_quantize_rows
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.scales import QParams, in_dtype
 from quantaudit.quant.schemes import Scheme
 from quantaudit.quant.weights import quantize_linear, quantize_weight
 
@@ -130,10 +130,7 @@ def _quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device, ta
     if qparams.global_scale is not None:
         whole = qparams.global_scale.to(device)
         return lambda x: _dynamic(x, args, whole)
-    scale, zero_point = qparams.scale.to(device), qparams.zero_point.to(device)
-    if not table:
-        return lambda x: fake_quantize_rows(x, scale, zero_point, args)
-    return _looked_up(scale, zero_point, args)
+    return _static(qparams, args, device, table)
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -165,15 +162,19 @@ def _once(quantize: InputQuantizer) -> InputQuantizer:
     return quantizer
 
 
-def _looked_up(scale: Tensor, zero_point: Tensor, args: QuantizationArgs) -> InputQuantizer:
-    """One scale for the whole tensor. Tables are made on the first use, when the dtype of the input is known."""
+def _static(qparams: QParams, args: QuantizationArgs, device: torch.device, table: bool) -> InputQuantizer:
+    """One scale for the whole tensor, in the tensor's dtype, which is known on the first use; so is the table."""
+    grids: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     tables: dict[torch.dtype, StaticTable] = {}
 
     def quantize(x: Tensor) -> Tensor:
-        if x.dtype not in (torch.bfloat16, torch.float16) or x.device != scale.device:
-            return fake_quantize_rows(x, scale, zero_point, args)
+        if x.dtype not in grids:
+            own = in_dtype(qparams, x.dtype, args)
+            grids[x.dtype] = own.scale.to(device), own.zero_point.to(device)
+        if not table or x.dtype not in (torch.bfloat16, torch.float16) or x.device != device:
+            return fake_quantize_rows(x, *grids[x.dtype], args)
         if x.dtype not in tables:
-            tables[x.dtype] = StaticTable(scale, zero_point, args, x.dtype)
+            tables[x.dtype] = StaticTable(*grids[x.dtype], args, x.dtype)
         return tables[x.dtype](x)
 
     return quantize

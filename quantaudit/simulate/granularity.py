@@ -17,7 +17,7 @@ from quantaudit.model.sites import Group
 from quantaudit.profile import Profile
 from quantaudit.quant.fast import dynamic_scales, fake_quantize_rows
 from quantaudit.quant.ranges import model_dtype, site_qparams
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.scales import QParams, in_dtype
 from quantaudit.quant.schemes import INT8, INT8_PER_TOKEN
 from quantaudit.simulate.block import block_damage
 from quantaudit.simulate.records import Cause, GranularityRow
@@ -41,8 +41,9 @@ class InputErrors:
         if not x.numel():
             return
         amax = self.channel_amax.to(x.device, x.dtype)
+        whole = in_dtype(self.per_tensor_range, x.dtype, INT8)
         found = {
-            "per_tensor": (self.per_tensor_range.scale.to(x.device), self.per_tensor_range.zero_point.to(x.device)),
+            "per_tensor": (whole.scale.to(x.device), whole.zero_point.to(x.device)),
             "per_token": dynamic_scales(x, INT8_PER_TOKEN),
             "per_channel": calculate_qparams(-amax, amax, INT8),
         }

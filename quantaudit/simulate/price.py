@@ -43,7 +43,7 @@ PriceList = dict[tuple[str, str], float | None]
 class Read:
     """One tensor that Linears of a group read, and what the logits feel at their outputs.
 
-    x: [..., in], in the model's dtype. gradients: by member, one [..., out] for each draw, in the model's dtype.
+    x: [..., in]. gradients: by member, one [..., out] for each draw. Both in the dtype in which the model handed them.
     """
 
     x: Tensor
@@ -55,7 +55,7 @@ class LinearPrices:
     """Prices of groups under every scheme, collected over the samples of a backward pass.
 
     qparams: by scheme name, then by group name, for static schemes. only: by group name, names of the schemes that it
-    is priced under. Gradients have the model's dtype, sums are float64.
+    is priced under. Gradients have the dtype of what they are of, sums are float64.
     """
 
     model: nn.Module
@@ -148,7 +148,8 @@ def _pulls(reads: Sequence[Read], weights: Mapping[str, Tensor], args: Quantizat
             for read, found in zip(reads, products, strict=True):
                 if member in read.gradients:
                     gradients = torch.stack([gradient[..., rows] for gradient in read.gradients[member]])
-                    product = (gradients @ matrix).float()
+                    wide = torch.promote_types(gradients.dtype, matrix.dtype)  # a Linear may cast its weight itself
+                    product = (gradients.to(wide) @ matrix.to(wide)).float()
                     found[member] = product if member not in found else found[member].add_(product)
     return [
         torch.stack([found[member] for member in read.gradients]).sum(0)

@@ -1,4 +1,4 @@
-"""A dozen kinds of architecture, as `make sweep` examines all: nothing in silence, and the peaks of plain hooks."""
+"""A dozen kinds of architecture, as `make sweep` examines all: nothing in silence, the peaks of plain hooks, a card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.sweep import examine
 
 MEASURED = (
     "modernbert-decoder", "ernie4_5_moe", "mamba", "jamba", "gemma3n_text", "recurrent_gemma", "rwkv", "llama4",
-    "minimax_m3_vl", "qwen3_5", "git", "mllama", "zamba",
+    "minimax_m3_vl", "qwen3_5", "git", "mllama", "zamba", "hunyuan_v1_moe", "deepseek_v4",
 )  # fmt: skip
 
 
@@ -16,6 +16,14 @@ MEASURED = (
 def test_it_is_measured_whole(model_type: str) -> None:
     outcome, detail = examine(model_type)
     assert outcome == "measured", detail
+    assert "prices from gradient" in detail
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba"])
+def test_a_linear_that_nothing_calls_leaves_static_scales_conclusive(model_type: str) -> None:
+    outcome, detail = examine(model_type)
+    assert "never calls it" in detail
+    assert "INCONCLUSIVE" not in detail, (outcome, detail)
 
 
 def test_one_that_needs_images_says_so() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
@@ -11,7 +12,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from quantaudit.model.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.quant.scales import QParams
-from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_PER_CHANNEL, INT8_STATIC
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_PER_CHANNEL, INT8_STATIC, Scheme
 from quantaudit.simulate.apply import input_quantizer, quantize_weight, quantized
 from tests.builders import hooks, tiny_model, weight_bytes
 from tests.unit.simulate.reference import NOTHING, WEIGHTS_ONLY
@@ -78,6 +79,27 @@ def test_the_static_quantizer_uses_the_given_scale_for_every_token() -> None:
     assert quantizer is not None
     x = torch.tensor([[[0.2, 0.3, -0.74, 1000.0, -1000.0]]]).bfloat16()
     assert quantizer(x).tolist() == [[[0.0, 0.5, -0.5, 63.5, -64.0]]]
+
+
+@pytest.mark.parametrize("scheme", [INT8_STATIC, INT8_DYNAMIC])
+def test_a_float32_input_in_a_bfloat16_model_is_quantized_in_float32(scheme: Scheme) -> None:
+    """As a router that is kept in float32 reads it: its scale is the toolkit's in float32, not the model's."""
+    low, high = -1.7310585, 2.3456789
+    rounded = torch.tensor([high / 127.5]).bfloat16()
+    qparams = QParams(min=low, max=high, scale=rounded, zero_point=torch.zeros(1, dtype=torch.int8))
+    quantizer = input_quantizer(scheme, qparams if scheme.static else None, CPU)
+    assert quantizer is not None
+    x = normal(5, 16).float() / 3
+    found = quantizer(x)
+    assert found.dtype == torch.float32
+    numbers = x.double().numpy()
+    amax = np.float32(high) if scheme.static else np.abs(numbers).max(1, keepdims=True)
+    scale = np.float32(amax) / np.float32(127.5)
+    codes = np.clip(np.round(x.numpy() / scale), -128, 127)
+    np.testing.assert_allclose(found.numpy(), codes * scale, rtol=1e-6)
+    narrow = quantizer(x.bfloat16())
+    assert narrow.dtype == torch.bfloat16
+    assert torch.equal(quantizer(x), found), "one quantizer serves both dtypes"
 
 
 def test_a_scheme_without_activations_quantizes_none() -> None:
