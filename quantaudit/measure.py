@@ -17,7 +17,6 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.gather import Gathered, parents, silent, token_text, unreadable
 from quantaudit.model.arithmetic import arithmetic_now
 from quantaudit.model.capture import calls, capture
-from quantaudit.model.causal import ahead_doubts
 from quantaudit.model.drive import Side, batches, forward, one_logit
 from quantaudit.model.experts import on_all_tokens
 from quantaudit.model.load import LoadedModel
@@ -76,11 +75,10 @@ def measure(
             forward(loaded.model, batch)
             progress(batch.tokens)
 
-    ahead = ahead_doubts(loaded.model, corpus.samples, loaded.device)
     statistics = gathered.result()
     provenance = Provenance(
         quantaudit_version=__version__,
-        model=loaded.info.model_copy(update={"doubts": [*loaded.info.doubts, *ahead]}),
+        model=loaded.info,
         corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
         environment=environment(loaded, batch_size=batch_size, seed=seed),
         samples=corpus.sample_infos(),

@@ -16,6 +16,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.inputs import Inputs, open_inputs
 from quantaudit.model.arithmetic import choose_arithmetic, computed_in, is_slow
+from quantaudit.model.causal import ahead_doubts
 from quantaudit.model.checkpoint import Checkpoint, locate
 from quantaudit.model.experts import extra_work
 from quantaudit.model.load import (
@@ -140,7 +141,16 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
 def measure_subject(subject: Subject, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
     """One pass over the corpus, or a shard of it, with every site tapped: `measure_samples` says how."""
     advance = stages(MEASURING, subject.corpus.info.tokens // (shard.count if shard else 1), "tokens")
-    return measure_samples(subject, subject.corpus, advance, shard=shard)
+    return measure_samples(_with_doubts(subject), subject.corpus, advance, shard=shard)
+
+
+def _with_doubts(subject: Subject) -> Subject:
+    """The subject, with what a short run says against its model: kept by the profile, and so by every card of it."""
+    loaded = subject.loaded
+    with subject.computed():
+        ahead = ahead_doubts(loaded.model, subject.corpus.samples, loaded.device)
+    info = loaded.info.model_copy(update={"doubts": [*loaded.info.doubts, *ahead]})
+    return replace(subject, loaded=replace(loaded, info=info))
 
 
 def simulate_subject(subject: Subject, profile: Profile, stages: Stages = silent_stages) -> Simulation:

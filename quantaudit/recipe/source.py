@@ -22,7 +22,6 @@ from pydantic import ValidationError
 
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import explain
-from quantaudit.recipe.arguments import refusals
 from quantaudit.recipe.lines import Keys, Lines
 
 NESTING = "nest it as `quant_stage:` → `quant_modifiers:` → `QuantizationModifier:` → its arguments"
@@ -216,6 +215,8 @@ def _check(parsed: ParsedModifier, lines: Lines, path: str) -> None:
         Exception
     ) as error:  # arguments that contradict each other; which error that is, is llm-compressor's to choose
         raise _explained(error, parsed.keys, lines, path) from error
+    from quantaudit.recipe.arguments import refusals  # torch comes with it, which checking a file's form can do without
+
     refusal = next(refusals(parsed.modifier), None)
     if refusal is not None:
         place = lines.find(parsed.keys, refusal.value) if refusal.value else (*parsed.keys, refusal.argument)
