@@ -17,11 +17,11 @@ from quantaudit.stats.distribution import BINS, Encoding, decode
 from quantaudit.stats.labels import ALL, SPLITS, Chosen, Labels
 
 _PARALLEL = 1 << 15
-"""Elements from which on a tensor is shared among threads."""
+"""Elements from which on a tensor is shared among threads, and counted by counters that stay in the cache."""
 _MOST_THREADS = 8
 _FOLD = 1 << 31
 """Elements after which 32-bit counters are emptied into wide ones."""
-_CALL = 12
+_CALL = 13
 """Fields of a block that differ from call to call."""
 _FORMAT: dict[torch.dtype, tuple[Encoding, int, int, int]] = {
     torch.bfloat16: ("bfloat16", 0, 7, 127),
@@ -116,7 +116,8 @@ class HostSite:
         shared.use(labels)
         tokens = None if chosen.tokens is None else chosen.tokens.contiguous()
         valid = None if chosen.valid is None else chosen.valid.contiguous()
-        threads = 1 if self._sparse or rows * channels < _PARALLEL else shared.threads
+        hot = not self._sparse and rows * channels >= _PARALLEL and len(labels.splits) == 1
+        threads = shared.threads if hot else 1
         block[:_CALL] = (
             x_NC.data_ptr(),
             stride * self._size,
@@ -130,6 +131,7 @@ class HostSite:
             shared.buffer("rows", 5 * rows, np.uint32),
             shared.buffer("segments", 4 * len(labels.sample), np.uint32),
             shared.buffer("broken", channels, np.uint8),
+            shared.buffer("counts", threads * BINS, np.uint32) if hot else 0,
         )
         for split in labels.splits:
             self._state(split, channels).reserve(len(labels.sample), rows * channels)
@@ -175,7 +177,7 @@ class _State:
         self._amax = amax
         self._heap = np.zeros((peaks.KEPT, 8), np.int64)
         self._extremes = np.zeros((0, 4), np.uint32)
-        self._counts = _lazy_zeros(len(amax)) if sparse is None else sparse[None, :BINS]
+        self._counts = _lazy_zeros() if sparse is None else sparse[:BINS]
         self._folded: tuple[NDArray[np.uint16], NDArray[np.int64]] = np.zeros(0, np.uint16), np.zeros(0, np.int64)
         self._pending = 0
         self._reserved = 0
@@ -201,12 +203,12 @@ class _State:
         """Empty the counters into a list of those that are not zero."""
         self._folded = self.counted()
         # Only those: writing zeros where nothing was counted would make the memory there resident.
-        self._counts[:, self._hit()] = 0
+        self._counts[np.flatnonzero(self._counts)] = 0
 
     def counted(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
         """Patterns that occurred, uint16 [n], ascending, and how often, int64 [n]."""
-        hit = self._hit()
-        new = self._counts[:, hit].sum(0, dtype=np.int64)
+        hit = np.flatnonzero(self._counts)
+        new = self._counts[hit].astype(np.int64)
         patterns, counts = self._folded
         if not len(patterns):
             return hit.astype(np.uint16), new
@@ -215,9 +217,6 @@ class _State:
         total[np.searchsorted(kept, patterns)] = counts
         total[np.searchsorted(kept, hit)] += new
         return kept.astype(np.uint16), total
-
-    def _hit(self) -> NDArray[np.int64]:
-        return np.flatnonzero(np.bitwise_or.reduce(self._counts, 0))
 
     def result(self, encoding: Encoding, *, wide: bool) -> site.SiteStatistics | None:
         """The statistics; None where no row counted."""
@@ -247,12 +246,12 @@ class _State:
         )
 
 
-def _lazy_zeros(threads: int) -> NDArray[np.uint32]:
-    """Counters [threads, 65,536] that take up memory only where something is counted: patterns that occur are few.
+def _lazy_zeros() -> NDArray[np.uint32]:
+    """Counters [65,536] that take up memory only where something is counted: patterns that occur are few.
 
     A mapping of its own, since the allocator would clear a block that it uses again; huge pages would defeat it too.
     """
-    made = mmap.mmap(-1, threads * BINS * 4)
+    made = mmap.mmap(-1, BINS * 4)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         made.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(made, np.uint32).reshape(threads, BINS)
+    return np.frombuffer(made, np.uint32)

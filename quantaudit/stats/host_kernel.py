@@ -4,7 +4,8 @@ Floats are handled as bit patterns: with the sign masked off they are ordered li
 comparisons are those of integers, which vectorize, and NaN and infinity are simply the largest. `record` is given the
 address of a block of int64, whose fields are numbered below; addresses in it are of C-contiguous arrays that the caller
 keeps alive. It works in two phases: chunks of rows, by whichever threads call in (each chunk has counters of its own),
-then one pass by a single thread over the few rows that can hold a peak or a massive activation.
+then a single thread adds up what they counted, and looks again at the few rows that can hold a peak or a massive
+activation.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 # What differs from call to call.
-X, STRIDE, ROWS, CHANNELS, TOKENS, VALID, BATCH, CHUNKS, TICKET, SCRATCH, SEGMENTS, BROKEN = range(12)
+X, STRIDE, ROWS, CHANNELS, TOKENS, VALID, BATCH, CHUNKS, TICKET, SCRATCH, SEGMENTS, BROKEN, HOT = range(13)
 """Address of the tensor, bytes from row to row, rows, channels; address of int64 [rows] or 0 (which token of the batch
 a row is), of bool [rows] or 0 (rows that count), of the batch's block; chunks, the next chunk; addresses of uint32
-[rows, 5], of uint32 [samples of the batch, 4], and of uint8 [channels]."""
+[rows, 5], of uint32 [samples of the batch, 4], of uint8 [channels], and of uint32 [chunks, 65,536] or 0: counters that
+all sites share, one set for each chunk, zero between calls. They stay in the cache, and serve batches of one split
+only; without them there is one chunk."""
 # What is the same for a site.
-WIDE, MANTISSA, BIAS, SPLIT = range(12, 16)
+WIDE, MANTISSA, BIAS, SPLIT = range(13, 17)
 """1 for float32, bits of the mantissa, bias of the exponent, and where the states of both splits begin."""
 COUNTS, AMAX, PEAKS, KEPT, MASSIVE, EXTREMES, SEEN = range(7)
-"""Of a split's state: addresses of uint32 [chunks, 65,536], uint32 or uint16 [chunks, channels], int64 [100, 8]; peaks
+"""Of a split's state: addresses of uint32 [65,536], uint32 or uint16 [chunks, channels], int64 [100, 8]; peaks
 kept, massive activations, address of uint32 [samples, 4], samples seen."""
 STATE = 8
 SIZE = SPLIT + 2 * STATE
@@ -43,6 +46,8 @@ MAGNITUDE, VALUE, SAMPLE, POSITION, CHANNEL, TOKEN, MEDIAN, ROW = range(8)
 LIMIT = 100
 """Peaks kept."""
 BINS = 1 << 16
+_LINE = 128
+"""Counters that are added together, or skipped."""
 
 
 def _pointer(bits: int) -> Any:
@@ -88,21 +93,35 @@ def _segment_of(p: Any, row: int) -> int:
 @njit(nogil=True)
 def _scan(patterns: Any, amax: Any, sign: Any) -> Any:
     """Raise amax, [channels], by a row's magnitudes. Returns its lowest and highest pattern and highest signed one."""
-    low, high, signed = patterns[0], patterns[0], patterns[0]
+    # Loops of one kind each, in the patterns' own width: so they vectorize. Flipped, unsigned order is signed order.
+    of_size, rest = patterns.dtype.type, ~sign
+    low, high, flipped = patterns[0], patterns[0], of_size(patterns[0] ^ sign)
     for c in range(len(patterns)):
-        value = patterns[c]
-        amax[c] = max(amax[c], value & ~sign)
-        low = min(low, value)
-        high = max(high, value)
-        # With the sign flipped, unsigned order is that of signed integers.
-        signed = max(signed ^ sign, value ^ sign) ^ sign
-    return low, high, signed
+        amax[c] = max(amax[c], of_size(patterns[c] & rest))
+    for c in range(len(patterns)):
+        low, high = min(low, patterns[c]), max(high, patterns[c])
+    for c in range(len(patterns)):
+        flipped = max(flipped, of_size(patterns[c] ^ sign))
+    return low, high, of_size(flipped ^ sign)
 
 
 @njit(nogil=True)
 def _count(counts: Any, patterns: Any) -> None:
     for c in range(len(patterns)):
         counts[patterns[c]] += np.uint32(1)
+
+
+@njit(nogil=True)
+def _pour(hot: Any, counts: Any) -> None:
+    """Add what was counted to a site's own counters, and clear it: only where anything was."""
+    for start in range(0, BINS, _LINE):
+        some = np.uint32(0)
+        for k in range(start, start + _LINE):
+            some |= hot[k]
+        if some:
+            for k in range(start, start + _LINE):
+                counts[k] += hot[k]
+                hot[k] = 0
 
 
 @njit(nogil=True)
@@ -122,13 +141,14 @@ def _chunk(p: Any, chunk: int) -> None:
     splits = carray(_at64(batch[B_SPLIT]), batch[B_COUNT])
     scratch = carray(_at32(p[SCRATCH]), (rows, 5))
     rounded = np.empty(channels if p[WIDE] else 0, np.uint16)
+    hot = carray(_at32(p[HOT] + 4 * BINS * chunk), BINS)
     for i in range(rows * chunk // p[CHUNKS], rows * (chunk + 1) // p[CHUNKS]):
         segment = _segment_of(p, i)
         scratch[i, _SEG] = _NONE if segment < 0 else np.uint32(segment)
         if segment < 0:
             continue
         state = SPLIT + STATE * splits[segment]
-        counts = carray(_at32(p[state + COUNTS] + 4 * BINS * chunk), BINS)
+        counts = hot if p[HOT] else carray(_at32(p[state + COUNTS]), BINS)
         address = p[X] + i * p[STRIDE]
         if p[WIDE]:
             bits = carray(_at32(address), channels)
@@ -439,6 +459,12 @@ def _count_chunks(address: int) -> None:
 def _finish(address: int) -> None:
     """After all chunks: by one thread."""
     p = carray(_at64(address), SIZE)
+    if p[HOT]:
+        batch = carray(_at64(p[BATCH]), B_COUNT + 1)
+        split = carray(_at64(batch[B_SPLIT]), batch[B_COUNT])[0]
+        counts = carray(_at32(p[SPLIT + STATE * split + COUNTS]), BINS)
+        for chunk in range(p[CHUNKS]):
+            _pour(carray(_at32(p[HOT] + 4 * BINS * chunk), BINS), counts)
     if p[WIDE]:
         _look32(p)
     else:
