@@ -106,7 +106,10 @@ def examine(model_type: str) -> tuple[str, str]:
 
 
 def simulate_briefly(loaded: Any, profile: Any, corpus: Any) -> str:
-    """Simulate a few tokens under all schemes and build the card: what prices come from, and the verdicts."""
+    """Simulate a few tokens under all schemes and build the card: what prices come from, and the verdicts.
+
+    Raises ValueError where a scheme lacks a range although nothing counts as unmeasured.
+    """
     from quantaudit.card.build import build_card
     from quantaudit.policy import load_policy
     from quantaudit.quant.schemes import SCHEMES
@@ -114,10 +117,17 @@ def simulate_briefly(loaded: Any, profile: Any, corpus: Any) -> str:
 
     schemes = list(SCHEMES.values())
     simulation = simulate(loaded, profile, corpus.samples, schemes, evaluation_tokens=EVALUATION_TOKENS)
+    lacking = [row.name for row in simulation.recipes if row.nonfinite]
+    if lacking and not any(row.weights for row in profile.provenance.unmeasured):
+        raise ValueError(f"all is measured, and ranges or values are missing under {', '.join(lacking)}")
     card = build_card(profile, [], simulation, load_policy("default"), timings={})
-    statuses = ", ".join(dict.fromkeys(scheme.status for scheme in card.verdict.schemes))
+    statuses = ", ".join(dict.fromkeys(_status(scheme) for scheme in card.verdict.schemes))
     source, note = simulation.evaluation.price_source, simulation.evaluation.note
     return f"{statuses}, prices from {source}" + (f" ({note})" if note else "")
+
+
+def _status(scheme: Any) -> str:
+    return f"INCONCLUSIVE: {scheme.reason}" if scheme.status == "INCONCLUSIVE" else str(scheme.status)
 
 
 def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:
