@@ -246,12 +246,16 @@ def test_granularity_is_calibrated_on_the_same_tokens_as_scales(
         assert watched.per_tensor_range.max == everywhere.range[1]
 
 
+def subject_of(settings: Settings, loaded: LoadedModel, corpus: TokenizedCorpus) -> Subject:
+    return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=(), recipes=(), arithmetic="native")
+
+
 @pytest.mark.parametrize(("measured", "asked"), [("all", "routed"), ("routed", "all")])
 def test_a_profile_of_other_experts_is_refused(
     loaded: LoadedModel, corpus: TokenizedCorpus, profiles: dict[Experts, Profile], measured: Experts, asked: Experts
 ) -> None:
     def subject(experts: Experts) -> Subject:
-        return Subject(settings=Settings(experts=experts), loaded=loaded, corpus=corpus, schemes=(), recipes=())
+        return subject_of(Settings(experts=experts), loaded, corpus)
 
     with pytest.raises(FormatError, match=f"with --experts {measured}") as error:
         check_profile(subject(asked), profiles[measured])
@@ -272,8 +276,7 @@ def test_where_experts_cannot_run_on_all_tokens_asking_for_it_changes_nothing(
     # A profile that was measured either way is good for a run that asks for the other.
     for asked in ("all", "routed"):
         settings = Settings(experts=asked)
-        subject = Subject(settings=settings, loaded=tiny_loaded, corpus=tiny_corpus, schemes=(), recipes=())
-        check_profile(subject, everywhere)
+        check_profile(subject_of(settings, tiny_loaded, tiny_corpus), everywhere)
     assert repeat(everywhere, "m").experts == "routed"
 
 
@@ -281,7 +284,7 @@ def test_a_profile_in_another_dtype_is_refused(
     loaded: LoadedModel, corpus: TokenizedCorpus, profiles: dict[Experts, Profile]
 ) -> None:
     half = loaded.info.model_copy(update={"dtype": "float16"})
-    subject = Subject(settings=Settings(), loaded=replace(loaded, info=half), corpus=corpus, schemes=(), recipes=())
+    subject = subject_of(Settings(), replace(loaded, info=half), corpus)
     with pytest.raises(FormatError, match="measured in float32, and the model is loaded in float16") as error:
         check_profile(subject, profiles["routed"])
     assert "--dtype float32" in str(error.value.hint)
