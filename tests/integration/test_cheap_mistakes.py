@@ -30,7 +30,8 @@ AUDITED = {
     "the meta device": ("--device meta", "meta device"),
     "no such experts": ("--experts some", "unknown choice"),
     "no such corpus": ("--corpus nowhere.jsonl", "no such corpus file"),
-    "corpus of another kind": ("--corpus card.json", "unknown kind of corpus"),
+    "corpus of another kind": ("--corpus recipe.yaml", "unknown kind of corpus"),
+    "corpus of another form": ("--corpus card.json", "not a list of rows"),
     "corpus that is not JSON": ("--corpus broken.jsonl", "broken.jsonl:2: not JSON"),
     "output cannot be made": ("--out card.json/x", "cannot be written"),
 }
