@@ -1,7 +1,8 @@
 """What a job will take: forward passes, counted where they can be and measured else, and seconds, from a timed probe.
 
 Pure: it knows no model and no clock. Weights are in bare forward passes over the same tokens, without logits unless it
-says so; `benchmarks/estimate.py` measures them again, and they stand here alone.
+says so, and stand here alone. RENDERED, MENU, CHOICES, SMOOTHED and ONESHOT are guesses; `benchmarks/estimate.py` sets
+what is expected of a report against what it takes.
 """
 
 from __future__ import annotations
