@@ -93,7 +93,10 @@ def test_nearly_every_mutation_is_found(make: Make) -> None:
         if not ALL:
             mutations = random.Random(f"{kind} {preset}").sample(mutations, SAMPLE)
         tried += len(mutations)
-        survivors += [f"{subject.name}: {m.what}" for m in mutations if not made.found(subject, m, clean)]
+        missed = [f"{subject.name}: {m.what}" for m in mutations if not made.found(subject, m, clean)]
+        survivors += missed
+        share = 1 - len(missed) / len(mutations)
+        print(f"{subject.name}: {share:.1%} of {len(mutations)} mutations found", *missed, sep="\n  ", flush=True)
     print(f"{tried - len(survivors):,} of {tried:,} mutations found; the others:", *survivors, sep="\n")
     unexplained = [text for text in survivors if not any(re.search(pattern, text) for pattern in SURVIVORS)]
     assert unexplained == []
