@@ -1,8 +1,9 @@
 """Every architecture, from a saved checkpoint to a profile: `python -m tests.sweep`, or `make sweep`.
 
 For each model type that transformers maps to a causal or an image-text language model, a tiny random checkpoint is
-saved, listed (`sites`), measured, compared with plain hooks, simulated on a few tokens and put on a card. Each runs in
-a process of its own with a limit of time and memory; what was found before is not run again (`--anew` does).
+saved, listed (`sites`), measured, compared with plain hooks (peaks, and every static scale), simulated on a few tokens
+and put on a card. Each runs in a process of its own with a limit of time and memory; what was found before is not run
+again (`--anew` does).
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def examine(model_type: str) -> tuple[str, str]:
     """
     from quantaudit.errors import QuantauditError
     from tests.builders import load, random_corpus, save_checkpoint
-    from tests.tiny_architectures import tiny_model
+    from tests.tiny_architectures import run_briefly, tiny_model
 
     try:
         model = tiny_model(model_type)
@@ -74,7 +75,7 @@ def examine(model_type: str) -> tuple[str, str]:
         except Exception as error:
             return "not built", _first_line(error)
         try:
-            _runs(model)
+            run_briefly(model)
         except Exception as error:
             ran = _first_line(error)
         else:
@@ -87,7 +88,8 @@ def examine(model_type: str) -> tuple[str, str]:
             corpus = random_corpus(LENGTHS)
             profile = measure(loaded, corpus)
         except QuantauditError as error:
-            return "refused", str(error).replace(folder, "…").splitlines()[0]
+            outcome = "fault" if "own forward pass fails" in str(error) and not ran else "refused"
+            return outcome, str(error).replace(folder, "…").splitlines()[0]
         except Exception as error:
             if ran:
                 return "not built", f"does not run by itself: {ran}"
@@ -131,7 +133,7 @@ def _status(scheme: Any) -> str:
 
 
 def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:
-    """What is wrong with a profile, compared with the skeleton's sites and with plain hooks on every Linear."""
+    """What is wrong with a profile: compared with the skeleton's sites, and with plain hooks on every Linear."""
     from quantaudit.model.checkpoint import locate
     from quantaudit.model.load import load_skeleton
     from quantaudit.model.sites import discover
@@ -139,54 +141,89 @@ def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:
     faults = []
     if discover(load_skeleton(locate(str(folder)))) != discover(loaded.model):
         faults.append("a skeleton has other sites")
-    amax = plain_peaks(loaded.model, corpus)
+    ranges = plain_ranges(loaded.model, corpus)
     listed = {row.module for row in profile.provenance.unmeasured}
     sites = {member: site for site in profile.sites for member in site.members if not site.parts}
-    for name, peak in amax.items():
+    for name, by_split in ranges.items():
         site = sites.get(name)
         if site is None:
             if name not in listed:
                 faults.append(f"{name} is in silence")
             continue
         whole = profile.whole(site.name)
+        peak = max(max(-low, high) for low, high in by_split.values())
         if whole is None:
             if name not in listed:
                 faults.append(f"{name} ran and is not listed")
         elif float(whole.channel_amax.max()) != peak:
             faults.append(f"{name}: peak {float(whole.channel_amax.max())}, by a plain hook {peak}")
+    over_all = {name for name, site in sites.items() if site.all_tokens is not None}
+    everywhere = plain_ranges(loaded.model, corpus, all_tokens=True) if over_all else {}
+    references = {n: (everywhere if n in over_all else ranges)[n] for n in ranges if n not in listed}
+    calibrated = {name: splits["calibration"] for name, splits in references.items() if "calibration" in splits}
+    faults += compare_scales(profile, calibrated, folder)
     return faults[:3]
 
 
-def plain_peaks(model: Any, corpus: Any) -> dict[str, float]:
-    """Largest magnitude in the input of each Linear that ran, by nothing but a forward hook."""
+def compare_scales(profile: Any, ranges: dict[str, tuple[float, float]], folder: Path) -> list[str]:
+    """Where a scale that is saved, or its zero point, is not what compressed_tensors makes of a plain hook's range."""
     import torch
+    from compressed_tensors.quantization.utils import calculate_qparams
+    from safetensors.torch import load_file
+
+    from quantaudit.quant.export import save_scales
+    from quantaudit.quant.schemes import STATIC_INPUTS
+
+    dtype, faults = getattr(torch, profile.provenance.model.dtype), []
+    for scheme, args in STATIC_INPUTS.items():
+        path = folder / "scales" / f"{scheme}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_scales(profile, path, scheme=scheme)
+        saved = load_file(path)
+        for name, ends in ranges.items():
+            scale, zero_point = calculate_qparams(*(torch.tensor([end], dtype=dtype) for end in ends), args)
+            reference = {"input_scale": scale} | ({} if args.symmetric else {"input_zero_point": zero_point})
+            for key, value in reference.items():
+                found = saved.pop(f"{name}.{key}", None)
+                if found is None or found.dtype != value.dtype or not torch.equal(found, value):
+                    faults.append(f"{name}: {scheme} {key} {found}, by a plain hook {value}")
+        faults += [f"{name} of {scheme} has no input" for name in saved]
+    return faults
+
+
+def plain_ranges(model: Any, corpus: Any, *, all_tokens: bool = False) -> dict[str, dict[str, tuple[float, float]]]:
+    """Smallest and largest input of each Linear that ran, split by split, by nothing but a forward hook.
+
+    all_tokens: whether experts are given all tokens, by llm-compressor's own context, as it calibrates them.
+    """
+    from contextlib import nullcontext
+
+    import torch
+    from llmcompressor.modeling.moe.context import moe_calibration_context
     from transformers.pytorch_utils import Conv1D
 
-    peaks: dict[str, float] = {}
+    ranges: dict[str, dict[str, tuple[float, float]]] = {}
+    split = ""
 
     def watch(name: str) -> Any:
         def hook(_module: Any, args: Any) -> None:
             if args and args[0].numel():
-                peaks[name] = max(peaks.get(name, 0.0), float(args[0].abs().max()))
+                low, high = float(args[0].min()), float(args[0].max())
+                known = ranges.setdefault(name, {}).get(split, (low, high))
+                ranges[name][split] = min(low, known[0]), max(high, known[1])
 
         return hook
 
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | Conv1D)}
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linears.items()]
     order = sorted(corpus.samples, key=lambda sample: (-len(sample.ids), sample.index))
-    with torch.no_grad():
+    with torch.no_grad(), moe_calibration_context() if all_tokens else nullcontext():
         for sample in order:
+            split = sample.split
             model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
     for handle in handles:
         handle.remove()
-    return peaks
-
-
-def _runs(model: Any) -> None:
-    import torch
-
-    with torch.no_grad():
-        model(input_ids=torch.arange(8)[None], use_cache=False)
+    return ranges
 
 
 def _summary(profile: Any) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import MeasurementError
+from quantaudit.errors import MeasurementError, QuantauditError
 from quantaudit.model.routing import Routed
 from quantaudit.stats.labels import ALL, Chosen, Labels
 
@@ -25,6 +27,7 @@ Share = tuple[Labels, Chosen]
 Side = Literal["left", "right"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """A split's place here is its number in labels."""
+_PACKAGE = Path(__file__).parents[1]
 NO_TOKEN = -1
 """Stands for the token at rows of a vision tower: they are patches of an image."""
 
@@ -163,7 +166,8 @@ def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
 def forward(model: nn.Module, batch: Batch) -> Tensor:
     """One forward pass without cache: logits [batch, longest, vocabulary].
 
-    Raises MeasurementError where the model needs what the batch does not have, such as images.
+    Raises MeasurementError where the model needs what the batch does not have, such as images, and where its own code
+    fails on it.
     """
     given = arguments(model, batch)
     if missing := _required(model) - given.keys():
@@ -172,8 +176,26 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
             where=f"sample {batch.samples[0].id}",
             hint="give a corpus in which every sample has an image" if "pixel_values" in missing else None,
         )
-    logits: Tensor = model(**given).logits
+    try:
+        logits: Tensor = model(**given).logits
+    except Exception as error:
+        if not _raised_by_the_model(error):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise MeasurementError(
+            f"the model's own forward pass fails: {type(error).__name__}: {lines[0]}",
+            where=f"sample {batch.samples[0].id}",
+            hint="see whether transformers alone runs it on such an input: model(input_ids=…, use_cache=False)",
+        ) from error
     return logits
+
+
+def _raised_by_the_model(error: Exception) -> bool:
+    """Whether an error came from a model's code: not from a hook of ours, nor for want of memory."""
+    if isinstance(error, QuantauditError | MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return False
+    frames = [Path(frame.f_code.co_filename) for frame, _line in traceback.walk_tb(error.__traceback__)]
+    return not any(path.is_relative_to(_PACKAGE) for path in frames[1:])
 
 
 def _required(model: nn.Module) -> set[str]:

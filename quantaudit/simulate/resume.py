@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import MeasurementError
 from quantaudit.model.drive import batches, forward
 from quantaudit.simulate.forwards import replace_forward
 
@@ -57,7 +58,7 @@ def can_skip(model: nn.Module, blocks: Sequence[str], samples: Sequence[Tokenize
     try:
         with skipped(model, outputs, blocks[:-1]):
             return torch.equal(forward(model, batch), clean)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+    except (MeasurementError, LookupError, TypeError, ValueError, AttributeError, RuntimeError):
         return False  # a later block missed what a skipped one would have left behind
 
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import MeasurementError
+from quantaudit.model.capture import capture
 from quantaudit.model.drive import batches, forward
 from quantaudit.model.load import LoadedModel
+from quantaudit.model.sites import discover
 from tests.builders import PAD, sample
 
 CPU = torch.device("cpu")
@@ -55,3 +58,38 @@ def test_logits_of_a_padded_sample_are_those_of_the_sample_alone(tiny_loaded: Lo
 def test_a_forward_pass_keeps_no_graph(tiny_loaded: LoadedModel) -> None:
     (batch,) = batches([sample([1, 2, 3])], 1, pad=0, device=CPU)
     assert not forward(tiny_loaded.model, batch).requires_grad
+
+
+class _Failing(torch.nn.Module):
+    """A model whose forward pass raises an error of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self._error = error
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool = False) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [ValueError("give me images"), RuntimeError("shapes 9x64 and 32x8"), KeyError("x")])
+def test_an_error_of_the_model_itself_is_reported_as_the_model_s_own(error: Exception) -> None:
+    (batch,) = batches([sample([1, 2, 3])], 1, pad=PAD, device=torch.device("cpu"))
+    with pytest.raises(MeasurementError, match=f"own forward pass fails: {type(error).__name__}: .*{error.args[0]}"):
+        forward(_Failing(error), batch)
+
+
+def test_an_error_of_memory_stays_what_it_is() -> None:
+    (batch,) = batches([sample([1, 2, 3])], 1, pad=PAD, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        forward(_Failing(RuntimeError("DefaultCPUAllocator: can't allocate memory")), batch)
+
+
+def test_an_error_of_a_hook_stays_what_it_is(tiny_loaded: LoadedModel) -> None:
+    def fail(site: str, x_BTC: torch.Tensor) -> None:
+        raise ZeroDivisionError
+
+    (batch,) = batches([sample([1, 2, 3])], 1, pad=PAD, device=torch.device("cpu"))
+    sites = discover(tiny_loaded.model).sites
+    with pytest.raises(ZeroDivisionError), capture(tiny_loaded.model, sites, fail):
+        forward(tiny_loaded.model, batch)
