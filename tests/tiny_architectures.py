@@ -41,8 +41,8 @@ _SIZES: tuple[tuple[str, Any], ...] = (
     ("rotary_dim qk_rope_head_dim", 8),
     ("qk_nope_head_dim v_head_dim kv_lora_rank", 16),
     ("q_lora_rank", 32),
-    ("hidden_size hidden_size_global d_model n_embd embed_dim embedding_size word_embed_proj_dim dim hidden_dim output_dim "
-     "n_embed attention_hidden_size projection_dim mm_hidden_size lru_width", 64),
+    ("hidden_size hidden_size_global d_model n_embd embed_dim embedding_size word_embed_proj_dim dim hidden_dim "
+     "output_dim n_embed attention_hidden_size projection_dim mm_hidden_size lru_width", 64),
     ("moe_intermediate_size expert_ffn_hidden_size shared_expert_intermediate_size expert_dim "
      "moe_shared_expert_intermediate_size", 32),
     ("intermediate_size mamba_d_ssm intermediate_size_mlp ffn_dim n_inner d_ff ffn_hidden_size inner_dim mlp_dim "
@@ -200,7 +200,7 @@ def _of(cls: Any, model_type: str, variant: tuple[str, ...] = ()) -> dict[str, A
 
 
 def _part(cls: Any, name: str, own: Any, model_type: str, variant: tuple[str, ...]) -> Any:
-    """The class of a part's configuration, the family's own where the default is another's; None where there is none."""
+    """The class of a part's configuration: the family's own if the default is another's; None where there is none."""
     if own is None and (model_type, name) in PARTS:
         return transformers.CONFIG_MAPPING[PARTS[model_type, name]]
     family = f"{model_type}_{name.removesuffix('_config')}"
