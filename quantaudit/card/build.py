@@ -18,8 +18,8 @@ from quantaudit.card.stability import stability_info
 from quantaudit.card.verdict import decide
 from quantaudit.correlate import correlate, predictors
 from quantaudit.policy import Policy
-from quantaudit.profile import Profile
-from quantaudit.provenance import SiteInfo
+from quantaudit.profile import SPLITS, Profile
+from quantaudit.provenance import SiteInfo, Unmeasured
 from quantaudit.simulate.records import ScaleRow, Simulation
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics, summary
@@ -130,18 +130,26 @@ def coverage(profile: Profile) -> Coverage:
         if member not in without
     }
     seen = [site for site in profile.sites if profile.whole(site.name) is not None]
+    half = {
+        member: split
+        for split in SPLITS
+        for member, site in linears.items()
+        if member not in silent and profile.split(site, split) is None
+    }
     return Coverage(
         sites=len(profile.sites),
         sites_measured=len(seen),
         linears=len(linears),
-        linears_measured=sum(
-            member not in silent
-            and profile.split(site, "calibration") is not None
-            and profile.split(site, "evaluation") is not None
-            for member, site in linears.items()
-        ),
+        linears_measured=sum(member not in silent and member not in half for member in linears),
         tokens=provenance.corpus.tokens,
-        unmeasured=provenance.unmeasured,
+        unmeasured=[
+            *provenance.unmeasured,
+            *(
+                Unmeasured(module=member, reason=f"saw no token of the {split} split", weights=True)
+                for member, split in half.items()
+                if getattr(provenance.corpus, split).tokens
+            ),
+        ],
     )
 
 

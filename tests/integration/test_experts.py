@@ -147,6 +147,20 @@ def card_of(loaded: LoadedModel, corpus: TokenizedCorpus, experts: Experts) -> C
     return build_card(profile, [], None, load_policy("default"), timings={})
 
 
+def test_an_expert_that_one_split_does_not_reach_is_listed(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+    profile = measure(mixture(tiny_loaded, "gpt-oss"), corpus, batch_size=2)
+    missing = "layers.1.mlp.experts.2.down_proj.input"
+    statistics = {key: value for key, value in profile.statistics.items() if key != (missing, "evaluation")}
+    card = build_card(replace(profile, statistics=statistics), [], None, load_policy("default"), timings={})
+    assert card.coverage.linears_measured == card.coverage.linears - 1
+    (row,) = (row for row in card.coverage.unmeasured if row.weights)
+    assert (row.module, row.reason) == (
+        "model.layers.1.mlp.experts.2.down_proj",
+        "saw no token of the evaluation split",
+    )
+    assert row.module in {finding.module for finding in card.findings if finding.code == "QA101"}
+
+
 def test_a_dead_expert_has_a_range_over_all_tokens(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
     loaded = mixture(tiny_loaded, "gpt-oss", dead=2)
     card = card_of(loaded, corpus, "all")
