@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from quantaudit.files import write_text
-from quantaudit.pipeline import Settings, Subject, measure_subject, prepare, repeat
-from quantaudit.profile import Profile, load_profile
-from quantaudit.recipe.candidates import Candidate, Choice, candidates
+from quantaudit.advise.candidates import Candidate, Choice, candidates
+from quantaudit.advise.knapsack import cheapest
+from quantaudit.common.files import write_text
+from quantaudit.common.resources import resource_dir
+from quantaudit.measure.profile import Profile, load_profile
+from quantaudit.pipeline.run import Settings, Subject, measure_subject, prepare, repeat
 from quantaudit.recipe.digest import scheme_digest
-from quantaudit.recipe.knapsack import cheapest
+from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
-from quantaudit.recipe.source import read_recipe
-from quantaudit.resources import resource_dir
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, recipe_plan
 
 SHARES = (0.5, 0.6, 0.75, 0.85)
 WORSE, COST = 1.05, 0.1

@@ -32,21 +32,21 @@ from scipy.stats import spearmanr
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import FormatError
+from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.model.sites import Architecture, Group, discover
-from quantaudit.pipeline import Settings, Subject, check_profile, measure_subject, prepare
-from quantaudit.profile import Profile, load_profile
+from quantaudit.pipeline.run import Settings, Subject, check_profile, measure_subject, prepare
+from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.scales import QParams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.block import replay_groups
-from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.passage import pass_forward
-from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.predict import Curve, Floor, fit_curve, rounding_floor
-from quantaudit.simulate.price import PriceList
-from quantaudit.simulate.pricing import price_groups
-from quantaudit.simulate.tensor import error_rows
+from quantaudit.simulate.logits.rounding_floor import Curve, Floor, fit_curve, rounding_floor
+from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.replay.backward_pass import pass_forward
+from quantaudit.simulate.replay.group_effects import replay_groups
+from quantaudit.simulate.replay.linear_sensitivity import PriceList
+from quantaudit.simulate.sensitivity.prices import price_groups
+from quantaudit.simulate.tensors import error_rows
 
 MASS_AT, LEFT_ALONE = (4, 8, 10, 16), (4, 8, 16)
 TARGETS = {"mass_at_10": 0.98, "left_alone_ratio": 1.10, "damage_cost": 1 / 20, "price_cost": 1 / 10}

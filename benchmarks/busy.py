@@ -51,8 +51,8 @@ def main(
 
 def time_measuring(model: str, samples: int, others: int, runs: int, dtype: str) -> None:
     """In a process with its own threads: the best of some runs alone, and of as many among busy processes."""
-    from quantaudit.measure import measure
-    from quantaudit.pipeline import Settings, prepare
+    from quantaudit.measure.run import measure
+    from quantaudit.pipeline.run import Settings, prepare
 
     subject = prepare(Settings(model=model, samples=samples, dtype=dtype))
 

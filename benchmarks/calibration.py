@@ -9,8 +9,8 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from quantaudit.card import looks
-from quantaudit.card.charts import AnyChart, specification
+from quantaudit.card.charts import theme as looks
+from quantaudit.card.charts.all_charts import AnyChart, specification
 from quantaudit.quant.schemes import Scheme
 
 SINGLE, MIXED = "one group", "mixed recipe"

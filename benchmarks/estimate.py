@@ -16,8 +16,8 @@ from typing import Annotated
 
 import typer
 
-from quantaudit.progress import Job, Snapshot, Stage
-from quantaudit.threads import set_up_threads
+from quantaudit.common.progress import Job, Snapshot, Stage
+from quantaudit.common.threads import set_up_threads
 
 LIMIT = 1.5
 
@@ -59,9 +59,9 @@ def main(
     """Print expected and actual seconds of every stage, and of the whole."""
     set_up_threads()
 
-    from quantaudit import schedule
     from quantaudit.card.render import write_card
-    from quantaudit.pipeline import Settings, audit
+    from quantaudit.pipeline import schedule
+    from quantaudit.pipeline.run import Settings, audit
 
     clock = process_time if cpu_time else perf_counter
     schedule.perf_counter = clock  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quantaudit.resources import resource_dir
+from quantaudit.common.resources import resource_dir
 
 LIMIT = 2.0
 RECIPE = resource_dir("recipes") / "w8a8_mixed.yaml"

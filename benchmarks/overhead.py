@@ -16,11 +16,11 @@ from unittest.mock import patch
 import torch
 import typer
 
-from quantaudit.gather import Gathered
-from quantaudit.measure import measure
-from quantaudit.model.attention import eager_attention
-from quantaudit.model.drive import batches, forward, one_logit
-from quantaudit.pipeline import Settings, Subject, prepare
+from quantaudit.measure.collector import Gathered
+from quantaudit.measure.run import measure
+from quantaudit.model.forward.attention import eager_attention
+from quantaudit.model.forward.batches import batches, forward, one_logit
+from quantaudit.pipeline.run import Settings, Subject, prepare
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -66,11 +66,11 @@ def main(
 
     from quantaudit.card.build import build_card
     from quantaudit.card.render import write_card
-    from quantaudit.model.drive import batches, forward, one_logit
-    from quantaudit.pipeline import Settings, measure_subject, prepare, simulate_subject
+    from quantaudit.measure.profile import save_profile
+    from quantaudit.model.forward.batches import batches, forward, one_logit
+    from quantaudit.pipeline.run import Settings, measure_subject, prepare, simulate_subject
     from quantaudit.policy import load_policy
-    from quantaudit.profile import save_profile
-    from quantaudit.simulate.tensor import scale_rows
+    from quantaudit.simulate.tensors import scale_rows
 
     stages("loading")
     settings = Settings(

@@ -20,15 +20,15 @@ import torch
 import typer
 from overhead import seconds
 
-from quantaudit.measure import measure
-from quantaudit.model.drive import batches, forward
+from quantaudit.measure.run import measure
+from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.sites import discover
-from quantaudit.pipeline import Settings, prepare
+from quantaudit.pipeline.run import Settings, prepare
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.plan import Plan
+from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.plan import Plan
 
 TARGET = 1.3
 

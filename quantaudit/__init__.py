@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from quantaudit.card.render import write_card
     from quantaudit.card.schema import Card, load_card
     from quantaudit.errors import QuantauditError
-    from quantaudit.observation import Observation, observe
-    from quantaudit.pipeline import Audit, audit
-    from quantaudit.profile import Profile, load_profile, merge, save_profile
+    from quantaudit.measure.observe import Observation, observe
+    from quantaudit.measure.profile import Profile, load_profile, merge, save_profile
+    from quantaudit.pipeline.run import Audit, audit
     from quantaudit.settings import Settings
 
 _HOMES = {
-    "Audit": "quantaudit.pipeline",
+    "Audit": "quantaudit.pipeline.run",
     "Card": "quantaudit.card.schema",
-    "Observation": "quantaudit.observation",
-    "Profile": "quantaudit.profile",
+    "Observation": "quantaudit.measure.observe",
+    "Profile": "quantaudit.measure.profile",
     "QuantauditError": "quantaudit.errors",
     "Settings": "quantaudit.settings",
-    "audit": "quantaudit.pipeline",
+    "audit": "quantaudit.pipeline.run",
     "load_card": "quantaudit.card.schema",
-    "load_profile": "quantaudit.profile",
-    "merge": "quantaudit.profile",
-    "observe": "quantaudit.observation",
-    "save_profile": "quantaudit.profile",
+    "load_profile": "quantaudit.measure.profile",
+    "merge": "quantaudit.measure.profile",
+    "observe": "quantaudit.measure.observe",
+    "save_profile": "quantaudit.measure.profile",
     "write_card": "quantaudit.card.render",
 }
 

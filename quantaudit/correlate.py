@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
 from quantaudit.simulate.records import CorrelationRow, Outcome, Predictor, SchemeInfo, Simulation
 from quantaudit.stats.distribution import Distribution, finite
 from quantaudit.stats.site import summary

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from quantaudit.common.resources import resource_dir
+from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Row, explain
-from quantaudit.resources import resource_dir
-from quantaudit.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.simulate.records import RecipeRow
 
 Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantaudit.choices import (
+from quantaudit.common.choices import (
     DTYPES,
     ArithmeticChoice,
     Attention,
@@ -21,7 +21,7 @@ from quantaudit.choices import (
 )
 from quantaudit.corpus.spec import pinned
 from quantaudit.errors import FormatError
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
 from quantaudit.provenance import REDACTED, SpecialTokens
 
 

@@ -21,12 +21,12 @@ from quantaudit.conform.artifacts.refusals import refuse_sparse, refuse_unknown
 from quantaudit.conform.artifacts.tensors import MemoryTensors, read_json
 from quantaudit.conform.run import Conformance, conform
 from quantaudit.errors import ModelError
-from quantaudit.measure import measure
+from quantaudit.measure.run import measure
 from quantaudit.policy import load_policy
-from quantaudit.simulate.tensor import scale_rows
+from quantaudit.simulate.tensors import scale_rows
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model
-from tests.toolkit import quantize
+from tests.llm_compressor import quantize
 from tests.vision import TEXT, save_gemma, save_qwen
 
 PRESETS = [name for name in PRESET_SCHEMES if name != "UNQUANTIZED"]

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from quantaudit.corpus.load import Corpus, CorpusRow, load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
-from quantaudit.gather import SiteRecorder, recorder_for
-from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import LoadedModel, load_model
+from quantaudit.measure.collector import SiteRecorder, recorder_for
+from quantaudit.model.loading.checkpoint import locate
+from quantaudit.model.loading.load import LoadedModel, load_model
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Provenance, SampleInfo, SiteInfo, SplitInfo
 from quantaudit.stats.distribution import Distribution
 from quantaudit.stats.labels import labels_of

@@ -7,7 +7,6 @@ import math
 import random
 from typing import Any
 
-from quantaudit.card.landscape import place
 from quantaudit.card.schema import (
     AdviceChange,
     AdviceInfo,
@@ -36,6 +35,7 @@ from quantaudit.card.schema import (
     VerifiedScore,
     WorstGroup,
 )
+from quantaudit.card.sections.landscape import place
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, ModuleInfo, SplitInfo, Unmeasured
 from quantaudit.simulate.records import (
     CorrelationRow,

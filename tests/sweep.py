@@ -82,7 +82,7 @@ def examine(model_type: str) -> tuple[str, str]:
             ran = ""
         del model
         try:
-            from quantaudit.measure import measure
+            from quantaudit.measure.run import measure
 
             loaded = load(Path(folder))
             corpus = random_corpus(LENGTHS)
@@ -134,8 +134,8 @@ def _status(scheme: Any) -> str:
 
 def compare(folder: Path, loaded: Any, corpus: Any, profile: Any) -> list[str]:
     """What is wrong with a profile: compared with the skeleton's sites, and with plain hooks on every Linear."""
-    from quantaudit.model.checkpoint import locate
-    from quantaudit.model.load import load_skeleton
+    from quantaudit.model.loading.checkpoint import locate
+    from quantaudit.model.loading.load import load_skeleton
     from quantaudit.model.sites import discover
 
     faults = []

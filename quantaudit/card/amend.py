@@ -8,9 +8,9 @@ from pathlib import Path
 from quantaudit.card.redact import without_other_domains
 from quantaudit.card.render import write_card
 from quantaudit.card.schema import Card, dump_card, load_card
+from quantaudit.common.files import write_text
 from quantaudit.errors import FormatError
-from quantaudit.files import write_text
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
 
 
 def check_card(card: Card, profile: Profile, path: Path) -> None:

@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 import numpy as np
 
 from quantaudit._version import __version__
-from quantaudit.card import experts
-from quantaudit.card.findings import find
-from quantaudit.card.landscape import place
-from quantaudit.card.places import places_info, token_kind
+from quantaudit.card.judge.findings import find
+from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
-from quantaudit.card.stability import stability_info
-from quantaudit.card.verdict import decide
+from quantaudit.card.sections import experts
+from quantaudit.card.sections.landscape import place
+from quantaudit.card.sections.peak_locations import places_info, token_kind
+from quantaudit.card.sections.stability import stability_info
 from quantaudit.correlate import correlate, predictors
+from quantaudit.measure.profile import SPLITS, Profile
 from quantaudit.policy import Policy
-from quantaudit.profile import SPLITS, Profile
 from quantaudit.provenance import SiteInfo, Unmeasured
 from quantaudit.simulate.records import ScaleRow, Simulation
 from quantaudit.stats.peaks import Peaks

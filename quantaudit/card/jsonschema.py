@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 
 from quantaudit.card.schema import SCHEMA_VERSION, Card
-from quantaudit.files import write_text
+from quantaudit.common.files import write_text
 
 
 class _Written(GenerateJsonSchema):

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quantaudit.card.places import KIND_IDS, token_kind
 from quantaudit.card.schema import Card
-from quantaudit.profile import Profile
+from quantaudit.card.sections.peak_locations import KIND_IDS, token_kind
+from quantaudit.measure.profile import Profile
 from quantaudit.provenance import REDACTED, CorpusInfo, SampleInfo
 from quantaudit.simulate.records import Simulation
 from quantaudit.stats.peaks import Peaks

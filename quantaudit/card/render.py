@@ -16,13 +16,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from quantaudit.card import chart_data, granularity, rows, text
-from quantaudit.card.advice import advised
+from quantaudit.card import text
+from quantaudit.card.charts import data as chart_data
 from quantaudit.card.schema import Card, dump_card
+from quantaudit.card.sections import granularity
+from quantaudit.card.sections.advice import advised
+from quantaudit.card.views import groups as rows
 from quantaudit.card.words import PRODUCTS
+from quantaudit.common.files import write_bytes, write_text
+from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
-from quantaudit.files import write_bytes, write_text
-from quantaudit.resources import resource_dir
 
 _IMAGE_WIDTH, _IMAGE_SCALE = 700, 2
 _LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured_limit": 20, "layer_limit": 12}
@@ -51,7 +54,7 @@ def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, 
 
 
 def _page(card: Card, specs: Specifications, template_dir: Path | None) -> str:
-    from quantaudit.card import looks
+    from quantaudit.card.charts import theme as looks
 
     environment = _environment(template_dir, _html_output)
     environment.filters["prose"] = _html_prose
@@ -91,7 +94,7 @@ def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[
 
 
 def _specifications(card: Card) -> Specifications:
-    from quantaudit.card import charts
+    from quantaudit.card.charts import all_charts as charts
 
     return {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
 
@@ -259,7 +262,7 @@ def _png(spec: dict[str, Any]) -> bytes:
     """The chart on white paper: a transparent one could not be read on a dark page."""
     import vl_convert
 
-    from quantaudit.card import looks
+    from quantaudit.card.charts import theme as looks
 
     image: bytes = vl_convert.vegalite_to_png(
         spec | {"width": _IMAGE_WIDTH, "padding": 12},

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quantaudit.rounding import percentage, significant
+from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.provenance import CorpusInfo

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantaudit.rounding import percentage
+from quantaudit.common.rounding import percentage
 
 PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
 """How products of a model's dtype were computed."""

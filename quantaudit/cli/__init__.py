@@ -9,9 +9,9 @@ import traceback
 import typer
 
 from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
+from quantaudit.common.threads import set_up_threads
+from quantaudit.common.timing import show_timings
 from quantaudit.errors import QuantauditError
-from quantaudit.threads import set_up_threads
-from quantaudit.timing import show_timings
 
 app = typer.Typer(
     name="quantaudit",

@@ -51,14 +51,14 @@ def run(
     from functools import partial
 
     from quantaudit.cli import console
-    from quantaudit.files import check_file, write_text
+    from quantaudit.common.files import check_file, write_text
 
     check_file(out, force=force)
 
+    from quantaudit.advise.goal import Goal
     from quantaudit.card.amend import amend_card
     from quantaudit.card.schema import Card
-    from quantaudit.cli.case import open_case, read_case
-    from quantaudit.recipe.goal import Goal
+    from quantaudit.pipeline.case import open_case, read_case
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
     files = read_case(
@@ -76,9 +76,9 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline import announce_stages
-        from quantaudit.recipe.advise import advise
-        from quantaudit.recipe.amended import amended, with_recipe
+        from quantaudit.advise.check_recipe import amended, with_recipe
+        from quantaudit.advise.run import advise
+        from quantaudit.pipeline.run import announce_stages
         from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
 
         case = open_case(files, stages, evaluation_tokens=evaluation_tokens)

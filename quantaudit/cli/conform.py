@@ -45,7 +45,7 @@ def run(
     rules, loaded = load_policy(policy), load_card(card)
 
     # From here on torch is needed.
-    from quantaudit.cli import conform_text
+    from quantaudit.cli.output import conform as conform_text
     from quantaudit.conform.artifacts.read import read_artifact
     from quantaudit.conform.run import EXIT_CODES, conform
 

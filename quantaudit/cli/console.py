@@ -18,12 +18,12 @@ from rich.text import Text
 
 from quantaudit.card.text import sample_count
 from quantaudit.cli.progress import progress as show_progress
-from quantaudit.rounding import percentage, significant
+from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import AdviceInfo, Card, Verification
+    from quantaudit.common.progress import Job
     from quantaudit.model.sites import Architecture
-    from quantaudit.progress import Job
     from quantaudit.provenance import SiteInfo
     from quantaudit.simulate.records import Simulation
 
@@ -137,7 +137,7 @@ def advice_table(advice: AdviceInfo) -> Table:
 
 def show_verification(result: Verification) -> None:
     """Predicted beside actual, then what is wrong with the saved scales, and what follows."""
-    from quantaudit.recipe.text import OUTCOMES
+    from quantaudit.gate.text import OUTCOMES
 
     table = Table(title=escape(f"{result.recipe}, run by llm-compressor"), title_justify="left")
     table.add_column("")

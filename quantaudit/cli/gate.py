@@ -33,13 +33,13 @@ def run(
 ) -> None:
     """Judge a recipe before anything is quantized: exit 0 pass, 1 fail, 2 bad recipe or input, 3 inconclusive."""
     if explain is not None:
-        from quantaudit.recipe.documentation import explain as explained
+        from quantaudit.gate.catalogue import explain as explained
 
         typer.echo(explained(explain))
         return
 
     from quantaudit.errors import UsageError
-    from quantaudit.recipe.formats import FORMATS
+    from quantaudit.gate.formats import FORMATS
 
     if output != "text" and output not in FORMATS:
         raise UsageError("unknown format", where=f"--format {output}", hint=f"one of text, {', '.join(FORMATS)}")
@@ -49,7 +49,7 @@ def run(
 
     from quantaudit.card.schema import load_card
     from quantaudit.policy import load_policy
-    from quantaudit.recipe.source import check_recipe
+    from quantaudit.recipe.parse import check_recipe
     from quantaudit.simulate.records import load_simulation
 
     check_recipe(recipe)
@@ -57,12 +57,12 @@ def run(
     simulated = None if simulation is None else load_simulation(simulation)
 
     # From here on llm-compressor, and with it torch, is needed.
-    from quantaudit.recipe.gate import gate
+    from quantaudit.gate.run import gate
 
     report = gate(recipe, loaded, rules, simulated)
     if output == "text":
         from quantaudit.cli import console
-        from quantaudit.recipe.text import show
+        from quantaudit.gate.text import show
 
         show(report, console.out)
     else:

@@ -44,9 +44,9 @@ def run(
 ) -> None:
     """Measure activation statistics at every site of a model."""
     from quantaudit.cli import console
+    from quantaudit.common.files import check_file, write_text
     from quantaudit.errors import UsageError
-    from quantaudit.files import check_file, write_text
-    from quantaudit.shard import parse_shard
+    from quantaudit.measure.shard import parse_shard
 
     part = None if shard is None else parse_shard(shard)
     if part is not None and part.count > 1 and export_reference is not None:
@@ -59,9 +59,9 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
-    from quantaudit.choices import find_experts
-    from quantaudit.inputs import open_inputs
-    from quantaudit.profile import save_profile
+    from quantaudit.common.choices import find_experts
+    from quantaudit.measure.profile import save_profile
+    from quantaudit.pipeline.inputs import open_inputs
     from quantaudit.settings import Settings
 
     settings = Settings(
@@ -87,7 +87,7 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline import announce, measure_subject, prepare
+        from quantaudit.pipeline.run import announce, measure_subject, prepare
 
         subject = prepare(settings, console.say, inputs=inputs, stages=stages)
         announce(subject, stages, console.say, simulated=False, shards=part.count if part else 1)
@@ -96,7 +96,7 @@ def run(
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))
     if export_reference is not None:
-        from quantaudit.reference import reference_json
+        from quantaudit.measure.paper import reference_json
 
         write_text(export_reference, reference_json(profile))
         console.say(f"wrote {export_reference}")

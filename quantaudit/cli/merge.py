@@ -20,8 +20,8 @@ def run(
 ) -> None:
     """Add up shards of one run (`quantaudit measure --shard I/N`) to the profile of the whole."""
     from quantaudit.cli import console
-    from quantaudit.files import check_file
-    from quantaudit.profile import load_profile, merge, save_profile
+    from quantaudit.common.files import check_file
+    from quantaudit.measure.profile import load_profile, merge, save_profile
 
     check_file(out, force=force)
     merged = reduce(merge, [load_profile(path, whole=False) for path in profiles])

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
 from rich.text import Text
 
-from quantaudit.progress import Job, Snapshot
+from quantaudit.common.progress import Job, Snapshot
 
 BEAT = 20.0
 """Seconds of silence after which a line says how far it is, at most 30 on a machine that is slow to wake a thread."""

@@ -24,7 +24,7 @@ def run(
     from quantaudit.card.render import write_card
     from quantaudit.card.schema import load_card
     from quantaudit.cli import console
-    from quantaudit.files import check_directory
+    from quantaudit.common.files import check_directory
 
     loaded = load_card(card)
     check_directory(out, force=force)

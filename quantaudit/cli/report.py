@@ -52,16 +52,16 @@ def run(
 ) -> None:
     """Measure a checkpoint, predict what INT8 does to it, and write its activation card."""
     from quantaudit.cli import console
-    from quantaudit.files import check_directory
+    from quantaudit.common.files import check_directory
 
     folder = out or default_folder(model)
     check_directory(folder, force=force)
 
     from quantaudit.card.render import check_templates, write_card
-    from quantaudit.choices import find_experts
-    from quantaudit.inputs import open_inputs
+    from quantaudit.common.choices import find_experts
+    from quantaudit.measure.profile import load_profile, save_profile
+    from quantaudit.pipeline.inputs import open_inputs
     from quantaudit.policy import load_policy
-    from quantaudit.profile import load_profile, save_profile
     from quantaudit.settings import Settings
 
     load_policy(policy)
@@ -94,7 +94,7 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline import audit
+        from quantaudit.pipeline.run import audit
         from quantaudit.quant.export import save_scales
 
         result = audit(

@@ -33,12 +33,12 @@ def run(
 ) -> None:
     """Derive static input scales and write them under llm-compressor's names."""
     from quantaudit.cli import console
-    from quantaudit.files import check_file
+    from quantaudit.common.files import check_file
 
     check_file(out, force=force)
 
-    from quantaudit.choices import check_observer, check_static
-    from quantaudit.profile import load_profile
+    from quantaudit.common.choices import check_observer, check_static
+    from quantaudit.measure.profile import load_profile
 
     check_static(scheme)
     check_observer(observer)

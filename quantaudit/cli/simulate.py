@@ -34,12 +34,12 @@ def run(
 ) -> None:
     """Predict what INT8, other schemes and recipes do to every tensor, fused group and the whole model."""
     from quantaudit.cli import console
-    from quantaudit.files import check_file, write_text
+    from quantaudit.common.files import check_file, write_text
 
     check_file(out, force=force)
 
-    from quantaudit.inputs import open_inputs
-    from quantaudit.profile import load_profile
+    from quantaudit.measure.profile import load_profile
+    from quantaudit.pipeline.inputs import open_inputs
     from quantaudit.settings import repeat
 
     measured = load_profile(profile)
@@ -64,7 +64,7 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline import announce, check_profile, prepare, simulate_subject
+        from quantaudit.pipeline.run import announce, check_profile, prepare, simulate_subject
 
         subject = prepare(settings, console.say, inputs=inputs, stages=stages)
         check_profile(subject, measured)

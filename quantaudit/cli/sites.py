@@ -14,12 +14,12 @@ def run(
 ) -> None:
     """List the observed tensors and fused groups of a model, without loading its weights."""
     from quantaudit.cli import console
-    from quantaudit.model.checkpoint import locate
+    from quantaudit.model.loading.checkpoint import locate
 
     checkpoint = locate(model, revision=revision, weights=False)
 
     # From here on torch is needed.
-    from quantaudit.model.load import load_skeleton
+    from quantaudit.model.loading.load import load_skeleton
     from quantaudit.model.sites import discover
 
     skeleton = load_skeleton(checkpoint, trust_remote_code=trust_remote_code)

@@ -51,8 +51,8 @@ def run(
     from functools import partial
 
     from quantaudit.cli import console
+    from quantaudit.common.files import check_directory
     from quantaudit.errors import UsageError
-    from quantaudit.files import check_directory
 
     if save is not None:
         check_directory(save, force=force, option="--save")
@@ -61,9 +61,9 @@ def run(
 
     from quantaudit.card.amend import amend_card
     from quantaudit.card.schema import Card
-    from quantaudit.cli.case import open_case, read_case
+    from quantaudit.gate.report import EXIT_CODES
+    from quantaudit.pipeline.case import open_case, read_case
     from quantaudit.policy import load_policy
-    from quantaudit.recipe.records import EXIT_CODES
 
     rules = load_policy(policy)
     files = read_case(
@@ -81,9 +81,9 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline import announce_stages, load_again
-        from quantaudit.recipe.verify import clear, compare, make, predict
+        from quantaudit.pipeline.run import announce_stages, load_again
         from quantaudit.simulate.cost import ONE_SHOT, RELOADING, RENDERING, verify_stages
+        from quantaudit.verify.run import clear, compare, make, predict
 
         case = open_case(files, stages, evaluation_tokens=evaluation_tokens)
         stack.enter_context(case.subject.computed())

@@ -16,7 +16,7 @@ from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo, explain
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.matching import attends
-from quantaudit.recipe.shell import shell_model
+from quantaudit.recipe.skeleton import shell_model
 
 METHOD = "compressed-tensors"
 _ORDERED = ("group", "dynamic")

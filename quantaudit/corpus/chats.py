@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantaudit.corpus.pictures import plain
+from quantaudit.corpus.images import plain
 from quantaudit.corpus.rows import CorpusRow
 from quantaudit.errors import CorpusError
 

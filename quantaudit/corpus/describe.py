@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from quantaudit.common.files import write_text
 from quantaudit.corpus.generate import OUTPUT
 from quantaudit.corpus.load import BUILTIN, load_corpus
 from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import tokenize
-from quantaudit.files import write_text
 
 BEGIN, END = "<!-- counted -->", "<!-- /counted -->"
 RUN = 8
@@ -162,7 +162,7 @@ def demo_tokenizer() -> Any:
     """The demo checkpoint's tokenizer. Raises ModelError, which says how to install it."""
     from transformers import AutoTokenizer
 
-    from quantaudit.model.checkpoint import locate
+    from quantaudit.model.loading.checkpoint import locate
 
     demo = locate("demo")
     return AutoTokenizer.from_pretrained(demo.folder, gguf_file=demo.gguf)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
+from quantaudit.corpus.images import Pictures, plain_chat
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.pictures import Pictures, plain_chat
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import Split, assign, stratified
-from quantaudit.corpus.turns import assistant_tokens
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
 

@@ -38,15 +38,15 @@ from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Finding
-from quantaudit.choices import Experts
+from quantaudit.common.choices import Experts
 from quantaudit.conform.rules.ranges import without_mask
 from quantaudit.errors import AuditError, MeasurementError
 from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
-from quantaudit.model.attention import GivenMasks
-from quantaudit.model.masked import MaskedBatch
-from quantaudit.observation import Observation
+from quantaudit.measure.observe import Observation
+from quantaudit.measure.profile import Profile, save_profile
+from quantaudit.model.forward.attention import GivenMasks
+from quantaudit.model.forward.masked import MaskedBatch
 from quantaudit.policy import Policy, load_policy
-from quantaudit.profile import Profile, save_profile
 
 SHOWN = 5
 """Findings that an error spells out."""

@@ -9,15 +9,15 @@ from dataclasses import replace
 from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.card.build import coverage, peak_summary, site_row
-from quantaudit.card.findings import fp16_headroom
+from quantaudit.card.judge.findings import fp16_headroom
 from quantaudit.card.schema import Finding
 from quantaudit.card.words import percent
+from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
-from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
+from quantaudit.quant.observers import OBSERVERS, observer_of
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.scales import OBSERVERS, observer_of
 from quantaudit.stats.site import SiteStatistics, summary
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from quantaudit.model.engine import FUSED_LINEARS, fuse
+from quantaudit.model.engine_units import FUSED_LINEARS, fuse
 from quantaudit.model.structure import Bank, join, linears
 
 FUSED = {row.name: row.members for row in reversed(FUSED_LINEARS) if row.model_types is None}

@@ -12,7 +12,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize, qua
 from compressed_tensors.quantization.utils import calculate_range
 from numpy.typing import NDArray
 
-from quantaudit.quant.scales import QParams, Range
+from quantaudit.quant.observers import QParams, Range
 from quantaudit.stats.distribution import Distribution, finite, massive_threshold, quantiles
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from quantaudit.choices import check_observer
-from quantaudit.files import write_bytes
-from quantaudit.profile import Profile
+from quantaudit.common.choices import check_observer
+from quantaudit.common.files import write_bytes
+from quantaudit.measure.profile import Profile
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, find_static
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
 from quantaudit.provenance import SiteInfo
-from quantaudit.quant.scales import Observed, QParams, derive
+from quantaudit.quant.observers import Observed, QParams, derive
 from quantaudit.stats.site import summary
 
 

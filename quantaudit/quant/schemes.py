@@ -14,9 +14,9 @@ from compressed_tensors.quantization import (
     preset_name_to_scheme,
 )
 
-from quantaudit.choices import check_scheme, check_static
+from quantaudit.common.choices import check_scheme, check_static
 from quantaudit.errors import UsageError
-from quantaudit.quant.scales import observer_of
+from quantaudit.quant.observers import observer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from compressed_tensors.quantization.utils import (
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
-from quantaudit.quant.fast import fake_quantize_rows
-from quantaudit.quant.limits import weight_obstacle
+from quantaudit.quant.lookup import fake_quantize_rows
 from quantaudit.quant.schemes import global_scaled
+from quantaudit.quant.support import weight_obstacle
 
 SHARED = (
     ("gate_proj", "up_proj"),

@@ -14,9 +14,9 @@ from torch import nn
 
 from quantaudit.errors import RecipeError
 from quantaudit.recipe.digest import identity
-from quantaudit.recipe.lines import Keys
-from quantaudit.recipe.nearest import nearest
-from quantaudit.recipe.source import ParsedModifier, ParsedRecipe
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
+from quantaudit.recipe.suggest import nearest
+from quantaudit.recipe.yaml_positions import Keys
 
 Field = Literal["targets", "ignore"]
 Effect = Literal["full", "nothing", "container", "not quantizable", "not targeted", "overruled"]

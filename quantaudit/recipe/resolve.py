@@ -14,14 +14,14 @@ from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.utils import is_match
 from torch import nn
 
-from quantaudit.recipe.awq import AwqReach, awq_reaches
-from quantaudit.recipe.beyond import Unsimulated, unsimulated
 from quantaudit.recipe.digest import identity, scheme_digest
 from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
-from quantaudit.recipe.shell import shell_model
-from quantaudit.recipe.smoothing import Smoothing, smoothings
-from quantaudit.recipe.source import ParsedModifier, ParsedRecipe, toolkit_quiet
-from quantaudit.simulate.recipes import ResolvedRecipe
+from quantaudit.recipe.modifiers.awq import AwqReach, awq_reaches
+from quantaudit.recipe.modifiers.smoothquant import Smoothing, smoothings
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe, toolkit_quiet
+from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.unsimulated import Unsimulated, unsimulated
+from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe
 
 __all__ = [
     "Origin",

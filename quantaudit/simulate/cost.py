@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from quantaudit.progress import Stage
-from quantaudit.simulate.calibrate import ANCHORS
+from quantaudit.common.progress import Stage
+from quantaudit.simulate.sensitivity.from_damage import ANCHORS
 
 if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme

@@ -13,14 +13,14 @@ import torch
 from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor
 
+from quantaudit.measure.profile import Profile
 from quantaudit.model.sites import Group
-from quantaudit.profile import Profile
-from quantaudit.quant.fast import dynamic_scales, fake_quantize_rows
+from quantaudit.quant.lookup import dynamic_scales, fake_quantize_rows
+from quantaudit.quant.observers import QParams, in_dtype
 from quantaudit.quant.ranges import model_dtype, site_qparams
-from quantaudit.quant.scales import QParams, in_dtype
 from quantaudit.quant.schemes import INT8, INT8_PER_TOKEN
-from quantaudit.simulate.block import block_damage
 from quantaudit.simulate.records import Cause, GranularityRow
+from quantaudit.simulate.replay.group_effects import block_damage
 
 BIT = 4.0
 """One bit more quarters a squared error: what finer scales must be worth, at least, to explain one."""

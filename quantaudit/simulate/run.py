@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
+from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import UsageError
-from quantaudit.model.arithmetic import arithmetic_now
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.profile import Profile
+from quantaudit.model.forward.arithmetic import arithmetic_now
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group, discover
-from quantaudit.profile import Profile
-from quantaudit.progress import Stages, silent_stages
-from quantaudit.quant.limits import obstacles
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
+from quantaudit.quant.support import obstacles
 from quantaudit.quant.weights import upright
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.block import replay_groups, steps
-from quantaudit.simulate.estimate import with_estimates
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
-from quantaudit.simulate.logits import score_plans
-from quantaudit.simulate.predict import rounding_floor
-from quantaudit.simulate.pricing import pass_once, price_by_anchors
-from quantaudit.simulate.recipes import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.logits.baselines import standard_plans
+from quantaudit.simulate.logits.one_group import sample_groups, simulate_single
+from quantaudit.simulate.logits.rounding_floor import rounding_floor
+from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, recipe_plan
 from quantaudit.simulate.records import Evaluation, PriceSource, SchemeInfo, Simulation
-from quantaudit.simulate.single import sample_groups, simulate_single
-from quantaudit.simulate.standard import standard_plans
-from quantaudit.simulate.tensor import error_rows
+from quantaudit.simulate.replay.group_effects import replay_groups, steps
+from quantaudit.simulate.sensitivity.prices import pass_once, price_by_anchors
+from quantaudit.simulate.sensitivity.recipe_estimate import with_estimates
+from quantaudit.simulate.tensors import error_rows
 from quantaudit.stats.unigram import unigram_perplexity
 
 

@@ -11,7 +11,7 @@ import yaml
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
 from tests.docs.pages import Block, blocks
 from tests.docs.workspace import RECIPES, ROOT
-from tests.toolkit import loader
+from tests.llm_compressor import loader
 
 SMALL = {'Settings(model="demo"': 'Settings(model="MODEL", samples=8, max_length=48, evaluation_tokens=64'}
 """How blocks are made small: what is written, and what runs."""
@@ -50,7 +50,7 @@ def test_a_block_of_yaml_is_a_recipe_or_steps_of_a_workflow(block: Block, tmp_pa
         assert all(set(step) == {"run"} for step in content)
         return
     import quantaudit.integrations.llmcompressor  # noqa: F401  registers the modifier
-    from quantaudit.recipe.source import read_recipe
+    from quantaudit.recipe.parse import read_recipe
 
     path = tmp_path / "recipe.yaml"
     path.write_text(block.text)

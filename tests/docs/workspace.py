@@ -12,7 +12,7 @@ import pytest
 from quantaudit import cli
 from tests.builders import save_checkpoint, tiny_model
 from tests.docs.pages import ROOT
-from tests.toolkit import DYNAMIC, quantized_checkpoint
+from tests.llm_compressor import DYNAMIC, quantized_checkpoint
 
 MODELS = ("MODEL", "my-checkpoint", "Qwen/Qwen2.5-1.5B-Instruct")
 CORPORA = ("my-text.jsonl", "mine.jsonl")

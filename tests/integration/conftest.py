@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def card(tiny_folder: Path, tiny_corpus: TokenizedCorpus) -> Card:
     """The tiny model's card, measured with the attention that llm-compressor forces, so that activations are equal."""
     from quantaudit.card.build import build_card
-    from quantaudit.measure import measure
+    from quantaudit.measure.run import measure
     from quantaudit.policy import load_policy
     from quantaudit.quant.schemes import SCHEMES
     from quantaudit.simulate.run import simulate
-    from quantaudit.simulate.tensor import scale_rows
+    from quantaudit.simulate.tensors import scale_rows
     from tests.builders import load
 
     loaded = load(tiny_folder)
@@ -35,7 +35,7 @@ def card(tiny_folder: Path, tiny_corpus: TokenizedCorpus) -> Card:
 @pytest.fixture(scope="session")
 def artifact(tiny_folder: Path, tiny_corpus: TokenizedCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as llm-compressor quantizes it over the card's whole corpus. Read only."""
-    from tests.toolkit import W8A8, quantized_checkpoint
+    from tests.llm_compressor import W8A8, quantized_checkpoint
 
     target = tmp_path_factory.mktemp("artifact") / "w8a8"
     return quantized_checkpoint(tiny_folder, target, W8A8, list(tiny_corpus.samples))

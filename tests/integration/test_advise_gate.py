@@ -10,7 +10,7 @@ import pytest
 
 from quantaudit import cli
 from quantaudit.card.schema import load_card
-from quantaudit.resources import resource_dir
+from quantaudit.common.resources import resource_dir
 from tests.builders import save_checkpoint, tiny_model
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.measure import measure
-from quantaudit.model.arithmetic import computed_in
+from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
-from quantaudit.model.float32_products import Float32Products
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.forward.arithmetic import computed_in
+from quantaudit.model.forward.float32_products import Float32Products
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.provenance import Arithmetic
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.logits import score_checkpoint
-from quantaudit.simulate.plan import Plan
-from quantaudit.simulate.predict import rounding_floor
+from quantaudit.simulate.logits.rounding_floor import rounding_floor
+from quantaudit.simulate.logits.score_plans import score_checkpoint
+from quantaudit.simulate.quantized.plan import Plan
 from tests.builders import builtin_corpus, hooks, loaded_from, random_corpus, weight_bytes
 from tests.families import family_model
 

@@ -16,12 +16,12 @@ import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import AuditError
 from quantaudit.integrations.verdict import own_tokens
-from quantaudit.profile import load_profile
+from quantaudit.measure.profile import load_profile
+from quantaudit.quant.observers import observer_of
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.scales import observer_of
 from tests.builders import PAD, differences, hooks, save_checkpoint, tiny_model, weight_bytes
 from tests.families import family_model
-from tests.toolkit import DYNAMIC, W8A8, loader, open_model
+from tests.llm_compressor import DYNAMIC, W8A8, loader, open_model
 
 AUDIT = """
 audit_stage:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from quantaudit.card.simulated import chance
+from quantaudit.card.judge.simulated import chance
 from quantaudit.corpus.load import Corpus, load_corpus
 from quantaudit.corpus.tokens import tokenize
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import load_policy
 from quantaudit.stats.unigram import unigram_perplexity
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantaudit.card.schema import dump_card
-from quantaudit.profile import Profile, save_profile
+from quantaudit.measure.profile import Profile, save_profile
 from tests.builders import provenance, site_info
 from tests.card_factory import make_card
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, load_card
-from quantaudit.profile import Profile, load_profile, save_profile
+from quantaudit.measure.profile import Profile, load_profile, save_profile
 from tests.builders import save_checkpoint, tiny_model
 
 Quantaudit = Callable[..., tuple[int, str, str]]
@@ -337,7 +337,7 @@ def test_an_interrupt_while_measuring_leaves_what_was_there_and_nothing_else(
     verb: str,
     place: str,
 ) -> None:
-    from quantaudit import measure
+    from quantaudit.measure import run as measure
 
     passes: list[object] = []
     forward = measure.forward

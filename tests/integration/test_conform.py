@@ -18,7 +18,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import ModelError
 from tests.artifacts import DOWN, GATE, OUT, compare, rewrite, run, told
 from tests.builders import save_checkpoint, tiny_model
-from tests.toolkit import ASYMMETRIC, DYNAMIC, FP8, W8A8, open_model, quantize, quantized_checkpoint
+from tests.llm_compressor import ASYMMETRIC, DYNAMIC, FP8, W8A8, open_model, quantize, quantized_checkpoint
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from quantaudit.card.build import build_card
 from quantaudit.conform.card_inputs import input_sites
-from quantaudit.measure import measure
+from quantaudit.measure.run import measure
 from quantaudit.policy import load_policy
-from quantaudit.simulate.tensor import scale_rows
+from quantaudit.simulate.tensors import scale_rows
 from tests.artifacts import compare
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model
-from tests.toolkit import W8A8, quantized_checkpoint
+from tests.llm_compressor import W8A8, quantized_checkpoint
 
 
 def test_an_artifact_with_experts(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.policy import load_policy
 from tests.artifacts import DOWN, OUT, compare, rewrite, run, told
-from tests.toolkit import open_model
+from tests.llm_compressor import open_model
 
 
 @pytest.fixture(scope="session")

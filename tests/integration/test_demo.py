@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure import measure
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.tensor import error_rows
+from quantaudit.simulate.tensors import error_rows
 from quantaudit.stats.site import summary
 from tests.builders import builtin_corpus
 from tests.unit.simulate.reference import damage_rows

@@ -10,19 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quantaudit.card import charts, expert_charts, rows
 from quantaudit.card.build import build_card
+from quantaudit.card.charts import all_charts as charts
+from quantaudit.card.charts import experts as expert_charts
 from quantaudit.card.schema import Card
-from quantaudit.choices import Experts
+from quantaudit.card.views import groups as rows
+from quantaudit.common.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import FormatError
-from quantaudit.measure import measure
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
 from quantaudit.model.experts import extra_work, linearize, on_all_tokens
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.pipeline import Settings, Subject, check_profile, repeat
+from quantaudit.pipeline.run import Settings, Subject, check_profile, repeat
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
 from quantaudit.simulate.granularity import watch_inputs
 from tests.builders import differences, loaded_from, random_corpus
 from tests.families import family_model

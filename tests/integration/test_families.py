@@ -16,13 +16,13 @@ from transformers.pytorch_utils import Conv1D
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure import measure
-from quantaudit.model.capture import first_tensor, router_logits
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.forward.capture import first_tensor, router_logits
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
 from quantaudit.provenance import SiteInfo
 from quantaudit.quant.schemes import SCHEMES
 from quantaudit.simulate.run import simulate

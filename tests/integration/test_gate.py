@@ -12,13 +12,13 @@ import pytest
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, dump_card, load_card
+from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.model.load import LoadedModel
+from quantaudit.gate.run import gate
+from quantaudit.measure.profile import Profile
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
-from quantaudit.recipe.gate import gate
-from quantaudit.resources import resource_dir
-from tests.unit.recipe.cards import card_of
+from tests.recipe_cards import card_of
 
 RECIPES = resource_dir("recipes")
 
@@ -28,7 +28,7 @@ def audited(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: Tokeni
     from quantaudit.card.build import build_card
     from quantaudit.quant.schemes import SCHEMES
     from quantaudit.simulate.run import simulate
-    from quantaudit.simulate.tensor import scale_rows
+    from quantaudit.simulate.tensors import scale_rows
 
     simulation = simulate(tiny_loaded, tiny_profile, tiny_corpus.samples, list(SCHEMES.values()), evaluation_tokens=128)
     card = build_card(tiny_profile, scale_rows(tiny_profile), simulation, load_policy(), timings={})
@@ -82,9 +82,9 @@ def test_a_recipe_is_measured_once_it_was_simulated(
     tiny_profile: Profile,
     tiny_corpus: TokenizedCorpus,
 ) -> None:
+    from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
-    from quantaudit.recipe.source import read_recipe
-    from quantaudit.simulate.recipes import ResolvedRecipe
+    from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe
     from quantaudit.simulate.run import simulate
 
     path = RECIPES / f"{name}.yaml"

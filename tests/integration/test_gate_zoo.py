@@ -13,9 +13,9 @@ import pytest
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, ExceedanceInfo, ExceedanceRow, Finding, PeakSummary, StabilityInfo, dump_card
+from quantaudit.gate.rules import RULES
 from quantaudit.provenance import Unmeasured
-from quantaudit.recipe.rules import RULES
-from tests.unit.recipe.cards import STATIC, card_of, coverage, modules_and_groups, recipe_row, scales_of
+from tests.recipe_cards import STATIC, card_of, coverage, modules_and_groups, recipe_row, scales_of
 
 ZOO = Path(__file__).parent.parent / "zoo"
 BROKEN = sorted((ZOO / "broken").iterdir())
@@ -84,8 +84,8 @@ def broken_load() -> Card:
 
 def head_priced() -> Card:
     """A card on which the dynamic recipe that takes lm_head too was simulated."""
+    from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve, shell_model
-    from quantaudit.recipe.source import read_recipe
 
     card = card_of()
     digest = resolve(read_recipe(ZOO / "broken" / "head.yaml"), shell_model(card.model.modules)).digest

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure import measure
-from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import load_model
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.model.loading.checkpoint import locate
+from quantaudit.model.loading.load import load_model
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.run import simulate
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quantaudit.card.schema import Card
-from quantaudit.pipeline import Settings, audit
+from quantaudit.pipeline.run import Settings, audit
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from tests.builders import save_checkpoint, tiny_model
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from quantaudit import cli
 from quantaudit.card.schema import load_card
-from quantaudit.profile import load_profile
+from quantaudit.measure.profile import load_profile
 from tests.builders import tiny_tokenizer
 from tests.vision import save_corpus
 

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.measure import measure
-from quantaudit.model.attention import eager_attention
-from quantaudit.model.float32_products import float32_products
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.model.forward.attention import eager_attention
+from quantaudit.model.forward.float32_products import float32_products
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.profile import Profile
-from quantaudit.recipe.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
+from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
-from quantaudit.recipe.source import read_recipe
-from quantaudit.resources import resource_dir
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.logits import score_checkpoint, score_plans
-from quantaudit.simulate.recipes import recipe_plan
+from quantaudit.simulate.logits.score_plans import score_checkpoint, score_plans
+from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.verify.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
 from tests.builders import builtin_corpus, loaded_from
 
 pytestmark = pytest.mark.checkpoint

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from quantaudit.choices import Experts
+from quantaudit.common.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure import measure
+from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
 from quantaudit.quant.export import save_scales
 from tests.builders import load, random_corpus, save_checkpoint, tiny_tokenizer

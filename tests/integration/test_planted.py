@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantaudit import pipeline
 from quantaudit.card.schema import Card, Finding
-from quantaudit.model.load import LoadedModel
-from quantaudit.pipeline import Settings, audit
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.pipeline import run as pipeline
+from quantaudit.pipeline.run import Settings, audit
 from quantaudit.quant.schemes import INT8_DYNAMIC
 from tests.learned import (
     PAD,

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from quantaudit.measure import measure
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.run import measure
+from quantaudit.model.loading.load import LoadedModel
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
 from tests.families import family_model
 

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from quantaudit.card.places import KIND_IDS
 from quantaudit.card.schema import load_card
-from quantaudit.profile import load_profile
+from quantaudit.card.sections.peak_locations import KIND_IDS
+from quantaudit.measure.profile import load_profile
 from tests.integration.test_cli import Quantaudit, main, quantaudit  # noqa: F401
 
 MARKS = ("jellyfish", "kazoo", "wardroom", "oncology", "patient", "hospital")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.loading.load import LoadedModel
 from tests.builders import load, save_checkpoint
 from tests.families import family_model
 from tests.integration.test_cli import main

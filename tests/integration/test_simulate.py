@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantaudit.resources import resource_dir
+from quantaudit.common.resources import resource_dir
 from quantaudit.simulate.records import Simulation
 from tests.integration.test_cli import Quantaudit, corpus_file, main, quantaudit, report  # noqa: F401
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from quantaudit import cli, pipeline
+from quantaudit import cli
 from quantaudit.card.schema import dump_card, load_card
-from quantaudit.model import load
-from quantaudit.profile import load_profile
-from quantaudit.resources import resource_dir
+from quantaudit.common.resources import resource_dir
+from quantaudit.measure.profile import load_profile
+from quantaudit.model.loading import load
+from quantaudit.pipeline import run as pipeline
 from tests.builders import save_checkpoint, tiny_model
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
@@ -53,9 +54,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def audited(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A card without a simulation, and its profile. Read only."""
     from quantaudit.card.build import build_card
-    from quantaudit.pipeline import Settings, measure_subject, prepare
+    from quantaudit.measure.profile import save_profile
+    from quantaudit.pipeline.run import Settings, measure_subject, prepare
     from quantaudit.policy import load_policy
-    from quantaudit.profile import save_profile
 
     profile = measure_subject(prepare(Settings(model=str(model), corpus=str(texts))))
     folder = tmp_path_factory.mktemp("card")

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from quantaudit.card.build import build_card
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, ModelError
-from quantaudit.gather import PATCH
-from quantaudit.measure import measure
-from quantaudit.model.checkpoint import locate
-from quantaudit.model.drive import NO_TOKEN, arguments, batches
-from quantaudit.model.load import LoadedModel, load_skeleton
-from quantaudit.model.processor import load_processor
+from quantaudit.measure.collector import PATCH
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.model.forward.batches import NO_TOKEN, arguments, batches
+from quantaudit.model.loading.checkpoint import locate
+from quantaudit.model.loading.load import LoadedModel, load_skeleton
+from quantaudit.model.loading.processor import load_processor
 from quantaudit.model.sites import discover
-from quantaudit.pipeline import Settings, Subject, audit, measure_subject, prepare
+from quantaudit.pipeline.run import Settings, Subject, audit, measure_subject, prepare
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
 from quantaudit.quant.schemes import SCHEMES
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.run import simulate

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from quantaudit.model.experts import linearize
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover, outside_text
 from tests.builders import loaded_from
 from tests.families import family_config

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from quantaudit.card.schema import Card
 from quantaudit.errors import ModelError
-from quantaudit.pipeline import audit
+from quantaudit.pipeline.run import audit
 from quantaudit.settings import Settings
 from tests.builders import save_checkpoint
 from tests.learned import VOCABULARY, corpus_rows, learned_checkpoint, word_tokenizer, write_corpus

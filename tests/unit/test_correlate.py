@@ -22,7 +22,7 @@ from quantaudit.correlate import (
     resampled_spearman,
     spearman,
 )
-from quantaudit.profile import Profile
+from quantaudit.measure.profile import Profile
 from quantaudit.simulate.records import Predictor, Simulation
 from quantaudit.stats.site import summary
 from tests.builders import distribution_of

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from quantaudit.profile import Profile, save_profile
+from quantaudit.measure.profile import Profile, save_profile
 from quantaudit.provenance import SampleInfo
 from tests.builders import accumulate, make_samples, provenance, site_info
 
 HEAVY = "import sys; loaded = {'torch', 'transformers', 'llmcompressor'} & set(sys.modules); assert not loaded, loaded"
 LIGHT = (
     "quantaudit.errors",
-    "quantaudit.files",
-    "quantaudit.profile",
+    "quantaudit.common.files",
+    "quantaudit.measure.profile",
     "quantaudit.provenance",
-    "quantaudit.reference",
-    "quantaudit.resources",
+    "quantaudit.measure.paper",
+    "quantaudit.common.resources",
     "quantaudit.card.schema",
     "quantaudit.card.render",
     "quantaudit.corpus.load",
@@ -53,7 +53,7 @@ def test_loading_a_profile_never_imports_torch(tmp_path: Path, call: str) -> Non
     statistics = {("s", "calibration"): accumulate(make_samples([torch.ones(4, 3)]))}
     save_profile(Profile(provenance=provenance([site_info("s")], samples), statistics=statistics), path)
     result = run(
-        "import sys; from pathlib import Path; from quantaudit.profile import load_profile;"
+        "import sys; from pathlib import Path; from quantaudit.measure.profile import load_profile;"
         "from quantaudit.stats.site import summary; path = Path(sys.argv[1]);"
         f"assert {call} is not None; {HEAVY}",
         str(path),

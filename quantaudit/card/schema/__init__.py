@@ -10,9 +10,16 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from quantaudit.card.schema.judged import Finding, SchemeVerdict, Severity, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
 from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
+from quantaudit.card.schema.recipes import (
+    AdviceChange,
+    AdviceInfo,
+    AdvicePoint,
+    ScaleComparison,
+    Verification,
+    VerifiedScore,
+)
 from quantaudit.card.schema.stability import (
     BucketRow,
     ExceedanceInfo,
@@ -22,14 +29,7 @@ from quantaudit.card.schema.stability import (
     SubsetRow,
     TailRow,
 )
-from quantaudit.card.schema.treated import (
-    AdviceChange,
-    AdviceInfo,
-    AdvicePoint,
-    ScaleComparison,
-    Verification,
-    VerifiedScore,
-)
+from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Severity, Verdict, VerdictLimits, WorstGroup
 from quantaudit.errors import FormatError
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Row, explain
 from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation

@@ -9,8 +9,8 @@ import pytest
 
 from quantaudit.card.build import build_card, site_row
 from quantaudit.card.schema import Card, dump_card
+from quantaudit.measure.profile import Profile
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
 from quantaudit.stats.distribution import decode
 
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from quantaudit.card import chart_data, charts
+from quantaudit.card.charts import all_charts as charts
+from quantaudit.card.charts import data as chart_data
 from quantaudit.card.render import render_html, render_markdown
 from quantaudit.card.schema import Card
 from tests.card_factory import make_card

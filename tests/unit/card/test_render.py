@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from quantaudit.card import granularity, text
+from quantaudit.card import text
 from quantaudit.card.jsonschema import schema_json
 from quantaudit.card.render import render_html, render_markdown, write_card
-from quantaudit.card.rows import group_lines
 from quantaudit.card.schema import Card, load_card
+from quantaudit.card.sections import granularity
+from quantaudit.card.views.groups import group_lines
+from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
-from quantaudit.resources import resource_dir
 from quantaudit.simulate.records import GranularityRow
 from tests.card_factory import HOSTILE_TOKENS, STATIC, make_card, make_site
 

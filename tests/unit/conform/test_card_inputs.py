@@ -11,9 +11,9 @@ from quantaudit.card.schema import Card
 from quantaudit.conform.artifacts.records import InputRange
 from quantaudit.conform.card_inputs import fused_groups, input_sites
 from quantaudit.conform.rules.ranges import covered
-from quantaudit.measure import measure
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
 from quantaudit.policy import load_policy
-from quantaudit.profile import Profile
 from quantaudit.stats.site import summary
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model

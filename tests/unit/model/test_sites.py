@@ -11,9 +11,9 @@ import transformers
 from torch import nn
 
 from quantaudit.errors import ModelError
-from quantaudit.model.capture import capture
-from quantaudit.model.checkpoint import locate
-from quantaudit.model.load import load_skeleton
+from quantaudit.model.forward.capture import capture
+from quantaudit.model.loading.checkpoint import locate
+from quantaudit.model.loading.load import load_skeleton
 from quantaudit.model.sites import Architecture, decoder_layers, discover
 from tests.builders import CONFIGS, tiny_config, tiny_model
 

@@ -7,7 +7,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 
-from quantaudit.quant.scales import Observed, QParams, Range, derive
+from quantaudit.quant.observers import Observed, QParams, Range, derive
 from tests.builders import distribution_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

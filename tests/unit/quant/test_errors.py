@@ -13,7 +13,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize, qua
 from torch import Tensor
 
 from quantaudit.quant.errors import TensorErrors, tensor_errors
-from quantaudit.quant.scales import OBSERVERS, QParams, applies
+from quantaudit.quant.observers import OBSERVERS, QParams, applies
 from quantaudit.quant.schemes import FP8_E4M3, INT8, INT8_ASYMMETRIC, STATIC_INPUTS
 from quantaudit.stats.distribution import zero
 from tests.builders import distribution_of

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.scales import OBSERVERS, applies
+from quantaudit.quant.observers import OBSERVERS, applies
 from quantaudit.quant.schemes import INT8, INT8_PER_CHANNEL, INT8_PER_TOKEN, STATIC_INPUTS, Scheme
 from quantaudit.quant.weights import quantize_weight
-from quantaudit.simulate.apply import input_quantizer
-from quantaudit.simulate.block import block_damage
+from quantaudit.simulate.quantized.modules import input_quantizer
+from quantaudit.simulate.replay.group_effects import block_damage
 from tests.builders import distribution_of
 from tests.unit.quant.tensors import extremes, qparams
 

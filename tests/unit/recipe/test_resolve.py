@@ -11,10 +11,10 @@ from llmcompressor.modifiers.quantization import QuantizationMixin
 from llmcompressor.recipe import Recipe
 
 from quantaudit.errors import RecipeError
-from quantaudit.model.info import module_info
+from quantaudit.model.loading.info import module_info
+from quantaudit.recipe.parse import parse_recipe, read_recipe
 from quantaudit.recipe.resolve import Resolution, resolve
-from quantaudit.recipe.source import parse_recipe, read_recipe
-from tests.unit.recipe.skeletons import FAMILIES, RECIPES, module_infos, shell_of, skeleton, stem
+from tests.skeletons import FAMILIES, RECIPES, module_infos, shell_of, skeleton, stem
 
 MODIFIER = "s_stage: {q_modifiers: {QuantizationModifier: %s}}"
 STATIC = "{num_bits: 8, strategy: tensor, observer: static_minmax}"

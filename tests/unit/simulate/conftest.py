@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.model.load import LoadedModel
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.observers import QParams
 from quantaudit.simulate.evaluation import select
 from tests.unit.simulate.reference import ranges
 

@@ -12,14 +12,14 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor, nn
 
+from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Architecture, Group
-from quantaudit.progress import Advance, no_advance
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
-from quantaudit.simulate.block import replay_groups
-from quantaudit.simulate.passage import pass_forward
 from quantaudit.simulate.records import GroupRow
+from quantaudit.simulate.replay.backward_pass import pass_forward
+from quantaudit.simulate.replay.group_effects import replay_groups
 
 WEIGHTS_ONLY = Scheme(
     name="weights_only", title="weights only", weights=INT8_STATIC.weights, input_activations=None, observer=None

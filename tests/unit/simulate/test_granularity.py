@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.profile import Profile
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture
-from quantaudit.profile import Profile
-from quantaudit.quant.scales import QParams
+from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC
 from quantaudit.simulate.granularity import InputErrors, cause
 from quantaudit.simulate.run import simulate

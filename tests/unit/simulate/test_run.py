@@ -9,21 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.choices import find_score
+from quantaudit.common.choices import find_score
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, MeasurementError, UsageError
-from quantaudit.model.load import LoadedModel
+from quantaudit.measure.profile import Profile
+from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture
-from quantaudit.profile import Profile
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate import cost
 from quantaudit.simulate.cost import Work, forward_passes
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.predict import fit_curve
-from quantaudit.simulate.pricing import price_groups
+from quantaudit.simulate.logits.baselines import worst_groups
+from quantaudit.simulate.logits.rounding_floor import fit_curve
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import simulate
-from quantaudit.simulate.standard import worst_groups
+from quantaudit.simulate.sensitivity.prices import price_groups
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import damage_rows, ranges
 
@@ -137,7 +137,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
     def fail(*_args: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("out of memory\ndetails")
 
-    monkeypatch.setattr("quantaudit.simulate.pricing.pass_back", fail)
+    monkeypatch.setattr("quantaudit.simulate.sensitivity.prices.pass_back", fail)
 
     def found() -> Simulation:
         return simulate(

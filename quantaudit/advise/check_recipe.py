@@ -1,0 +1,89 @@
+"""The advised recipe as a file, checked: llm-compressor must read it, and resolve it to exactly what was simulated."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from quantaudit.advise.run import Advice
+from quantaudit.advise.write_recipe import Target, config_groups, names, smooth_groups, write_recipe
+from quantaudit.card.schema import AdviceChange, AdviceInfo, AdvicePoint
+from quantaudit.common.rounding import decimals, significant
+from quantaudit.errors import RecipeError
+from quantaudit.provenance import ModelInfo
+from quantaudit.recipe.parse import parse_recipe
+from quantaudit.recipe.resolve import resolve
+from quantaudit.simulate.records import RecipeRow, Simulation
+
+
+def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
+    """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
+    reasons = {change.group: explain(change) for change in advice.info.changes}
+    left = [
+        Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
+        for group, scheme in advice.groups.values()
+        if scheme is None
+    ]
+    if advice.unmeasured:
+        left.append(Target(names=advice.unmeasured, reason="not measured"))
+    text = write_recipe(
+        config_groups(advice.groups.values(), reasons),
+        header=header(advice.info, info),
+        left=left,
+        smooth=smooth_groups(advice.smooth, [group for group, _ in advice.groups.values()], reasons),
+    )
+    found = resolve(parse_recipe(text, "advised recipe"), model)
+    reached = tuple(smoothing.does for smoothing in found.smoothings)
+    if found.digest != advice.row.digest or reached != advice.smooth or found.unsimulated:
+        raise RecipeError(
+            "the advised recipe does not resolve to what was simulated",
+            where=advice.info.recipe,
+            hint="please report this with the model's name",
+        )
+    return text
+
+
+def with_recipe(simulation: Simulation, row: RecipeRow, name: str) -> Simulation:
+    """A simulation with the advised recipe's score, for a gate to find by its digest; it replaces one of its name."""
+    schemes = {scheme.name for scheme in simulation.schemes}
+    named = row.model_copy(update={"name": f"{name} advised" if name in schemes else name, "title": f"recipe {name}"})
+    others = [other for other in simulation.recipes if other.name != named.name]
+    return simulation.model_copy(update={"recipes": [*others, named]})
+
+
+def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
+    """What the file is, for whom, and what it was simulated to cost."""
+    lines = [
+        f"{advice.recipe}, amended for {model.name} (weights {model.fingerprint[:16]}): {advice.goal}.",
+        f"Simulated on {advice.tokens:,} tokens: {told(advice.before)} as written, "
+        f"{told(advice.advised, advice.budget)} here,",
+        f"where {advice.advised.kept or 0.0:.1%} of the quantized Linears' MACs keep the format of the original.",
+    ]
+    lines += [f"For comparison, {point.name}: {told(point)}." for point in advice.references]
+    if any(change.option.startswith("minmax") for change in advice.changes):
+        lines.append(
+            "Ranges of `minmax` hang on the order of calibration samples: calibrate on the card's, in its order,"
+        )
+        lines.append("one sample a batch, or verify what you get.")
+    if any(change.option.startswith("smoothed") for change in advice.changes):
+        lines.append("Norms are smoothed first, then ranges are calibrated: run `oneshot` with its default,")
+        lines.append('pipeline="independent", as "basic" and "sequential" would do both at once.')
+    if not advice.met:
+        reached = () if advice.advised.kl is None else (advice.advised.kl,)
+        budget = significant(advice.budget or 0.0, *reached, digits=4)
+        lines.append(f"The goal was NOT met: the budget was a KL of {budget}.")
+    return lines
+
+
+def told(point: AdvicePoint, budget: float | None = None) -> str:
+    """A point in words, its KL on its own side of the budget."""
+    if point.kl is None:
+        return "no finite KL"
+    limits = () if budget is None else (budget,)
+    return f"KL {decimals(point.kl, *limits, digits=4)}, top-1 {point.top1 or 0.0:.1%}"
+
+
+def explain(change: AdviceChange) -> str:
+    """Why one group is changed: its peak, and what it is estimated to cost before and after."""
+    before = "no finite price" if change.price_before is None else f"{change.price_before:.2g}"
+    peak = "" if change.amax is None else f"peak {change.amax:,.4g}; "
+    return f"{change.title}: {peak}estimated KL {before} → {change.price_after or 0.0:.2g}"

@@ -1,0 +1,131 @@
+"""Which fused groups SmoothQuant reaches by themselves, and what each strength would make of their inputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.measure.profile import Profile
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.model.sites import Group
+from quantaudit.quant.observers import QParams
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.schemes import Scheme
+from quantaudit.recipe.modifiers.smoothquant import inferred
+from quantaudit.simulate.quantized.smoothquant import (
+    Calibrated,
+    Ranges,
+    SmoothQuant,
+    measured_smoothed,
+    observed_ranges,
+    smoothed,
+)
+
+ALGORITHM = "smoothquant"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothable:
+    """mappings: by group, the norm whose output its members read, and no one else, and those members.
+
+    ranges: of the norms' outputs over the calibration samples. profiles: by strength, the statistics of the groups'
+    inputs where all of them are smoothed. factors: by strength and group, what its input is divided by, [in_features].
+    """
+
+    mappings: Mapping[str, tuple[str, tuple[str, ...]]]
+    ranges: Ranges
+    profiles: Mapping[float, Profile]
+    factors: Mapping[float, Mapping[str, Tensor]]
+
+    def smooth(self, chosen: Mapping[str, float]) -> tuple[SmoothQuant, ...]:
+        """One step for each strength among the chosen groups (by name), weakest first."""
+        return tuple(
+            SmoothQuant(
+                algorithm=ALGORITHM,
+                strength=strength,
+                mappings=tuple(self.mappings[group] for group, own in chosen.items() if own == strength),
+            )
+            for strength in sorted(set(chosen.values()))
+        )
+
+    def calibrated(self, chosen: Mapping[str, float]) -> tuple[Calibrated, ...]:
+        """The same with what was observed: ranges of one norm do not hang on whether another is smoothed."""
+        return tuple(
+            Calibrated(by=by, ranges={path: self.ranges[path] for path in by.divided}) for by in self.smooth(chosen)
+        )
+
+    def qparams(self, group: Group, strength: float, scheme: Scheme) -> QParams | None:
+        """The static range of a smoothed input; None where it is not finite, or the scheme has none."""
+        if scheme.input_activations is None or scheme.observer is None:
+            return None
+        return site_qparams(self.profiles[strength], group.site, scheme.input_activations, scheme.observer)
+
+
+def smoothable(
+    loaded: LoadedModel,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    groups: Sequence[Group],
+    strengths: Sequence[float],
+    stages: Stages = silent_stages,
+) -> Smoothable | None:
+    """Observe the norms before `groups`, and the groups' inputs under every strength. None where there is no such norm.
+
+    samples: those of the profile; the calibration split is run once, and once for every strength.
+    """
+    model = loaded.model
+    found = reached(model, groups)
+    if not found:
+        return None
+    calibration = sum(sample.split == "calibration" for sample in samples)
+    advance = stages("calibrating smoothed inputs", calibration * (1 + len(strengths)), "samples")
+    ranges = observed_ranges(model, profile, samples, frozenset(norm for norm, _ in found.values()), progress=advance)
+    sites = {group.name: group.site for group in groups}
+    found = {name: row for name, row in found.items() if _alone(sites[name], ranges.get(row[0]), profile)}
+    whole = Smoothable(mappings=found, ranges=ranges, profiles={}, factors={})
+    profiles, factors = {}, {}
+    for strength in strengths:
+        steps = whole.calibrated(dict.fromkeys(found, strength))
+        profiles[strength] = measured_smoothed(
+            model, profile, samples, steps, [sites[name] for name in found], progress=advance
+        )
+        with smoothed(model, steps) as made:
+            factors[strength] = {name: made[members[0]] for name, (_, members) in found.items()}
+    return Smoothable(mappings=found, ranges=ranges, profiles=profiles, factors=factors) if found else None
+
+
+def reached(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """By group, its mapping among those that llm-compressor infers, where the mapping has the group's members alone.
+
+    Norms of more than one mapping are left out: only the first would be smoothed.
+    """
+    mappings = inferred(model)
+    norms = Counter(norm for norm, _ in mappings)
+    by_members = {frozenset(balanced): (norm, balanced) for norm, balanced in mappings if norms[norm] == 1}
+    return {group.name: by_members[key] for group in groups if (key := frozenset(group.members)) in by_members}
+
+
+def _alone(site: str, ranges: tuple[Tensor, Tensor] | None, profile: Profile) -> bool:
+    """Whether a group's input is the norm's output, and no other group's is, by each channel's absolute maximum.
+
+    Inferred mappings can name a norm whose output goes elsewhere (Gemma), which smoothing would break.
+    """
+    seen = profile.split(site, "calibration")
+    if ranges is None or seen is None:
+        return False
+    amax = np.maximum(-ranges[0].float().cpu().numpy(), ranges[1].float().cpu().numpy())
+    same = [
+        other.name
+        for other in profile.sites
+        if other.kind == "linear_input"
+        and (own := profile.split(other.name, "calibration")) is not None
+        and own.channel_amax.shape == amax.shape
+        and np.allclose(own.channel_amax, amax, rtol=0.02)
+    ]
+    return same == [site]

@@ -1,0 +1,132 @@
+"""From schemes by fused group to a recipe that llm-compressor reads, with its reasons as comments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressed_tensors.quantization import QuantizationScheme
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from quantaudit.common.resources import resource_dir
+from quantaudit.model.sites import Group
+from quantaudit.recipe.digest import identity
+from quantaudit.simulate.quantized.smoothquant import SmoothQuant
+
+TEMPLATE = "recipe.yaml.j2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Modules of one fused group, as exact names or patterns, and why they are treated so."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigGroup:
+    """One scheme of a recipe. arguments: what llm-compressor calls weights and input_activations, as plain data."""
+
+    name: str
+    arguments: dict[str, dict[str, Any]]
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothed:
+    """One mapping of a SmoothQuantModifier: Linears, the norm before them, and why they are smoothed."""
+
+    balanced: tuple[str, ...]
+    norm: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmoothGroup:
+    """One SmoothQuantModifier, in a group of modifiers of its own: a recipe has no two of one name in one."""
+
+    name: str
+    strength: float
+    mappings: tuple[Smoothed, ...]
+
+
+def smooth_groups(
+    smooth: Sequence[SmoothQuant], groups: Iterable[Group], reasons: Mapping[str, str]
+) -> list[SmoothGroup]:
+    """One entry for each step, with exact names. reasons: by group name."""
+    names_of = {frozenset(group.members): group.name for group in groups}
+    return [
+        SmoothGroup(
+            name=f"smooth_{index}_modifiers",
+            strength=by.strength,
+            mappings=tuple(
+                Smoothed(balanced=balanced, norm=norm, reason=reasons.get(names_of.get(frozenset(balanced), ""), ""))
+                for norm, balanced in by.mappings
+            ),
+        )
+        for index, by in enumerate(smooth)
+    ]
+
+
+def config_groups(
+    groups: Iterable[tuple[Group, QuantizationScheme | None]], reasons: Mapping[str, str]
+) -> list[ConfigGroup]:
+    """One entry for each distinct scheme, in the order of the model. reasons: by group name."""
+    found: dict[str, tuple[QuantizationScheme, list[Target]]] = {}
+    for group, scheme in groups:
+        if scheme is not None:
+            target = Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
+            found.setdefault(identity(scheme), (scheme, []))[1].append(target)
+    return [
+        ConfigGroup(name=f"group_{index}", arguments=arguments(scheme), targets=tuple(targets))
+        for index, (scheme, targets) in enumerate(found.values())
+    ]
+
+
+def names(group: Group) -> list[str]:
+    """Exact module names; experts of one projection in one pattern, for there may be hundreds."""
+    if not group.experts:
+        return list(group.members)
+    patterns = (re.sub(r"\\\.\d+(?=\\\.[^.]+$)", r"\\.\\d+", re.escape(member)) for member in group.members)
+    return list(dict.fromkeys(f"re:{pattern}$" for pattern in patterns))
+
+
+def arguments(scheme: QuantizationScheme) -> dict[str, dict[str, Any]]:
+    """A scheme's arguments as plain data, without what is not given."""
+    data = scheme.model_dump(mode="json", include={"weights", "input_activations"}, exclude_none=True)
+    return {part: _plain(values) for part, values in data.items()}
+
+
+def write_recipe(
+    groups: Sequence[ConfigGroup],
+    *,
+    header: Sequence[str],
+    left: Sequence[Target],
+    smooth: Sequence[SmoothGroup] = (),
+) -> str:
+    """The recipe as YAML. header: comment lines; left: groups that are left unquantized, named in a comment.
+
+    smooth: what comes before quantization.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(resource_dir("templates")),
+        undefined=StrictUndefined,
+        autoescape=False,  # YAML; every value from outside goes through tojson or a comment filter
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["comment"] = _comment
+    return environment.get_template(TEMPLATE).render(groups=groups, header=header, left=left, smooth=smooth)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value not in (None, {}, [])}
+
+
+def _comment(text: str) -> str:
+    """On one line: module names and reasons come from a checkpoint."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

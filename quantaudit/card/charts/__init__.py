@@ -1,0 +1,1 @@
+"""Card → Vega-Lite charts, as pure functions: equal cards give equal bytes."""

@@ -1,0 +1,1 @@
+"""Rules and policies → findings and the verdict."""

@@ -1,0 +1,197 @@
+"""The answer in words: for every scheme a status, the groups that explain it, and what to do instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from quantaudit.card.judge.simulated import zeroed_tensors
+from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
+from quantaudit.card.words import count, percent
+from quantaudit.policy import Policy, Status, judge, passes, scores
+from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
+
+STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112"}
+"""Findings that make every number meaningless, or that of another model: nothing can be concluded."""
+BROKEN = "QA102"
+"""Finding of a model that is not ready, quantized or not."""
+_BETTER = 0.75
+"""A remedy is named where it brings the KL below this share of the scheme's own."""
+
+
+def decide(
+    sites: Sequence[SiteRow],
+    coverage: Coverage,
+    simulation: Simulation | None,
+    findings: Sequence[Finding],
+    policy: Policy,
+) -> Verdict:
+    """Verdict for every simulated scheme; without a simulation, one that says so."""
+    if simulation is None:
+        return Verdict(policy=policy.name, headline="Measured, not simulated: no verdict.", schemes=[])
+    by_name = {site.name: site for site in sites}
+    recipes = {row.name: row for row in simulation.recipes}
+    schemes = []
+    for scheme in simulation.schemes:
+        recipe = recipes.get(scheme.name)
+        broken = any(finding.code == BROKEN for finding in findings)
+        status, reason = judge(policy, recipe, _obstacles(coverage, findings), broken=broken)
+        schemes.append(
+            SchemeVerdict(
+                scheme=scheme.name,
+                title=scheme.title,
+                status=status,
+                kl=recipe.kl if recipe else None,
+                top1=recipe.top1 if recipe else None,
+                perplexity=recipe.perplexity if recipe else None,
+                perplexity_base=recipe.perplexity_base if recipe else None,
+                reason=" ".join([reason, *_causes(status, scheme, simulation, findings, policy)]),
+                remedy=_remedy(status, scheme, simulation, policy, findings),
+                worst_groups=worst(scheme, simulation, by_name),
+            )
+        )
+    limits = VerdictLimits(kl=list(policy.kl.both), top1=list(policy.top1.both))
+    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes, limits=limits)
+
+
+def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
+    """Status of every scheme, and where the worst one breaks; of a model that is unsound, why."""
+    parts = [f"{verdict.title} is {verdict.status}" for verdict in schemes]
+    text = "; ".join(parts) + "."
+    unsound = next((finding for finding in findings if finding.code in {BROKEN, *STOPPERS}), None)
+    if unsound is not None:
+        return f"{text} {_sentence(unsound)}"
+    broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
+    if broken is not None:
+        groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)
+        text += f" It breaks first at {groups}."
+    return text
+
+
+def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRow], count: int = 3) -> list[WorstGroup]:
+    """The groups of most damage under a scheme, each with its share of the total and an explanation."""
+    rows = [row for row in simulation.groups if row.scheme == scheme.name and row.damage]
+    total = sum(row.damage or 0.0 for row in rows)
+    errors = {
+        row.group: row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer
+    }
+    return [
+        _worst_group(row, sites.get(f"{row.group}.input"), errors.get(row.group), total)
+        for row in sorted(rows, key=lambda row: -(row.damage or 0.0))[:count]
+    ]
+
+
+def _worst_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, total: float) -> WorstGroup:
+    return WorstGroup(
+        group=row.group,
+        damage=row.damage,
+        share=(row.damage or 0.0) / total,
+        amax=site.amax if site else None,
+        zeroed_fraction=error.zeroed_fraction if error else None,
+        explanation=explain_group(row, site, error),
+    )
+
+
+def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None) -> str:
+    """Why one group is damaged: its peak, where it sits, and what the scale leaves of ordinary values."""
+    if site is None or site.amax is None or not site.peaks:
+        return "Its input was not measured."
+    peak = site.peaks[0]
+    token = f" ({_quoted(peak.token)})" if peak.token is not None else ""
+    if peak.token_kind == "image patch" or (peak.token_id or 0) < 0:  # a vision tower's rows are no tokens
+        token, place = "", "an image patch" if peak.position is None else f"image patch {peak.position:,}"
+    elif peak.position is None:
+        place = f"{'an' if peak.token_kind == 'other token' else 'a'} {peak.token_kind or 'token'}"
+    else:
+        place = "the first token" if peak.position == 0 else f"position {peak.position:,}"
+    text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
+    if site.median:
+        text += f", {site.amax / site.median:,.0f} times the median"
+    if error is not None and error.zeroed_fraction is not None and error.scale is not None:
+        text += f"; at a scale of {error.scale:.3g}, {percent(error.zeroed_fraction)} of its values round to zero"
+        if error.sqnr_db is not None and error.sqnr_db >= 20 and error.zeroed_fraction > 0.5:
+            text += f", which its SQNR of {error.sqnr_db:.1f} dB does not show"
+    elif row.damage_weights_only and row.damage and row.damage_weights_only > row.damage / 2:
+        text += "; most of the damage comes from its weights"
+    return text + "."
+
+
+def _remedy(
+    status: Status,
+    scheme: SchemeInfo,
+    simulation: Simulation,
+    policy: Policy,
+    findings: Sequence[Finding],
+) -> str:
+    remedies = {finding.code: finding.remedy for finding in reversed(findings) if finding.severity == "error"}
+    if status == "INCONCLUSIVE":
+        stopped = [remedies[code] for code in ("QA101", *sorted(STOPPERS)) if code in remedies]
+        return stopped[0] if stopped else "Simulate the whole model, on text that reaches every Linear in both splits."
+    if BROKEN in remedies:
+        return remedies[BROKEN]
+    if status == "READY":
+        return "Quantize with this scheme."
+    own = next((row.kl for row in simulation.recipes if row.name == scheme.name), None)
+    own = math.inf if own is None else own  # not finite: whatever is finite does better
+    better = [
+        row
+        for row in sorted(simulation.recipes, key=lambda row: math.inf if row.kl is None else row.kl)
+        if row.name != scheme.name
+        and row.kl is not None
+        and row.top1 is not None
+        and row.kl < _BETTER * own
+        and not row.unsimulated
+    ]
+    passing = [_named(row, policy) for row in better if passes(policy, row)]
+    if passing:
+        return (
+            f"Simulated on the same tokens, these do better: {'; or '.join(passing)}. "
+            "`quantaudit advise` finds the least change that is enough."
+        )
+    if better:
+        return (
+            f"Nothing simulated here passes the policy `{policy.name}`; {_named(better[0], policy)} comes nearest. "
+            "Let `quantaudit advise` find groups to leave unquantized."
+        )
+    return (
+        "Nothing simulated here does much better at 8 bits: evaluate on your own tasks, "
+        "or let `quantaudit advise` find groups to leave unquantized."
+    )
+
+
+def _named(row: RecipeRow, policy: Policy) -> str:
+    kl, top1 = scores(policy, row)
+    return f"{row.title} (KL {kl}, top-1 {top1})"
+
+
+def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:
+    stopped = [_sentence(finding) for finding in findings if finding.code in STOPPERS]
+    missing = coverage.linears - coverage.linears_measured
+    if missing:
+        stopped.append(f"{missing:,} of {coverage.linears:,} Linears were not measured.")
+    others = [row for row in coverage.unmeasured if row.weights]
+    if others and not missing:
+        stopped.append(f"{count(len(others), 'module')} with weights not measured, such as `{others[0].module}`.")
+    return stopped
+
+
+def _causes(
+    status: Status, scheme: SchemeInfo, simulation: Simulation, findings: Sequence[Finding], policy: Policy
+) -> list[str]:
+    """What explains a verdict that is not READY: broken activations, or tensors that lose their ordinary values."""
+    broken = [_sentence(finding) for finding in findings if finding.code == BROKEN]
+    lost = zeroed_tensors(simulation, scheme, policy)
+    if status == "READY" or broken or not lost:
+        return broken
+    return [
+        "One scale that covers the peaks is too coarse for everything else: "
+        f"{count(len(lost), 'tensor')} {'loses' if len(lost) == 1 else 'lose'} most values to zero."
+    ]
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.message[0].upper()}{finding.message[1:]}."
+
+
+def _quoted(token: str) -> str:
+    return "`" + token.replace("\n", "\\n").replace("`", "'") + "`"

@@ -1,0 +1,1 @@
+"""Profile and simulation → the card's sections, one question a file."""

@@ -1,0 +1,1 @@
+"""Card → rows: the look-ups and orderings that charts and templates share."""

@@ -1,0 +1,1 @@
+"""What every room may use: files, resources, progress, logs. Knows nothing of models."""

@@ -1,0 +1,288 @@
+"""Everything that rules look at, joined once: a recipe, what it resolves to, and what a card knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
+
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+
+from quantaudit.card.schema import Card, SiteRow
+from quantaudit.gate.engine import Parting, Unit, partings, units
+from quantaudit.gate.recipe_kl import info_scheme, score
+from quantaudit.gate.report import SchemeUse, Score
+from quantaudit.gate.scheme_summary import Quantized, describe
+from quantaudit.model.engine_units import BuiltUnquantized, built_unquantized
+from quantaudit.model.groups import Group, layer_groups, outer_groups
+from quantaudit.model.structure import Bank, expert_banks
+from quantaudit.policy import Policy
+from quantaudit.quant.schemes import STATIC_INPUTS
+from quantaudit.recipe.digest import identity, input_identity
+from quantaudit.recipe.modifiers.smoothquant import Smoothing
+from quantaudit.recipe.modifiers.trial import Trial, try_scheme
+from quantaudit.recipe.parse import ParsedRecipe
+from quantaudit.recipe.resolve import Resolution, resolve
+from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.yaml_positions import Keys
+from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
+
+ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
+"""Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupUse:
+    """One fused group under the recipe.
+
+    schemes: the ways in which members are quantized → those members; None for those that are left alone.
+    site: its measured input. inputs: the card's name for the static scheme of that input, under the default constant of
+    a moving average. errors: of the input under it. row: damage and price under the same scheme as the recipe's, where
+    the whole group has one that was simulated.
+    """
+
+    name: str
+    projection: str
+    layer: int | None
+    members: tuple[str, ...]
+    schemes: Mapping[Quantized | None, tuple[str, ...]]
+    site: SiteRow | None
+    inputs: str | None
+    errors: TensorErrorRow | None
+    row: GroupRow | None
+
+    @property
+    def mixed(self) -> bool:
+        """Whether members are treated differently."""
+        return len(self.schemes) > 1
+
+    @property
+    def quantized(self) -> tuple[Quantized, ...]:
+        """The ways in which members are quantized; empty where the whole group is left alone."""
+        return tuple(way for way in self.schemes if way is not None)
+
+    @property
+    def static(self) -> bool:
+        """Whether any member's input has a range that calibration fixes."""
+        return any(way.static for way in self.quantized)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedScheme:
+    """One scheme of the recipe on the Linears that it is given to, and what came of trying it."""
+
+    scheme: QuantizationScheme
+    way: Quantized
+    members: tuple[str, ...]
+    trial: Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What rules are given.
+
+    uses: every fused group that the recipe touches. linears: of the whole model. shapes: of the weights of what is
+    quantized. units: all that the engine runs under one scheme. partings: units that the
+    engine would load otherwise than they are saved. unquantized: quantized Linears that the engine builds unquantized.
+    trials: every scheme that Linears are given, and what came of trying it. shell: the modules, without weights.
+    linear_inputs: Linears that read one tensor, of the whole model, and that tensor.
+    """
+
+    recipe: ParsedRecipe
+    resolution: Resolution
+    card: Card
+    policy: Policy
+    simulation: Simulation | None
+    uses: tuple[GroupUse, ...]
+    linears: int
+    score: Score
+    smoothings: tuple[Smoothing, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    units: tuple[Unit, ...]
+    partings: tuple[Parting, ...]
+    unquantized: Mapping[str, BuiltUnquantized]
+    trials: tuple[TriedScheme, ...]
+    shell: nn.Module
+    linear_inputs: tuple[tuple[tuple[str, ...], SiteRow], ...]
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """The model's modules by path, without weights."""
+        return dict(self.shell.named_modules())
+
+    def is_linear(self, name: str) -> bool:
+        """Whether a module is a Linear."""
+        return isinstance(self.modules.get(name), nn.Linear)
+
+    @cached_property
+    def ways_of_linears(self) -> dict[str, Quantized]:
+        """Every Linear that the recipe quantizes, measured or not, and how."""
+        return {name: tried.way for tried in self.trials for name in tried.members}
+
+    @cached_property
+    def ways(self) -> dict[str, Quantized]:
+        """Module path → how it is quantized."""
+        return {member: way for use in self.uses for way, members in use.schemes.items() if way for member in members}
+
+    def place(self, name: str) -> Keys | None:
+        """Where the recipe gives a module, or a fused group, its scheme; None where it gives it none."""
+        members = next((use.members for use in self.uses if use.name == name), (name,))
+        origin = next((self.resolution.origins[m] for m in members if m in self.resolution.origins), None)
+        if origin is None:
+            return None
+        modifier = self.recipe.modifiers[origin.modifier].keys
+        group = (*modifier, "config_groups", origin.group)
+        return self.recipe.lines.find(group if group in self.recipe.lines.places else modifier, origin.target)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether part of the recipe is in no number here, so that the score cannot speak for it."""
+        return bool(self.resolution.unsimulated or self.score.left_out)
+
+    def as_simulated(self, use: GroupUse) -> bool:
+        """Whether what the recipe quantizes in a group is what was simulated: no transform has come before."""
+        if any(parsed.name in ROTATIONS for parsed in self.recipe.modifiers):
+            return False
+        return not any(set(use.members) & smoothing.balanced for smoothing in self.smoothings)
+
+    @cached_property
+    def quantized(self) -> list[SchemeUse]:
+        """The recipe's schemes and how many modules each has, most first."""
+        counts: dict[str, int] = {}
+        for way in self.ways.values():
+            counts[way.title] = counts.get(way.title, 0) + 1
+        return [
+            SchemeUse(title=title, modules=count) for title, count in sorted(counts.items(), key=lambda item: -item[1])
+        ]
+
+
+def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulation | None) -> Evidence:
+    """Resolve the recipe on the card's modules and join it with what was measured and simulated.
+
+    simulation: one beside the card's own, whose scores go first. Raises RecipeError.
+    """
+    shell = shell_model(card.model.modules, card.model.architecture)
+    resolution = resolve(recipe, shell)
+    simulations = [found for found in (simulation, card.simulation) if found is not None]
+    banks = _banks(card, shell)
+    groups = _fused_groups(card, shell, banks)
+    sites = {site.name: site for site in card.sites}
+    uses = tuple(_uses(groups, resolution, card, simulations))
+    kind = card.model.model_type
+    linears = [name for name, module in shell.named_modules() if isinstance(module, nn.Linear)]
+    every = tuple(units(linears, [bank for bank, _ in banks], kind))
+    touched = [unit for unit in every if any(member in resolution.schemes for member in unit.members)]
+    return Evidence(
+        recipe=recipe,
+        resolution=resolution,
+        card=card,
+        policy=policy,
+        simulation=next(iter(simulations), None),
+        uses=uses,
+        linears=len(linears),
+        score=score(resolution, uses, simulations, card.corpus.sha256),
+        smoothings=resolution.smoothings,
+        shapes={
+            name: tuple(module.weight.shape)
+            for name, module in shell.named_modules()
+            if name in resolution.schemes and isinstance(getattr(module, "weight", None), nn.Parameter)
+        },
+        units=every,
+        partings=tuple(partings(touched, resolution.schemes, shell, kind)),
+        unquantized=_unquantized(resolution, shell, kind),
+        trials=tuple(_tried(resolution, set(linears))),
+        shell=shell,
+        linear_inputs=tuple((group.members, sites[group.site]) for group in groups if group.site in sites),
+    )
+
+
+def _unquantized(resolution: Resolution, shell: nn.Module, model_type: str) -> dict[str, BuiltUnquantized]:
+    modules = dict(shell.named_modules())
+    found = {}
+    for name in resolution.schemes:
+        holder = modules[name.rpartition(".")[0]]
+        above = modules[name.rpartition(".")[0].rpartition(".")[0]]
+        row = built_unquantized(name, {*holder._modules, *above._modules}, model_type)
+        if row is not None:
+            found[name] = row
+    return found
+
+
+def _tried(resolution: Resolution, linears: AbstractSet[str]) -> Iterator[TriedScheme]:
+    """Every scheme that Linears are given, tried once."""
+    members: dict[int, list[str]] = {}
+    for name, scheme in resolution.schemes.items():
+        if name in linears:
+            members.setdefault(id(scheme), []).append(name)
+    by_id = {id(scheme): scheme for scheme in resolution.schemes.values()}
+    for key, names in members.items():
+        scheme = by_id[key]
+        yield TriedScheme(scheme=scheme, way=describe(scheme), members=tuple(names), trial=try_scheme(scheme))
+
+
+def fused_groups(card: Card, shell: nn.Module) -> list[Group]:
+    """The fused groups that measuring found, from the card's decoder blocks (its residual sites)."""
+    return _fused_groups(card, shell, _banks(card, shell))
+
+
+def _banks(card: Card, shell: nn.Module) -> list[tuple[Bank, SiteRow]]:
+    """The routed experts of every decoder block, each with the block's residual site."""
+    modules = dict(shell.named_modules())
+    blocks = [site for site in card.sites if site.kind == "residual" and site.layer is not None]
+    return [
+        (bank, site)
+        for site in blocks
+        if site.module in modules
+        for bank in expert_banks(modules[site.module], site.module)
+    ]
+
+
+def _fused_groups(card: Card, shell: nn.Module, banks: Sequence[tuple[Bank, SiteRow]]) -> list[Group]:
+    groups = []
+    modules = dict(shell.named_modules())
+    for site in card.sites:
+        if site.kind == "residual" and site.layer is not None and site.module in modules:
+            own = [bank for bank, block in banks if block is site]
+            groups += layer_groups(modules[site.module], site.module, site.layer, own)
+    head = next((site.module for site in card.sites if site.name == "lm_head.input"), None)
+    return groups + list(outer_groups(shell, {member for group in groups for member in group.members}, head))
+
+
+def _uses(
+    groups: Sequence[Group], resolution: Resolution, card: Card, simulations: Sequence[Simulation]
+) -> Iterator[GroupUse]:
+    sites = {site.name: site for site in card.sites}
+    distinct = {id(scheme): scheme for scheme in resolution.schemes.values()}
+    known = {key: (identity(scheme), describe(scheme)) for key, scheme in distinct.items()}
+    rows: dict[tuple[str, str], GroupRow] = {}
+    errors: dict[tuple[str, str, str], TensorErrorRow] = {}
+    for simulation in reversed(simulations):
+        names = {info.name: identity(info_scheme(info)) for info in simulation.schemes}
+        rows |= {(row.group, names[row.scheme]): row for row in simulation.groups if row.scheme in names}
+        errors |= {(row.group, row.scheme, row.observer): row for row in simulation.sites}
+    static_inputs = {input_identity(args): name for name, args in STATIC_INPUTS.items()}
+    for group in groups:
+        found: dict[Quantized | None, list[str]] = {}
+        for member in group.members:
+            scheme = resolution.schemes.get(member)
+            found.setdefault(None if scheme is None else known[id(scheme)][1], []).append(member)
+        if set(found) == {None}:
+            continue
+        scheme = next(resolution.schemes[member] for member in group.members if member in resolution.schemes)
+        way = known[id(scheme)][1]
+        named = static_inputs.get(input_identity(scheme.input_activations)) if scheme.input_activations else None
+        if way.observer == "minmax" and scheme.input_activations and scheme.input_activations.observer_kwargs:
+            named = None
+        yield GroupUse(
+            name=group.name,
+            projection=group.projection,
+            layer=group.layer,
+            members=group.members,
+            schemes={way: tuple(members) for way, members in found.items()},
+            site=sites.get(group.site),
+            inputs=named,
+            errors=errors.get((group.name, named, way.observer)) if named and way.observer else None,
+            row=rows.get((group.name, known[id(scheme)][0])) if len(found) == 1 else None,
+        )

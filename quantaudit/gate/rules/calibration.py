@@ -1,0 +1,185 @@
+"""QA411 to QA419, but for the transforms: whether what the recipe asks for can be calibrated, run and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from typing import TYPE_CHECKING
+
+from quantaudit.gate.rules.registry import Hit, count, rule, some
+
+if TYPE_CHECKING:
+    from quantaudit.gate.evidence import Evidence
+
+
+@rule(
+    "QA411",
+    "Static input scales need calibration data",
+    severity="info",
+    why='The pipeline is an argument of `oneshot`, not of the recipe: with `pipeline="datafree"` such a recipe saves '
+    "uninitialized scales, and only warns.",
+    remedy="Run `oneshot` with a dataset like the text that the model is meant for.",
+)
+def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
+    """The recipe fixes input ranges at calibration."""
+    static = sum(way.static for way in evidence.ways.values())
+    if static:
+        yield Hit(message=f"{count(static, 'module')} with static input scales", value=float(static))
+
+
+@rule(
+    "QA412",
+    "An observer depends on the order of calibration samples",
+    severity="warning",
+    why="`minmax` is a moving average over batches with a constant of 0.01, seeded by the first batch, which at 32 "
+    "batches still weighs 73 %: another order gives other scales, and peaks are clipped.",
+    remedy="Use `observer: static_minmax`, the extreme over all batches; or keep the order fixed and simulate.",
+)
+def order_dependent(evidence: Evidence) -> Iterator[Hit]:
+    """Static inputs are observed by a moving average, by default or by name; with the factor by which scales vary."""
+    groups = [use for use in evidence.uses if any(way.toolkit_observer == "minmax" for way in use.quantized)]
+    if not groups:
+        return
+    keys = {(use.name, use.inputs) for use in groups}
+    scales: dict[str, dict[str, float]] = {}
+    spreads: dict[str, float] = {}
+    for row in evidence.card.scales:
+        if (row.group, row.scheme) in keys and row.scale:
+            scales.setdefault(row.group, {})[row.observer] = row.scale
+            if row.observer == "minmax" and row.order_spread is not None:
+                spreads[row.group] = row.order_spread
+    ratios = {
+        group: found["minmax"] / found["absolute_maximum"]
+        for group, found in scales.items()
+        if {"minmax", "absolute_maximum"} <= found.keys()
+    }
+    measured = "" if spreads or ratios else "; this card does not hold its scales"
+    if spreads:
+        # Not above: rules are also read for their texts, without torch.
+        from quantaudit.quant.observers import ORDERS
+
+        worst = max(spreads, key=lambda group: spreads[group])
+        measured += (
+            f"; over {ORDERS} orders of this card's samples the scale of `{worst}` varies by a factor of "
+            f"{spreads[worst]:.3g}, in the median group by {median(spreads.values()):.3g}"
+        )
+    if ratios:
+        least = min(ratios, key=lambda group: ratios[group])
+        measured += (
+            f"; in the card's own order scales are {ratios[least]:.2f} (`{least}`) to {max(ratios.values()):.2f} times "
+            "those of the absolute maximum"
+        )
+    first = next(
+        (parsed for parsed in evidence.recipe.modifiers if getattr(parsed.modifier, "resolved_config", None)), None
+    )
+    yield Hit(
+        message=f"inputs of {count(len(groups), 'fused group')} are observed by `minmax`{measured}",
+        module=groups[0].name,
+        keys=evidence.recipe.lines.find(first.keys, "minmax") if first else None,
+        value=max(spreads.values(), default=None),
+    )
+
+
+@rule(
+    "QA413",
+    "The group size does not divide a weight",
+    severity="error",
+    why="Kernels need in_features to be a multiple of the group size; `oneshot` refuses such a recipe.",
+    remedy="Add these modules to `ignore`, or choose another group size.",
+)
+def indivisible(evidence: Evidence) -> Iterator[Hit]:
+    """Weights in groups whose in_features is no multiple of the group size; the toolkit's own condition."""
+    found = {
+        name: (evidence.shapes[name][-1], way.group_size)
+        for name, way in evidence.ways.items()
+        if way.group_size and name in evidence.shapes and evidence.shapes[name][-1] % way.group_size
+    }
+    short = {name: pair for name, pair in found.items() if pair[0] < pair[1]}
+    split = {name: pair for name, pair in found.items() if name not in short}
+    bypass = any(getattr(parsed.modifier, "bypass_divisibility_checks", False) for parsed in evidence.recipe.modifiers)
+    for rows, text in ((split, "with in_features that are no multiple of"), (short, "with fewer in_features than")):
+        if rows:
+            name, (columns, size) = next(iter(rows.items()))
+            yield Hit(
+                message=f"{count(len(rows), 'module')} {text} the group size: `{name}` has {columns}, of {size}",
+                module=name,
+                value=float(columns),
+                threshold=float(size),
+                severity="warning" if bypass or rows is short else None,
+            )
+
+
+@rule(
+    "QA414",
+    "Inputs are quantized and weights are not",
+    severity="warning",
+    why="No integer kernel multiplies quantized inputs by unquantized weights: accuracy is lost and nothing is gained.",
+    remedy="Give the group `weights` as well, or leave its inputs alone.",
+)
+def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
+    """A scheme with input_activations and without weights."""
+    modules = [name for name, way in evidence.ways.items() if way.inputs and not way.weights]
+    if modules:
+        yield Hit(
+            message=f"{count(len(modules), 'module')} with quantized inputs and unquantized weights: {some(modules)}",
+            module=modules[0],
+            value=float(len(modules)),
+        )
+
+
+@rule(
+    "QA417",
+    "Part of the recipe cannot be simulated",
+    severity="inconclusive",
+    why="Whatever was measured or estimated here leaves it out, so that nothing can be concluded about the whole.",
+    remedy="Run the recipe and compare: `quantaudit verify`.",
+)
+def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
+    """GPTQ, AWQ, AutoRound, rotations, late SmoothQuant, pruning, cache, attention, outputs, embeddings, observers."""
+    known = {change.reason for change in evidence.resolution.unsimulated}
+    for change in evidence.resolution.unsimulated:
+        yield Hit(message=f"{change.modifier}: {change.reason}", keys=change.keys)
+    for reason in evidence.score.left_out:
+        if reason not in known:
+            yield Hit(message=f"left out of the simulation: {reason}")
+
+
+@rule(
+    "QA418",
+    "Weights that no recipe reaches",
+    severity="info",
+    why="llm-compressor quantizes Linears and embeddings; stacked experts of an unknown layout, and transformers' "
+    "Conv1D, stay as they are without a word.",
+    remedy="Expect these modules unquantized, or convert the checkpoint to a layout of Linears.",
+)
+def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
+    """Modules with weight matrices that are neither Linear nor Embedding."""
+    stacked = [row.module for row in evidence.card.coverage.unmeasured if row.weights and "not a Linear" in row.reason]
+    transposed = [module.name for module in evidence.card.model.modules if module.classes[:2] == ["Conv1D", "Module"]]
+    modules = stacked + transposed
+    if modules:
+        yield Hit(
+            message=f"{count(len(modules), 'module')} with weights that are no Linears: {some(modules)}",
+            module=modules[0],
+            value=float(len(modules)),
+        )
+
+
+MASKLESS = {"mistral": "Mistral", "mixtral": "Mixtral", "phi3": "Phi-3", "qwen3_moe": "Qwen3-MoE"}
+"""Model types whose forward chooses its mask function by `sliding_window`, which does not survive tracing."""
+
+
+@rule(
+    "QA419",
+    "Calibration may lose the causal mask",
+    severity="info",
+    why="llm-compressor 0.14's sequential pipeline, its default for static scales and GPTQ, traces this kind of model "
+    "without its causal mask (transformers 5.17): tokens see those behind them, and scales are of other activations.",
+    remedy='Run `oneshot` with pipeline="basic"; `quantaudit verify` does, and tells a lost mask as QA609.',
+)
+def maskless(evidence: Evidence) -> Iterator[Hit]:
+    """The recipe needs calibration, and the model is one whose mask the default pipeline loses."""
+    name = MASKLESS.get(evidence.card.model.model_type)
+    calibrated = any(way.static for way in evidence.ways.values()) or evidence.resolution.unsimulated
+    if name is not None and calibrated:
+        yield Hit(message=f"a {name} model, which the sequential pipeline calibrates without a causal mask")

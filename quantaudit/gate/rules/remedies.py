@@ -1,0 +1,26 @@
+"""What to do instead, as it fits the schemes that a recipe has: advice to become what one is helps nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantaudit.gate.scheme_summary import Quantized
+
+FEW_BITS = 4
+"""Bits of weights at and below which they, and not the inputs, may well be what hurts."""
+
+
+def gentler(ways: Iterable[Quantized], what: str) -> str:
+    """How to quantize modules with less harm, without a full stop. what: these modules, such as `these groups`."""
+    found = list(ways)
+    options = []
+    if any(way.static for way in found):
+        options.append(f"quantize static inputs of {what} dynamically per token")
+    elif any(way.inputs for way in found):
+        options.append(f"quantize the weights of {what} alone")
+    if any(way.bits is not None and way.bits <= FEW_BITS for way in found):
+        options.append(f"give the weights of {what} more bits or smaller groups")
+    text = ", or ".join([*options, "leave them unquantized" if options else f"leave {what} unquantized"])
+    return f"{text[0].upper()}{text[1:]}"

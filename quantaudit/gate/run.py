@@ -1,0 +1,129 @@
+"""Whether a recipe is safe on a checkpoint, from the checkpoint's card alone: no weights, no model code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from quantaudit._version import __version__
+from quantaudit.card.schema import Card
+from quantaudit.card.text import visible
+from quantaudit.common.rounding import significant
+from quantaudit.errors import FormatError
+from quantaudit.gate.evidence import Evidence, gather
+from quantaudit.gate.report import GateFinding, GateReport, Limits, Outcome
+from quantaudit.gate.rules import RULES, Hit, Rule
+from quantaudit.policy import GateSeverity, Policy
+from quantaudit.recipe.parse import read_recipe
+from quantaudit.simulate.records import Simulation
+
+_ORDER: dict[GateSeverity, int] = {"error": 0, "inconclusive": 1, "warning": 2, "info": 3}
+
+
+def gate(recipe: Path, card: Card, policy: Policy, simulation: Simulation | None = None) -> GateReport:
+    """Judge a recipe file. simulation: one of the same model, whose scores go before the card's.
+
+    Raises RecipeError on a recipe that cannot be read, FormatError on a policy or simulation that does not fit.
+    """
+    check_severities(policy)
+    if simulation is not None:
+        check_simulation(simulation, card)
+    return judge(gather(read_recipe(recipe), card, policy, simulation))
+
+
+def judge(evidence: Evidence) -> GateReport:
+    """Apply every rule and draw the conclusion."""
+    severities = evidence.policy.gate.severities
+    applied = [rule for rule in RULES.values() if severities.get(rule.code) != "off"]
+    findings = [_finding(rule, hit, evidence) for rule in applied for hit in rule.check(evidence)]
+    findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.code))
+    outcome = _outcome(findings)
+    return GateReport(
+        quantaudit_version=__version__,
+        recipe=visible(evidence.recipe.path),
+        digest=evidence.resolution.digest,
+        model=visible(evidence.card.model.name),
+        fingerprint=evidence.card.model.fingerprint,
+        policy=evidence.policy.name,
+        limits=Limits(kl=list(evidence.policy.kl.both), top1=list(evidence.policy.top1.both)),
+        outcome=outcome,
+        headline=_headline(outcome, findings, evidence),
+        linears=evidence.linears,
+        quantized=evidence.quantized,
+        score=evidence.score,
+        findings=findings,
+        rules={rule.code: rule.title for rule in applied},
+    )
+
+
+def check_simulation(simulation: Simulation, card: Card) -> None:
+    """Raises FormatError where a simulation is of other weights than the card; names of modules tell little."""
+    if simulation.fingerprint != card.model.fingerprint:
+        raise FormatError(
+            f"simulation is of other weights ({simulation.fingerprint[:16]}) than the card of {card.model.name} "
+            f"({card.model.fingerprint[:16]})",
+            where="--simulation",
+            hint="simulate the model that the card is of",
+        )
+
+
+def check_severities(policy: Policy) -> None:
+    """Raises FormatError where a policy speaks of a rule that does not exist."""
+    unknown = sorted(set(policy.gate.severities) - set(RULES))
+    if unknown:
+        raise FormatError(
+            f"no such rule: {', '.join(unknown)}", where=f"policy {policy.name}", hint="rules are in docs/rules.md"
+        )
+
+
+def _finding(rule: Rule, hit: Hit, evidence: Evidence) -> GateFinding:
+    rules = evidence.policy.gate
+    severity = rules.severities.get(rule.code) or hit.severity or rule.severity
+    if severity == "off":
+        raise ValueError("a rule that is off is not applied")
+    keys = hit.keys if hit.keys is not None or hit.module is None else evidence.place(hit.module)
+    return GateFinding(
+        code=rule.code,
+        title=rule.title,
+        severity=severity,
+        fails=severity == "error" or (severity == "warning" and rules.fail_on == "warning"),
+        module=None if hit.module is None else visible(hit.module),
+        line=evidence.recipe.lines.line(keys) if keys is not None else None,
+        message=visible(hit.message),
+        value=hit.value,
+        threshold=hit.threshold,
+        reason=hit.why or rule.why,
+        remedy=visible(hit.remedy or rule.remedy),
+    )
+
+
+def _outcome(findings: Sequence[GateFinding]) -> Outcome:
+    """A known failure is a failure, whatever else is unknown; what is unknown never passes."""
+    if any(finding.fails for finding in findings):
+        return "fail"
+    return "inconclusive" if any(finding.severity == "inconclusive" for finding in findings) else "pass"
+
+
+def _headline(outcome: Outcome, findings: Sequence[GateFinding], evidence: Evidence) -> str:
+    deciding = [
+        finding for finding in findings if (finding.fails if outcome == "fail" else finding.severity == "inconclusive")
+    ]
+    if outcome == "pass":
+        return f"{_quantized(evidence)}: within the policy `{evidence.policy.name}`."
+    return " ".join(_sentences(deciding))
+
+
+def _sentences(findings: Sequence[GateFinding]) -> Iterator[str]:
+    for finding in findings[:2]:
+        yield f"{finding.message[0].upper()}{finding.message[1:]}."
+    if len(findings) > 2:
+        yield f"{len(findings) - 2} more findings of this weight."
+
+
+def _quantized(evidence: Evidence) -> str:
+    kl = evidence.score.kl
+    return f"{len(evidence.ways):,} of {evidence.linears:,} Linears quantized" + (
+        ""
+        if kl is None
+        else f", KL {significant(kl, *evidence.policy.kl.both)} nats per token ({evidence.score.source})"
+    )

@@ -1,0 +1,1 @@
+"""One pass over a corpus with every site tapped, into a profile."""

@@ -1,0 +1,220 @@
+"""Statistics of all sites while batches pass through a model, whoever runs them, and what none of them reached."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from quantaudit.errors import MeasurementError
+from quantaudit.measure.profile import Split
+from quantaudit.model.forward.batches import NO_TOKEN, SPLITS, Batch, Share
+from quantaudit.model.forward.routing import Routing
+from quantaudit.model.sites import Architecture
+from quantaudit.provenance import OTHER_ROWS, Unmeasured
+from quantaudit.stats.labels import ALL, Chosen, Labels
+from quantaudit.stats.site import SiteStatistics, merge
+
+PATCH = "image patch"
+"""What a peak in a vision tower has for a token's text."""
+
+BYPASSED = "the scan around it reads its weights and never calls it: no engine quantizes its input"
+"""A state-space mixer's projection of time steps, which vLLM and transformers keep unquantized."""
+
+
+class Recorder(Protocol):
+    """What makes empty statistics of sites, for tensors of one device."""
+
+    def site(self, dtype: torch.dtype, *, sparse: bool = False) -> SiteRecorder: ...
+
+
+class SiteRecorder(Protocol):
+    """Running statistics of one site in both splits."""
+
+    def add(self, x_NC: Tensor, labels: Labels, chosen: Chosen = ALL) -> None: ...
+
+    def result(self, split: int) -> SiteStatistics | None: ...
+
+
+def recorder_for(device: torch.device) -> Recorder:
+    """Compiled code for main memory, PyTorch's operations for an accelerator."""
+    if device.type == "cpu":
+        from quantaudit.stats.host import HostRecorder
+
+        return HostRecorder()
+    from quantaudit.stats.device import DeviceRecorder
+
+    return DeviceRecorder()
+
+
+class Gathered:
+    """Statistics by site and split, fed with whole tensors of the batch at hand.
+
+    A tensor is read before its hook returns and never kept: models change some in place afterwards.
+    """
+
+    def __init__(self, architecture: Architecture, *, aside: frozenset[str], all_tokens: bool) -> None:
+        self._sites = architecture.sites
+        self._aside = aside
+        self._over_all = {site.name for site in architecture.sites if site.kind == "expert_input_all"}
+        self._bank = {
+            site.name: bank.path
+            for bank in architecture.banks
+            for site in architecture.sites
+            if site.module.startswith(f"{bank.path}.")
+        }
+        self._recorders: dict[torch.device, Recorder] = {}
+        self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
+        self._batch: Batch | None = None
+        self.routing = Routing(architecture.banks, all_tokens=all_tokens)
+        self.odd: dict[str, str] = {}
+        """Sites whose rows are not those of the tokens, and what they are."""
+
+    @property
+    def batch(self) -> Batch:
+        """The batch on its way."""
+        assert self._batch is not None
+        return self._batch
+
+    @batch.setter
+    def batch(self, batch: Batch) -> None:
+        if batch is not self._batch:
+            self._settle_routing()
+            batch.labels()  # now, for a mask may have to be fetched
+            self._batch = batch
+
+    def receive(self, site: str, tensor: Tensor) -> None:
+        """Add a site's tensor: only valid tokens, padding never enters a statistic.
+
+        One whose rows are not those of the tokens is set aside, with all that it had, and listed in `odd`.
+        """
+        if site in self.odd:
+            return
+        try:
+            for x_NC in self._by_token(site, tensor):
+                record = self._records.get((site, tensor.dtype, tensor.device))
+                if record is None:
+                    record = self._start(site, tensor)
+                for labels, chosen in self._shares(site, x_NC):
+                    record.add(x_NC, labels, chosen)
+        except MeasurementError as error:
+            self.refuse(site, error)
+
+    def refuse(self, site: str, error: MeasurementError) -> None:
+        """Set a site aside that is not understood: what it had is of no more use."""
+        self.odd.setdefault(site, error.message)
+        for key in [key for key in self._records if key[0] == site]:
+            del self._records[key]
+
+    def _settle_routing(self) -> None:
+        """Set aside the experts that were given other rows in the last batch than were routed to them."""
+        for where, reason in self.routing.problems().items():
+            for site in [name for name, bank in self._bank.items() if bank == where]:
+                self.refuse(site, MeasurementError(reason))
+
+    def _by_token(self, site: str, tensor: Tensor) -> Sequence[Tensor]:
+        if tensor.ndim == 2 or site in self._bank or (self.batch.inputs and site in self._aside):
+            return (tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1]),)
+        return by_token(tensor, self.batch.input_ids.shape)
+
+    def _shares(self, site: str, x_NC: Tensor) -> Iterable[Share]:
+        batch, bank = self.batch, self._bank.get(site)
+        if batch.inputs and site in self._aside:
+            return batch.patches(x_NC)
+        if bank is None:
+            return batch.shares(x_NC, site)
+        return batch.routed(x_NC, self.routing.of(bank, all_tokens=site in self._over_all), site)
+
+    def _start(self, site: str, tensor: Tensor) -> SiteRecorder:
+        if tensor.device not in self._recorders:
+            self._recorders[tensor.device] = recorder_for(tensor.device)
+        made = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._bank)
+        return self._records.setdefault((site, tensor.dtype, tensor.device), made)
+
+    def result(self) -> dict[tuple[str, Split], SiteStatistics]:
+        """What was gathered; a site with parts is their merge."""
+        self._settle_routing()
+        found: dict[tuple[str, Split], SiteStatistics] = {}
+        for (site, _, _), record in self._records.items():
+            for index, split in enumerate(SPLITS):
+                part, key = record.result(index), (site, split)
+                if part is not None:
+                    found[key] = merge(found[key], part) if key in found else part
+        for info in self._sites:
+            for split in SPLITS:
+                parts = [found[part, split] for part in info.parts if (part, split) in found]
+                if parts:
+                    found[info.name, split] = reduce(merge, parts)
+        return found
+
+
+def by_token(x: Tensor, shape: Sequence[int]) -> Sequence[Tensor]:
+    """A tensor as tensors [batch x tokens, channels] of one row a token; a tensor of another shape as [rows, channels].
+
+    x: [batch, tokens, channels]; [batch, tokens, …, channels], as of heads; or […, batch, tokens, channels], as of
+    streams that run side by side. shape: (batch, tokens).
+    """
+    if x.ndim > 3 and tuple(x.shape[:2]) == tuple(shape):
+        x = x.flatten(2, -2).movedim(2, 0)
+    if x.ndim > 3 and tuple(x.shape[-3:-1]) == tuple(shape):
+        return [stream.reshape(-1, x.shape[-1]) for stream in x.flatten(0, -4)]
+    return (x.reshape(-1, x.shape[-1]),)
+
+
+def unreadable(architecture: Architecture, odd: Mapping[str, str]) -> list[Unmeasured]:
+    """Sites whose rows are not those of the tokens, and the Linears that read them."""
+    rows = []
+    for site in architecture.sites:
+        if site.name in odd:
+            modules = site.members or [site.name]
+            reason = f"{odd[site.name]}: {OTHER_ROWS}"
+            rows += [Unmeasured(module=module, reason=reason, weights=bool(site.members)) for module in modules]
+    return rows
+
+
+def silent(architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool) -> list[Unmeasured]:
+    """Linears and components whose hook never fired, but for those of experts that were merely not chosen."""
+    idle = {expert for bank in architecture.banks if ran[_parent(bank.path)] for expert in bank.experts}
+    found = [
+        Unmeasured(module=member, reason=BYPASSED, weights=False)
+        if member.endswith(".dt_proj") and ran[_parent(member)]
+        else Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
+        for group in architecture.groups
+        for member in group.members
+        if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
+    ]
+    found += [
+        Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass")
+        for site in architecture.sites
+        if site.tap == "output" and not fired[f"{site.module}:output"]
+    ]
+    return found
+
+
+def _why_silent(member: str, ran: Counter[str], *, images: bool) -> str:
+    if not images and re.search(r"(^|\.)(vision|visual|multi_modal|image)", member):
+        return "no images in the corpus"
+    if ran[_parent(member)]:
+        return "never ran although the module around it did, which must use its weights by itself or not at all"
+    return "never ran in the forward pass"
+
+
+def parents(architecture: Architecture) -> set[str]:
+    """Modules around Linears, and around lists of experts."""
+    inside = {_parent(member) for group in architecture.groups for member in group.members}
+    return inside | {_parent(bank.path) for bank in architecture.banks}
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def token_text(tokenizer: Any, statistics: Mapping[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
+    """Tokens at peaks, by id, as a tokenizer spells them."""
+    ids = sorted({int(token) for value in statistics.values() for token in value.peaks.token})
+    return {token: PATCH if token == NO_TOKEN else tokenizer.decode([token]) for token in ids}

@@ -1,0 +1,333 @@
+"""Profile: what was measured, and on what. Reads and writes without torch.
+
+`profile.safetensors` holds the arrays of each site and split as `<site>/<split>/<array>` and one metadata key with
+JSON (`format_version`, provenance). Equal measurements give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from quantaudit.common.files import write_bytes
+from quantaudit.errors import FormatError
+from quantaudit.provenance import OTHER_ROWS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
+from quantaudit.stats import site as statistics
+from quantaudit.stats.distribution import Distribution, Encoding
+from quantaudit.stats.extremes import Extremes
+from quantaudit.stats.peaks import Peaks
+from quantaudit.stats.site import SiteStatistics
+
+FORMAT_VERSION = 2
+"""History: 1 first edition; 2 the median of a peak's own token, and the number of massive activations."""
+
+Split = Literal["calibration", "evaluation"]
+EXPERT_TOKENS = 16
+"""Routed tokens that an expert must see to count as measured."""
+SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
+SHARDING = "as `quantaudit measure --shard 1/2 …` and `--shard 2/2 …` make them"
+"""How parts that add up are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Statistics by (site name, split) with their provenance; a site that never fired has none."""
+
+    provenance: Provenance
+    statistics: Mapping[tuple[str, Split], SiteStatistics]
+
+    @property
+    def sites(self) -> list[SiteInfo]:
+        """All sites, in the order of the forward pass."""
+        return self.provenance.sites
+
+    @cached_property
+    def by_name(self) -> Mapping[str, SiteInfo]:
+        """Site name → site."""
+        return {site.name: site for site in self.sites}
+
+    @property
+    def experts(self) -> Literal["routed", "all"] | None:
+        """Which tokens the experts were run on; None for a model without experts."""
+        kinds = {site.kind for site in self.sites}
+        return "all" if "expert_input_all" in kinds else "routed" if "expert_input" in kinds else None
+
+    @property
+    def samples(self) -> list[SampleInfo]:
+        """All samples; statistics name them by their index here."""
+        return self.provenance.samples
+
+    def split(self, site: str, split: Split) -> SiteStatistics | None:
+        """One site's statistics in one split; None where it saw nothing."""
+        return self.statistics.get((site, split))
+
+    def calibration(self, site: str) -> SiteStatistics | None:
+        """What a static scale is taken from: the calibration split, of an expert's input over all tokens where known.
+
+        llm-compressor's `oneshot` calibrates experts on all tokens, routed to them or not. None where nothing was seen.
+        """
+        return self.split(self.by_name[site].all_tokens or site, "calibration")
+
+    def whole(self, site: str) -> SiteStatistics | None:
+        """One site's statistics over both splits; None where it saw nothing."""
+        parts = [part for name in SPLITS if (part := self.split(site, name)) is not None]
+        return reduce(statistics.merge, parts) if parts else None
+
+
+def merge(a: Profile, b: Profile) -> Profile:
+    """Add up two profiles of the same run: ranks, shards. Raises FormatError where they are of different runs.
+
+    All shards of a run give the very profile that one run over its whole corpus writes; some of them, one that says
+    which.
+    """
+    _check_one_run(a.provenance, b.provenance)
+    shards = _united_shards(a.provenance.shards, b.provenance.shards)
+    if twice := _samples(a) & _samples(b):
+        raise FormatError(
+            f"{len(twice)} samples are in both profiles, such as {a.samples[min(twice)].id}",
+            hint=f"merge shards that share no sample, {SHARDING}",
+        )
+    combined = dict(a.statistics)
+    for key, value in b.statistics.items():
+        combined[key] = statistics.merge(combined[key], value) if key in combined else value
+    few = starved(Profile(provenance=a.provenance, statistics=combined))
+    padded = {*a.provenance.corpus.padded, *b.provenance.corpus.padded}
+    corpus = a.provenance.corpus.model_copy(update={"padded": [s.id for s in a.samples if s.id in padded]})
+    provenance = a.provenance.model_copy(
+        update={
+            "corpus": corpus,
+            "token_text": _token_text(a, b, combined),
+            "unmeasured": unite(_silent_in_both(a, b), few),
+            "shards": shards,
+        }
+    )
+    return Profile(provenance=provenance, statistics=combined)
+
+
+def _check_one_run(a: Provenance, b: Provenance) -> None:
+    hint = f"merge shards of one model and one corpus only, {SHARDING}"
+    if a.corpus.redacted != b.corpus.redacted:
+        raise FormatError("one of the profiles is redacted", hint="merge profiles as they were measured, then redact")
+    for part in ("model", "samples", "sites"):
+        if getattr(a, part) != getattr(b, part):
+            raise FormatError(f"profiles differ in their {part}", hint=hint)
+    if a.corpus.model_copy(update={"padded": []}) != b.corpus.model_copy(update={"padded": []}):
+        raise FormatError("profiles differ in their text, or in how it was tokenized", hint=hint)
+    if a.environment.attention != b.environment.attention:
+        raise FormatError(
+            "profiles were measured with different attention implementations", hint="measure all shards alike"
+        )
+    if a.environment.arithmetic != b.environment.arithmetic:
+        raise FormatError(
+            "profiles were measured with different arithmetic",
+            hint="measure all shards alike: --arithmetic native, or float32",
+        )
+    if (a.shards or b.shards) and a.environment.batch_size != b.environment.batch_size:
+        raise FormatError("shards were measured with different --batch-size", hint="measure all shards alike")
+
+
+def _united_shards(a: ShardsInfo | None, b: ShardsInfo | None) -> ShardsInfo | None:
+    """What two profiles hold together; None where that is the whole run. Raises FormatError where they overlap."""
+    if a is None and b is None:
+        return None
+    if a is None or b is None:
+        raise FormatError(
+            "one of the profiles is of the whole run, the other a shard", hint=f"merge shards only, {SHARDING}"
+        )
+    if a.count != b.count:
+        raise FormatError(
+            f"one profile holds {a.named()}, the other {b.named()}", hint="measure all shards with the same --shard …/N"
+        )
+    if twice := sorted(set(a.held) & set(b.held)):
+        raise FormatError(f"shard {twice[0]} of {a.count} is in both profiles", hint="give each shard once")
+    both = ShardsInfo(count=a.count, held=sorted([*a.held, *b.held]))
+    return both if both.missing else None
+
+
+def _token_text(a: Profile, b: Profile, combined: Mapping[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
+    """Text of the tokens of both; of shards, only of those that are still at peaks, as one run would list them."""
+    known = {**a.provenance.token_text, **b.provenance.token_text}
+    if a.provenance.shards is not None:
+        kept = {int(token) for value in combined.values() for token in np.unique(value.peaks.token)}
+        known = {token: text for token, text in known.items() if token in kept}
+    return dict(sorted(known.items()))
+
+
+def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
+    """What ran in neither profile, or was not understood in one.
+
+    Where one knows that the module around it ran, its reason is the one that holds.
+    """
+    rows_a, rows_b = (
+        {row.module: row for row in profile.provenance.unmeasured if row not in few}
+        for profile, few in ((a, starved(a)), (b, starved(b)))
+    )
+    silent = [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
+    either = {**rows_b, **rows_a}
+    listed = {row.module for row in silent}
+    return silent + [row for name, row in either.items() if row.reason.endswith(OTHER_ROWS) and name not in listed]
+
+
+def starved(profile: Profile) -> list[Unmeasured]:
+    """Linears of experts that saw fewer than EXPERT_TOKENS tokens: too few to know their range.
+
+    Tokens routed to an expert count; all tokens do where all inputs of the expert are known over all of them.
+    """
+    inputs = [site for site in profile.sites if site.kind == "expert_input"]
+    only_routed = {_parent(site.module) for site in inputs if site.all_tokens is None}
+    rows = []
+    for site in inputs:
+        known = site.name if _parent(site.module) in only_routed else site.all_tokens or site.name
+        seen = tokens(profile, known)
+        if seen < EXPERT_TOKENS:
+            reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
+            rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
+    return rows
+
+
+def unite(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:
+    """All that was not measured, each module for one reason: what never ran is not called starved too."""
+    listed = {row.module for row in silent}
+    return [*silent, *(row for row in few if row.module not in listed)]
+
+
+def tokens(profile: Profile, site: str) -> int:
+    """Tokens that a site has seen in both splits."""
+    return sum(part.tokens for split in SPLITS if (part := profile.split(site, split)) is not None)
+
+
+def _parent(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def _samples(profile: Profile) -> set[int]:
+    """Samples that any site has seen."""
+    return {int(sample) for value in profile.statistics.values() for sample in value.extremes.sample}
+
+
+def save_profile(profile: Profile, path: str | Path) -> None:
+    """Write atomically. Raises OutputError."""
+    path = Path(path)
+    arrays: dict[str, np.ndarray] = {}
+    encodings: dict[str, str] = {}
+    for (site, split), value in sorted(profile.statistics.items()):
+        key = f"{site}/{split}/"
+        encodings[key] = value.distribution.encoding
+        arrays |= {key + name: np.ascontiguousarray(array) for name, array in _arrays(value).items()}
+    # One key only: safetensors writes several metadata keys in random order.
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "encodings": encodings,
+        "provenance": profile.provenance.model_dump(mode="json"),
+    }
+    write_bytes(path, save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)}))
+
+
+def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
+    """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version.
+
+    whole: whether one that holds only some shards of its run is refused, as all but `merge` do.
+    """
+    path = Path(path)
+    profile = _load_profile(path)
+    shards = profile.provenance.shards
+    if whole and shards is not None:
+        raise FormatError(
+            f"profile holds {shards.named()} only",
+            where=str(path),
+            hint=f"add shard {', '.join(map(str, shards.missing))} with `quantaudit merge`",
+        )
+    return profile
+
+
+def _load_profile(path: Path) -> Profile:
+    if not path.is_file():
+        raise FormatError("no such file", where=str(path), hint="make one with `quantaudit measure`")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get("quantaudit")
+            if header is None:
+                raise FormatError(
+                    "a safetensors file, and no profile", where=str(path), hint="give what `quantaudit measure` wrote"
+                )
+            metadata = json.loads(header)
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata["format_version"] != FORMAT_VERSION:
+            raise FormatError(
+                f"profile has format {metadata['format_version']}, this version reads {FORMAT_VERSION}",
+                where=str(path),
+                hint="measure again",
+            )
+        provenance = Provenance.model_validate(metadata["provenance"])
+        return Profile(
+            provenance=provenance,
+            statistics={_key(key): _statistics(key, value, arrays) for key, value in metadata["encodings"].items()},
+        )
+    except ValidationError as error:
+        raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise FormatError(f"not a readable profile: {reason}", where=str(path), hint="measure again") from error
+
+
+def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
+    d, e, p = value.distribution, value.extremes, value.peaks
+    return {
+        "patterns": d.patterns,
+        # A mixture has tens of thousands of distributions, with small counts in nearly all of them.
+        "counts": d.counts.astype(np.min_scalar_type(int(d.counts.max(initial=0)))),
+        "sample": e.sample,
+        "tokens": e.tokens,
+        "min": e.min,
+        "max": e.max,
+        "channel_amax": value.channel_amax,
+        "peak_value": p.value,
+        "peak_sample": p.sample,
+        "peak_position": p.position,
+        "peak_token": p.token,
+        "peak_channel": p.channel,
+        "peak_median": p.median,
+        "massive": np.asarray([value.massive], np.int64),
+    }
+
+
+def _key(key: str) -> tuple[str, Split]:
+    site, split = key.removesuffix("/").rsplit("/", 1)
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}")
+    return site, split
+
+
+def _statistics(key: str, encoding: Encoding, arrays: Mapping[str, np.ndarray]) -> SiteStatistics:
+    if encoding not in get_args(Encoding):
+        raise ValueError(f"unknown encoding {encoding!r}")
+    return SiteStatistics(
+        distribution=Distribution(
+            encoding=encoding, patterns=arrays[key + "patterns"], counts=arrays[key + "counts"].astype(np.int64)
+        ),
+        extremes=Extremes(
+            sample=arrays[key + "sample"],
+            tokens=arrays[key + "tokens"],
+            min=arrays[key + "min"],
+            max=arrays[key + "max"],
+        ),
+        channel_amax=arrays[key + "channel_amax"],
+        peaks=Peaks(
+            value=arrays[key + "peak_value"],
+            sample=arrays[key + "peak_sample"],
+            position=arrays[key + "peak_position"],
+            token=arrays[key + "peak_token"],
+            channel=arrays[key + "peak_channel"],
+            median=arrays[key + "peak_median"],
+        ),
+        massive=int(arrays[key + "massive"][0]),
+    )

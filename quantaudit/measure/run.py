@@ -1,0 +1,137 @@
+"""Runs a corpus through a model once and gathers every site's statistics: model + corpus → Profile."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import ExitStack
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quantaudit._version import __version__
+from quantaudit.common.choices import Experts
+from quantaudit.common.progress import Advance, no_advance
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure.collector import Gathered, parents, silent, token_text, unreadable
+from quantaudit.measure.profile import Profile, starved, unite
+from quantaudit.measure.shard import Shard
+from quantaudit.model.experts import on_all_tokens
+from quantaudit.model.forward.arithmetic import arithmetic_now
+from quantaudit.model.forward.batches import Side, batches, forward, one_logit
+from quantaudit.model.forward.capture import calls, capture
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.model.sites import discover, outside_text
+from quantaudit.provenance import EnvironmentInfo, Provenance, ShardsInfo
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "compressed-tensors",
+    "llmcompressor",
+    "optimum",
+    "numpy",
+    "scipy",
+    "datasets",
+    "pillow",
+)
+
+
+def measure(
+    loaded: LoadedModel,
+    corpus: TokenizedCorpus,
+    *,
+    batch_size: int = 1,
+    padding_side: Side = "right",
+    seed: int = 0,
+    experts: Experts = "routed",
+    shard: Shard | None = None,
+    progress: Advance = no_advance,
+) -> Profile:
+    """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
+
+    Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
+    `oneshot` calibrates them, and observes both. shard: run this part of the batches only; the profile says so.
+    """
+    if shard is not None:
+        pictures = sum(sample.pictures is not None for sample in corpus.samples)
+        shard.check(pictures + -(-(len(corpus.samples) - pictures) // batch_size))
+    architecture = discover(loaded.model, all_tokens=experts == "all")
+    aside = outside_text(loaded.model, architecture.sites)
+    gathered = Gathered(architecture, aside=aside, all_tokens=experts == "all")
+
+    with ExitStack() as stack:
+        if experts == "all" and any(bank.linearized for bank in architecture.banks):
+            stack.enter_context(on_all_tokens())
+        stack.enter_context(gathered.routing.follow(loaded.model))
+        fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive, gathered.refuse))
+        ran = stack.enter_context(calls(loaded.model, parents(architecture)))
+        stack.enter_context(one_logit(loaded.model))
+        whole = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
+        for batch in whole if shard is None else shard.deal(whole):
+            gathered.batch = batch
+            forward(loaded.model, batch)
+            progress(batch.tokens)
+
+    statistics = gathered.result()
+    provenance = Provenance(
+        quantaudit_version=__version__,
+        model=loaded.info,
+        corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
+        environment=environment(loaded, batch_size=batch_size, seed=seed),
+        samples=corpus.sample_infos(),
+        sites=list(architecture.sites),
+        unmeasured=[
+            *architecture.unmeasured,
+            *silent(architecture, fired, ran, images=corpus.info.images > 0),
+            *unreadable(architecture, gathered.odd),
+        ],
+        token_text=token_text(loaded.tokenizer, statistics),
+        shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
+    )
+    few = starved(Profile(provenance=provenance, statistics=statistics))
+    return Profile(
+        provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
+        statistics=statistics,
+    )
+
+
+def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:
+    """Samples whose given tokens begin or end in two padding tokens or more, by id.
+
+    One alone may be meant: models without a padding token of their own pad with the end of a text.
+    """
+    pad = _pad(loaded)
+    return [s.id for s in corpus.samples if pad is not None and len(s.ids) > 1 and _padded(s.ids, pad)]
+
+
+def _padded(ids: NDArray[np.int64], pad: int) -> bool:
+    return bool((ids[:2] == pad).all() or (ids[-2:] == pad).all())
+
+
+def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
+    """What the numbers of this run depend on beside the model and the text."""
+    config: Any = loaded.model.config
+    return EnvironmentInfo(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages={name: metadata.version(name) for name in PACKAGES},
+        device=_device_name(loaded.device),
+        attention=str(config._attn_implementation),
+        arithmetic=arithmetic_now(loaded.model),
+        batch_size=batch_size,
+        seed=seed,
+        timings={},
+    )
+
+
+def _pad(loaded: LoadedModel) -> int | None:
+    """The token that this model's texts are padded with."""
+    tokenizer = loaded.tokenizer
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

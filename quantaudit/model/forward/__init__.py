@@ -1,0 +1,1 @@
+"""Running a loaded model: batches, attention, arithmetic, and taps on its tensors."""

@@ -1,0 +1,80 @@
+"""What a card says about a loaded model: its configuration, its files, its modules, and what is to be doubted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
+from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
+
+
+def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str], doubts: Sequence[Doubt] = ()) -> ModelInfo:
+    """Provenance of a loaded model."""
+    files, digest = fingerprint(checkpoint)
+    return model_info(
+        model,
+        notes,
+        spec=checkpoint.spec,
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        files=files,
+        digest=digest,
+    ).model_copy(update={"doubts": list(doubts)})
+
+
+def model_info(
+    model: nn.Module,
+    notes: list[str],
+    *,
+    spec: str,
+    name: str,
+    revision: str | None,
+    files: dict[str, str],
+    digest: str,
+) -> ModelInfo:
+    """Provenance of a model, wherever it came from. digest: what tells its weights from others."""
+    config: Any = model.config
+    text = config.get_text_config()
+    return ModelInfo(
+        spec=spec,
+        name=name,
+        architecture=type(model).__name__,
+        model_type=config.model_type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        context_length=getattr(text, "max_position_embeddings", None),
+        revision=revision,
+        files=files,
+        fingerprint=digest,
+        config_sha256=_config_hash(config),
+        notes=notes,
+        modules=[module_info(name, module) for name, module in model.named_modules() if name],
+    )
+
+
+def module_info(name: str, module: nn.Module) -> ModuleInfo:
+    """A module as a card keeps it, enough to rebuild a shell of it."""
+    weight = getattr(module, "weight", None)
+    return ModuleInfo(
+        name=name,
+        classes=[cls.__name__ for cls in type(module).__mro__[: type(module).__mro__.index(nn.Module) + 1]],
+        weight_shape=list(weight.shape) if isinstance(weight, torch.Tensor) else None,
+    )
+
+
+def _config_hash(config: PretrainedConfig) -> str:
+    settings = config.to_dict()
+    # Where the files lie and which transformers read them is not part of the model.
+    for key in ("_name_or_path", "transformers_version", "quantization_config"):
+        settings.pop(key, None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()

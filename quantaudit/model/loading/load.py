@@ -1,0 +1,255 @@
+"""From a checkpoint on disk to a model ready to run, with everything about it that a card must name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
+
+from quantaudit.common.timing import timed
+from quantaudit.errors import ModelError, UsageError
+from quantaudit.model.experts import linearize
+from quantaudit.model.loading.checkpoint import Checkpoint, without_adapter
+from quantaudit.model.loading.classes import auto_class, class_doubts
+from quantaudit.model.loading.info import describe
+from quantaudit.model.loading.mixed_precision import reconcile_dtypes
+from quantaudit.model.loading.stored_tensors import (
+    Stored,
+    check_quantized_storage,
+    head_doubts,
+    judge_unused,
+    stored_tensors,
+    watch_unused,
+)
+from quantaudit.model.loading.weights import weight_doubts
+from quantaudit.provenance import Doubt, ModelInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in evaluation mode on its device, its tokenizer, and its provenance."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """Where the forward passes run."""
+        return next(self.model.parameters()).device
+
+
+def parse_device(name: str) -> torch.device:
+    """`auto` (CUDA where there is one, else CPU), or any device torch can use here. Raises UsageError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].partition(" device type at start")[0]
+        raise UsageError(
+            "no such device" if reason.startswith("Expected one of") else f"device is not available here: {reason}",
+            where=f"--device {name}",
+            hint="use auto, cpu, or an accelerator that this build of torch supports, such as cuda",
+        ) from error
+    if device.type == "meta":
+        raise UsageError("the meta device holds no values", where="--device meta", hint="use auto, cpu or cuda")
+    return device
+
+
+def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The checkpoint's configuration, without its weights. Raises ModelError."""
+    with explained(checkpoint, "configuration"), _gguf_parsed_once(checkpoint), timed("configuration"):
+        return AutoConfig.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
+        )
+
+
+def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> nn.Module:
+    """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
+    with explained(checkpoint, "architecture"), torch.device("meta"):
+        auto = auto_class(config, where=str(checkpoint.folder))
+        model: nn.Module = auto.from_config(config, trust_remote_code=trust_remote_code)
+    linearize(model)
+    return model
+
+
+def load_model(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load weights and tokenizer. dtype `auto` is the checkpoint's own; a quantized GGUF is dequantized to bfloat16.
+
+    Raises ModelError when anything is missing, broken, or would be left at random values.
+    """
+    with _gguf_parsed_once(checkpoint):
+        return _load_model(checkpoint, device, dtype, trust_remote_code)
+
+
+def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_remote_code: bool) -> LoadedModel:
+    quiet()
+    stored = stored_tensors(checkpoint)
+    check_quantized_storage(checkpoint, stored)
+    dtype, notes = _weights_as(checkpoint, dtype)
+    auto: Any = AutoModelForCausalLM
+    # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
+    if not checkpoint.gguf:  # a GGUF holds a language model only
+        auto = auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code), where=str(checkpoint.folder))
+    with explained(checkpoint, "tokenizer"), timed("tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
+        )
+    with (
+        explained(checkpoint, "weights"),
+        timed("weights"),
+        without_adapter(checkpoint) as folder,
+        watch_unused() as unused,
+    ):
+        model, report = auto.from_pretrained(
+            folder,
+            dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=None if checkpoint.gguf else True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with the names that transformers would only log
+            **_gguf_argument(checkpoint),
+            **_dequantization(checkpoint),
+        )
+    _refuse_incomplete(checkpoint, report)
+    more, doubts = _compare(checkpoint, model, unused, stored)
+    notes += more
+    with timed("linearizing experts"):
+        notes += linearize(model)
+    if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
+        notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
+    with timed(f"moving to {device}"):
+        model.eval().to(device)
+        notes += reconcile_dtypes(model)
+    with timed("hashing"):
+        info = describe(checkpoint, model, notes, doubts)
+    return LoadedModel(model=model, tokenizer=tokenizer, info=info)
+
+
+def _weights_as(checkpoint: Checkpoint, dtype: str) -> tuple[str, list[str]]:
+    """The dtype to load in, and notes on what loading does to the weights."""
+    notes = []
+    if checkpoint.gguf and dtype == "auto":
+        dtype = "bfloat16"
+        notes.append("GGUF weights dequantized to bfloat16")
+    if checkpoint.quantization:
+        dtype = "bfloat16" if dtype == "auto" else dtype
+        notes.append(
+            f"weights were quantized already ({checkpoint.quantization}) and are dequantized to {dtype}: "
+            "activations are those of the dequantized weights"
+        )
+    if checkpoint.adapter:
+        notes.append("an adapter lies in the folder (adapter_config.json) and takes no part")
+    return dtype, notes
+
+
+def _refuse_incomplete(checkpoint: Checkpoint, report: Mapping[str, Any]) -> None:
+    """That every weight of the model was stored, in its shape. Raises ModelError."""
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"checkpoint lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}",
+            where=str(checkpoint.folder),
+            hint="give a complete checkpoint of a causal language model",
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        raise ModelError(
+            f"{len(mismatched)} weights have another shape than its configuration says: "
+            f"{name} is {list(stored)}, not {list(wanted)}",
+            where=str(checkpoint.folder),
+            hint="give the config.json that belongs to these weights",
+        )
+
+
+def _compare(
+    checkpoint: Checkpoint, model: Any, unused: Collection[str], stored: Mapping[str, Stored]
+) -> tuple[list[str], list[Doubt]]:
+    """Notes and doubts from what was loaded beside what is stored, before experts are split into Linears."""
+    notes, doubts = judge_unused(checkpoint, model, unused, stored)
+    if not checkpoint.gguf:
+        doubts += class_doubts(model.config, model) + head_doubts(model, stored)
+    return notes, doubts + weight_doubts(model)
+
+
+def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
+    """A tokenizer alone, from a folder or the Hub. Raises ModelError."""
+    quiet()
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+    except Exception as error:  # parsers of other people's files raise whatever they like
+        raise ModelError(
+            f"tokenizer cannot be loaded: {_reason(error)}",
+            where=f"--corpus-tokenizer {place}",
+            hint="give a folder with a tokenizer, or a Hub id that can be reached",
+        ) from error
+    return tokenizer
+
+
+def _gguf_parsed_once(checkpoint: Checkpoint) -> contextlib.AbstractContextManager[None]:
+    if not checkpoint.gguf:
+        return contextlib.nullcontext()
+    from quantaudit.model.loading.gguf import parsed_once
+
+    return parsed_once()
+
+
+def _gguf_argument(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"gguf_file": checkpoint.gguf} if checkpoint.gguf else {}
+
+
+def _dequantization(checkpoint: Checkpoint) -> dict[str, Any]:
+    configs = {"fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
+    if checkpoint.quantization is None:
+        return {}
+    return {"quantization_config": configs[checkpoint.quantization](dequantize=True)}
+
+
+@contextlib.contextmanager
+def explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
+    """Turn whatever a loader raises into one line that names the checkpoint and the part that failed."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # parsers of other people's files raise whatever they like
+        hint = "give a complete causal language model that transformers can load"
+        if part == "tokenizer":
+            hint = "give a folder that holds the model's tokenizer too (tokenizer.json)"
+        if checkpoint.gguf:
+            hint = "download the file again; if it is whole, transformers cannot read its kind: give the safetensors"
+        reason = _reason(error)
+        if "trust_remote_code" in str(error):
+            reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
+        place = checkpoint.folder / checkpoint.gguf if checkpoint.gguf else checkpoint.folder
+        raise ModelError(f"{part} cannot be loaded: {reason}", where=str(place), hint=hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something; where it ends in a colon, with the one that it announces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def quiet() -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""What single modifiers of llm-compressor accept, reach and refuse, asked of llm-compressor itself."""

@@ -1,0 +1,122 @@
+"""What SmoothQuant reaches: llm-compressor's own mappings, resolved by itself on the model's modules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe, toolkit_quiet
+from quantaudit.recipe.yaml_positions import Keys
+from quantaudit.simulate.quantized.smoothquant import SmoothQuant
+
+LATE = "SmoothQuant comes after a modifier that quantizes, so that scales fit no longer, which is not simulated"
+MISFIT = "SmoothQuant's mappings do not fit this model, which is not simulated"
+ARGUMENTS = ("num_calibration_steps", "calibration_function", "start", "end")
+"""Of SmoothQuantModifier, those that change when or on what it is calibrated, or that `oneshot` refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoothing:
+    """One SmoothQuant modifier. does: what it smooths, as far as that can be told; problem: why it cannot run, or None.
+
+    unmatched: mappings that hit nothing, as text. beyond: why it is not simulated, or None.
+    """
+
+    modifier: int
+    keys: Keys
+    does: SmoothQuant
+    unmatched: tuple[str, ...]
+    problem: str | None
+    beyond: str | None
+
+    @property
+    def balanced(self) -> frozenset[str]:
+        """Linears whose input it smooths."""
+        return self.does.balanced
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it does anything, and all that it does is simulated."""
+        return self.beyond is None and bool(self.does.mappings)
+
+    @property
+    def identity(self) -> str:
+        """What it does, for telling recipes apart: equal where it is written differently and does the same."""
+        return identity(self.does)
+
+
+def smoothings(recipe: ParsedRecipe, model: nn.Module, claimed: Mapping[str, int]) -> Iterator[Smoothing]:
+    """Every SmoothQuant modifier of a recipe. `model` must be of a class named as the architecture.
+
+    claimed: by module path, index of the first modifier that quantizes it.
+    """
+    with toolkit_quiet():
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    for index, parsed in enumerate(recipe.modifiers):
+        if isinstance(parsed.modifier, SmoothQuantModifier):
+            earlier = frozenset(name for name, first in claimed.items() if first < index)
+            yield _smoothing(index, parsed, model, earlier)
+
+
+def identity(does: SmoothQuant) -> str:
+    """What a step does, as text."""
+    strength = does.strength if does.algorithm == "smoothquant" else None
+    return json.dumps(["smoothing", does.algorithm, strength, does.mappings])
+
+
+def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The mappings that llm-compressor has for this architecture: norm, and the Linears that are said to read it.
+
+    Empty where they do not fit the model.
+    """
+    with toolkit_quiet():
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+
+    parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())
+    found = _smoothing(0, parsed, model, frozenset())
+    return () if found.problem is not None else found.does.mappings
+
+
+def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, earlier: AbstractSet[str]) -> Smoothing:
+    """earlier: modules that were quantized before it comes."""
+    names = {module: name for name, module in model.named_modules()}
+    found: list[tuple[str, tuple[str, ...]]] = []
+    unmatched: list[str] = []
+    problem = None
+    try:
+        mappings = parsed.modifier._infer_mappings_from_model(model)
+        for mapping in mappings:
+            # One mapping at a time, on a copy: resolving is what `oneshot` does first, and it fails as a whole.
+            one = parsed.modifier.model_copy(update={"mappings": [mapping], "ignore": parsed.modifier.ignore or []})
+            resolved = one._resolve_mappings(model)
+            found += [(row.smooth_name, tuple(names[layer] for layer in row.balance_layers)) for row in resolved]
+            if not resolved:
+                balance, smooth = mapping
+                unmatched.append(f"{smooth} → {balance}")
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        cause = error.__cause__ or error
+        problem = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    modifier = parsed.modifier
+    does = SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(found))
+    late = bool(earlier) if problem is not None else not does.changed.isdisjoint(earlier)
+    return Smoothing(
+        modifier=index,
+        keys=parsed.keys,
+        does=does,
+        unmatched=tuple(unmatched),
+        problem=problem,
+        beyond=_beyond(modifier, late=late, misfit=problem is not None),
+    )
+
+
+def _beyond(modifier: Any, *, late: bool, misfit: bool) -> str | None:
+    given = [name for name in ARGUMENTS if getattr(modifier, name, None) not in (None, -1)]
+    if given:
+        return f"SmoothQuant is given `{given[0]}`, which is not simulated"
+    return LATE if late else MISFIT if misfit else None

@@ -1,0 +1,274 @@
+"""Reads a recipe file: llm-compressor says what it means; the YAML is read by itself for lines and for what is lost.
+
+llm-compressor reads `*_stage` → `*_modifiers` → `Name: {arguments}` and passes over everything else without a word, so
+that a wrongly nested recipe is an empty one. Here such a recipe is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from pydantic import ValidationError
+
+from quantaudit.errors import RecipeError
+from quantaudit.provenance import explain
+from quantaudit.recipe.yaml_positions import Keys, Lines
+
+NESTING = "nest it as `quant_stage:` → `quant_modifiers:` → `QuantizationModifier:` → its arguments"
+
+
+TRANSFORMS = frozenset({"AWQModifier", "SmoothQuantModifier", "LogarithmicEqualizationModifier", "SpinQuantModifier"})
+"""Modifiers that change weights before another one quantizes them, and that quantize nothing themselves."""
+QUANTIZES = frozenset({"scheme", "config_groups", "targets", "ignore", "kv_cache_scheme", "num_bits", "weights"})
+"""Arguments of modifiers that quantize."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedModifier:
+    """One modifier. keys: (stage, group, name) in the file; modifier: llm-compressor's own object."""
+
+    name: str
+    keys: Keys
+    modifier: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRecipe:
+    """A recipe as llm-compressor reads it. passed_over: keys that it reads nothing from."""
+
+    path: str
+    modifiers: tuple[ParsedModifier, ...]
+    passed_over: tuple[Keys, ...]
+    lines: Lines
+
+    def where(self, keys: Keys = ()) -> str:
+        """`path:line` of a node."""
+        return f"{self.path}:{self.lines.line(keys)}"
+
+
+def read_recipe(path: Path) -> ParsedRecipe:
+    """Read a recipe file. Raises RecipeError, with the line, on all that llm-compressor would fail at or lose."""
+    return parse_recipe(_read(path), str(path))
+
+
+def check_recipe(path: Path) -> None:
+    """Raises RecipeError where a file is missing, or where `read_recipe` refuses it before it asks llm-compressor."""
+    _outline(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        raise RecipeError("not a recipe file", where=str(path), hint="give a .yaml, .yml or .json file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError("no such file", where=str(path), hint="shipped recipes are in recipes/") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", where=str(path), hint="a recipe is UTF-8 text") from error
+
+
+def parse_recipe(text: str, path: str) -> ParsedRecipe:
+    """Read a recipe from text; `path` names it in messages. Raises RecipeError."""
+    data, lines, modifiers, passed_over = _outline(text, path)
+    return ParsedRecipe(
+        path=path, modifiers=_create(data, modifiers, lines, path), passed_over=tuple(passed_over), lines=lines
+    )
+
+
+def _outline(text: str, path: str) -> tuple[Any, Lines, list[Keys], list[Keys]]:
+    """What the YAML says by itself: its data and lines, where its modifiers are, and the keys that are passed over."""
+    data, lines = _load(text, path)
+    if lines.duplicates:
+        again = lines.duplicates[0]
+        raise RecipeError(
+            f"`{again.key}` is given twice, on lines {again.first} and {again.second}: the first is silently lost",
+            where=f"{path}:{again.second}",
+            hint="keep one; a second modifier of the same kind goes into a stage or a group of its own",
+        )
+    if data is None:
+        raise RecipeError("recipe is empty", where=path, hint=NESTING)
+    modifiers, passed_over = _structure(data, lines, path)
+    if not modifiers:
+        raise RecipeError("recipe quantizes nothing: it holds no modifier", where=path, hint=NESTING)
+    return data, lines, modifiers, passed_over
+
+
+def _load(text: str, path: str) -> tuple[Any, Lines]:
+    try:
+        lines = Lines(text)
+        return yaml.safe_load(text), lines
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RecipeError(
+            f"YAML that only Python can build: {error.problem}", where=f"{path}:{line}", hint=_tag_hint(text)
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(
+            f"not YAML: {problem}",
+            where=f"{path}:{mark.line + 1}" if mark else path,
+            hint="check indentation and quotes; a pattern with special characters is best quoted",
+        ) from error
+
+
+def _tag_hint(text: str) -> str:
+    if re.search(r"!\w*Modifier\b", text):
+        return f"modifiers as tags in a list are the form of an older release: {NESTING}"
+    return "write plain text, numbers and lists; `Recipe.yaml()` can emit tags that nothing reads back"
+
+
+def _structure(data: Any, lines: Lines, path: str) -> tuple[list[Keys], list[Keys]]:
+    """(stage, group, name) of every modifier that llm-compressor finds, and the keys that it passes over."""
+    found: list[Keys] = []
+    passed_over: list[Keys] = []
+    for stage, groups in _mapping(data, (), "the recipe", lines, path):
+        if stage == "args":
+            continue
+        if not stage.endswith("_stage"):
+            _lost(groups, (stage,), "is not inside a stage (a key that ends in `_stage`)", lines, path)
+            passed_over.append((stage,))
+            continue
+        for group, members in _mapping(groups, (stage,), f"stage `{stage}`", lines, path):
+            if not group.endswith("_modifiers"):
+                _lost(members, (stage, group), "is not inside a group (a key that ends in `_modifiers`)", lines, path)
+                passed_over.append((stage, group))
+                continue
+            for name, arguments in _mapping(members, (stage, group), f"group `{group}`", lines, path):
+                if not isinstance(arguments, dict):
+                    raise RecipeError(
+                        f"`{name}` has {_kind(arguments)} where its arguments belong",
+                        where=f"{path}:{lines.line((stage, group, name))}",
+                        hint=f"indent its arguments below it, or write `{name}: {{}}`",
+                    )
+                found.append((stage, group, name))
+    return found, passed_over
+
+
+def _mapping(value: Any, keys: Keys, what: str, lines: Lines, path: str) -> Iterator[tuple[str, Any]]:
+    where = f"{path}:{lines.line(keys)}"
+    if not isinstance(value, dict):
+        raise RecipeError(
+            f"{what} is {_kind(value)}, not a mapping: nothing is read from it", where=where, hint=NESTING
+        )
+    for key, child in value.items():
+        if not isinstance(key, str):
+            raise RecipeError(f"key {key!r} is not text", where=where, hint=NESTING)
+        yield key, child
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else "a list" if isinstance(value, list) else "a single value"
+
+
+def _lost(value: Any, keys: Keys, why: str, lines: Lines, path: str) -> None:
+    """Raises RecipeError where a modifier stands at, or below, a key that llm-compressor passes over."""
+    for place in _modifier_keys(value, keys):
+        raise RecipeError(
+            f"recipe quantizes nothing: `{place[-1]}` {why}", where=f"{path}:{lines.line(place)}", hint=NESTING
+        )
+
+
+def _modifier_keys(value: Any, keys: Keys) -> Iterator[Keys]:
+    if str(keys[-1]).endswith("Modifier"):
+        yield keys
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _modifier_keys(child, (*keys, str(key)))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from _modifier_keys(child, (*keys, index))
+
+
+def _create(data: Any, places: Sequence[Keys], lines: Lines, path: str) -> tuple[ParsedModifier, ...]:
+    with toolkit_quiet():
+        from llmcompressor.recipe import Recipe
+
+        try:
+            modifiers = Recipe.from_dict(data).modifiers
+        except Exception as error:  # what its modifiers raise on bad arguments is theirs to choose
+            raise _culprit(data, places, lines, path, error) from error
+    parsed = tuple(
+        ParsedModifier(name=type(modifier).__name__, keys=keys, modifier=modifier)
+        for keys, modifier in zip(places, modifiers, strict=True)
+    )
+    for one in parsed:
+        _check(one, lines, path)
+    return parsed
+
+
+def _check(parsed: ParsedModifier, lines: Lines, path: str) -> None:
+    """Raises RecipeError on what llm-compressor would find only once it runs the modifier."""
+    try:
+        getattr(parsed.modifier, "resolved_config", None)
+    except (
+        Exception
+    ) as error:  # arguments that contradict each other; which error that is, is llm-compressor's to choose
+        raise _explained(error, parsed.keys, lines, path) from error
+    from quantaudit.recipe.modifiers.arguments import (
+        refusals,  # torch comes with it, which checking a file's form can do without
+    )
+
+    refusal = next(refusals(parsed.modifier), None)
+    if refusal is not None:
+        place = lines.find(parsed.keys, refusal.value) if refusal.value else (*parsed.keys, refusal.argument)
+        raise RecipeError(f"{parsed.name}: {refusal.reason}", where=f"{path}:{lines.line(place)}", hint=refusal.hint)
+
+
+def _culprit(data: Any, places: Sequence[Keys], lines: Lines, path: str, whole: Exception) -> RecipeError:
+    """The error of the first modifier that cannot be made; of the recipe as a whole, where each can."""
+    from llmcompressor.modifiers import ModifierFactory
+
+    known = {*ModifierFactory._main_registry, *ModifierFactory._registered_registry} - {"Modifier"}
+    for stage, group, name in cast(Sequence[tuple[str, str, str]], places):
+        keys: Keys = (stage, group, name)
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3) or sorted(known)
+            return RecipeError(
+                f"llm-compressor has no modifier `{name}`",
+                where=f"{path}:{lines.line(keys)}",
+                hint=f"did you mean {' or '.join(near)}?" if len(near) <= 3 else f"one of {', '.join(near)}",
+            )
+        try:
+            ModifierFactory.create(
+                name, allow_registered=True, allow_experimental=True, **deepcopy(data[stage][group][name])
+            )
+        except Exception as error:
+            return _explained(error, keys, lines, path)
+    return _explained(whole, (), lines, path)
+
+
+def _explained(error: Exception, keys: Keys, lines: Lines, path: str) -> RecipeError:
+    name = keys[-1] if keys else "recipe"
+    hint = "llm-compressor refuses this recipe; correct the argument"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = (*keys, *first["loc"])
+        if first["type"] == "extra_forbidden":
+            hint = "remove it, or check its spelling and its indentation"
+            if name in TRANSFORMS and first["loc"][0] in QUANTIZES:
+                hint = (
+                    f"{name} only rescales: give `scheme`, `targets` and `ignore` to a QuantizationModifier, or "
+                    "GPTQModifier, below it; to remove them alone leaves nothing quantized"
+                )
+        return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{lines.line(place)}", hint=hint)
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return RecipeError(f"{name}: {reason}", where=f"{path}:{lines.line(keys)}", hint=hint)
+
+
+@contextlib.contextmanager
+def toolkit_quiet() -> Iterator[None]:
+    """llm-compressor logs to stdout, where results go: its log stays off unless asked for, prints go to stderr."""
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    with contextlib.redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,133 @@
+"""From what single tokens lost to a recipe's row: means over tokens, errors over samples. NumPy only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.records import DomainScore, RecipeRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleScore:
+    """One sample under one plan.
+
+    kl: float64 [tokens], nats; agreed: bool [tokens]; loss, loss_base: float64 [tokens − 1], nats at the positions that
+    have a next token; drift: float64 [blocks], Σ over tokens of ‖Δh‖² / ‖h‖² at each block's output,
+    NaN for a block that the model skips.
+    """
+
+    sample: TokenizedSample
+    kl: NDArray[np.float64]
+    agreed: NDArray[np.bool_]
+    loss: NDArray[np.float64]
+    loss_base: NDArray[np.float64]
+    drift: NDArray[np.float64]
+
+
+def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
+    """The row of one plan from its samples."""
+    whole = _score([_sums(score) for score in scores])
+    domains = sorted({score.sample.domain for score in scores})
+    answers = {
+        domain: [sums for score in scores if score.sample.domain == domain and (sums := _answers(score)) is not None]
+        for domain in domains
+    }
+    spoken = [sums for found in answers.values() for sums in found]
+    tokens = sum(len(score.kl) for score in scores)
+    return RecipeRow(
+        name=plan.name,
+        title=plan.title,
+        kl=whole.kl,
+        kl_stderr=whole.kl_stderr,
+        top1=whole.top1,
+        perplexity=whole.perplexity,
+        perplexity_base=whole.perplexity_base,
+        tokens=tokens,
+        samples=len(scores),
+        nonfinite=whole.kl is None or bool(plan.unscaled),
+        groups=plan.groups,
+        domains={
+            domain: _score([_sums(score) for score in scores if score.sample.domain == domain]) for domain in domains
+        },
+        assistant=_score(spoken) if spoken else None,
+        assistant_domains={domain: _score(found) for domain, found in answers.items() if found},
+        digest=plan.digest,
+        approximate=list(plan.approximate),
+        unsimulated=list(plan.unsimulated),
+        propagation=[float(total) / tokens for total in np.sum([score.drift for score in scores], 0)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums over some positions of one sample; `predicted` of them have a next token that is no image."""
+
+    tokens: int
+    predicted: int
+    kl: float
+    agreed: float
+    loss: float
+    loss_base: float
+
+
+def _sums(score: SampleScore) -> _Sums:
+    # Placeholders of images are never predicted: their loss would drown that of the text.
+    text = ~score.sample.images[1:]
+    return _Sums(
+        tokens=len(score.kl),
+        predicted=int(text.sum()),
+        kl=float(score.kl.sum()),
+        agreed=float(score.agreed.sum()),
+        loss=float(score.loss[text].sum()),
+        loss_base=float(score.loss_base[text].sum()),
+    )
+
+
+def _answers(score: SampleScore) -> _Sums | None:
+    """Positions whose next token is the assistant's: what the model is deployed to predict. None without any."""
+    if score.sample.assistant is None:
+        return None
+    # Position t predicts token t + 1.
+    chosen = score.sample.assistant[1 : len(score.kl)]
+    count = int(chosen.sum())
+    if not count:
+        return None
+    return _Sums(
+        tokens=count,
+        predicted=count,
+        kl=float(score.kl[:-1][chosen].sum()),
+        agreed=float(score.agreed[:-1][chosen].sum()),
+        loss=float(score.loss[chosen].sum()),
+        loss_base=float(score.loss_base[chosen].sum()),
+    )
+
+
+def _score(sums: Sequence[_Sums]) -> DomainScore:
+    """Means over tokens; the standard error of the KL over samples (ratio estimator), None for a single one."""
+    tokens, predicted = sum(one.tokens for one in sums), sum(one.predicted for one in sums)
+    kl = sum(one.kl for one in sums) / tokens
+    spread = sum((one.kl - one.tokens * kl) ** 2 for one in sums)
+    count = len(sums)
+    return DomainScore(
+        tokens=tokens,
+        samples=count,
+        kl=kl,
+        kl_stderr=math.sqrt(spread * count / (count - 1)) / tokens if count > 1 else None,
+        top1=None if math.isnan(kl) else sum(one.agreed for one in sums) / tokens,
+        perplexity=_perplexity(sum(one.loss for one in sums), predicted),
+        perplexity_base=_perplexity(sum(one.loss_base for one in sums), predicted),
+    )
+
+
+def _perplexity(loss: float, predicted: int) -> float:
+    """NaN where there was nothing to predict."""
+    if not predicted:
+        return math.nan
+    return math.exp(loss / predicted) if loss / predicted < 700 else math.inf

@@ -1,0 +1,201 @@
+"""The whole model under a recipe: logits KL to the unquantized model, top-1 agreement, perplexity before and after.
+
+In the same forwards, how far each decoder block's output has drifted with everything before it quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantaudit.common.progress import Advance, no_advance
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.forward.batches import batches, forward
+from quantaudit.model.forward.capture import first_tensor
+from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
+from quantaudit.simulate.logits.kl import Reading, Scratch, compare, read
+from quantaudit.simulate.quantized.modules import quantized_modules
+from quantaudit.simulate.quantized.plan import Plan, PlanWeights
+from quantaudit.simulate.quantized.smoothquant import smoothed
+from quantaudit.simulate.records import RecipeRow
+
+KEPT_BYTES = 1 << 28
+"""Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """One block's output [1, tokens, hidden] in the model's dtype, and ‖h_t‖², float32 [1, tokens]."""
+
+    output: Tensor
+    norm: Tensor
+
+    @classmethod
+    def of(cls, h: Tensor) -> Hidden:
+        """A copy: the model may go on in place."""
+        wide = h.float()
+        norm = torch.linalg.vecdot(wide, wide).clamp_min_(torch.finfo(torch.float32).tiny)
+        return cls(output=h.clone(), norm=norm)
+
+    def drift(self, h: Tensor) -> Tensor:
+        """Σ over tokens of ‖Δh_t‖² / ‖h_t‖², as `block_damage` takes it: a float64 scalar."""
+        delta = h.to(torch.float32, copy=True).sub_(self.output)
+        total: Tensor = (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
+        return total
+
+
+_NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """One sample as the unquantized model sees it.
+
+    logits: [tokens, vocabulary] in the model's dtype; hidden: by index, the outputs of the blocks that ran.
+    """
+
+    sample: TokenizedSample
+    logits: Tensor
+    reading: Reading
+    hidden: Mapping[int, Hidden]
+
+
+@torch.no_grad()
+def score_plans(
+    model: nn.Module,
+    samples: Sequence[TokenizedSample],
+    plans: Sequence[Plan],
+    *,
+    blocks: Sequence[str] = (),
+    taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
+    progress: Advance = no_advance,
+) -> list[RecipeRow]:
+    """Run the model as it is and under every plan, on the same tokens.
+
+    blocks: paths of the decoder blocks whose drift is wanted. taps: by module path, what is handed its input while the
+    unquantized model runs. `progress` is called after each sample and plan.
+    """
+    scores: list[list[SampleScore]] = [[] for _ in plans]
+    weights, scratch = PlanWeights(), Scratch()
+    device = next(model.parameters()).device
+    for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        clean: list[Clean] = []  # what one round keeps is gone before the next begins
+        with _inputs(model, taps):
+            clean = list(_clean(model, chunk, blocks))
+        for plan, found in zip(plans, scores, strict=True):
+            with (
+                smoothed(model, plan.smoothed),
+                quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
+            ):
+                found += _scores(model, clean, blocks, scratch, progress)
+    return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
+
+
+@torch.no_grad()
+def score_checkpoint(
+    model: nn.Module, other: nn.Module, samples: Sequence[TokenizedSample], plan: Plan, *, blocks: Sequence[str] = ()
+) -> RecipeRow:
+    """Run a model and another of the same architecture, such as a quantized checkpoint, on the same tokens.
+
+    plan: what the other is said to be; it gives the row its names and is not applied.
+    """
+    scores: list[SampleScore] = []
+    scratch = Scratch()
+    for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        scores += [_score(other, base, blocks, scratch) for base in _clean(model, chunk, blocks)]
+    return recipe_row(plan, scores)
+
+
+def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
+    scratch = Scratch()
+    for sample in samples:
+        hidden: dict[int, Hidden] = {}
+        with _block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
+            logits = _logits(model, sample)
+        reading = read(logits, _targets(sample, logits), scratch)
+        yield Clean(sample=sample, logits=logits, reading=reading, hidden=hidden)
+        del logits  # before the next sample's are computed
+
+
+def _scores(
+    model: nn.Module, clean: Sequence[Clean], blocks: Sequence[str], scratch: Scratch, progress: Advance
+) -> Iterator[SampleScore]:
+    for base in clean:
+        yield _score(model, base, blocks, scratch)
+        progress()
+
+
+def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:
+    """What the model, as it is now, makes of a sample."""
+    with _drifts(model, blocks, base.hidden) as drifts:
+        logits = _logits(model, base.sample)
+    reading, kl = compare(base.logits, base.reading, logits, _targets(base.sample, logits), scratch)
+    return SampleScore(
+        sample=base.sample,
+        kl=kl.double().cpu().numpy(),
+        agreed=(reading.top == base.reading.top).cpu().numpy(),
+        loss=reading.loss.double().cpu().numpy(),
+        loss_base=base.reading.loss.double().cpu().numpy(),
+        drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(len(blocks))]),
+    )
+
+
+def _targets(sample: TokenizedSample, logits: Tensor) -> Tensor:
+    return torch.from_numpy(sample.ids[1:]).to(logits.device)
+
+
+def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
+    """Logits [tokens, vocabulary] in the model's dtype."""
+    (batch,) = batches([sample], 1, pad=0, device=next(model.parameters()).device)
+    return forward(model, batch)[0]
+
+
+@contextmanager
+def _drifts(model: nn.Module, blocks: Sequence[str], clean: Mapping[int, Hidden]) -> Iterator[dict[int, Tensor]]:
+    """Drift by index of the block, filled in as the model runs."""
+    found: dict[int, Tensor] = {}
+    with _block_outputs(model, blocks, lambda index, h: found.update({index: clean[index].drift(h)})):
+        yield found
+
+
+@contextmanager
+def _inputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    """Within the context, each tap takes the first argument of its module."""
+    with ExitStack() as stack:
+        for path, take in taps.items():
+            hook = lambda _module, args, take=take: take(args[0])  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_pre_hook(hook).remove)
+        yield
+
+
+@contextmanager
+def _block_outputs(model: nn.Module, blocks: Sequence[str], take: Any) -> Iterator[None]:
+    """Within the context, `take` is called with each block's index and output."""
+    with ExitStack() as stack:
+        for index, path in enumerate(blocks):
+            hook = lambda _module, _args, output, index=index: take(index, first_tensor(output))  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+        yield
+
+
+def _bytes_per_token(model: nn.Module, blocks: int) -> int:
+    config: Any = model.config
+    text = config.get_text_config()
+    return int((text.vocab_size + blocks * text.hidden_size) * next(model.parameters()).element_size())
+
+
+def _chunks(samples: Sequence[TokenizedSample], tokens: int) -> Iterator[list[TokenizedSample]]:
+    chunk: list[TokenizedSample] = []
+    for sample in samples:
+        if chunk and sum(len(s.ids) for s in chunk) + len(sample.ids) > tokens:
+            yield chunk
+            chunk = []
+        chunk.append(sample)
+    if chunk:
+        yield chunk

@@ -1,0 +1,116 @@
+"""A recipe resolved on a model, module by module, and what it makes of the model's weights and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from torch import Tensor, nn
+
+from quantaudit.model.sites import Group
+from quantaudit.quant.observers import QParams
+from quantaudit.quant.schemes import Scheme, global_scaled
+from quantaudit.quant.weights import quantize_linears, sharing
+from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer
+from quantaudit.simulate.quantized.smoothquant import Calibrated
+
+TABLES = 1024
+"""Static scales that are looked up in a table of their own; beyond them (thousands of experts) memory matters more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which scheme each Linear gets. schemes, qparams: by module path, the latter for schemes with a calibrated range.
+
+    groups: fused groups touched. digest: of the recipe's resolved schemes. approximate, unsimulated: what of the recipe
+    is only nearly, or not at all, in the plan. smoothed: what is done to weights before they are quantized.
+    """
+
+    name: str
+    title: str
+    schemes: Mapping[str, Scheme]
+    qparams: Mapping[str, QParams | None]
+    groups: int
+    digest: str | None = None
+    approximate: tuple[str, ...] = ()
+    unsimulated: tuple[str, ...] = ()
+    smoothed: tuple[Calibrated, ...] = ()
+
+    @classmethod
+    def of_groups(
+        cls,
+        *,
+        name: str,
+        title: str,
+        groups: Sequence[Group],
+        schemes: Mapping[str, Scheme],
+        qparams: Mapping[str, QParams | None],
+    ) -> Plan:
+        """Whole fused groups at a time. schemes, qparams: by group name; other groups are left alone."""
+        members = {member: group.name for group in groups if group.name in schemes for member in group.members}
+        return cls(
+            name=name,
+            title=title,
+            schemes={member: schemes[group] for member, group in members.items()},
+            qparams={member: qparams.get(group) for member, group in members.items()},
+            groups=len(schemes),
+        )
+
+    @property
+    def unscaled(self) -> list[str]:
+        """Modules that need a calibrated range and have none that is finite."""
+        return [path for path, scheme in self.schemes.items() if scheme.static and self.qparams.get(path) is None]
+
+    @property
+    def active(self) -> dict[str, Scheme]:
+        """Modules that are quantized: those without a range are left alone."""
+        missing = set(self.unscaled)
+        return {path: scheme for path, scheme in self.schemes.items() if path not in missing}
+
+    def inputs(self, device: torch.device) -> dict[str, InputQuantizer | None]:
+        """What each module's input goes through. Modules of like scheme and range share a quantizer, and its work."""
+        made: dict[tuple[str, int], InputQuantizer | None] = {}
+        found: dict[str, InputQuantizer | None] = {}
+        for path, scheme in self.active.items():
+            qparams = self.qparams.get(path)
+            key = (scheme.name, id(qparams))
+            if key not in made:
+                made[key] = input_quantizer(scheme, qparams, device, table=len(made) < TABLES)
+            found[path] = made[key]
+        return found
+
+
+@dataclass(slots=True)
+class PlanWeights:
+    """Fake-quantized weights of the last plan, kept while the next one quantizes them alike."""
+
+    key: dict[str, str] = field(default_factory=dict)
+    smoothed: tuple[Calibrated, ...] = ()
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, model: nn.Module, plan: Plan) -> dict[str, Tensor]:
+        """Module path → weight, in its own layout, for every module whose scheme quantizes weights.
+
+        model: smoothed as the plan says.
+        """
+        wanted = {path: scheme.weights for path, scheme in plan.active.items() if scheme.weights is not None}
+        key = {path: str(args) for path, args in wanted.items()}
+        if key != self.key or plan.smoothed != self.smoothed:
+            self.tensors = {}
+            self.tensors = plan_weights(model, wanted)
+            self.key, self.smoothed = key, plan.smoothed
+        return self.tensors
+
+
+def plan_weights(model: nn.Module, wanted: Mapping[str, QuantizationArgs]) -> dict[str, Tensor]:
+    """Module path → fake-quantized weight; siblings of a fused projection under its one global scale."""
+    found: dict[str, Tensor] = {}
+    shared = [path for path, args in wanted.items() if global_scaled(args)]
+    for path, args in wanted.items():
+        if path not in found:
+            paths = sharing(path, shared) if global_scaled(args) else [path]
+            made = quantize_linears([model.get_submodule(name) for name in paths], args)
+            found.update(zip(paths, made, strict=True))
+    return found

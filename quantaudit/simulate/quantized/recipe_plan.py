@@ -1,0 +1,143 @@
+"""From what a recipe resolves to on a model to a plan that can be run: which parts exactly, nearly, and not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compressed_tensors.quantization import QuantizationScheme
+from torch import nn
+
+from quantaudit.common.progress import Stages, no_advance, silent_stages
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.measure.profile import Profile
+from quantaudit.model.sites import Group
+from quantaudit.quant.observers import QParams
+from quantaudit.quant.ranges import site_qparams
+from quantaudit.quant.schemes import Scheme, toolkit_scheme
+from quantaudit.quant.support import approximations, obstacles
+from quantaudit.quant.weights import upright
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.quantized.smoothquant import SmoothQuant, calibrate
+
+_EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
+_SMOOTHED_EXPERTS = "smoothing inside experts: from routed tokens, where llm-compressor calibrates every expert on all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRecipe:
+    """What a recipe does to a model. schemes: by module path. smooth: what it does to weights before it rounds them.
+
+    beyond: what it does besides, in words.
+    """
+
+    name: str
+    schemes: Mapping[str, QuantizationScheme]
+    digest: str
+    smooth: tuple[SmoothQuant, ...] = ()
+    beyond: tuple[str, ...] = ()
+
+    def calibration_samples(self, samples: Sequence[TokenizedSample]) -> int:
+        """How many samples `recipe_plan` will run: none where nothing is smoothed."""
+        calibration = sum(sample.split == "calibration" for sample in samples)
+        return calibration * (len(self.smooth) + 1) if self.smooth else 0
+
+
+def recipe_plan(
+    recipe: ResolvedRecipe,
+    model: nn.Module,
+    groups: Sequence[Group],
+    profile: Profile,
+    samples: Sequence[TokenizedSample] = (),
+    *,
+    stages: Stages = silent_stages,
+) -> Plan:
+    """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
+
+    A recipe that smooths is calibrated on the model itself: samples are then the profile's own, and all static ranges
+    are of the smoothed model. Modules that cannot be simulated are left alone and named. A range that is not finite
+    makes the row non-finite.
+    """
+    sites, routed = _inputs(profile), _expert_sites(profile)
+    left_out: dict[str, list[str]] = {}
+    near: dict[str, None] = {}
+    schemes: dict[str, Scheme] = {}
+    translated: dict[int, Scheme] = {}
+    for path, found in recipe.schemes.items():
+        reasons = _reasons(found, path, model, sites)
+        for reason in reasons:
+            left_out.setdefault(reason, []).append(path)
+        if reasons:
+            continue
+        if id(found) not in translated:
+            translated[id(found)] = toolkit_scheme(f"{recipe.name} {len(translated) + 1}", recipe.name, found)
+        schemes[path] = translated[id(found)]
+        near |= dict.fromkeys(approximations(found))
+        if schemes[path].static and sites[path] in routed:
+            near[_EXPERTS] = None
+    if any(sites.get(path) in routed for by in recipe.smooth for path in by.divided):
+        near[_SMOOTHED_EXPERTS] = None
+    read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
+    work = recipe.calibration_samples(samples)
+    tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
+    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=tick)
+    unsimulated = (*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
+    mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
+    return Plan(
+        name=recipe.name,
+        title=f"recipe {recipe.name}{mark}",
+        schemes=schemes,
+        qparams=_ranges(schemes, sites, calibration),
+        groups=sum(any(member in schemes for member in group.members) for group in groups),
+        digest=recipe.digest,
+        approximate=tuple(near),
+        unsimulated=unsimulated,
+        smoothed=smoothed,
+    )
+
+
+def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Mapping[str, str]) -> list[str]:
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Embedding):
+        return ["an embedding's weights are not simulated"]
+    if path not in sites:
+        return ["this module is not among those that were measured"]
+    return obstacles(scheme, tuple(upright(module).shape))
+
+
+def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:
+    """By module path; modules that read one tensor under one scheme share an object, and with it a quantizer."""
+    known: dict[tuple[str, str], QParams | None] = {}
+    found: dict[str, QParams | None] = {}
+    for path, scheme in schemes.items():
+        if scheme.static and scheme.input_activations is not None and scheme.observer is not None:
+            key = (sites[path], scheme.name)
+            if key not in known:
+                known[key] = site_qparams(profile, sites[path], scheme.input_activations, scheme.observer)
+            found[path] = known[key]
+    return found
+
+
+def _inputs(profile: Profile) -> dict[str, str]:
+    """Module path → the site that it reads; an expert's own rather than that of all experts together."""
+    found = {m: site.name for site in profile.sites if site.kind == "linear_input" for m in site.members}
+    return found | {m: site.name for site in profile.sites if site.kind == "expert_input" for m in site.members}
+
+
+def _expert_sites(profile: Profile) -> set[str]:
+    """Inputs of experts whose range over all tokens is not known."""
+    return {site.name for site in profile.sites if site.kind == "expert_input" and site.all_tokens is None}
+
+
+def _some(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{len(paths)} modules such as {paths[0]}"
+
+
+def check_names(names: Iterable[str], taken: Iterable[str]) -> str | None:
+    """The first name that is used twice, among recipes or by what is simulated anyway; None where all differ."""
+    seen = set(taken)
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

@@ -1,0 +1,249 @@
+"""SmoothQuant as llm-compressor applies it: calibrated on a model, and applied for as long as a context lasts.
+
+Factors and weights are computed by SmoothQuantModifier itself; only what it would observe is observed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantaudit.common.logs import toolkit_silent
+from quantaudit.common.progress import Advance, no_advance
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import CorpusError
+from quantaudit.measure.collector import Gathered
+from quantaudit.measure.profile import Profile
+from quantaudit.model.experts import on_all_tokens
+from quantaudit.model.forward.attention import eager_attention
+from quantaudit.model.forward.batches import Batch, batches, forward, one_logit
+from quantaudit.model.forward.capture import capture
+from quantaudit.model.sites import discover, outside_text
+from quantaudit.simulate.quantized.modules import own_parameters
+
+Ranges = Mapping[str, tuple[Tensor, Tensor]]
+"""By path of a module, the least and the greatest value of each channel of its output: [channels], in its dtype."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmoothQuant:
+    """One SmoothQuantModifier, resolved on a model.
+
+    algorithm, strength: its arguments. mappings: in its order, the module whose output is divided, channel by channel,
+    and the Linears that read it, whose weights are multiplied.
+    """
+
+    algorithm: str
+    strength: float
+    mappings: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def divided(self) -> frozenset[str]:
+        """Modules whose output becomes smaller."""
+        return frozenset(smooth for smooth, _ in self.mappings)
+
+    @property
+    def balanced(self) -> frozenset[str]:
+        """Linears whose input becomes smaller."""
+        return frozenset(path for _, balanced in self.mappings for path in balanced)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Modules whose weights change."""
+        return self.divided | self.balanced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibrated:
+    """A SmoothQuant with what it saw of the outputs that it divides."""
+
+    by: SmoothQuant
+    ranges: Ranges
+
+
+@contextmanager
+def smoothed(model: nn.Module, steps: Sequence[Calibrated]) -> Iterator[dict[str, Tensor]]:
+    """Within the context the model's weights are smoothed, one step after the other; then they are the very same again.
+
+    Copies of what changes are held beside the originals. Yields what the input of each Linear that is reached has been
+    divided by: module path → [in_features].
+    """
+    if not steps:
+        yield {}
+        return
+    with own_parameters(model, {*_offset_norms(model), *(path for step in steps for path in step.by.changed)}):
+        factors: dict[str, Tensor] = {}
+        for step in steps:
+            for path, factor in _apply(model, step).items():
+                factors[path] = factors[path] * factor if path in factors else factor
+        yield factors
+
+
+def calibrate(
+    model: nn.Module,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    smooth: Sequence[SmoothQuant],
+    sites: Sequence[str],
+    *,
+    progress: Advance = no_advance,
+) -> tuple[tuple[Calibrated, ...], Profile]:
+    """What each step divides by, and the profile with the calibration statistics of `sites` on the smoothed model.
+
+    samples: those of the profile; the calibration split is run once for every step, each on what the steps before have
+    made of the model, and once more, where there are `sites`, for their statistics. Samples run one at a time with the
+    attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
+    CorpusError where there is something to smooth and no calibration sample.
+    """
+    steps: tuple[Calibrated, ...] = ()
+    for by in smooth:
+        with smoothed(model, steps):
+            ranges = observed_ranges(model, profile, samples, by.divided, progress=progress)
+        steps = (*steps, Calibrated(by=by, ranges=ranges))
+    if not steps or not sites:
+        return steps, profile
+    return steps, measured_smoothed(model, profile, samples, steps, sites, progress=progress)
+
+
+def observed_ranges(
+    model: nn.Module,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    paths: frozenset[str],
+    *,
+    progress: Advance = no_advance,
+) -> Ranges:
+    """Of what the modules at `paths` put out for the calibration samples; those that never ran are left out."""
+    with _as_measured(model, profile), _observed(model, paths) as ranges:
+        _run(model, _calibration(samples), lambda _batch: None, progress)
+    return ranges
+
+
+def measured_smoothed(
+    model: nn.Module,
+    profile: Profile,
+    samples: Sequence[TokenizedSample],
+    steps: Sequence[Calibrated],
+    names: Sequence[str],
+    *,
+    progress: Advance = no_advance,
+) -> Profile:
+    """The profile with calibration statistics of these sites as the smoothed model has them.
+
+    Of an expert's input they are of the site that its static scales come from.
+    """
+    wanted = {profile.by_name[name].all_tokens or name for name in names}
+    sites = [site for site in profile.sites if site.name in wanted]
+    everywhere = profile.experts == "all"
+    architecture = discover(model, all_tokens=everywhere)
+    gathered = Gathered(architecture, aside=outside_text(model, architecture.sites), all_tokens=everywhere)
+
+    def enter(batch: Batch) -> None:
+        gathered.batch = batch
+
+    with (
+        smoothed(model, steps),
+        _as_measured(model, profile),
+        gathered.routing.follow(model),
+        capture(model, sites, gathered.receive),
+    ):
+        _run(model, _calibration(samples), enter, progress)
+    found = {key: value for key, value in gathered.result().items() if key[0] in wanted}
+    return replace(profile, statistics={**profile.statistics, **found})
+
+
+def _calibration(samples: Sequence[TokenizedSample]) -> list[TokenizedSample]:
+    found = [sample for sample in samples if sample.split == "calibration"]
+    if not found:
+        raise CorpusError("no calibration sample to smooth with", hint="give the corpus that the profile is of")
+    return found
+
+
+@contextmanager
+def _as_measured(model: nn.Module, profile: Profile) -> Iterator[None]:
+    with ExitStack() as stack:
+        eager = profile.provenance.environment.attention == "eager"
+        stack.enter_context(eager_attention(model) if eager else nullcontext())
+        if profile.experts == "all":
+            stack.enter_context(on_all_tokens())
+        yield
+
+
+def _run(
+    model: nn.Module, samples: Sequence[TokenizedSample], enter: Callable[[Batch], None], progress: Advance
+) -> None:
+    device = next(model.parameters()).device
+    with one_logit(model):
+        for batch in batches(samples, 1, pad=0, device=device):
+            enter(batch)
+            forward(model, batch)
+            progress()
+
+
+@contextmanager
+def _observed(model: nn.Module, paths: frozenset[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Ranges of the outputs of modules, filled in as the model runs; of a tuple the first, as the modifier's hook."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def hook(path: str, output: Any) -> None:
+        x = output[0] if isinstance(output, tuple) else output
+        x_NC = x.detach().reshape(-1, x.shape[-1])
+        if not len(x_NC):  # an expert that nothing was routed to
+            return
+        low, high = x_NC.amin(0), x_NC.amax(0)
+        if path in found:
+            low, high = torch.minimum(found[path][0], low), torch.maximum(found[path][1], high)
+        found[path] = low, high
+
+    with ExitStack() as stack:
+        for path in paths:
+            take = lambda _module, _args, output, path=path: hook(path, output)  # noqa: E731
+            stack.callback(model.get_submodule(path).register_forward_hook(take).remove)
+        yield found
+
+
+def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
+    """Smooth the weights that the model has now, in place; Linear → what its input is divided by."""
+    from llmcompressor.modeling.offset_norm import norm_calibration_context
+    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+    from llmcompressor.modifiers.transform.smoothquant.base import (
+        MINIMUM_SMOOTHING_SCALE,
+        SmoothQuantMapping,
+        SmoothQuantScale,
+    )
+
+    modifier: Any = SmoothQuantModifier(
+        smoothing_strength=step.by.strength,
+        algorithm=step.by.algorithm,
+    )
+    # What one mapping has used is gone for a later one with the same norm, which the modifier then passes over.
+    modifier.scales_ = {
+        path: SmoothQuantScale(min_channel_vals=low, max_channel_vals=high) for path, (low, high) in step.ranges.items()
+    }
+    factors: dict[str, Tensor] = {}
+    with toolkit_silent(), torch.no_grad(), norm_calibration_context(model):
+        for path, balanced in step.by.mappings:
+            if path not in modifier.scales_:
+                continue
+            linears = [model.get_submodule(name) for name in balanced]
+            low, high = step.ranges[path]
+            factor = modifier._calculate_smoothing_scales(linears, high - low).clamp_min(MINIMUM_SMOOTHING_SCALE)
+            factors |= dict.fromkeys(balanced, factor)
+            modifier.resolved_mappings_ = [SmoothQuantMapping(path, model.get_submodule(path), linears)]
+            modifier._apply_smoothing(model)
+    return factors
+
+
+def _offset_norms(model: nn.Module) -> list[str]:
+    """Norms that multiply by 1 + weight (Gemma): `oneshot` puts others in their place, and rounds all of them."""
+    from llmcompressor.modeling.offset_norm import NormCalibrationModule, _is_registered
+
+    classes = {
+        cls for module in model.modules() if _is_registered((cls := type(module)).__name__, NormCalibrationModule)
+    }
+    return [path for path, module in model.named_modules() if type(module) in classes]

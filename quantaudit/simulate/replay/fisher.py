@@ -1,0 +1,100 @@
+"""How much the logits feel a change inside the model: labels drawn from its own predictions, and the way back.
+
+To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's own predictions. Scores
+drawn from them (`predicted_scores`) have covariance F; backpropagated, they give g = ∂/∂h of any tensor h on the way,
+and ½·(g·Δh)² is what changing it by Δh costs, on average over draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+
+from quantaudit.model.forward.batches import Batch, arguments
+from quantaudit.simulate.logits.kl import slice_rows
+
+_STRETCH = 512
+"""Tokens of the vocabulary whose probabilities are summed before any is looked for."""
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Within the context the embedding's output starts a graph, in evaluation mode, and no parameter has a gradient."""
+    training = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    with ExitStack() as stack:
+        stack.callback(_restore, training, wanted)
+        model.eval().requires_grad_(False)
+        # A clone is no leaf: the model may scale its embeddings in place.
+        handle = embedding.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_().clone())
+        stack.callback(handle.remove)
+        yield
+
+
+def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generator: torch.Generator) -> None:
+    """One forward pass, and one way back for each draw. Within `differentiable`.
+
+    recorders: hooks of the forward pass, closed before the way back, on which checkpointed blocks run once more.
+    """
+    with torch.enable_grad(), recorders:
+        given = arguments(model, batch)
+        for value in given.values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
+        logits = model(**given).logits
+    edge, values = get_gradient_edge(logits), logits.detach()
+    del logits
+    for draw in range(draws):
+        scores, last = predicted_scores(values, generator), draw + 1 == draws
+        if last:
+            del values  # a large vocabulary's logits take as much as the rest of the graph
+        torch.autograd.backward([edge], [scores], retain_graph=not last)
+
+
+def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Gradients, with respect to the logits, of the negative log-likelihood of labels drawn from the logits themselves.
+
+    logits: [..., vocabulary]. Computed in float32, returned in the logits' dtype; the mean is 0, the covariance the
+    Fisher information diag(p) − ppᵀ of each position, in nats. NaN where the logits are broken.
+    """
+    rows = logits.reshape(-1, logits.shape[-1])
+    scores = torch.empty_like(rows)
+    u = torch.rand(len(rows), 1, generator=generator, device=rows.device, dtype=torch.float64)
+    size = slice_rows(rows.shape[-1], rows.device)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        p = rows[part].float().softmax(-1)
+        scores[part] = p.scatter_add_(-1, drawn_labels(p, u[part]), -torch.ones_like(p[:, :1]))
+    return scores.view_as(logits)
+
+
+def drawn_labels(p: Tensor, u: Tensor) -> Tensor:
+    """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows, 1].
+
+    u: float64 [rows, 1], uniform in [0, 1). By inversion in float64, first among stretches of the vocabulary, then
+    within one: `torch.multinomial` draws a random number for every token, and one cumulative sum over all of them takes
+    longer than the forward pass of a small model.
+    """
+    rows, vocabulary = p.shape
+    stretches = nn.functional.pad(p, (0, -vocabulary % _STRETCH)).view(rows, -1, _STRETCH)
+    sums = stretches.sum(-1, dtype=torch.float64)
+    ends = sums.cumsum(-1)
+    target = u * ends[:, -1:]
+    chosen = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
+    before = (ends - sums).gather(1, chosen)
+    within = stretches.gather(1, chosen[:, :, None].expand(-1, -1, _STRETCH))[:, 0].double().cumsum(-1) + before
+    inside = torch.searchsorted(within, target, right=True).clamp_(max=_STRETCH - 1)
+    return (chosen * _STRETCH + inside).clamp_(max=vocabulary - 1)
+
+
+def _restore(training: Mapping[nn.Module, bool], wanted: Mapping[nn.Parameter, bool]) -> None:
+    for module, mode in training.items():
+        module.training = mode
+    for parameter, flag in wanted.items():
+        parameter.requires_grad_(flag)

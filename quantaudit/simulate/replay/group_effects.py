@@ -1,0 +1,291 @@
+"""Damage and prices: decoder blocks are replayed with one fused group quantized, and what they put out is compared.
+
+Damage is how far the block's output h moves. The price is how far the logits do, in nats per token:
+
+    ½ · Σ over tokens of (g·Δy)², averaged over draws,
+
+with y what carries the group's change into the residual stream (`carriers`), and g = ∂/∂y from a backward pass
+(`passage`, `gradients`). Tokens are squared apart: what they do to the logits is taken for uncorrelated. Small KLs add
+up over groups, so prices do. A replay starts at the group, as what ran before it is remembered from the clean run
+(`replay`), and for a price it ends at the carrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from quantaudit.common.progress import Advance, no_advance
+from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.sites import Architecture, Group
+from quantaudit.quant.observers import QParams
+from quantaudit.quant.schemes import Scheme
+from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer, quantize_linear, quantized
+from quantaudit.simulate.quantized.plan import plan_weights
+from quantaudit.simulate.records import GroupRow
+from quantaudit.simulate.replay.backward_pass import Passage
+from quantaudit.simulate.replay.linear_sensitivity import PriceList, finite_mean
+from quantaudit.simulate.replay.memo import MEMO_BYTES, Memo, ModuleCall, record, remembered
+from quantaudit.simulate.replay.recorded_calls import Call
+from quantaudit.simulate.replay.residual_branch import Carrier, Carriers
+
+_NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
+
+
+def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
+    """Σ over tokens of ‖Δh_t‖² / ‖h_t‖²: a float64 scalar, to be divided by the number of tokens.
+
+    clean, changed: [batch, tokens, hidden], a decoder block's outputs without padding; differences in float32.
+    Per token first, so that one massive token cannot hide the rest. 0 where nothing changed.
+    """
+    h, delta = clean.float(), changed.float() - clean.float()
+    norm = h.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (delta.square().sum(-1) / norm).double().sum()
+
+
+def felt_price(scores: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
+    """Σ over tokens of ½·(g·Δy)²: a float64 scalar, in nats, to be divided by the number of tokens.
+
+    scores: g, shaped as what is compared, [batch, tokens, …, hidden] or [tokens, hidden]; products in float32.
+    """
+    products = scores.float() * (changed.float() - clean.float())
+    felt = products.flatten(min(2, products.ndim - 1)).sum(-1)
+    return 0.5 * felt.double().square().sum()
+
+
+@torch.no_grad()
+def replay_groups(
+    model: nn.Module,
+    architecture: Architecture,
+    passage: Passage,
+    schemes: Sequence[Scheme],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
+    progress: Advance = no_advance,
+    *,
+    factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
+    only: Mapping[str, Container[str]] | None = None,
+    damage: bool = True,
+    weights_only: bool = True,
+) -> list[GroupRow]:
+    """Damage of every fused group under every scheme, and its price where the passage had a way back.
+
+    qparams: by scheme name, then by group name, for static schemes. factors: the same, [in], where a group is smoothed
+    first: its input is divided by them, the columns of its weights multiplied. only: by group name, names of the
+    schemes that it is replayed under; others get null. damage: whether it is wanted, or prices alone, for which replays
+    are shorter. weights_only: whether to replay each group once more for every way to quantize its weights, with its
+    input as it is; a ranking needs none.
+
+    A group whose static range is not finite gets null; Linears outside the blocks have no damage. The passage's calls
+    are forgotten block by block. `progress` is called after each group and variant.
+    """
+    rows: list[GroupRow] = []
+    for index, path in enumerate(architecture.blocks):
+        inside = [group for group in architecture.groups if group.layer == index]
+        calls = passage.calls[path]
+        if not calls:  # a layer that the model skips has nothing to replay
+            rows += [_row(group, scheme, None) for group in inside for scheme in schemes]
+            continue
+        runs = clean_runs(model.get_submodule(path), path, inside, calls, passage.carriers)
+        for group in inside:
+            smoothing = {name: found[group.name] for name, found in factors.items() if group.name in found}
+            carrier = passage.carriers.get(group.name, Carrier())
+            replay = _Replay(model, path, group, runs, carrier, smoothing, passage.draws, damage)
+            ranges = {name: found.get(group.name) for name, found in qparams.items()}
+            own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
+            rows += replay.rows(own, ranges, progress, weights_only)
+            rows += [_row(group, scheme, None) for scheme in schemes if scheme not in own]
+        calls.clear()
+    outside = [group for group in architecture.groups if group.layer is None]
+    rows += [_row(group, scheme, None) for group in outside for scheme in schemes]
+    return [_priced(row, passage.prices) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRun:
+    """One call of a block, its hidden states [batch, tokens, hidden] without quantization, and what ran inside."""
+
+    call: Call
+    output: Tensor
+    memo: Memo
+    children: Mapping[str, ModuleCall]
+    """Calls of the children that carriers are made of; those that did not run once are not among them."""
+
+
+def clean_runs(
+    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], carriers: Carriers
+) -> list[CleanRun]:
+    """Every call run once more as it is. Where MEMO_BYTES are full, memos stay empty and replays compute all again."""
+    members = [inner_paths(group, path) for group in groups]
+    through = {child for group in groups if group.name in carriers for child in carriers[group.name].through}
+    runs, held = [], 0
+    for call in calls:
+        output, memo = record(block, call.args, call.kwargs)
+        children = {child: call for child, call in memo.calls.items() if child in through and call.untouched}
+        held += memo.keep(members)
+        runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo(), children))
+    return runs
+
+
+def inner_paths(group: Group, block: str) -> list[str]:
+    """Members of a group by their paths inside the block."""
+    return [member.removeprefix(f"{block}.") for member in group.members]
+
+
+def steps(
+    architecture: Architecture, schemes: Sequence[Scheme], only: Mapping[str, Container[str]] | None = None
+) -> int:
+    """How often `replay_groups` will call `progress`."""
+    found = 0
+    for group in architecture.groups:
+        own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
+        found += (len(own) + len(_weight_variants(own))) * (group.layer is not None)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What quantizing one group does; None where it is not known or not finite. price: nats per token."""
+
+    damage: float | None
+    price: float | None
+
+
+NO_EFFECT = Effect(None, None)
+
+
+@dataclass(slots=True)
+class _Replay:
+    """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed.
+    damage: whether it is wanted.
+    """
+
+    model: nn.Module
+    path: str
+    group: Group
+    runs: Sequence[CleanRun]
+    carrier: Carrier
+    factors: Mapping[str, Tensor]
+    draws: int
+    damage: bool
+    weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
+    """Changed weights by how they are quantized and by factor, then by member."""
+
+    def rows(
+        self, schemes: Sequence[Scheme], ranges: Mapping[str, QParams | None], progress: Advance, weights_only: bool
+    ) -> Iterator[GroupRow]:
+        """One row for each scheme; weights alone are replayed once for schemes that quantize them alike.
+
+        ranges: the group's own, by scheme name.
+        """
+        alone: dict[str, Effect] = {}
+        for scheme in _weight_variants(schemes):
+            if weights_only and scheme.name not in self.factors:
+                alone[str(scheme.weights)] = self.effect(scheme, None)
+            progress()
+        for scheme in schemes:
+            effect = NO_EFFECT
+            found = ranges.get(scheme.name)
+            if scheme.input_activations is None and str(scheme.weights) in alone:
+                effect = alone[str(scheme.weights)]
+            elif not scheme.static or found is not None:
+                device, factor = self.runs[0].output.device, self.factors.get(scheme.name)
+                effect = self.effect(scheme, input_quantizer(scheme, found, device, factor=factor))
+            progress()
+            row = _row(self.group, scheme, alone.get(str(scheme.weights), NO_EFFECT).damage)
+            yield row.model_copy(update={"damage": effect.damage, "price": effect.price})
+
+    def effect(self, scheme: Scheme, quantizer: InputQuantizer | None) -> Effect:
+        """Means over all recorded tokens; None where they are not wanted, not known, or not finite."""
+        block = self.model.get_submodule(self.path)
+        members = inner_paths(self.group, self.path)
+        damage, price = torch.zeros(2, dtype=torch.float64, device=self.runs[0].output.device)
+        with quantized(self.model, [self.group], self.changed_weights(scheme), {self.group.name: quantizer}):
+            for run in self.runs:
+                with remembered(block, run.memo, members):
+                    output, y = self.run_block(block, run) if self.damage else self.run_carrier(block, run)
+                if output is not None:
+                    damage += block_damage(run.output, output)
+                clean = self.carried(run)
+                if clean is not None and y is not None:
+                    for scores in run.call.scores.get(self.carrier.path, []):
+                        price += felt_price(scores, clean, y)
+        heard = any(self.carrier.path in run.call.scores for run in self.runs)
+        tokens = sum(run.output.shape[:2].numel() for run in self.runs)
+        rows = sum(run.output.shape[:-1].numel() for run in self.runs)
+        return Effect(
+            finite_mean(float(damage), rows) if self.damage else None,
+            finite_mean(float(price), tokens * self.draws) if heard else None,
+        )
+
+    def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:
+        """What the block puts out, and its carrier; None where that did not run."""
+        made: list[Tensor] = []
+        module = block.get_submodule(self.carrier.path)
+        handle = module.register_forward_hook(lambda _m, _a, output: made.append(first_tensor(output)))
+        try:
+            output = first_tensor(block(*run.call.args, **run.call.kwargs))
+        finally:
+            handle.remove()
+        return output, made[-1] if made else None
+
+    def run_carrier(self, block: nn.Module, run: CleanRun) -> tuple[None, Tensor | None]:
+        """What the carrier puts out, with as little run as that takes; None where it did not run."""
+        if not self.carrier.through:
+            return None, self.run_block(block, run)[1]
+        if self.carried(run) is None:
+            return None, None
+        first, *others = self.carrier.through
+        call = run.children[first]
+        y = first_tensor(block.get_submodule(first)(*call.args, **call.kwargs))
+        for path in others:
+            y = first_tensor(block.get_submodule(path)(y))
+        return None, y
+
+    def carried(self, run: CleanRun) -> Tensor | None:
+        """What the carrier put out in the clean run; None where it did not run."""
+        if not self.carrier.through:
+            return run.output
+        known = all(path in run.children for path in self.carrier.through)
+        return first_tensor(run.children[self.carrier.path].output) if known else None
+
+    def changed_weights(self, scheme: Scheme) -> dict[str, Tensor]:
+        """By member; made once for all schemes that change weights alike."""
+        factor = self.factors.get(scheme.name)
+        if scheme.weights is None and factor is None:
+            return {}
+        key = (str(scheme.weights), id(factor))
+        if key not in self.weights:
+            if scheme.weights is not None and factor is None:
+                self.weights[key] = plan_weights(self.model, dict.fromkeys(self.group.members, scheme.weights))
+            else:
+                self.weights[key] = {
+                    member: quantize_linear(self.model.get_submodule(member), scheme.weights, factor)
+                    for member in self.group.members
+                }
+        return self.weights[key]
+
+
+def _weight_variants(schemes: Sequence[Scheme]) -> list[Scheme]:
+    """One scheme for each distinct way to quantize weights."""
+    return list({str(scheme.weights): scheme for scheme in schemes if scheme.weights is not None}.values())
+
+
+def _row(group: Group, scheme: Scheme, weights_only: float | None) -> GroupRow:
+    return GroupRow(
+        group=group.name,
+        projection=group.projection,
+        members=list(group.members),
+        layer=group.layer,
+        scheme=scheme.name,
+        damage=None,
+        damage_weights_only=weights_only,
+        price=None,
+    )
+
+
+def _priced(row: GroupRow, prices: PriceList) -> GroupRow:
+    key = (row.group, row.scheme)
+    return row.model_copy(update={"price": prices[key]}) if key in prices else row

@@ -1,0 +1,120 @@
+"""Where what a fused group changes joins the residual stream: the last module that all of it passes through.
+
+A decoder block adds what its attention and its MLP put out to the residual stream, some behind one more norm. Up to
+there a change is anything but linear in the error of the group; from there on it is one term of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.forward.capture import first_tensor, with_first_tensor
+from quantaudit.model.sites import Architecture, Group
+from quantaudit.simulate.replay.memo import Memo, record
+from quantaudit.simulate.replay.recorded_calls import Call, record_calls
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """Children of a block that run one on the other's output. The first holds the group; through the last goes all that
+    the group changes. Without any, the block itself is meant.
+    """
+
+    through: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Of the last one, inside the block; "" for the block itself."""
+        return self.through[-1] if self.through else ""
+
+
+Carriers = Mapping[str, Carrier]
+"""By name of a group inside the blocks."""
+
+
+@torch.no_grad()
+def find_carriers(model: nn.Module, architecture: Architecture, sample: TokenizedSample) -> dict[str, Carrier]:
+    """The carrier of every group inside the blocks, as the model runs on one sample.
+
+    Costs that sample's forward pass and some five runs of its blocks.
+    """
+    calls = record_calls(model, architecture.blocks, [sample])
+    found: dict[str, Carrier] = {}
+    for index, path in enumerate(architecture.blocks):
+        inside = [group for group in architecture.groups if group.layer == index]
+        if len(calls[path]) != 1:  # skipped, or run several times
+            found |= {group.name: Carrier() for group in inside}
+            continue
+        block = model.get_submodule(path)
+        clean, memo = record(block, calls[path][0].args, calls[path][0].kwargs)
+        children = {group.name: _child(group, path) for group in inside}
+        carriers = {child: _carrier(block, calls[path][0], clean, memo, child) for child in set(children.values())}
+        found |= {name: carriers[child] for name, child in children.items()}
+        calls[path].clear()
+    return found
+
+
+def _child(group: Group, block: str) -> str | None:
+    """The block's child that holds all members of a group; None where they are spread."""
+    found = {member.removeprefix(f"{block}.").partition(".")[0] for member in group.members}
+    return found.pop() if len(found) == 1 else None
+
+
+def _carrier(block: nn.Module, call: Call, clean: Tensor, memo: Memo, child: str | None) -> Carrier:
+    def same(changes: Mapping[str, Callable[[Any], Any]]) -> bool:
+        """Whether the block's output is what it was although children put out something else."""
+        with ExitStack() as stack:
+            for path, change in changes.items():
+                hook = block.get_submodule(path).register_forward_hook(lambda _m, _a, o, change=change: change(o))
+                stack.callback(hook.remove)
+            return torch.equal(first_tensor(block(*call.args, **call.kwargs)), clean)
+
+    if child is None or child not in memo.calls or not memo.calls[child].untouched or not same({child: _others_gone}):
+        return Carrier()
+    through = _chain(memo, child)
+    while len(through) > 1:
+        last = memo.calls[through[-1]].output
+        if same({child: _moved, through[-1]: partial(_instead, last)}):
+            break
+        through.pop()
+    return Carrier(tuple(through))
+
+
+def _chain(memo: Memo, child: str) -> list[str]:
+    """A child and those that run on nothing else than the output of the one before, as far as each is the only one."""
+    found = [child]
+    while True:
+        h = first_tensor(memo.calls[found[-1]].output)
+        after = [
+            path
+            for path, call in memo.calls.items()
+            if "." not in path and path not in found  # a dropout returns what it took
+            if call.untouched and len(call.args) == 1 and call.args[0] is h and not call.kwargs
+        ]
+        if len(after) != 1:
+            return found
+        found += after
+
+
+def _instead(clean: Any, _output: Any) -> Any:
+    return clean
+
+
+def _moved(output: Any) -> Any:
+    return with_first_tensor(output, 2 * first_tensor(output) + 1)
+
+
+def _others_gone(output: Any) -> Any:
+    """Zeros for all tensors behind the first, such as logits of a router."""
+    if isinstance(output, Tensor):
+        return output
+    gone = tuple(value * 0 if isinstance(value, Tensor) else value for value in output)
+    return with_first_tensor(gone, first_tensor(output))

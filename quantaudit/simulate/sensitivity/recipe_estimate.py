@@ -1,0 +1,63 @@
+"""The KL of a recipe as its groups' prices tell it, beside what was simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from quantaudit.model.sites import Group
+from quantaudit.quant.schemes import Scheme
+from quantaudit.simulate.logits.rounding_floor import Floor, fit_curve
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.records import GroupRow, RecipeRow
+
+
+def with_estimates(
+    recipes: Sequence[RecipeRow],
+    plans: Sequence[Plan],
+    groups: Sequence[Group],
+    schemes: Sequence[Scheme],
+    rows: Sequence[GroupRow],
+    floor: Floor,
+) -> list[RecipeRow]:
+    """The recipes with the KL that their groups' prices tell; how sums bend is taken from the other recipes alone."""
+    prices = {(row.group, row.scheme): row.price for row in rows}
+    totals = [_sum_of_prices(plan, groups, schemes, prices) for plan in plans]
+    made = []
+    for i, (recipe, total) in enumerate(zip(recipes, totals, strict=True)):
+        others = [
+            (other, row.kl)
+            for j, (row, other) in enumerate(zip(recipes, totals, strict=True))
+            if j != i and other is not None
+        ]
+        estimate = None if total is None else fit_curve(others, floor.at(0)).kl(total)
+        made.append(recipe.model_copy(update={"kl_estimate": estimate}))
+    return made
+
+
+def _sum_of_prices(
+    plan: Plan, groups: Sequence[Group], schemes: Sequence[Scheme], prices: Mapping[tuple[str, str], float | None]
+) -> float | None:
+    """Nats per token; None where the plan does something to a group that has no price, as smoothing is."""
+    if plan.smoothed:
+        return None
+    total = 0.0
+    for group in groups:
+        found = [plan.schemes.get(member) for member in group.members]
+        if not any(found):
+            continue
+        price = next(
+            (
+                prices.get((group.name, scheme.name))
+                for scheme in schemes
+                if all(own is not None and _alike(own, scheme) for own in found)
+            ),
+            None,
+        )
+        if price is None:
+            return None
+        total += price
+    return total
+
+
+def _alike(a: Scheme, b: Scheme) -> bool:
+    return (a.weights, a.input_activations, a.observer) == (b.weights, b.input_activations, b.observer)

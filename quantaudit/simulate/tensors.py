@@ -1,0 +1,63 @@
+"""Tensor by tensor, offline: scales from the calibration split, errors on the evaluation split, no model needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from compressed_tensors.quantization import QuantizationArgs
+
+from quantaudit.measure.profile import Profile
+from quantaudit.quant.errors import tensor_errors
+from quantaudit.quant.observers import OBSERVERS, Observed, QParams, applies, derive, order_spread
+from quantaudit.quant.ranges import observed, quantizable
+from quantaudit.quant.schemes import STATIC_INPUTS
+from quantaudit.simulate.records import ScaleRow, TensorErrorRow
+
+
+def scale_rows(profile: Profile) -> list[ScaleRow]:
+    """Scales for every quantizable tensor, static scheme and observer, from the calibration split."""
+    return [
+        ScaleRow(
+            site=site.name,
+            group=site.name.removesuffix(".input"),
+            scheme=scheme,
+            observer=observer,
+            min=qparams.min,
+            max=qparams.max,
+            scale=float(qparams.scale),
+            zero_point=int(qparams.zero_point),
+            order_spread=order_spread(seen, args) if observer == "minmax" else None,
+        )
+        for site in quantizable(profile)
+        if (seen := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(seen)
+    ]
+
+
+def error_rows(profile: Profile) -> list[TensorErrorRow]:
+    """What each of those scales does to the evaluation split."""
+    return [
+        TensorErrorRow(
+            site=site.name,
+            group=site.name.removesuffix(".input"),
+            scheme=scheme,
+            observer=observer,
+            scale=float(qparams.scale),
+            zero_point=int(qparams.zero_point),
+            **asdict(tensor_errors(evaluation.distribution, qparams, args, evaluation.range)),
+        )
+        for site in quantizable(profile)
+        if (evaluation := profile.split(site.name, "evaluation")) is not None
+        and (seen := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(seen)
+    ]
+
+
+def _derived(seen: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:
+    for scheme, args in STATIC_INPUTS.items():
+        for observer in OBSERVERS:
+            if applies(observer, args):
+                qparams = derive(seen, args, observer)
+                if qparams is not None:
+                    yield scheme, args, observer, qparams

@@ -1,0 +1,1 @@
+"""Predicted against actual: llm-compressor runs a recipe, and what it saved is read back and scored."""

@@ -1,0 +1,311 @@
+"""Advice on a small model with one planted outlier: what it changes, what it promises, and the file it writes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from quantaudit.advise.candidates import candidates, multiplications
+from quantaudit.advise.check_recipe import amended
+from quantaudit.advise.run import Advice, Goal, advise
+from quantaudit.advise.write_recipe import names
+from quantaudit.common.resources import resource_dir
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import RecipeError, UsageError
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.model.experts import linearize
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.model.sites import Group, discover
+from quantaudit.recipe.parse import parse_recipe, read_recipe
+from quantaudit.recipe.resolve import Resolution, resolve
+from quantaudit.simulate import evaluation
+from tests.builders import load, loaded_from, random_corpus, save_checkpoint, tiny_model
+from tests.families import family_model
+
+STATIC = resource_dir("recipes") / "w8a8_static.yaml"
+CULPRIT = "model.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """One channel of one down_proj's input is thousands of times its neighbours."""
+    model = tiny_model("llama", num_hidden_layers=3)
+    with torch.no_grad():
+        model.get_submodule("model.layers.1.mlp.up_proj").weight[5] *= 3000
+        model.get_submodule(CULPRIT).weight[:, 5] /= 3000
+    return load(save_checkpoint(tmp_path_factory.mktemp("advise") / "llama", model))
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TokenizedCorpus:
+    return random_corpus([40, 33, 29, 24, 20, 17, 13, 9])
+
+
+@pytest.fixture(scope="module")
+def profile(loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
+    return measure(loaded, corpus)
+
+
+def without(profile: Profile, site: str) -> Profile:
+    """The same, had nothing passed through a site."""
+    kept = {key: value for key, value in profile.statistics.items() if key[0] != site}
+    return replace(profile, statistics=kept)
+
+
+@pytest.fixture(scope="module")
+def resolution(loaded: LoadedModel) -> Resolution:
+    return resolve(read_recipe(STATIC), loaded.model)
+
+
+@pytest.fixture(scope="module")
+def advice(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution) -> Advice:
+    samples = evaluation.select(corpus.samples, 512)
+    return advise(loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static")
+
+
+def test_the_goal_is_met_in_simulation_and_better_than_as_written(advice: Advice) -> None:
+    info = advice.info
+    assert info.met
+    assert info.advised.kl is not None
+    assert info.budget is not None
+    assert info.before.kl is not None
+    assert info.advised.kl <= info.budget < info.before.kl
+
+
+def test_most_of_the_model_keeps_its_format_and_the_culprit_does_not_stay_as_it_was(advice: Advice) -> None:
+    assert advice.info.before.kept == pytest.approx(1.0)
+    assert 0.5 < (advice.info.advised.kept or 0.0) < 1.0
+    changed = {change.group: change for change in advice.info.changes}
+    assert "layers.1.mlp.down_proj" in changed
+    assert advice.info.changes[0].group == "layers.1.mlp.down_proj"
+    assert not changed["layers.1.mlp.down_proj"].keeps
+
+
+def test_the_curve_falls_as_less_is_kept(advice: Advice) -> None:
+    estimates = [point.estimated_kl for point in advice.info.curve]
+    assert len(estimates) >= 4
+    assert estimates == sorted(estimates, reverse=True)  # type: ignore[type-var]
+
+
+def test_the_file_resolves_to_what_was_simulated_and_says_why(loaded: LoadedModel, advice: Advice) -> None:
+    text = amended(advice, loaded.info, loaded.model)
+    found = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
+    assert set(found.schemes) == set(advice.schemes)
+    assert not found.unmatched
+    assert not found.overlaps
+    assert "lm_head" not in found.schemes
+    assert f"KL {advice.info.advised.kl:.4f}" in text
+    line = next(line for line in text.splitlines() if CULPRIT in line)
+    assert "estimated KL" in line
+    assert yaml.safe_load(text)["quant_stage"]["quant_modifiers"]["QuantizationModifier"]["config_groups"]
+
+
+def test_unquantized_groups_are_named_in_a_comment_only(loaded: LoadedModel, advice: Advice) -> None:
+    left = [change.group for change in advice.info.changes if change.option == "unquantized"]
+    members = {g.name: g.members for g in discover(loaded.model).groups}
+    text = amended(advice, loaded.info, loaded.model)
+    for group in left:
+        assert any(line.startswith("#") and members[group][0] in line for line in text.splitlines())
+        assert not set(members[group]) & set(advice.schemes)
+
+
+def test_where_nothing_may_stay_unquantized_the_best_is_given_and_a_missed_goal_told(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    samples = evaluation.select(corpus.samples, 128)
+    reached = advise(
+        loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static", unquantized=False
+    )
+    missed = advise(loaded, profile, samples, resolution, Goal(max_kl=1e-9), name="w8a8_static", unquantized=False)
+    assert (reached.info.met, missed.info.met) == (True, False)
+    for found in (reached, missed):
+        assert set(found.schemes) == set(resolution.schemes)
+        points = [found.info.before, *found.info.curve, *found.info.references, found.info.advised]
+        assert not any("unquantized" in point.options for point in points)
+    # Nothing that was simulated is better than what is advised, the recipe as it is written included.
+    others = [missed.info.before, *missed.info.curve, *missed.info.references]
+    assert missed.info.advised.kl == min(point.kl for point in [*others, missed.info.advised] if point.kl is not None)
+    assert "The goal was NOT met: the budget was a KL of 1e-09." in amended(missed, loaded.info, loaded.model)
+
+
+def test_a_missed_goal_leaves_the_recipe_as_it_was_where_nothing_is_better(
+    loaded: LoadedModel,
+    profile: Profile,
+    corpus: TokenizedCorpus,
+    resolution: Resolution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prices that are wrong altogether: the cheapest choice is the worst one."""
+
+    def worst(*args: Any, **options: Any) -> Any:
+        return [
+            replace(found, prices=tuple(1e-6 if option.name == "minmax" else 1.0 for option in found.options))
+            for found in candidates(*args, **options)
+        ]
+
+    monkeypatch.setattr("quantaudit.advise.run.candidates", worst)
+    samples = evaluation.select(corpus.samples, 128)
+    found = advise(loaded, profile, samples, resolution, Goal(max_kl=1e-9), name="r", unquantized=False)
+    points = [found.info.before, *found.info.curve, *found.info.references]
+    assert not found.info.met
+    assert found.info.advised.kl == min(point.kl for point in points if point.kl is not None)
+
+
+def test_a_group_whose_columns_do_not_divide_is_offered_what_fits(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    """Groups of 128 on 64 columns: such a Linear can only be left alone."""
+    samples = evaluation.select(corpus.samples, 64)
+    written = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
+    found = {c.group.name: [option.name for option in c.options] for c in candidates(loaded, profile, samples, written)}
+    assert found["layers.0.self_attn.qkv_proj"] == ["unquantized"]
+    assert found["layers.0.mlp.down_proj"][0] == "as_written"
+    with pytest.raises(RecipeError, match="cannot be quantized as written"):
+        candidates(loaded, profile, samples, written, unquantized=False)
+
+
+def test_what_cannot_be_quantized_as_written_and_must_be_is_refused(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    site = ("layers.1.mlp.down_proj.input", "calibration")
+    starved = replace(profile, statistics={key: value for key, value in profile.statistics.items() if key != site})
+    samples = evaluation.select(corpus.samples, 64)
+    assert candidates(loaded, starved, samples, resolution)
+    with pytest.raises(RecipeError, match=r"`layers.1.mlp.down_proj` cannot be quantized as written"):
+        candidates(loaded, starved, samples, resolution, unquantized=False)
+
+
+def test_a_budget_that_everything_meets_changes_nothing_of_the_format(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    samples = evaluation.select(corpus.samples, 128)
+    found = advise(loaded, profile, samples, resolution, Goal(max_kl=50.0), name="w8a8_static")
+    assert found.info.met
+    assert found.info.advised.kept == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_multiplications_are_those_of_the_tokens_that_reached_a_group(
+    family: str, loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
+    """Against a count by forward hooks."""
+    model = tiny_model("llama") if family == "llama" else family_model(family)
+    linearize(model)
+    counted: dict[str, int] = {}
+    handles = [
+        module.register_forward_hook(
+            lambda m, a, _o, name=name: counted.__setitem__(
+                name, counted.get(name, 0) + a[0].numel() // a[0].shape[-1] * m.weight.numel()
+            )
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    with torch.no_grad():
+        for sample in corpus.samples:
+            model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    other = loaded_from(model, loaded)
+    profile = measure(other, corpus)
+    for group in discover(model).groups:
+        if group.layer is not None:
+            expected = sum(counted.get(member, 0) for member in group.members)
+            assert multiplications(other, profile, group) == pytest.approx(expected), group.name
+
+
+def test_a_group_of_which_a_recipe_quantizes_a_part_is_taken_whole(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: [lm_head, "re:.*q_proj$"]')
+    partial = resolve(parse_recipe(text, "partial.yaml"), loaded.model)
+    found = candidates(loaded, profile, evaluation.select(corpus.samples, 64), partial)
+    assert len(found) == len([g for g in discover(loaded.model).groups if g.layer is not None])
+    assert sum(candidate.share for candidate in found) == pytest.approx(1.0)
+
+
+def test_experts_of_a_projection_are_one_pattern_that_matches_no_other() -> None:
+    members = tuple(f"model.layers.3.mlp.experts.{i}.down_proj" for i in (0, 1, 12))
+    group = Group(
+        name="layers.3.mlp.experts.down_proj",
+        projection="down_proj",
+        layer=3,
+        members=members,
+        experts=tuple((member,) for member in members),
+    )
+    (pattern,) = names(group)
+    compiled = re.compile(pattern.removeprefix("re:"))
+    assert all(compiled.match(member) for member in members)
+    for other in ("model.layers.13.mlp.experts.0.down_proj", "model.layers.3.mlp.experts.0.up_proj"):
+        assert not compiled.match(other)
+
+
+def test_advice_needs_one_goal() -> None:
+    with pytest.raises(UsageError, match="one goal"):
+        Goal()
+    with pytest.raises(UsageError, match="one goal"):
+        Goal(max_kl=0.1, as_good_as="dynamic")
+    for budget in (-1.0, 0.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="above zero"):
+            Goal(max_kl=budget)
+    with pytest.raises(UsageError, match="no such alternative"):
+        Goal(as_good_as="fp8")
+
+
+def test_a_recipe_without_the_alternative_is_refused_before_anything_is_priced(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantaudit.advise.run.candidates", lambda *_, **__: pytest.fail("was priced"))
+    weights_only = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
+    with pytest.raises(UsageError, match="no alternative `dynamic`"):
+        advise(loaded, profile, corpus.samples, weights_only, Goal(as_good_as="dynamic"), name="w4a16")
+
+
+@pytest.mark.parametrize("recipe", ["w8a8_dynamic", "w8a8_mixed"])
+def test_what_is_dynamic_already_is_its_own_reference(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, recipe: str
+) -> None:
+    samples = evaluation.select(corpus.samples, 64)
+    written = resolve(read_recipe(resource_dir("recipes") / f"{recipe}.yaml"), loaded.model)
+    found = advise(loaded, profile, samples, written, Goal(as_good_as="dynamic"), name=recipe)
+    (reference,) = found.info.references
+    assert found.info.budget == reference.kl
+    assert (reference.kl == found.info.before.kl) == (recipe == "w8a8_dynamic")
+    assert found.info.met
+    if recipe == "w8a8_dynamic":
+        assert found.info.advised.kept == pytest.approx(1.0)
+    amended(found, loaded.info, loaded.model)
+
+
+def test_advice_on_experts_and_the_output_embedding_resolves_to_what_was_simulated(
+    loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
+    model = family_model("mixtral")
+    linearize(model)
+    other = loaded_from(model, loaded)
+    text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: ["re:.*mlp.gate$"]')
+    written = resolve(parse_recipe(text, "r.yaml"), model)
+    assert "lm_head" in written.schemes
+    measured = without(measure(other, corpus), "layers.0.self_attn.o_proj.input")
+    found = advise(other, measured, evaluation.select(corpus.samples, 64), written, Goal(max_kl=1e-3), name="r")
+    assert "lm_head" in found.groups
+    assert any(change.group.endswith("experts.down_proj") for change in found.info.changes)
+    assert set(found.schemes) < set(written.schemes)
+    advised = amended(found, other.info, model)
+    assert r"layers\\.1\\.mlp\\.experts\\.\\d+\\." in advised
+    assert found.unmeasured == ("model.layers.0.self_attn.o_proj",)
+    assert "#   model.layers.0.self_attn.o_proj: not measured\n" in advised
+
+
+def test_a_recipe_that_cannot_be_simulated_is_refused(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    smooth = resolve(read_recipe(resource_dir("recipes") / "w8a8_smoothquant.yaml"), loaded.model)
+    with pytest.raises(RecipeError, match="cannot be advised on"):
+        advise(loaded, profile, corpus.samples, smooth, Goal(max_kl=0.1), name="w8a8_smoothquant")

@@ -1,0 +1,214 @@
+"""Charts as data: deterministic, safe on logarithmic axes, and readable on both papers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from quantaudit.card.charts import all_charts as charts
+from quantaudit.card.charts import data as chart_data
+from quantaudit.card.charts import theme as looks
+from quantaudit.card.schema import Card
+from quantaudit.card.views import groups as rows
+from quantaudit.simulate.records import Simulation
+from tests.card_factory import DYNAMIC, LAYERS, STATIC, make_card, make_site
+
+WHITE, NIGHT = "#ffffff", "#0f1216"
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card()
+
+
+def _specs(card: Card) -> dict[str, Any]:
+    return {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    yield value
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from _walk(child)
+
+
+def _with_simulation(card: Card, **changes: Any) -> Card:
+    assert card.simulation is not None
+    return card.model_copy(update={"simulation": card.simulation.model_copy(update=changes)})
+
+
+def test_every_chart_is_drawn(card: Card) -> None:
+    expected = ["peaks_by_layer", "peak_against_damage", "damage_by_layer", "zeroed_by_layer"]
+    assert list(_specs(card)) == [*expected, "error_by_granularity", "advice_curve"]
+
+
+def test_equal_cards_give_equal_bytes_from_call_to_call(card: Card) -> None:
+    first, second = json.dumps(_specs(card)), json.dumps(_specs(make_card()))
+    assert first == second
+
+
+def test_a_theme_of_the_process_changes_nothing(card: Card) -> None:
+    alt = pytest.importorskip("altair")
+    before = _specs(card)
+    with alt.theme.enable("dark"):
+        assert _specs(card) == before
+
+
+def test_no_address_is_left_in_a_specification(card: Card) -> None:
+    assert "http" not in json.dumps(_specs(card))
+
+
+def test_inputs_are_split_by_projection(card: Card) -> None:
+    series = {row["series"] for row in chart_data.peaks(card)}
+    expected = {"down_proj input", "o_proj input", "qkv_proj input", "gate_up_proj input"}
+    assert series == expected | {"residual", "attention output", "mlp output", "gate"}
+    assert len(chart_data.peaks(card)) == LAYERS * 8
+
+
+@pytest.mark.parametrize(
+    ("site", "projection"),
+    [
+        ("layers.7.mlp.down_proj.input", "down_proj"),
+        ("layers.7.mlp.experts.down_proj.input", "experts.down_proj"),
+        ("layers.7.proj.input", "proj"),
+        ("lm_head.input", "lm_head"),
+        ("model.layers.12.self_attn.qkv_proj.input", "qkv_proj"),
+    ],
+)
+def test_projection_of_an_input_without_a_simulation(site: str, projection: str) -> None:
+    assert rows.projection_of(site, {}) == projection
+
+
+def test_null_and_zero_never_reach_a_logarithmic_axis(card: Card) -> None:
+    odd = [
+        make_site("layers.0.output", "residual", 0, None),
+        make_site("layers.1.output", "residual", 1, 0.0),
+        make_site("layers.2.output", "residual", 2, 5.0),
+    ]
+    assert [row["layer"] for row in chart_data.peaks(card.model_copy(update={"sites": odd}))] == [2]
+    assert rows.undrawn_sites(card.model_copy(update={"sites": odd})) == ["layers.0.output", "layers.1.output"]
+
+
+def test_groups_without_a_damage_are_left_out(card: Card) -> None:
+    assert card.simulation is not None
+    groups = [row.model_copy(update={"damage": None if row.layer else 0.0}) for row in card.simulation.groups]
+    dull = _with_simulation(card, groups=groups)
+    assert chart_data.damages(dull) == []
+    assert chart_data.heat(dull) == []
+    assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "advice_curve"]
+
+
+def test_the_damage_map_gives_a_zero_the_lowest_shade(card: Card) -> None:
+    assert card.simulation is not None
+    groups = [
+        row.model_copy(update={"damage": 0.0 if row.layer == 5 else row.damage}) for row in card.simulation.groups
+    ]
+    heat = chart_data.heat(_with_simulation(card, groups=groups))
+    zero = [row for row in heat if row["layer"] == 5]
+    assert {row["damage_text"] for row in zero} == {"0"}
+    assert {row["shade"] for row in zero} == {min(row["shade"] for row in heat)}
+
+
+def test_an_empty_card_has_no_charts(card: Card) -> None:
+    assert _specs(card.model_copy(update={"sites": [], "simulation": None, "advice": []})) == {}
+
+
+def test_a_model_of_one_layer_is_drawn(card: Card) -> None:
+    sites = [site for site in card.sites if site.layer in (0, None)]
+    groups = [row for row in _simulation(card).groups if row.layer == 0]
+    small = _with_simulation(card, groups=groups).model_copy(update={"sites": sites})
+    assert len(_specs(small)) == 6
+
+
+@pytest.mark.parametrize(("largest", "drawn"), [(4000.0, False), (9000.0, False), (40000.0, True), (7e5, True)])
+def test_the_end_of_fp16_is_drawn_only_where_it_matters(card: Card, largest: float, drawn: bool) -> None:
+    sites = [make_site("layers.0.output", "residual", 0, 9.0), make_site("layers.1.output", "residual", 1, largest)]
+    spec = charts.specification(charts.all_charts(card.model_copy(update={"sites": sites}))["peaks_by_layer"])
+    assert ("FP16 ends at 65,504" in json.dumps(spec)) == drawn
+
+
+def test_both_schemes_are_told_apart_by_shape(card: Card) -> None:
+    points = chart_data.damages(card)
+    assert {row["scheme"] for row in points} == {"INT8 static per tensor", "INT8 dynamic per token"}
+    assert "lm_head" not in {row["group"] for row in points}
+    assert _shapes_of("scheme", _specs(card)["peak_against_damage"]) == ["circle", "square"]
+
+
+def _shapes_of(field: str, spec: dict[str, Any]) -> list[str]:
+    found = [node["shape"] for node in _walk(spec) if isinstance(node, dict) and isinstance(node.get("shape"), dict)]
+    return next(shape["scale"]["range"] for shape in found if shape["field"] == field)
+
+
+def test_series_have_different_shapes_and_colours(card: Card) -> None:
+    spec = _specs(card)["peaks_by_layer"]
+    assert len(set(_shapes_of("series", spec))) == 8
+    colours = next(
+        node["color"]["scale"]["range"] for node in _walk(spec) if isinstance(node, dict) and "color" in node
+    )
+    assert len(set(colours)) == 8
+
+
+@pytest.mark.parametrize("paper", [WHITE, NIGHT])
+@pytest.mark.parametrize("colour", [*looks.PALETTE.values(), *looks.SPARE_COLOURS, looks.NEUTRAL])
+def test_palette_keeps_its_contrast_on_both_papers(colour: str, paper: str) -> None:
+    lighter, darker = sorted((_luminance(colour), _luminance(paper)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 3.0
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance by WCAG 2.2."""
+    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_labels_of_points_that_coincide_share_a_line() -> None:
+    points = [
+        {"amax": 3000.0, "damage": 0.30, "label": "L3 down_proj"},
+        {"amax": 2950.0, "damage": 0.31, "label": "L11 down_proj"},
+        {"amax": 2.0, "damage": 1e-6, "label": "L0 o_proj"},
+    ]
+    assert [row["label"] for row in chart_data.labels(points)] == ["L11 down_proj, L3 down_proj", "L0 o_proj"]
+    assert [row["right"] for row in chart_data.labels(points)] == [True, False]
+
+
+@pytest.mark.parametrize("values", [[1.0], [1e-30, 1e30], [1e-300, 1e300], [5.0, 5.0]])
+def test_axes_hold_any_magnitude(values: list[float]) -> None:
+    low, high = looks.decades(values)
+    assert 0 < low < min(values) or math.isclose(low, 1e-300)
+    assert max(values) < high < math.inf or math.isclose(high, 1e300)
+    assert 1 <= len(looks.powers(low, high)) <= 9
+
+
+def test_group_lines_follow_the_static_scheme(card: Card) -> None:
+    lines = rows.group_lines(card)
+    assert len(lines) == LAYERS * 4 + 1
+    assert lines[-1].group == "lm_head"
+    damages = [line.damage for line in lines if line.damage is not None]
+    assert damages == sorted(damages, reverse=True)
+    static = {row.group: row.damage for row in _simulation(card).groups if row.scheme == STATIC}
+    dynamic = {row.group: row.damage for row in _simulation(card).groups if row.scheme == DYNAMIC}
+    assert all(line.damage == static[line.group] and line.damage_dynamic == dynamic[line.group] for line in lines)
+
+
+def test_group_lines_without_a_static_scheme(card: Card) -> None:
+    schemes = [scheme for scheme in _simulation(card).schemes if scheme.name == DYNAMIC]
+    lines = rows.group_lines(_with_simulation(card, schemes=schemes))
+    assert rows.static_scheme(_with_simulation(card, schemes=schemes)) is None
+    assert lines[0].damage == lines[0].damage_dynamic
+
+
+def test_tensor_errors_prefer_the_schemes_own_observer(card: Card) -> None:
+    errors = _simulation(card).sites
+    doubled = [row.model_copy(update={"observer": "mse", "sqnr_db": 99.0}) for row in errors] + errors
+    chosen = rows.tensor_errors(_with_simulation(card, sites=doubled))
+    assert {row.observer for row in chosen.values()} == {"absolute_maximum"}
+
+
+def _simulation(card: Card) -> Simulation:
+    assert card.simulation is not None
+    return card.simulation

@@ -1,0 +1,366 @@
+"""Findings and verdicts: what each rule fires on, that it names the right module, and that it speaks plainly."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from quantaudit.card.build import peak_summary
+from quantaudit.card.judge.findings import find
+from quantaudit.card.judge.verdict import decide, explain_group
+from quantaudit.card.schema import Card, Coverage, Finding, SiteRow, Verdict
+from quantaudit.policy import judge, load_policy
+from quantaudit.provenance import Provenance, Unmeasured
+from quantaudit.simulate.records import RecipeRow, Simulation
+from tests.card_factory import DYNAMIC, STATIC, make_card
+
+POLICY = load_policy("default")
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card()
+
+
+def simulation_of(card: Card, **changes: Any) -> Simulation:
+    """The factory's simulation; `changes` go to the static recipe's row."""
+    assert card.simulation is not None
+    recipes = [row.model_copy(update=changes) if row.name == STATIC else row for row in card.simulation.recipes]
+    return card.simulation.model_copy(update={"recipes": recipes})
+
+
+def audit(
+    card: Card,
+    simulation: Simulation,
+    *,
+    sites: list[SiteRow] | None = None,
+    coverage: Coverage | None = None,
+    **corpus: Any,
+) -> tuple[list[Finding], Verdict]:
+    """Findings and verdict of a card's parts, some of them replaced."""
+    sites = card.sites if sites is None else sites
+    coverage = coverage or card.coverage.model_copy(
+        update={"unmeasured": [], "linears_measured": card.coverage.linears}
+    )
+    provenance = Provenance(
+        quantaudit_version="0",
+        model=card.model,
+        corpus=card.corpus.model_copy(update=corpus),
+        environment=card.environment,
+        samples=[],
+        sites=[],
+        unmeasured=[],
+        token_text={},
+    )
+    findings = find(provenance, sites, coverage, peak_summary(sites), simulation, POLICY)
+    return findings, decide(sites, coverage, simulation, findings, POLICY)
+
+
+def only(findings: list[Finding], code: str) -> Finding:
+    found = [finding for finding in findings if finding.code == code]
+    assert len(found) == 1
+    return found[0]
+
+
+def status(verdict: Verdict, scheme: str) -> str:
+    return next(row.status for row in verdict.schemes if row.scheme == scheme)
+
+
+def test_a_passing_sqnr_does_not_hide_a_tensor_that_rounds_to_zero(card: Card) -> None:
+    simulation = simulation_of(card)
+    worst = max(
+        (row for row in simulation.groups if row.scheme == STATIC and row.damage), key=lambda row: row.damage or 0.0
+    )
+    sites = [
+        row.model_copy(update={"sqnr_db": 25.6, "zeroed_fraction": 0.9999} if row.group == worst.group else {})
+        for row in simulation.sites
+    ]
+    findings, verdict = audit(card, simulation.model_copy(update={"sites": sites}))
+    assert status(verdict, STATIC) == "NOT READY"
+    assert "would pass an SQNR check" in only(findings, "QA302").message
+    explained = verdict.schemes[0].worst_groups[0]
+    assert explained.group == worst.group
+    assert "99.99% of its values round to zero, which its SQNR of 25.6 dB does not show" in explained.explanation
+    assert "zero" in verdict.schemes[0].reason
+
+
+def test_the_headline_says_whether_and_where(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card))
+    assert verdict.headline.startswith(
+        "INT8 static per tensor is NOT READY; INT8 dynamic per token is READY WITH CARE."
+    )
+    assert all(f"`{group.group}`" in verdict.headline for group in verdict.schemes[0].worst_groups)
+
+
+def test_shares_are_of_all_damage(card: Card) -> None:
+    simulation = simulation_of(card)
+    _, verdict = audit(card, simulation)
+    damages = sorted((row.damage or 0.0 for row in simulation.groups if row.scheme == STATIC), reverse=True)
+    shares = [group.share for group in verdict.schemes[0].worst_groups]
+    assert shares == pytest.approx([damage / sum(damages) for damage in damages[:3]])
+
+
+def test_the_remedy_names_what_was_simulated_to_do_better_best_first(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card))
+    remedy = verdict.schemes[0].remedy
+    assert remedy.index("INT8 weights only (KL 0.0071") < remedy.index("INT8 dynamic per token (KL 0.0462")
+
+
+@pytest.mark.parametrize("kl", [0.001, 0.02])
+def test_a_scheme_within_limits_is_ready(card: Card, kl: float) -> None:
+    _, verdict = audit(card, simulation_of(card, kl=kl, top1=0.99))
+    assert status(verdict, STATIC) == "READY"
+    assert verdict.schemes[0].remedy == "Quantize with this scheme."
+
+
+def test_an_unmeasured_linear_makes_every_verdict_inconclusive(card: Card) -> None:
+    coverage = card.coverage.model_copy(
+        update={
+            "linears_measured": card.coverage.linears - 1,
+            "unmeasured": [
+                Unmeasured(module="model.layers.3.mlp.up_proj", reason="never ran in the forward pass", weights=True)
+            ],
+        }
+    )
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert only(findings, "QA101").module == "model.layers.3.mlp.up_proj"
+    assert findings[0].severity == "error"
+
+
+def test_starved_experts_are_one_finding_whatever_they_saw(card: Card) -> None:
+    rows = [
+        Unmeasured(module=f"model.layers.0.mlp.experts.{i}.up_proj", reason=f"expert saw {i} tokens, fewer than 16",
+                   weights=True)
+        for i in range(9)
+    ]  # fmt: skip
+    rows.append(Unmeasured(module="model.visual.proj", reason="no images in the corpus", weights=True))
+    coverage = card.coverage.model_copy(update={"unmeasured": rows})
+    findings, _ = audit(card, simulation_of(card), coverage=coverage)
+    starved, silent = (finding for finding in findings if finding.code == "QA101")
+    assert starved.value == 9
+    assert starved.message == (
+        "9 modules not measured (expert saw 0–8 tokens, fewer than 16), such as "
+        "`model.layers.0.mlp.experts.0.up_proj`, `model.layers.0.mlp.experts.4.up_proj`, "
+        "`model.layers.0.mlp.experts.8.up_proj`"
+    )
+    assert "--experts all" in starved.remedy
+    assert "--samples" in starved.remedy
+    assert silent.message == "1 module not measured (no images in the corpus)"
+    assert "--experts" not in silent.remedy
+
+
+def test_a_component_without_weights_is_told_but_stops_no_verdict(card: Card) -> None:
+    missing = [Unmeasured(module="layers.0.mlp.output", reason="the layer has no MLP")]
+    coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears, "unmeasured": missing})
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), coverage=coverage)
+    assert only(findings, "QA101").severity == "warning"
+    assert status(verdict, STATIC) == "READY"
+
+
+def test_a_part_that_the_model_does_not_have_is_information(card: Card) -> None:
+    rows = [Unmeasured(module=f"layers.{i}.mlp.gate", reason="the MLP has no gate", absent=True) for i in range(3)]
+    coverage = card.coverage.model_copy(update={"unmeasured": rows})
+    findings, _ = audit(card, simulation_of(card), coverage=coverage)
+    found = only(findings, "QA101")
+    assert (found.severity, found.value, found.remedy) == ("info", 3, "None is needed.")
+
+
+def broken_load(card: Card, perplexity: float | None, unigram: float | None, tokens: int = 10_000) -> list[Finding]:
+    """QA104 of a model whose recipes look fine."""
+    assert card.simulation is not None
+    recipes: list[RecipeRow] = [
+        row.model_copy(update={"kl": 0.001, "top1": 0.99, "perplexity_base": perplexity})
+        for row in card.simulation.recipes
+    ]
+    evaluation = card.simulation.evaluation.model_copy(update={"unigram_perplexity": unigram, "tokens": tokens})
+    simulation = card.simulation.model_copy(update={"recipes": recipes, "evaluation": evaluation})
+    findings, verdict = audit(card, simulation)
+    found = [finding for finding in findings if finding.code == "QA104"]
+    assert ({row.status for row in verdict.schemes} == {"INCONCLUSIVE"}) == bool(found)
+    assert all(finding.message.capitalize() in verdict.schemes[0].reason for finding in found)
+    return found
+
+
+def test_a_model_that_predicts_worse_than_token_frequencies_stops_every_verdict(card: Card) -> None:
+    assert [row.value for row in broken_load(card, 1100.0, 1000.0)] == [1100.0]
+    assert broken_load(card, 900.0, 1000.0) == []
+
+
+def test_an_unsound_model_says_so_in_the_headline(card: Card) -> None:
+    names = [site.name for site in card.sites]
+    sites = [site.model_copy(update={"nonfinite": 7} if site.name == names[5] else {}) for site in card.sites]
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), sites=sites)
+    assert verdict.headline.endswith(f"Activations first turn NaN or infinite at `{names[5]}` (1 site in all).")
+
+
+def test_nan_in_the_model_itself_is_not_ready_however_well_the_evaluation_went(card: Card) -> None:
+    sites = [site.model_copy(update={"nonfinite": 1} if i == 9 else {}) for i, site in enumerate(card.sites)]
+    findings, verdict = audit(card, simulation_of(card, kl=0.0001, top1=1.0), sites=sites)
+    assert {row.status for row in verdict.schemes} == {"NOT READY"}
+    assert verdict.schemes[0].reason.startswith("The model itself produces NaN or infinite values")
+    assert verdict.schemes[0].remedy == only(findings, "QA102").remedy
+
+
+def test_padding_among_the_text_stops_every_verdict(card: Card) -> None:
+    findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), padded=["row-7", "row-9"])
+    found = only(findings, "QA106")
+    assert (found.value, "`row-7`" in found.message) == (2.0, True)
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert verdict.schemes[0].remedy == found.remedy
+
+
+def test_a_scheme_that_breaks_the_model_names_what_does_better(card: Card) -> None:
+    """Its own KL is null: everything finite is better."""
+    _, verdict = audit(card, simulation_of(card, kl=None, top1=None, nonfinite=True))
+    assert status(verdict, STATIC) == "NOT READY"
+    assert "these do better: INT8 weights only" in verdict.schemes[0].remedy
+
+
+def test_a_missing_static_range_is_no_nan(card: Card) -> None:
+    _, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99, nonfinite=True))
+    assert status(verdict, STATIC) == "INCONCLUSIVE"
+    assert "static ranges are missing" in verdict.schemes[0].reason
+
+
+def test_an_inconclusive_verdict_is_remedied_by_its_own_cause(card: Card) -> None:
+    """FP16 overflow is an error too, but no reason to be inconclusive."""
+    sites = [site.model_copy(update={"amax": 1e5} if site.kind == "residual" else {}) for site in card.sites]
+    coverage = card.coverage.model_copy(update={"linears_measured": card.coverage.linears - 1, "unmeasured": []})
+    findings, verdict = audit(card, simulation_of(card), sites=sites, coverage=coverage)
+    assert only(findings, "QA201").severity == "error"
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert "reaches every Linear in both splits" in verdict.schemes[0].remedy
+
+
+def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
+    samples = len(card.simulation.evaluation.samples) if card.simulation else 0
+    assert broken_load(card, 3000.0, 1000.0, tokens=samples + 10) == []
+    assert broken_load(card, 10_000.0, 1000.0, tokens=samples + 10)
+    assert broken_load(card, 1300.0, 1000.0, tokens=samples + 1000)
+
+
+def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
+    """It is null in a record, as one of NaN logits is; the KL tells them apart."""
+    assert only(broken_load(card, None, 1000.0), "QA104").value is None
+    assert card.simulation is not None
+    broken = [row.model_copy(update={"perplexity_base": None, "kl": None}) for row in card.simulation.recipes]
+    findings, _ = audit(card, card.simulation.model_copy(update={"recipes": broken}))
+    assert "QA104" not in {finding.code for finding in findings}
+
+
+def test_without_a_baseline_the_bar_is_uniform_guessing(card: Card) -> None:
+    size = card.model.vocab_size
+    assert broken_load(card, 1.2 * size, None)
+    assert broken_load(card, 0.9 * size, None) == []
+
+
+def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:
+    names = [site.name for site in card.sites]
+    broken = {names[12], names[40], names[13]}
+    sites = [site.model_copy(update={"nonfinite": 7} if site.name in broken else {}) for site in card.sites]
+    findings, verdict = audit(card, simulation_of(card, kl=None, top1=None, nonfinite=True), sites=sites)
+    assert names[12] in only(findings, "QA102").message
+    assert status(verdict, STATIC) == "NOT READY"
+    assert names[12] in verdict.schemes[0].reason
+
+
+@pytest.mark.parametrize(("peak", "severity"), [(20000.0, None), (40000.0, "warning"), (70000.0, "error")])
+def test_fp16_headroom_of_the_residual_stream(card: Card, peak: float, severity: str | None) -> None:
+    sites = [site.model_copy(update={"amax": peak} if site.kind == "residual" else {}) for site in card.sites]
+    found = [finding for finding in audit(card, simulation_of(card), sites=sites)[0] if finding.code == "QA201"]
+    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
+    if found:
+        assert found[0].value == pytest.approx(65504 / peak)
+
+
+def test_cut_samples_and_notes_are_told(card: Card) -> None:
+    findings, _ = audit(card, simulation_of(card), truncated=3, notes=["the tokenizer has no chat template"])
+    assert "3 samples cut" in only(findings, "QA103").message
+    assert only(findings, "QA105").message == "the tokenizer has no chat template"
+
+
+def test_dynamic_schemes_count_no_zeroed_tensors(card: Card) -> None:
+    findings, verdict = audit(card, simulation_of(card))
+    assert "static" in only(findings, "QA302").message
+    assert status(verdict, DYNAMIC) == "READY WITH CARE"
+    assert "zero" not in verdict.schemes[1].reason
+
+
+def test_a_group_whose_input_was_not_measured_says_so(card: Card) -> None:
+    assert card.simulation is not None
+    assert explain_group(card.simulation.groups[0], None, None) == "Its input was not measured."
+
+
+def test_without_a_simulation_there_is_no_verdict(card: Card) -> None:
+    verdict = decide(card.sites, card.coverage, None, [], POLICY)
+    assert (verdict.schemes, "no verdict" in verdict.headline) == ([], True)
+
+
+def few_tokens(card: Card, tokens: int, samples: int, **static: Any) -> list[Finding]:
+    simulation = simulation_of(card, **static)
+    evaluation = simulation.evaluation.model_copy(
+        update={"tokens": tokens, "samples": [f"s-{i}" for i in range(samples)]}
+    )
+    return [
+        row for row in audit(card, simulation.model_copy(update={"evaluation": evaluation}))[0] if row.code == "QA107"
+    ]
+
+
+@pytest.mark.parametrize(("tokens", "samples"), [(255, 5), (16, 2), (4096, 1)])
+def test_a_verdict_on_few_tokens_says_so(card: Card, tokens: int, samples: int) -> None:
+    (finding,) = few_tokens(card, tokens, samples, kl=0.001, top1=0.99, kl_stderr=0.00012)
+    assert finding.severity == "warning"
+    assert (finding.value, finding.threshold) == (tokens, 256)
+    assert f"{tokens:,} tokens of {samples} sample" in finding.message
+    assert "standard error" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("kl", "error", "told"), [(0.028, 0.0011, True), (0.028, 0.0009, False), (0.16, 0.006, True), (0.09, 0.02, False)]
+)
+def test_a_kl_near_a_limit_is_told_with_its_error(card: Card, kl: float, error: float, told: bool) -> None:
+    found = few_tokens(card, 256, 2, kl=kl, kl_stderr=error)
+    assert [row.severity for row in found] == ["info"] * told
+    assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in found)
+
+
+def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> None:
+    assert few_tokens(card, 256, 2, kl=0.03, kl_stderr=None) == []
+    (finding,) = few_tokens(card, 4096, 1, kl=0.03, kl_stderr=None)
+    assert "standard error" in finding.message
+
+
+@pytest.mark.parametrize("top1", [0.7998, 0.79999999, 0.8, 0.9199, 0.92])
+@pytest.mark.parametrize("kl", [0.03, 0.0300001, 0.15, 0.150001])
+def test_no_number_crosses_a_limit_by_being_rounded(card: Card, kl: float, top1: float) -> None:
+    """What the reason says of KL and top-1, read back, comes to the same status as the numbers themselves."""
+    policy = load_policy()
+    _, verdict = audit(card, simulation_of(card, kl=kl, top1=top1))
+    found = verdict.schemes[0]
+    shown = re.match(r"KL (\S+) nats per token and (\S+)% of top-1", found.reason)
+    assert shown is not None
+    row = (
+        simulation_of(card)
+        .recipes[0]
+        .model_copy(update={"kl": float(shown[1]), "top1": float(Decimal(shown[2]) / 100), "nonfinite": False})
+    )
+    assert judge(policy, row, [])[0] == found.status
+
+
+def test_only_what_passes_the_policy_is_recommended(card: Card) -> None:
+    """A recipe just below the limit is not recommended for looking like it; where none passes, the card says so."""
+    simulation = simulation_of(card, kl=5.0, top1=0.2)
+    poor = [
+        row if row.name == STATIC else row.model_copy(update={"kl": 0.2, "top1": 0.7998}) for row in simulation.recipes
+    ]
+    _, verdict = audit(card, simulation.model_copy(update={"recipes": poor}))
+    remedy = verdict.schemes[0].remedy
+    assert remedy.startswith("Nothing simulated here passes the policy `default`")
+    assert "top-1 79.98%" in remedy
+    edge = [row if row.name == STATIC else row.model_copy(update={"kl": 0.15, "top1": 0.8}) for row in poor]
+    _, verdict = audit(card, simulation.model_copy(update={"recipes": edge}))
+    assert "these do better" in verdict.schemes[0].remedy

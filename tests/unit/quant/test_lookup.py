@@ -1,0 +1,74 @@
+"""The fast ways give the toolkit's own result, to the last bit, on every value there is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+from compressed_tensors.quantization.utils import calculate_qparams, compute_dynamic_scales_and_zp
+
+from quantaudit.quant.lookup import StaticTable, dynamic_scales, fake_quantize_rows
+from quantaudit.quant.schemes import STATIC_INPUTS
+
+DTYPES = (torch.bfloat16, torch.float16)
+RANGES = ((-3.0, 7.0), (0.0, 3000.0), (-0.02, 0.01))
+
+
+def patterns(dtype: torch.dtype) -> torch.Tensor:
+    """All values of a 16-bit type, NaN and infinities too."""
+    return torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(dtype)
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    a_wide, b_wide = (x.double().nan_to_num(12345.0) for x in (a, b))
+    return a.dtype == b.dtype and torch.equal(a_wide, b_wide)
+
+
+@pytest.mark.parametrize("form", STATIC_INPUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bounds", RANGES)
+def test_a_static_scale_on_every_16_bit_value(bounds: tuple[float, float], dtype: torch.dtype, form: str) -> None:
+    args, x = STATIC_INPUTS[form], patterns(dtype)
+    scale, zero_point = calculate_qparams(*(torch.tensor([bound], dtype=dtype) for bound in bounds), args)
+    expected = fake_quantize(x, scale, zero_point, args)
+    assert same(fake_quantize_rows(x, scale, zero_point, args), expected)
+    shuffled = torch.randperm(1 << 16, generator=torch.Generator().manual_seed(0))
+    table = StaticTable(scale, zero_point, args, dtype)
+    assert same(table(x[shuffled].view(64, 1024)), expected[shuffled].view(64, 1024))
+    assert same(table(x.view(64, 1024).T), expected.view(64, 1024).T)
+
+
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+def test_a_scale_for_each_row_of_a_weight(dtype: torch.dtype, symmetric: bool, kind: str) -> None:
+    args = QuantizationArgs(num_bits=8, type=kind, strategy="channel", symmetric=symmetric or kind == "float")
+    weight = (torch.randn(40, 33, generator=torch.Generator().manual_seed(1)) * 0.1).to(dtype)
+    weight[0] = 0
+    found = calculate_qparams(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), args)
+    expected = fake_quantize(weight, *found, args)
+    assert same(fake_quantize_rows(weight, *found, args), expected)
+    assert not same(expected, weight)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float32])
+def test_a_scale_for_each_token(dtype: torch.dtype, bits: int, symmetric: bool) -> None:
+    args = QuantizationArgs(num_bits=bits, strategy="token", dynamic=True, symmetric=symmetric)
+    x = (torch.randn(3, 50, 33, generator=torch.Generator().manual_seed(bits)) * 9).to(dtype)
+    x[0, 0] = 0
+    found = compute_dynamic_scales_and_zp(x, args, module=None)
+    assert same(fake_quantize_rows(x, *found, args), fake_quantize(x, *found, args))
+    for ours, theirs in zip(dynamic_scales(x, args), found, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_scale_for_a_token_of_every_16_bit_magnitude(dtype: torch.dtype, kind: str) -> None:
+    args = QuantizationArgs(num_bits=8, type=kind, strategy="token", symmetric=True, dynamic=True)
+    x = patterns(dtype).view(1, -1, 1)
+    for ours, theirs in zip(dynamic_scales(x, args), compute_dynamic_scales_and_zp(x, args, module=None), strict=True):
+        assert same(ours, theirs)
