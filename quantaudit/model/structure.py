@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -77,6 +78,16 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
         )
     _, name, module = max(candidates, key=lambda candidate: (candidate[0], -len(candidate[1])))
     return name, module
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Channels of the residual stream: by the configuration, or what the output projection reads where it has none."""
+    config: Any = model.config
+    named = getattr(config.get_text_config(), "hidden_size", None)
+    if named is not None:
+        return int(named)
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    return int(head.weight.shape[1])
 
 
 def text_decoder(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from tests.sweep import examine
 
 MEASURED = (
     "modernbert-decoder", "ernie4_5_moe", "mamba", "jamba", "gemma3n_text", "recurrent_gemma", "rwkv", "llama4",
-    "minimax_m3_vl", "qwen3_5", "git", "mllama", "zamba", "hunyuan_v1_moe", "deepseek_v4",
+    "minimax_m3_vl", "qwen3_5", "git", "mllama", "zamba", "hunyuan_v1_moe", "deepseek_v4", "blt",
 )  # fmt: skip
 
 
@@ -30,3 +30,9 @@ def test_one_that_needs_images_says_so() -> None:
     outcome, detail = examine("blip-2")
     assert outcome == "refused"
     assert "cannot run without pixel_values" in detail
+
+
+def test_one_whose_own_code_fails_without_images_says_so() -> None:
+    outcome, detail = examine("idefics")
+    assert outcome == "refused"
+    assert "own forward pass fails: ValueError: Exactly 1 of pixel_values" in detail

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
+from quantaudit.model.structure import decoder_layers, hidden_size
 from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
 
 
@@ -49,8 +50,8 @@ def model_info(
         model_type=config.model_type,
         dtype=str(model.dtype).removeprefix("torch."),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
+        layers=_layers(model, text),
+        hidden_size=hidden_size(model),
         vocab_size=text.vocab_size,
         context_length=getattr(text, "max_position_embeddings", None),
         revision=revision,
@@ -60,6 +61,12 @@ def model_info(
         notes=notes,
         modules=[module_info(name, module) for name, module in model.named_modules() if name],
     )
+
+
+def _layers(model: nn.Module, text: Any) -> int:
+    """Decoder layers: by the configuration, or counted where it has a list of parts instead (BLT)."""
+    named = getattr(text, "num_hidden_layers", None)
+    return len(decoder_layers(model)[1]) if named is None else int(named)
 
 
 def module_info(name: str, module: nn.Module) -> ModuleInfo:

@@ -18,6 +18,7 @@ from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.structure import hidden_size
 from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
 from quantaudit.simulate.logits.kl import Reading, Scratch, compare, read
 from quantaudit.simulate.quantized.modules import quantized_modules
@@ -187,7 +188,7 @@ def _block_outputs(model: nn.Module, blocks: Sequence[str], take: Any) -> Iterat
 def _bytes_per_token(model: nn.Module, blocks: int) -> int:
     config: Any = model.config
     text = config.get_text_config()
-    return int((text.vocab_size + blocks * text.hidden_size) * next(model.parameters()).element_size())
+    return int((text.vocab_size + blocks * hidden_size(model)) * next(model.parameters()).element_size())
 
 
 def _chunks(samples: Sequence[TokenizedSample], tokens: int) -> Iterator[list[TokenizedSample]]:
