@@ -44,7 +44,7 @@ class Settings:
     special_tokens: SpecialTokens = "auto"
     corpus_tokenizer: str | None = None
     batch_size: int = 1
-    experts: Experts = "routed"
+    experts: Experts = "auto"
     attention: Attention = "auto"
     arithmetic: ArithmeticChoice = "auto"
     evaluation_tokens: int = 4096

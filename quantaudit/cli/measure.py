@@ -30,7 +30,7 @@ def run(
     special_tokens: options.SpecialTokens = "auto",
     corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
-    experts: options.Experts = "routed",
+    experts: options.Experts = "auto",
     attention: options.Attention = "auto",
     arithmetic: options.Arithmetic = "auto",
     device: options.Device = "auto",

@@ -70,7 +70,7 @@ Experts = Annotated[
     typer.Option(
         metavar="TOKENS",
         help="Run experts on the tokens `routed` to them, or on `all`, as llm-compressor's oneshot calibrates them: "
-        "their work times the experts over the chosen ones.",
+        "their work times the experts over the chosen ones. auto: on all those that few tokens are routed to.",
     ),
 ]
 EvaluationTokens = Annotated[

@@ -24,7 +24,7 @@ def run(
     special_tokens: options.SpecialTokens = "auto",
     corpus_tokenizer: options.CorpusTokenizer = None,
     batch_size: options.BatchSize = 1,
-    experts: options.Experts = "routed",
+    experts: options.Experts = "auto",
     attention: options.Attention = "auto",
     arithmetic: options.Arithmetic = "auto",
     evaluation_tokens: options.EvaluationTokens = 4096,

@@ -10,8 +10,9 @@ from quantaudit.errors import UsageError
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SCORES = ("auto", "gradient", "damage")
 """Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
-Experts = Literal["routed", "all"]
-"""Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them."""
+Experts = Literal["auto", "routed", "all"]
+"""Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them. Under
+`auto` those routed to them, and all for experts that saw too few."""
 Attention = Literal["auto", "eager", "native"]
 """Attention while measuring: eager, as the model was loaded, or by the length of the longest sample."""
 ArithmeticChoice = Literal["auto", "native", "float32"]

@@ -58,8 +58,8 @@ class Profile:
     @property
     def experts(self) -> Literal["routed", "all"] | None:
         """Which tokens the experts were run on; None for a model without experts."""
-        kinds = {site.kind for site in self.sites}
-        return "all" if "expert_input_all" in kinds else "routed" if "expert_input" in kinds else None
+        merged = any(site.kind == "expert_input_all" and site.parts for site in self.sites)
+        return "all" if merged else "routed" if any(site.kind == "expert_input" for site in self.sites) else None
 
     @property
     def samples(self) -> list[SampleInfo]:
@@ -182,16 +182,22 @@ def starved(profile: Profile) -> list[Unmeasured]:
 
     Tokens routed to an expert count; all tokens do where all inputs of the expert are known over all of them.
     """
+    rows = []
+    for site in starved_inputs(profile):
+        reason = f"expert saw {tokens(profile, site.name)} tokens, fewer than {EXPERT_TOKENS}"
+        rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
+    return rows
+
+
+def starved_inputs(profile: Profile) -> list[SiteInfo]:
+    """Inputs of experts that saw too few tokens."""
     inputs = [site for site in profile.sites if site.kind == "expert_input"]
     only_routed = {_parent(site.module) for site in inputs if site.all_tokens is None}
-    rows = []
-    for site in inputs:
-        known = site.name if _parent(site.module) in only_routed else site.all_tokens or site.name
-        seen = tokens(profile, known)
-        if seen < EXPERT_TOKENS:
-            reason = f"expert saw {seen} tokens, fewer than {EXPERT_TOKENS}"
-            rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
-    return rows
+
+    def known(site: SiteInfo) -> str:
+        return site.name if _parent(site.module) in only_routed else site.all_tokens or site.name
+
+    return [site for site in inputs if tokens(profile, known(site)) < EXPERT_TOKENS]
 
 
 def unite(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:

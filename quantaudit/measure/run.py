@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib import metadata
 from typing import Any
@@ -18,9 +19,10 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.collector import Gathered, parents, silent, token_text, unreadable
 from quantaudit.measure.profile import Profile, starved, unite
 from quantaudit.measure.shard import Shard
+from quantaudit.measure.starving import run_starving_on_all_tokens
 from quantaudit.model.experts import on_all_tokens
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Side, batches, forward, one_logit
+from quantaudit.model.forward.batches import Batch, Side, batches, forward, one_logit
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover, outside_text
@@ -53,7 +55,8 @@ def measure(
     """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
 
     Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
-    `oneshot` calibrates them, and observes both. shard: run this part of the batches only; the profile says so.
+    `oneshot` calibrates them, and observes both; `auto` does so for those that saw too few tokens, in a second pass,
+    unless this is a shard, which cannot know. shard: run this part of the batches only; the profile says so.
     """
     if shard is not None:
         pictures = sum(sample.pictures is not None for sample in corpus.samples)
@@ -62,6 +65,9 @@ def measure(
     aside = outside_text(loaded.model, architecture.sites)
     gathered = Gathered(architecture, aside=aside, all_tokens=experts == "all")
 
+    def in_batches() -> Iterator[Batch]:
+        return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
+
     with ExitStack() as stack:
         if experts == "all" and any(bank.linearized for bank in architecture.banks):
             stack.enter_context(on_all_tokens())
@@ -69,7 +75,7 @@ def measure(
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive, gathered.refuse))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(one_logit(loaded.model))
-        whole = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
+        whole = in_batches()
         for batch in whole if shard is None else shard.deal(whole):
             gathered.batch = batch
             forward(loaded.model, batch)
@@ -92,10 +98,13 @@ def measure(
         shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
     )
     few = starved(Profile(provenance=provenance, statistics=statistics))
-    return Profile(
+    profile = Profile(
         provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
         statistics=statistics,
     )
+    if experts != "auto" or provenance.shards is not None:
+        return profile
+    return run_starving_on_all_tokens(loaded, profile, in_batches)
 
 
 def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:

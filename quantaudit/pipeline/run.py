@@ -275,7 +275,8 @@ def check_profile(subject: Subject, profile: Profile) -> None:
     experts = profile.experts
     # Where no experts can run on all tokens, asking for it changes nothing.
     able = experts == "all" or extra_work(subject.loaded.model) is not None
-    if experts is not None and able and experts != subject.settings.experts:
+    asked = "routed" if subject.settings.experts == "auto" else subject.settings.experts
+    if experts is not None and able and experts != asked:
         raise FormatError(
             f"profile was measured with --experts {experts}",
             where="--profile",

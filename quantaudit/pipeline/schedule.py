@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quantaudit.card.text import sample_count
-from quantaudit.common.choices import find_single
+from quantaudit.common.choices import Experts, find_single
 from quantaudit.common.progress import Advance, Stage, no_advance
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.measure.run import measure
@@ -64,7 +64,12 @@ class Schedule:
 
 
 def measure_samples(
-    subject: Subject, corpus: TokenizedCorpus, advance: Advance = no_advance, *, shard: Shard | None = None
+    subject: Subject,
+    corpus: TokenizedCorpus,
+    advance: Advance = no_advance,
+    *,
+    shard: Shard | None = None,
+    experts: Experts | None = None,
 ) -> Profile:
     """One pass over samples, or over a shard of them, with every site tapped.
 
@@ -81,7 +86,7 @@ def measure_samples(
             corpus,
             batch_size=subject.settings.batch_size,
             seed=subject.settings.seed,
-            experts=subject.settings.experts,
+            experts=experts or subject.settings.experts,
             shard=shard,
             progress=advance,
         )
@@ -129,7 +134,8 @@ def probe(subject: Subject, *, tapped: bool = True, scored: bool = True) -> Spee
         score_plans(loaded.model, chosen, [])
 
     def tap(chosen: list[TokenizedSample]) -> None:
-        measure_samples(subject, replace(subject.corpus, samples=tuple(chosen)))
+        once = "routed" if subject.settings.experts == "auto" else subject.settings.experts
+        measure_samples(subject, replace(subject.corpus, samples=tuple(chosen)), experts=once)
 
     with subject.computed():
         return Speed(

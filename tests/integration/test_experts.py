@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
+from quantaudit.measure.shard import Shard
 from quantaudit.model.experts import extra_work, linearize, on_all_tokens
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -142,6 +144,49 @@ def test_all_tokens_change_no_output(loaded: LoadedModel) -> None:
 
 
 # Experts that starve -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def short() -> TokenizedCorpus:
+    """So few tokens that the experts of a layer starve, although every one is reached."""
+    return random_corpus([9, 8, 7], seed=3)
+
+
+def starving(profile: Profile) -> set[str]:
+    return {row.module for row in profile.provenance.unmeasured if row.reason.startswith("expert saw")}
+
+
+@pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
+def test_starving_experts_are_run_on_all_tokens_and_the_others_are_not(
+    tiny_loaded: LoadedModel, short: TokenizedCorpus, name: str
+) -> None:
+    loaded = mixture(tiny_loaded, name)
+    routed, everywhere, auto = (measure(loaded, short, batch_size=2, experts=e) for e in ("routed", "all", "auto"))
+    assert starving(routed)
+    assert not starving(auto)
+    assert auto.experts == "routed"
+    for key, value in routed.statistics.items():
+        assert not differences(auto.statistics[key], value), key
+    more = auto.statistics.keys() - routed.statistics.keys()
+    assert {auto.by_name[site].members[0] for site in auto.by_name if f"{site}@all" in {name for name, _ in more}} == {
+        module for module in starving(routed) if module.endswith("down_proj")
+    }
+    for key in more:  # not to the last bit: products of all rows at once round otherwise in the layers before
+        one, other = auto.statistics[key], everywhere.statistics[key]
+        assert (one.tokens, one.extremes.sample.tolist()) == (other.tokens, other.extremes.sample.tolist())
+        np.testing.assert_allclose(one.channel_amax, other.channel_amax, rtol=1e-4)
+        np.testing.assert_allclose(one.extremes.min, other.extremes.min, rtol=1e-4)
+
+
+def test_an_expert_that_no_token_is_sent_to_stays_unmeasured(tiny_loaded: LoadedModel, short: TokenizedCorpus) -> None:
+    profile = measure(mixture(tiny_loaded, "gpt-oss", dead=2), short, experts="auto")
+    assert starving(profile) == {f"model.layers.1.mlp.experts.2.{p}_proj" for p in ("gate", "up", "down")}
+
+
+def test_a_shard_cannot_know_which_experts_starve(tiny_loaded: LoadedModel, short: TokenizedCorpus) -> None:
+    loaded = mixture(tiny_loaded, "gpt-oss")
+    half = measure(loaded, short, experts="auto", shard=Shard(index=1, count=2))
+    assert not [site for site in half.sites if site.name.endswith("@all")]
 
 
 def card_of(loaded: LoadedModel, corpus: TokenizedCorpus, experts: Experts) -> Card:

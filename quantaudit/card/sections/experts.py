@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from quantaudit.card.schema import ExpertLayer, ExpertsInfo
-from quantaudit.measure.profile import EXPERT_TOKENS, Profile, starved, tokens
+from quantaudit.measure.profile import EXPERT_TOKENS, Profile, starved_inputs, tokens
 from quantaudit.provenance import SiteInfo
 from quantaudit.stats.site import summary
 
@@ -26,7 +26,7 @@ def experts_info(profile: Profile) -> ExpertsInfo | None:
         enough=EXPERT_TOKENS,
         layers=layers,
         calibration=_calibration(profile),
-        reading=_reading(layers, unmeasured=bool(starved(profile))),
+        reading=_reading(layers, unmeasured=len({site.module.rpartition(".")[0] for site in starved_inputs(profile)})),
     )
 
 
@@ -47,7 +47,8 @@ def _layer(profile: Profile, name: str, layer: int, merged: list[SiteInfo]) -> E
     )
 
 
-def _reading(layers: list[ExpertLayer], *, unmeasured: bool) -> str:
+def _reading(layers: list[ExpertLayer], *, unmeasured: int) -> str:
+    """unmeasured: experts that saw too few tokens, and were not run on all."""
     seen = [count for layer in layers for count in layer.tokens]
     few = sum(count < EXPERT_TOKENS for count in seen)
     text = (
@@ -57,6 +58,8 @@ def _reading(layers: list[ExpertLayer], *, unmeasured: bool) -> str:
     if not few:
         return text + f"Every one saw at least {EXPERT_TOKENS}."
     text += f"{few:,} of them saw fewer than {EXPERT_TOKENS} routed tokens"
+    if unmeasured and unmeasured < few:
+        return f"{text}: {unmeasured:,} are not measured, the others were run on all tokens."
     return text + (" and are not measured." if unmeasured else ", but were run on all tokens.")
 
 

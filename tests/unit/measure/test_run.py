@@ -472,6 +472,6 @@ def test_an_error_in_the_forward_leaves_no_hooks(tiny_loaded: LoadedModel, tiny_
 
     model.get_submodule("model.layers.1.mlp").forward = fail
     before = hooks(model)
-    with pytest.raises(RuntimeError, match="broken forward"):
+    with pytest.raises(MeasurementError, match="broken forward"):
         measure(loaded_from(model, tiny_loaded), tiny_corpus)
     assert hooks(model) == before

@@ -1,0 +1,118 @@
+"""Runs experts that few tokens are routed to on all tokens, as `oneshot` calibrates them: their range is then known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from quantaudit.measure.collector import Gathered
+from quantaudit.measure.profile import Profile, starved, starved_inputs, tokens, unite
+from quantaudit.model.forward.batches import Batch, forward, one_logit
+from quantaudit.model.forward.capture import capture
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.model.sites import ALL, Architecture, discover, outside_text
+from quantaudit.provenance import SiteInfo
+
+
+def starving_experts(profile: Profile, architecture: Architecture) -> dict[str, list[str]]:
+    """Bank → paths of its experts that saw too few tokens, but some: what no token reaches stays unmeasured.
+
+    Only of banks whose experts llm-compressor can run on all tokens.
+    """
+    short = {site.module: tokens(profile, site.name) for site in starved_inputs(profile)}
+    return {
+        bank.path: experts
+        for bank in architecture.banks
+        if bank.linearized
+        and (experts := [path for path in bank.experts if any(_inside(m, path) and n for m, n in short.items())])
+    }
+
+
+def run_starving_on_all_tokens(
+    loaded: LoadedModel, profile: Profile, batches: Callable[[], Iterable[Batch]]
+) -> Profile:
+    """The profile, with what starving experts make of all tokens in sites of its own; itself where none starve.
+
+    One more pass over the corpus, in which these experts alone do more work than they are routed. What the model
+    computes stays what it is. batches: gives the batches of the first pass once more.
+    """
+    architecture = discover(loaded.model, all_tokens=True)
+    experts = starving_experts(profile, architecture)
+    paths = [path for of_bank in experts.values() for path in of_bank]
+    wanted = [
+        site
+        for site in architecture.sites
+        if site.kind == "expert_input_all" and not site.parts and any(_inside(site.module, path) for path in paths)
+    ]
+    if not wanted:
+        return profile
+    gathered = Gathered(architecture, aside=outside_text(loaded.model, architecture.sites), all_tokens=True)
+    extra = _ExtraRuns(loaded.model, experts, gathered)
+    with ExitStack() as stack:
+        stack.enter_context(gathered.routing.follow(loaded.model))
+        stack.enter_context(capture(loaded.model, wanted, extra.receive, gathered.refuse))
+        stack.enter_context(one_logit(loaded.model))
+        extra.attach(stack)
+        for batch in batches():
+            gathered.batch = batch
+            forward(loaded.model, batch)
+    names = {site.name for site in wanted}
+    found = {key: value for key, value in gathered.result().items() if key[0] in names}
+    return _joined(profile, [site for site in wanted if any(name == site.name for name, _ in found)], found)
+
+
+class _ExtraRuns:
+    """Calls experts on everything that their container is given, before it sends tokens to them."""
+
+    def __init__(self, model: nn.Module, experts: Mapping[str, list[str]], gathered: Gathered) -> None:
+        self._model, self._experts, self._gathered = model, experts, gathered
+        self._running = False
+
+    def receive(self, site: str, tensor: Tensor) -> None:
+        """Take an input of these runs, and none of the model's own."""
+        if self._running:
+            self._gathered.receive(site, tensor)
+
+    def attach(self, stack: ExitStack) -> None:
+        """Hook the containers for as long as the stack is open."""
+        for bank, paths in self._experts.items():
+            modules = [self._model.get_submodule(path) for path in paths]
+
+            def hook(
+                _bank: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], experts: list[nn.Module] = modules
+            ) -> None:
+                given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+                if any(not value.is_floating_point() and value.ndim == 2 for value in given):
+                    self._run(experts, given[0].reshape(-1, given[0].shape[-1]))
+
+            stack.callback(self._model.get_submodule(bank).register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def _run(self, experts: list[nn.Module], x_NC: Tensor) -> None:
+        self._running = True
+        try:
+            for expert in experts:
+                expert(x_NC)
+        finally:
+            self._running = False
+
+
+def _joined(profile: Profile, over_all: list[SiteInfo], found: Mapping[Any, Any]) -> Profile:
+    routed = {site.name.removesuffix(ALL): site for site in over_all}
+    sites = []
+    for site in profile.sites:
+        other = routed.get(site.name)
+        sites += [site] if other is None else [site.model_copy(update={"all_tokens": other.name}), other]
+    few = {row.module for row in starved(profile)}
+    silent = [row for row in profile.provenance.unmeasured if row.module not in few]
+    provenance = profile.provenance.model_copy(update={"sites": sites})
+    joined = replace(profile, provenance=provenance, statistics={**profile.statistics, **found})
+    unmeasured = unite(silent, starved(joined))
+    return replace(joined, provenance=provenance.model_copy(update={"unmeasured": unmeasured}))
+
+
+def _inside(module: str, path: str) -> bool:
+    return module.startswith(f"{path}.")
