@@ -27,7 +27,7 @@ Share = tuple[Labels, Chosen]
 Side = Literal["left", "right"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """A split's place here is its number in labels."""
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 NO_TOKEN = -1
 """Stands for the token at rows of a vision tower: they are patches of an image."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.errors import UsageError
+from quantaudit.errors import MeasurementError, UsageError
 from quantaudit.measure.profile import Profile, merge, save_profile
 from quantaudit.measure.run import measure, padded_samples
 from quantaudit.measure.shard import Shard

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import MeasurementError
+from quantaudit.model.forward import batches as forward_batches
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.loading.load import LoadedModel
@@ -93,3 +97,7 @@ def test_an_error_of_a_hook_stays_what_it_is(tiny_loaded: LoadedModel) -> None:
     sites = discover(tiny_loaded.model).sites
     with pytest.raises(ZeroDivisionError), capture(tiny_loaded.model, sites, fail):
         forward(tiny_loaded.model, batch)
+
+
+def test_errors_of_ours_are_known_by_the_whole_package() -> None:
+    assert Path(quantaudit.__file__).parent == forward_batches._PACKAGE
