@@ -25,10 +25,11 @@ from quantaudit.pipeline.run import Settings, Subject, measure_subject, prepare,
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 
 SHARES = (0.5, 0.6, 0.75, 0.85)
 WORSE, COST = 1.05, 0.1

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from quantaudit.common.outcome import GateSeverity
 from quantaudit.common.resources import resource_dir
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.errors import FormatError
@@ -15,7 +16,6 @@ from quantaudit.provenance import Row, explain
 from quantaudit.simulate.records import RecipeRow
 
 Status = Literal["READY", "READY WITH CARE", "NOT READY", "INCONCLUSIVE"]
-GateSeverity = Literal["error", "inconclusive", "warning", "info"]
 
 
 class Ceiling(Row):

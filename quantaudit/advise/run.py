@@ -26,7 +26,7 @@ from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.recipe.resolve import Resolution
-from quantaudit.simulate.quantized.smoothquant import SmoothQuant
+from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.records import RecipeRow
 
 SHARES = (0.95, 0.85, 0.75, 0.6, 0.5)

@@ -19,9 +19,10 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.modifiers.smoothquant import identity as smoothing_identity
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import RecipeRow
 
 ROUNDS = 4

@@ -18,10 +18,10 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.recipe.modifiers.smoothquant import inferred
+from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.quantized.smoothquant import (
     Calibrated,
     Ranges,
-    SmoothQuant,
     measured_smoothed,
     observed_ranges,
     smoothed,
@@ -57,7 +57,8 @@ class Smoothable:
     def calibrated(self, chosen: Mapping[str, float]) -> tuple[Calibrated, ...]:
         """The same with what was observed: ranges of one norm do not hang on whether another is smoothed."""
         return tuple(
-            Calibrated(by=by, ranges={path: self.ranges[path] for path in by.divided}) for by in self.smooth(chosen)
+            Calibrated(by=by, ranges={path: self.ranges[path] for path in by.smooth_layers})
+            for by in self.smooth(chosen)
         )
 
     def qparams(self, group: Group, strength: float, scheme: Scheme) -> QParams | None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quantaudit.common.resources import resource_dir
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import identity
-from quantaudit.simulate.quantized.smoothquant import SmoothQuant
+from quantaudit.recipe.resolved import SmoothQuant
 
 TEMPLATE = "recipe.yaml.j2"
 

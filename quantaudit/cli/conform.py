@@ -46,8 +46,9 @@ def run(
 
     # From here on torch is needed.
     from quantaudit.cli.output import conform as conform_text
+    from quantaudit.common.outcome import EXIT_CODES
     from quantaudit.conform.artifacts.read import read_artifact
-    from quantaudit.conform.run import EXIT_CODES, conform
+    from quantaudit.conform.run import conform
 
     result = conform(read_artifact(artifact, loaded.model.modules), loaded, rules)
     if output is Format.JSON:

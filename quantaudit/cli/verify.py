@@ -61,7 +61,7 @@ def run(
 
     from quantaudit.card.amend import amend_card
     from quantaudit.card.schema import Card
-    from quantaudit.gate.report import EXIT_CODES
+    from quantaudit.common.outcome import EXIT_CODES
     from quantaudit.pipeline.case import open_case, read_case
     from quantaudit.policy import load_policy
 

@@ -1,10 +1,12 @@
-"""llm-compressor without what it and transformers say while it works."""
+"""Silence of other libraries: llm-compressor and transformers without their logs, bars and prints."""
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 
@@ -26,7 +28,15 @@ def no_bars() -> Iterator[None]:
 
 
 @contextmanager
-def toolkit_silent() -> Iterator[None]:
+def stdout_to_stderr() -> Iterator[None]:
+    """llm-compressor logs to stdout, where results go: its log stays off unless asked for, prints go to stderr."""
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
+def without_library_logs() -> Iterator[None]:
     """Within the context neither llm-compressor nor compressed_tensors logs; afterwards as llm-compressor has it."""
     from llmcompressor.logger import LOGGER_CONFIG
     from loguru import logger

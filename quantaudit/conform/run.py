@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import Field
 
 from quantaudit.card.schema import Card, Finding, SiteRow
+from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.conform.artifacts.records import Artifact, Checkpoint, InputRange
 from quantaudit.conform.card_inputs import fused_groups, input_sites
 from quantaudit.conform.model_check import check_model
@@ -18,9 +18,6 @@ from quantaudit.conform.rules.schemes import schemes
 from quantaudit.conform.rules.storage import stored_tensors
 from quantaudit.policy import Policy
 from quantaudit.provenance import Number, Row
-
-Outcome = Literal["pass", "fail", "inconclusive"]
-EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
 class RangeRow(Row):
@@ -121,6 +118,5 @@ def range_row(row: InputRange, site: SiteRow | None) -> RangeRow:
 
 def _urgency(finding: Finding) -> tuple[int, str, float]:
     """Errors first, then by code; of ranges, those furthest from the peak first."""
-    order = {"error": 0, "warning": 1, "info": 2}
     ratio = finding.value if finding.code == "QA604" and finding.value else 1.0
-    return order[finding.severity], finding.code, -abs(math.log(ratio))
+    return SEVERITY_ORDER[finding.severity], finding.code, -abs(math.log(ratio))

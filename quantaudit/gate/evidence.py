@@ -12,6 +12,7 @@ from torch import nn
 
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.gate.engine import Parting, Unit, partings, units
+from quantaudit.gate.group_assignment import GroupUse
 from quantaudit.gate.recipe_kl import info_scheme, score
 from quantaudit.gate.report import SchemeUse, Score
 from quantaudit.gate.scheme_summary import Quantized, describe
@@ -31,42 +32,6 @@ from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupUse:
-    """One fused group under the recipe.
-
-    schemes: the ways in which members are quantized → those members; None for those that are left alone.
-    site: its measured input. inputs: the card's name for the static scheme of that input, under the default constant of
-    a moving average. errors: of the input under it. row: damage and price under the same scheme as the recipe's, where
-    the whole group has one that was simulated.
-    """
-
-    name: str
-    projection: str
-    layer: int | None
-    members: tuple[str, ...]
-    schemes: Mapping[Quantized | None, tuple[str, ...]]
-    site: SiteRow | None
-    inputs: str | None
-    errors: TensorErrorRow | None
-    row: GroupRow | None
-
-    @property
-    def mixed(self) -> bool:
-        """Whether members are treated differently."""
-        return len(self.schemes) > 1
-
-    @property
-    def quantized(self) -> tuple[Quantized, ...]:
-        """The ways in which members are quantized; empty where the whole group is left alone."""
-        return tuple(way for way in self.schemes if way is not None)
-
-    @property
-    def static(self) -> bool:
-        """Whether any member's input has a range that calibration fixes."""
-        return any(way.static for way in self.quantized)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +110,7 @@ class Evidence:
         """Whether what the recipe quantizes in a group is what was simulated: no transform has come before."""
         if any(parsed.name in ROTATIONS for parsed in self.recipe.modifiers):
             return False
-        return not any(set(use.members) & smoothing.balanced for smoothing in self.smoothings)
+        return not any(set(use.members) & smoothing.balance_layers for smoothing in self.smoothings)
 
     @cached_property
     def quantized(self) -> list[SchemeUse]:

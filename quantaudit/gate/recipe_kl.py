@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from pydantic import ValidationError
 
 from quantaudit.errors import FormatError
+from quantaudit.gate.group_assignment import GroupUse
 from quantaudit.gate.report import Score
 from quantaudit.provenance import explain
 from quantaudit.quant.observers import TOOLKIT
 from quantaudit.recipe.digest import scheme_digest
+from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
 
 _OURS = {ours: toolkit for toolkit, ours in TOOLKIT.items()}
-
-if TYPE_CHECKING:
-    from quantaudit.gate.evidence import GroupUse
-    from quantaudit.recipe.resolve import Resolution
 
 
 def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation], corpus: str) -> Score:

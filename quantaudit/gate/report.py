@@ -6,14 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from quantaudit.policy import GateSeverity
+from quantaudit.common.outcome import EXIT_CODES, GateSeverity, Outcome
 from quantaudit.provenance import Number, Row
 
 SCHEMA_VERSION = "1.0"
 """History: 1.0 first edition."""
-
-Outcome = Literal["pass", "fail", "inconclusive"]
-EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
 class GateFinding(Row):

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from quantaudit.common.outcome import Outcome
 from quantaudit.common.rounding import percentage, significant
-from quantaudit.gate.report import GateFinding, GateReport, Limits, Outcome, Score
+from quantaudit.gate.report import GateFinding, GateReport, Limits, Score
 
 OUTCOMES: dict[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 SEVERITIES = {"error": "red", "inconclusive": "yellow", "warning": "yellow", "info": "cyan"}

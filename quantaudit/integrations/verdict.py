@@ -12,6 +12,7 @@ from quantaudit.card.build import coverage, peak_summary, site_row
 from quantaudit.card.judge.findings import fp16_headroom
 from quantaudit.card.schema import Finding
 from quantaudit.card.words import percent
+from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
 from quantaudit.provenance import SiteInfo
@@ -53,8 +54,7 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
         elif args.dynamic is False and args.strategy == "tensor":
             found += _zeroed(profile, site, whole, args, policy)
     found += _headroom(profile, policy)
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: (order[finding.severity], finding.code, -(finding.value or 0.0)))
+    return sorted(found, key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code, -(finding.value or 0.0)))
 
 
 def _seen(profile: Profile, site: SiteInfo) -> SiteStatistics | None:

@@ -31,10 +31,11 @@ from quantaudit.provenance import Arithmetic, SampleInfo
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.parse import ParsedRecipe, read_recipe
 from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.settings import Settings, own_arithmetic, repeat
 from quantaudit.simulate.cost import MEASURING, RENDERING, Speed, minutes
 from quantaudit.simulate.logits.baselines import MIXED
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, check_names
+from quantaudit.simulate.quantized.recipe_plan import check_names
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.tensors import scale_rows

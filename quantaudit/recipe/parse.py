@@ -6,11 +6,8 @@ that a wrongly nested recipe is an empty one. Here such a recipe is an error tha
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from typing import Any, cast
 import yaml
 from pydantic import ValidationError
 
+from quantaudit.common.logs import stdout_to_stderr
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import explain
 from quantaudit.recipe.yaml_positions import Keys, Lines
@@ -191,7 +189,7 @@ def _modifier_keys(value: Any, keys: Keys) -> Iterator[Keys]:
 
 
 def _create(data: Any, places: Sequence[Keys], lines: Lines, path: str) -> tuple[ParsedModifier, ...]:
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.recipe import Recipe
 
         try:
@@ -264,11 +262,3 @@ def _explained(error: Exception, keys: Keys, lines: Lines, path: str) -> RecipeE
         return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{lines.line(place)}", hint=hint)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return RecipeError(f"{name}: {reason}", where=f"{path}:{lines.line(keys)}", hint=hint)
-
-
-@contextlib.contextmanager
-def toolkit_quiet() -> Iterator[None]:
-    """llm-compressor logs to stdout, where results go: its log stays off unless asked for, prints go to stderr."""
-    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -14,26 +14,14 @@ from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.utils import is_match
 from torch import nn
 
-from quantaudit.recipe.digest import identity, scheme_digest
+from quantaudit.common.logs import stdout_to_stderr
+from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
 from quantaudit.recipe.modifiers.awq import AwqReach, awq_reaches
 from quantaudit.recipe.modifiers.smoothquant import Smoothing, smoothings
-from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe, toolkit_quiet
-from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.recipe.unsimulated import Unsimulated, unsimulated
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe
-
-__all__ = [
-    "Origin",
-    "Overlap",
-    "Pattern",
-    "Resolution",
-    "Unsimulated",
-    "identity",
-    "resolve",
-    "scheme_digest",
-    "shell_model",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +68,7 @@ class Resolution:
             schemes=self.schemes,
             digest=self.digest,
             smooth=tuple(smoothing.does for smoothing in self.smoothings if smoothing.simulated),
-            beyond=tuple(dict.fromkeys(change.reason for change in self.unsimulated)),
+            unsimulated=tuple(dict.fromkeys(change.reason for change in self.unsimulated)),
         )
 
 
@@ -89,7 +77,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
 
     Raises RecipeError, with the line, on a pattern that is no regular expression.
     """
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.modifiers.quantization import QuantizationMixin
 
     modules = {name: module for name, module in model.named_modules() if name}

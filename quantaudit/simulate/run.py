@@ -18,13 +18,14 @@ from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.support import obstacles
 from quantaudit.quant.weights import upright
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.logits.baselines import standard_plans
 from quantaudit.simulate.logits.one_group import sample_groups, simulate_single
 from quantaudit.simulate.logits.rounding_floor import rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, recipe_plan
+from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import Evaluation, PriceSource, SchemeInfo, Simulation
 from quantaudit.simulate.replay.group_effects import replay_groups, steps
 from quantaudit.simulate.sensitivity.prices import pass_once, price_by_anchors

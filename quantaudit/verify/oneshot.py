@@ -14,7 +14,7 @@ from compressed_tensors.utils import patch_attr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from quantaudit.common.logs import toolkit_silent
+from quantaudit.common.logs import stdout_to_stderr, without_library_logs
 from quantaudit.conform.artifacts.tensors import Tensors
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, RecipeError
@@ -23,7 +23,7 @@ from quantaudit.model.forward.attention import GivenMasks
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.quant.observers import QParams
-from quantaudit.recipe.parse import read_recipe, toolkit_quiet
+from quantaudit.recipe.parse import read_recipe
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.verify.rotations import attach_rotations
 
@@ -50,7 +50,7 @@ def run_oneshot(
     Returns the decoder layers that ran without a causal mask. Raises RecipeError where llm-compressor refuses the
     recipe or fails on it.
     """
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor import active_session, oneshot
 
     model: Any = loaded.model
@@ -59,7 +59,7 @@ def run_oneshot(
     each = _whole_model_for_each() if several else nullcontext(pipeline)
     # Weights are written through `.data` here: no copies of them may be kept.
     products = computed_in(arithmetic_now(model), model, weight_bytes=0)
-    with toolkit_quiet(), toolkit_silent(), _described(model), masks.watched(), products, each as chosen:
+    with stdout_to_stderr(), without_library_logs(), _described(model), masks.watched(), products, each as chosen:
         try:
             oneshot(
                 model=model,
@@ -105,7 +105,7 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
 
     model: Any
     try:
-        with toolkit_silent():
+        with without_library_logs():
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype="auto",

@@ -12,6 +12,7 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor, nn
 
 from quantaudit.card.schema import Card, Finding, ScaleComparison, Verification, VerifiedScore
+from quantaudit.common.outcome import Outcome
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.conform.artifacts.read import read_artifact
 from quantaudit.conform.artifacts.records import Artifact
@@ -19,7 +20,6 @@ from quantaudit.conform.rules.ranges import without_mask
 from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import ModelError
-from quantaudit.gate.report import Outcome
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.arithmetic import arithmetic_now

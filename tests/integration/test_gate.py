@@ -84,7 +84,7 @@ def test_a_recipe_is_measured_once_it_was_simulated(
 ) -> None:
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
-    from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe
+    from quantaudit.recipe.resolved import ResolvedRecipe
     from quantaudit.simulate.run import simulate
 
     path = RECIPES / f"{name}.yaml"

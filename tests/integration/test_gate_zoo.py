@@ -85,7 +85,8 @@ def broken_load() -> Card:
 def head_priced() -> Card:
     """A card on which the dynamic recipe that takes lm_head too was simulated."""
     from quantaudit.recipe.parse import read_recipe
-    from quantaudit.recipe.resolve import resolve, shell_model
+    from quantaudit.recipe.resolve import resolve
+    from quantaudit.recipe.skeleton import shell_model
 
     card = card_of()
     digest = resolve(read_recipe(ZOO / "broken" / "head.yaml"), shell_model(card.model.modules)).digest

@@ -12,6 +12,7 @@ from quantaudit.card.judge.loading import no_weights, other_class, reads_ahead, 
 from quantaudit.card.judge.simulated import broken_load, damage, few_tokens, zeroed
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
 from quantaudit.card.words import PRODUCTS, count
+from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import Simulation
@@ -55,8 +56,7 @@ def find(
             *damage(simulation, policy),
             *zeroed(simulation, policy),
         ]
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: (order[finding.severity], finding.code))
+    return sorted(found, key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code))
 
 
 def unmeasured(coverage: Coverage) -> list[Finding]:

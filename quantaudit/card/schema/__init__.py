@@ -29,7 +29,7 @@ from quantaudit.card.schema.stability import (
     SubsetRow,
     TailRow,
 )
-from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Severity, Verdict, VerdictLimits, WorstGroup
+from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Verdict, VerdictLimits, WorstGroup
 from quantaudit.errors import FormatError
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Row, explain
 from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation
@@ -58,7 +58,6 @@ __all__ = [
     "PublishedPeak",
     "ScaleComparison",
     "SchemeVerdict",
-    "Severity",
     "SiteRow",
     "StabilityInfo",
     "SubsetRow",

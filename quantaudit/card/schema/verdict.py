@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from quantaudit.common.outcome import Severity
 from quantaudit.policy import Status
 from quantaudit.provenance import Number, Row
-
-Severity = Literal["error", "warning", "info"]
 
 
 class Finding(Row):

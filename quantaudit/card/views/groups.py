@@ -14,9 +14,9 @@ from quantaudit.card.schema import (
     Finding,
     Peak,
     PeakStability,
-    Severity,
     SiteRow,
 )
+from quantaudit.common.outcome import Severity
 from quantaudit.provenance import Unmeasured
 from quantaudit.simulate.records import (
     GroupRow,

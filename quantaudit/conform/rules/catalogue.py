@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantaudit.card.schema import Finding, Severity
+from quantaudit.card.schema import Finding
+from quantaudit.common.outcome import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from quantaudit.card.schema import Finding, Severity, SiteRow
+from quantaudit.card.schema import Finding, SiteRow
+from quantaudit.common.outcome import Severity
 from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
 from quantaudit.conform.rules.catalogue import BROKEN, RECALIBRATE, finding
 from quantaudit.policy import Policy

@@ -12,7 +12,8 @@ from quantaudit.gate.rules.remedies import gentler
 from quantaudit.provenance import Unmeasured
 
 if TYPE_CHECKING:
-    from quantaudit.gate.evidence import Evidence, GroupUse
+    from quantaudit.gate.evidence import Evidence
+    from quantaudit.gate.group_assignment import GroupUse
 
 STARVED = "expert saw"
 """How measuring begins the reason of an expert that too few tokens were routed to."""
@@ -234,7 +235,7 @@ def missed(evidence: Evidence) -> Iterator[Hit]:
     """Groups beyond the damage or zeroed limits whose inputs no mapping smooths."""
     if not evidence.smoothings or any(smoothing.problem for smoothing in evidence.smoothings):
         return
-    reached = {name for smoothing in evidence.smoothings for name in smoothing.balanced}
+    reached = {name for smoothing in evidence.smoothings for name in smoothing.balance_layers}
     hurting = [use for use in evidence.uses if use.static and _hurts(use, evidence)]
     out_of_reach = [use.name for use in hurting if not reached & set(use.members)]
     if out_of_reach:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from quantaudit.common.outcome import GateSeverity
 from quantaudit.gate.rules.registry import Hit, count, either, rule, some
-from quantaudit.policy import GateSeverity
 
 if TYPE_CHECKING:
     from quantaudit.gate.engine import Unit
-    from quantaudit.gate.evidence import Evidence, GroupUse
+    from quantaudit.gate.evidence import Evidence
+    from quantaudit.gate.group_assignment import GroupUse
     from quantaudit.gate.scheme_summary import Quantized
     from quantaudit.recipe.unsimulated import Unsimulated
 

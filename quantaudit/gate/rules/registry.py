@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantaudit.policy import GateSeverity
+from quantaudit.common.outcome import GateSeverity
 from quantaudit.recipe.yaml_positions import Keys
 
 if TYPE_CHECKING:

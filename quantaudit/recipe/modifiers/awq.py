@@ -10,7 +10,8 @@ from typing import Any
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
-from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe, toolkit_quiet
+from quantaudit.common.logs import stdout_to_stderr
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
 from quantaudit.recipe.yaml_positions import Keys
 
 
@@ -42,7 +43,7 @@ def awq_reaches(
 
 
 def _reach(index: int, parsed: ParsedModifier, model: nn.Module, schemes: Mapping[str, QuantizationScheme]) -> AwqReach:
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.modifiers.transform.awq.dynamic_mappings import get_layer_mappings_from_model
 
     problem = None

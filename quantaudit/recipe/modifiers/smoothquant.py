@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe, toolkit_quiet
+from quantaudit.common.logs import stdout_to_stderr
+from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
+from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.recipe.yaml_positions import Keys
-from quantaudit.simulate.quantized.smoothquant import SmoothQuant
 
 LATE = "SmoothQuant comes after a modifier that quantizes, so that scales fit no longer, which is not simulated"
 MISFIT = "SmoothQuant's mappings do not fit this model, which is not simulated"
@@ -35,9 +36,9 @@ class Smoothing:
     beyond: str | None
 
     @property
-    def balanced(self) -> frozenset[str]:
+    def balance_layers(self) -> frozenset[str]:
         """Linears whose input it smooths."""
-        return self.does.balanced
+        return self.does.balance_layers
 
     @property
     def simulated(self) -> bool:
@@ -55,7 +56,7 @@ def smoothings(recipe: ParsedRecipe, model: nn.Module, claimed: Mapping[str, int
 
     claimed: by module path, index of the first modifier that quantizes it.
     """
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
     for index, parsed in enumerate(recipe.modifiers):
@@ -75,7 +76,7 @@ def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
     Empty where they do not fit the model.
     """
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
     parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())

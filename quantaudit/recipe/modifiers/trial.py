@@ -18,7 +18,7 @@ from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import nn
 
-from quantaudit.recipe.parse import toolkit_quiet
+from quantaudit.common.logs import stdout_to_stderr
 
 ROWS, COLUMNS = 16, 64
 """Least out_features and in_features of the Linear; they are whole multiples of groups and blocks."""
@@ -41,7 +41,7 @@ class Trial:
 
 def try_scheme(scheme: QuantizationScheme) -> Trial:
     """Quantize one small Linear by a scheme, calibrated as `QuantizationModifier` does, and compress it."""
-    with toolkit_quiet(), warnings.catch_warnings(), torch.random.fork_rng():
+    with stdout_to_stderr(), warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         own = deepcopy(scheme)
@@ -56,7 +56,7 @@ def try_scheme(scheme: QuantizationScheme) -> Trial:
 
 def observers() -> frozenset[str]:
     """Names of the observers that llm-compressor knows, as its registry has them."""
-    with toolkit_quiet():
+    with stdout_to_stderr():
         from llmcompressor.observers import Observer
     return frozenset(Observer.registered_names())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
@@ -17,30 +16,12 @@ from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, toolkit_scheme
 from quantaudit.quant.support import approximations, obstacles
 from quantaudit.quant.weights import upright
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.quantized.smoothquant import SmoothQuant, calibrate
+from quantaudit.simulate.quantized.smoothquant import calibrate
 
 _EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
 _SMOOTHED_EXPERTS = "smoothing inside experts: from routed tokens, where llm-compressor calibrates every expert on all"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedRecipe:
-    """What a recipe does to a model. schemes: by module path. smooth: what it does to weights before it rounds them.
-
-    beyond: what it does besides, in words.
-    """
-
-    name: str
-    schemes: Mapping[str, QuantizationScheme]
-    digest: str
-    smooth: tuple[SmoothQuant, ...] = ()
-    beyond: tuple[str, ...] = ()
-
-    def calibration_samples(self, samples: Sequence[TokenizedSample]) -> int:
-        """How many samples `recipe_plan` will run: none where nothing is smoothed."""
-        calibration = sum(sample.split == "calibration" for sample in samples)
-        return calibration * (len(self.smooth) + 1) if self.smooth else 0
 
 
 def recipe_plan(
@@ -75,13 +56,13 @@ def recipe_plan(
         near |= dict.fromkeys(approximations(found))
         if schemes[path].static and sites[path] in routed:
             near[_EXPERTS] = None
-    if any(sites.get(path) in routed for by in recipe.smooth for path in by.divided):
+    if any(sites.get(path) in routed for by in recipe.smooth for path in by.smooth_layers):
         near[_SMOOTHED_EXPERTS] = None
     read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
     work = recipe.calibration_samples(samples)
     tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
     smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=tick)
-    unsimulated = (*recipe.beyond, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
+    unsimulated = (*recipe.unsimulated, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
     mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
     return Plan(
         name=recipe.name,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quantaudit.common.logs import toolkit_silent
+from quantaudit.common.logs import without_library_logs
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
@@ -24,38 +24,11 @@ from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import Batch, batches, forward, one_logit
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.sites import discover, outside_text
+from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.quantized.modules import own_parameters
 
 Ranges = Mapping[str, tuple[Tensor, Tensor]]
 """By path of a module, the least and the greatest value of each channel of its output: [channels], in its dtype."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmoothQuant:
-    """One SmoothQuantModifier, resolved on a model.
-
-    algorithm, strength: its arguments. mappings: in its order, the module whose output is divided, channel by channel,
-    and the Linears that read it, whose weights are multiplied.
-    """
-
-    algorithm: str
-    strength: float
-    mappings: tuple[tuple[str, tuple[str, ...]], ...]
-
-    @property
-    def divided(self) -> frozenset[str]:
-        """Modules whose output becomes smaller."""
-        return frozenset(smooth for smooth, _ in self.mappings)
-
-    @property
-    def balanced(self) -> frozenset[str]:
-        """Linears whose input becomes smaller."""
-        return frozenset(path for _, balanced in self.mappings for path in balanced)
-
-    @property
-    def changed(self) -> frozenset[str]:
-        """Modules whose weights change."""
-        return self.divided | self.balanced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,7 +76,7 @@ def calibrate(
     steps: tuple[Calibrated, ...] = ()
     for by in smooth:
         with smoothed(model, steps):
-            ranges = observed_ranges(model, profile, samples, by.divided, progress=progress)
+            ranges = observed_ranges(model, profile, samples, by.smooth_layers, progress=progress)
         steps = (*steps, Calibrated(by=by, ranges=ranges))
     if not steps or not sites:
         return steps, profile
@@ -226,7 +199,7 @@ def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
         path: SmoothQuantScale(min_channel_vals=low, max_channel_vals=high) for path, (low, high) in step.ranges.items()
     }
     factors: dict[str, Tensor] = {}
-    with toolkit_silent(), torch.no_grad(), norm_calibration_context(model):
+    with without_library_logs(), torch.no_grad(), norm_calibration_context(model):
         for path, balanced in step.by.mappings:
             if path not in modifier.scales_:
                 continue

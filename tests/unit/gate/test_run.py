@@ -18,7 +18,7 @@ from quantaudit.model.sites import Group, discover
 from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.parse import parse_recipe
-from quantaudit.recipe.resolve import shell_model
+from quantaudit.recipe.skeleton import shell_model
 from tests.recipe_cards import CALM, DYNAMIC, SCHEMES, STATIC, card_of, modules_and_groups, recipe_row, scales_of
 from tests.skeletons import FAMILIES, skeleton
 
@@ -343,7 +343,7 @@ def test_smoothquant_reaches_what_the_toolkit_smooths(family: str) -> None:
     card = card_of(family)
     card = card.model_copy(update={"model": card.model.model_copy(update={"architecture": architecture})})
     (smoothing,) = evidence("s_stage: {q_modifiers: {SmoothQuantModifier: {}}}", card).smoothings
-    assert smoothing.balanced == expected
+    assert smoothing.balance_layers == expected
     assert (smoothing.problem, smoothing.unmatched) == (None, ())
 
 

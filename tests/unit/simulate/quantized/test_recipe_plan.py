@@ -21,8 +21,9 @@ from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import INT8, INT8_STATIC, find_scheme
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate.logits.score_plans import score_plans
-from quantaudit.simulate.quantized.recipe_plan import ResolvedRecipe, check_names, recipe_plan
+from quantaudit.simulate.quantized.recipe_plan import check_names, recipe_plan
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.run import simulate
 from tests.builders import loaded_from, random_corpus
@@ -32,7 +33,7 @@ from tests.families import family_model
 def resolved(path: Path, loaded: LoadedModel) -> ResolvedRecipe:
     found = resolve(read_recipe(path), loaded.model)
     reasons = tuple(change.reason for change in found.unsimulated)
-    return ResolvedRecipe(name=path.stem, schemes=found.schemes, digest=found.digest, beyond=reasons)
+    return ResolvedRecipe(name=path.stem, schemes=found.schemes, digest=found.digest, unsimulated=reasons)
 
 
 def shipped(name: str) -> Path:
@@ -132,7 +133,7 @@ def test_what_cannot_be_simulated_is_named_and_left_alone(
         "model.layers.1.self_attn.o_proj": linears("W4A16"),
         "model.layers.2.self_attn.o_proj": output,
     }
-    recipe = of(schemes, beyond=("rotated",))
+    recipe = of(schemes, unsimulated=("rotated",))
     plan = recipe_plan(recipe, tiny_loaded.model, architecture.groups, tiny_profile)
     assert list(plan.schemes) == ["model.layers.0.mlp.down_proj"]
     assert plan.unsimulated[0] == "rotated"

@@ -21,9 +21,10 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.logits.score_plans import score_checkpoint, score_plans
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
-from quantaudit.simulate.quantized.smoothquant import Calibrated, SmoothQuant, calibrate, smoothed
+from quantaudit.simulate.quantized.smoothquant import Calibrated, calibrate, smoothed
 from quantaudit.verify.oneshot import load_saved, run_oneshot, saved_parameters
 from tests.builders import (
     differences,
