@@ -22,7 +22,6 @@ from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.sections import granularity
 from quantaudit.card.sections.advice import advised
 from quantaudit.card.views import groups as rows
-from quantaudit.card.words import PRODUCTS
 from quantaudit.common.files import write_bytes, write_text
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
@@ -157,7 +156,7 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
         ("seeds", f"corpus {corpus.seed}, run {environment.seed}"),
         (
             "forward passes",
-            f"{model.dtype}, {PRODUCTS[environment.arithmetic]}, {environment.attention} attention, "
+            f"{model.dtype}, {text.PRODUCTS[environment.arithmetic]}, {environment.attention} attention, "
             f"{environment.device}",
         ),
         ("packages", ", ".join(f"{name} {version}" for name, version in environment.packages.items())),
@@ -167,7 +166,7 @@ def _provenance(card: Card) -> list[tuple[str, str]]:
     if card.simulation:
         evaluation = card.simulation.evaluation
         simulated = f"{evaluation.tokens:,} tokens, at most {evaluation.max_tokens_per_sample:,} a sample"
-        arithmetic = f"{evaluation.arithmetic}, {PRODUCTS[evaluation.products]}"
+        arithmetic = f"{evaluation.arithmetic}, {text.PRODUCTS[evaluation.products]}"
         pairs.append(("simulation", f"{simulated}, in {arithmetic}"))
     return pairs
 

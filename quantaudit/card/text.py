@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ABSENT = "—"
 MINUS = "−"
+PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
+"""How products of a model's dtype were computed, in words."""
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -75,6 +77,16 @@ def decibels(value: float | None) -> str:
 def count(value: int | None) -> str:
     """A whole number with thousands separators; '—' for None."""
     return ABSENT if value is None else f"{value:,}"
+
+
+def counted(value: int, noun: str) -> str:
+    """`1 sample`, `2 samples`."""
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+
+
+def share_in_words(share: float, *limits: float) -> str:
+    """A share for sentences: never "nearly all" as "all", and on its own side of every limit."""
+    return "all but a few" if 0.9999 < share < 1 else percentage(share, *limits, digits=2)
 
 
 def sample_count(corpus: CorpusInfo) -> str:

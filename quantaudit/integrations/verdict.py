@@ -11,7 +11,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from quantaudit.card.build import coverage, peak_summary, site_row
 from quantaudit.card.judge.findings import fp16_headroom
 from quantaudit.card.schema import Finding
-from quantaudit.card.words import percent
+from quantaudit.card.text import share_in_words
 from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
@@ -109,7 +109,7 @@ def _zeroed(
             severity="error",
             module=site.module,
             message=(
-                f"a static scale ({observer}) rounds {percent(errors.zeroed_fraction)} of its input to zero: "
+                f"a static scale ({observer}) rounds {share_in_words(errors.zeroed_fraction)} of its input to zero: "
                 f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels "
                 f"(SQNR {errors.sqnr_db:.1f} dB)"
             ),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from quantaudit.card.judge.loading import no_weights, other_class, reads_ahead, unused_tensors
 from quantaudit.card.judge.simulated import broken_load, damage, few_tokens, zeroed
 from quantaudit.card.schema import Coverage, Finding, PeakSummary, SiteRow, StabilityInfo
-from quantaudit.card.words import PRODUCTS, count
+from quantaudit.card.text import PRODUCTS, counted
 from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance, Unmeasured
@@ -78,7 +78,7 @@ def unmeasured(coverage: Coverage) -> list[Finding]:
                 code="QA101",
                 severity="error" if weights else "info" if absent else "warning",
                 module=modules[0],
-                message=f"{count(len(modules), 'module')} not measured ({reason}){examples}",
+                message=f"{counted(len(modules), 'module')} not measured ({reason}){examples}",
                 value=float(len(modules)),
                 threshold=0.0,
                 reason=_ABSENT if absent else "What was not measured cannot be declared safe.",
@@ -118,7 +118,7 @@ def nonfinite(sites: Sequence[SiteRow]) -> list[Finding]:
             code="QA102",
             severity="error",
             module=first.module,
-            message=f"activations first turn NaN or infinite at `{first.name}` ({count(len(broken), 'site')} in all)",
+            message=f"activations first turn NaN or infinite at `{first.name}` ({counted(len(broken), 'site')} in all)",
             value=float(first.nonfinite),
             threshold=0.0,
             reason="A non-finite activation makes every later value meaningless, quantized or not.",
@@ -138,7 +138,7 @@ def corpus_notes(provenance: Provenance) -> list[Finding]:
                 severity="error",
                 module=None,
                 message=(
-                    f"{count(len(corpus.padded), 'sample')} of the corpus begin or end in padding tokens, "
+                    f"{counted(len(corpus.padded), 'sample')} of the corpus begin or end in padding tokens, "
                     f"such as `{corpus.padded[0]}`"
                 ),
                 value=float(len(corpus.padded)),
@@ -154,7 +154,7 @@ def corpus_notes(provenance: Provenance) -> list[Finding]:
                 code="QA103",
                 severity="info",
                 module=None,
-                message=f"{count(corpus.truncated, 'sample')} cut to {limit:,} tokens",
+                message=f"{counted(corpus.truncated, 'sample')} cut to {limit:,} tokens",
                 value=float(corpus.truncated),
                 threshold=0.0,
                 reason="Peaks beyond the cut were not seen.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from quantaudit.card.schema import Finding
-from quantaudit.card.words import count
+from quantaudit.card.text import counted
 from quantaudit.provenance import Doubt, Provenance
 
 
@@ -83,4 +83,4 @@ def _message(doubt: Doubt, others: int) -> str:
     text = f"`{doubt.module}`: {doubt.text}" if doubt.module else doubt.text
     if doubt.kind == "values" and doubt.count > 1:
         text += f" ({doubt.count:,} matrices in all)"
-    return text + (f"; the same holds of {count(others, 'other module')}" if others else "")
+    return text + (f"; the same holds of {counted(others, 'other module')}" if others else "")

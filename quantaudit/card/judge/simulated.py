@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from quantaudit.card.schema import Finding
-from quantaudit.card.words import count, percent
+from quantaudit.card.text import counted, share_in_words
 from quantaudit.common.rounding import significant
 from quantaudit.policy import Policy
 from quantaudit.provenance import Provenance
@@ -71,7 +71,7 @@ def few_tokens(simulation: Simulation, policy: Policy) -> list[Finding]:
         return []
     error = "unknown" if row.kl_stderr is None else f"{row.kl_stderr:.2g}"
     message = (
-        f"the verdicts rest on {count(evaluation.tokens, 'token')} of {count(len(evaluation.samples), 'sample')}; "
+        f"the verdicts rest on {counted(evaluation.tokens, 'token')} of {counted(len(evaluation.samples), 'sample')}; "
         f"the KL of {row.title} is {significant(row.kl or 0.0, *policy.kl.both)} nats with a standard error of {error}"
     )
     if distance < limit.errors:
@@ -113,7 +113,7 @@ def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
                     code="QA301",
                     severity="warning",
                     module=group,
-                    message=f"{scheme.title} damages {count(len(rows), 'fused group')} noticeably, `{group}` most",
+                    message=f"{scheme.title} damages {counted(len(rows), 'fused group')} noticeably, `{group}` most",
                     value=worst,
                     threshold=policy.damage.warning,
                     reason=policy.damage.reason,
@@ -147,9 +147,9 @@ def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
                     severity="warning",
                     module=worst.group,
                     message=(
-                        f"{scheme.title} rounds most values of {count(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {percent(share, policy.zeroed_fraction.warning)}); {hidden} of them would "
-                        "pass an SQNR check"
+                        f"{scheme.title} rounds most values of {counted(len(rows), 'tensor')} to zero "
+                        f"(`{worst.group}`: {share_in_words(share, policy.zeroed_fraction.warning)}); {hidden} of "
+                        "them would pass an SQNR check"
                     ),
                     value=share,
                     threshold=policy.zeroed_fraction.warning,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from quantaudit.card.judge.simulated import zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
-from quantaudit.card.words import count, percent
+from quantaudit.card.text import counted, share_in_words
 from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
@@ -108,7 +108,8 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"
     if error is not None and error.zeroed_fraction is not None and error.scale is not None:
-        text += f"; at a scale of {error.scale:.3g}, {percent(error.zeroed_fraction)} of its values round to zero"
+        zeroed = share_in_words(error.zeroed_fraction)
+        text += f"; at a scale of {error.scale:.3g}, {zeroed} of its values round to zero"
         if error.sqnr_db is not None and error.sqnr_db >= 20 and error.zeroed_fraction > 0.5:
             text += f", which its SQNR of {error.sqnr_db:.1f} dB does not show"
     elif row.damage_weights_only and row.damage and row.damage_weights_only > row.damage / 2:
@@ -171,7 +172,7 @@ def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:
         stopped.append(f"{missing:,} of {coverage.linears:,} Linears were not measured.")
     others = [row for row in coverage.unmeasured if row.weights]
     if others and not missing:
-        stopped.append(f"{count(len(others), 'module')} with weights not measured, such as `{others[0].module}`.")
+        stopped.append(f"{counted(len(others), 'module')} with weights not measured, such as `{others[0].module}`.")
     return stopped
 
 
@@ -185,7 +186,7 @@ def _causes(
         return broken
     return [
         "One scale that covers the peaks is too coarse for everything else: "
-        f"{count(len(lost), 'tensor')} {'loses' if len(lost) == 1 else 'lose'} most values to zero."
+        f"{counted(len(lost), 'tensor')} {'loses' if len(lost) == 1 else 'lose'} most values to zero."
     ]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from rich.markup import escape
 from rich.table import Table
 
-from quantaudit.card.words import count
+from quantaudit.card.text import counted
 from quantaudit.cli import console
 from quantaudit.conform.run import Conformance
 
@@ -26,9 +26,9 @@ def show(result: Conformance) -> None:
     below = sum(row.coverage is not None and row.coverage < 1 for row in result.ranges)
     console.out.print(
         escape(
-            f"{result.kind}: {count(result.static, 'static input range')}, {below:,} of them below the measured peak; "
-            f"{result.dynamic:,} dynamic; {len(result.unquantized):,} of {count(result.linears, 'Linear')} on the card "
-            f"of {result.model} not quantized"
+            f"{result.kind}: {counted(result.static, 'static input range')}, {below:,} of them below the measured "
+            f"peak; {result.dynamic:,} dynamic; {len(result.unquantized):,} of {counted(result.linears, 'Linear')} "
+            f"on the card of {result.model} not quantized"
         ),
         highlight=False,
         soft_wrap=True,
@@ -54,7 +54,7 @@ def _ranges(result: Conformance) -> Table:
 def _findings(result: Conformance) -> Table:
     shown = result.findings[:SHOWN]
     codes = Counter(finding.code for finding in result.findings)
-    title = f"{count(len(result.findings), 'finding')}: {', '.join(f'{n:,} × {code}' for code, n in codes.items())}"
+    title = f"{counted(len(result.findings), 'finding')}: {', '.join(f'{n:,} × {code}' for code, n in codes.items())}"
     if len(shown) < len(result.findings):
         title += f" (the first {SHOWN}; all with --format json)"
     table = Table(title=title, title_justify="left")
