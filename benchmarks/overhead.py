@@ -16,10 +16,10 @@ from unittest.mock import patch
 import torch
 import typer
 
-from quantaudit.measure.collector import Gathered
+from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.batches import batches, forward, one_logit
+from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.pipeline.run import Settings, Subject, prepare
 
 
@@ -50,7 +50,7 @@ def main(
 
     def bare() -> None:
         """No logits, and the attention that measuring runs."""
-        with one_logit(loaded.model):
+        with last_logit_only(loaded.model):
             for batch in batches(corpus.samples, batch_size, pad=0, device=loaded.device):
                 forward(loaded.model, batch)
 
@@ -79,15 +79,15 @@ def main(
 def gather_only(subject: Subject, batch_size: int) -> float:
     """Seconds that one pass spends inside the taps, of hooks alone and of statistics."""
     inside = 0.0
-    receive = Gathered.receive
+    receive = StatisticsCollector.receive
 
-    def timed(self: Gathered, site: str, tensor: torch.Tensor) -> None:
+    def timed(self: StatisticsCollector, site: str, tensor: torch.Tensor) -> None:
         nonlocal inside
         start = perf_counter()
         receive(self, site, tensor)
         inside += perf_counter() - start
 
-    with patch.object(Gathered, "receive", timed):
+    with patch.object(StatisticsCollector, "receive", timed):
         measure(subject.loaded, subject.corpus, batch_size=batch_size)
     return inside
 

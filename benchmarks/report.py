@@ -67,7 +67,7 @@ def main(
     from quantaudit.card.build import build_card
     from quantaudit.card.render import write_card
     from quantaudit.measure.profile import save_profile
-    from quantaudit.model.forward.batches import batches, forward, one_logit
+    from quantaudit.model.forward.batches import batches, forward, last_logit_only
     from quantaudit.pipeline.run import Settings, measure_subject, prepare, simulate_subject
     from quantaudit.policy import load_policy
     from quantaudit.simulate.tensors import scale_rows
@@ -85,7 +85,7 @@ def main(
     subject = prepare(settings)
     loaded = subject.loaded
     stages("bare forward (reference)")
-    with torch.no_grad(), one_logit(loaded.model):
+    with torch.no_grad(), last_logit_only(loaded.model):
         for batch in batches(subject.corpus.samples, 1, pad=0, device=loaded.device):
             forward(loaded.model, batch)
     stages("")

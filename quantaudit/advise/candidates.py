@@ -21,7 +21,7 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group, discover
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.schemes import Scheme, toolkit_scheme
+from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.replay.group_effects import steps
 from quantaudit.simulate.sensitivity.prices import price_groups
@@ -73,7 +73,7 @@ def candidates(
         for _, scheme in groups
     }
     wanted: dict[tuple[int, str], Scheme] = {
-        (key, option.name): toolkit_scheme(f"{index}.{option.name}", option.title, option.scheme)
+        (key, option.name): scheme_from_compressed_tensors(f"{index}.{option.name}", option.title, option.scheme)
         for index, (key, options) in enumerate(menus.items())
         for option in options
         if option.scheme is not None

@@ -19,7 +19,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import nn
 
 from quantaudit.model.engine_units import engine_name, fuse
-from quantaudit.model.structure import Bank
+from quantaudit.model.structure import ExpertList
 
 _LINEAR, _MERGED, _EXPERTS = "ColumnParallelLinear", "MergedColumnParallelLinear", "RoutedExperts"
 """Classes of the engine, as far as targets tell them apart: `Linear` is part of two, and stands for the third."""
@@ -61,7 +61,7 @@ class SavedConfig:
     ignore: frozenset[str]
 
 
-def units(names: Sequence[str], banks: Sequence[Bank], model_type: str | None) -> Iterator[Unit]:
+def units(names: Sequence[str], banks: Sequence[ExpertList], model_type: str | None) -> Iterator[Unit]:
     """Every unit of a model. names: full paths of its Linears; banks: the routed experts of each layer."""
     inside: dict[str, list[str]] = {}
     outside: list[str] = []

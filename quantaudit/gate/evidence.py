@@ -18,7 +18,7 @@ from quantaudit.gate.report import SchemeUse, Score
 from quantaudit.gate.scheme_summary import Quantized, describe
 from quantaudit.model.engine_units import BuiltUnquantized, built_unquantized
 from quantaudit.model.groups import Group, layer_groups, outer_groups
-from quantaudit.model.structure import Bank, expert_banks
+from quantaudit.model.structure import ExpertList, expert_lists
 from quantaudit.policy import Policy
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.recipe.digest import identity, input_identity
@@ -192,7 +192,7 @@ def fused_groups(card: Card, shell: nn.Module) -> list[Group]:
     return _fused_groups(card, shell, _banks(card, shell))
 
 
-def _banks(card: Card, shell: nn.Module) -> list[tuple[Bank, SiteRow]]:
+def _banks(card: Card, shell: nn.Module) -> list[tuple[ExpertList, SiteRow]]:
     """The routed experts of every decoder block, each with the block's residual site."""
     modules = dict(shell.named_modules())
     blocks = [site for site in card.sites if site.kind == "residual" and site.layer is not None]
@@ -200,11 +200,11 @@ def _banks(card: Card, shell: nn.Module) -> list[tuple[Bank, SiteRow]]:
         (bank, site)
         for site in blocks
         if site.module in modules
-        for bank in expert_banks(modules[site.module], site.module)
+        for bank in expert_lists(modules[site.module], site.module)
     ]
 
 
-def _fused_groups(card: Card, shell: nn.Module, banks: Sequence[tuple[Bank, SiteRow]]) -> list[Group]:
+def _fused_groups(card: Card, shell: nn.Module, banks: Sequence[tuple[ExpertList, SiteRow]]) -> list[Group]:
     groups = []
     modules = dict(shell.named_modules())
     for site in card.sites:

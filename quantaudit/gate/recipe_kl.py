@@ -13,12 +13,12 @@ from quantaudit.errors import FormatError
 from quantaudit.gate.group_assignment import GroupUse
 from quantaudit.gate.report import Score
 from quantaudit.provenance import explain
-from quantaudit.quant.observers import TOOLKIT
+from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
 
-_OURS = {ours: toolkit for toolkit, ours in TOOLKIT.items()}
+_OURS = {ours: toolkit for toolkit, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
 def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation], corpus: str) -> Score:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quantaudit.errors import MeasurementError
 from quantaudit.measure.profile import Split
-from quantaudit.model.forward.batches import NO_TOKEN, SPLITS, Batch, Share
+from quantaudit.model.forward.batches import NO_TOKEN, SPLITS, Batch, LabeledRows
 from quantaudit.model.forward.routing import Routing
 from quantaudit.model.sites import Architecture
 from quantaudit.provenance import OTHER_ROWS, Unmeasured
@@ -52,26 +52,26 @@ def recorder_for(device: torch.device) -> Recorder:
     return DeviceRecorder()
 
 
-class Gathered:
+class StatisticsCollector:
     """Statistics by site and split, fed with whole tensors of the batch at hand.
 
     A tensor is read before its hook returns and never kept: models change some in place afterwards.
     """
 
-    def __init__(self, architecture: Architecture, *, aside: frozenset[str], all_tokens: bool) -> None:
+    def __init__(self, architecture: Architecture, *, non_text: frozenset[str], all_tokens: bool) -> None:
         self._sites = architecture.sites
-        self._aside = aside
+        self._non_text = non_text
         self._over_all = {site.name for site in architecture.sites if site.kind == "expert_input_all"}
-        self._bank = {
-            site.name: bank.path
-            for bank in architecture.banks
+        self._experts_of = {
+            site.name: expert_list.path
+            for expert_list in architecture.expert_lists
             for site in architecture.sites
-            if site.module.startswith(f"{bank.path}.")
+            if site.module.startswith(f"{expert_list.path}.")
         }
         self._recorders: dict[torch.device, Recorder] = {}
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
         self._batch: Batch | None = None
-        self.routing = Routing(architecture.banks, all_tokens=all_tokens)
+        self.routing = Routing(architecture.expert_lists, all_tokens=all_tokens)
         self.odd: dict[str, str] = {}
         """Sites whose rows are not those of the tokens, and what they are."""
 
@@ -100,7 +100,7 @@ class Gathered:
                 record = self._records.get((site, tensor.dtype, tensor.device))
                 if record is None:
                     record = self._start(site, tensor)
-                for labels, chosen in self._shares(site, x_NC):
+                for labels, chosen in self._labeled_rows(site, x_NC):
                     record.add(x_NC, labels, chosen)
         except MeasurementError as error:
             self.refuse(site, error)
@@ -114,26 +114,26 @@ class Gathered:
     def _settle_routing(self) -> None:
         """Set aside the experts that were given other rows in the last batch than were routed to them."""
         for where, reason in self.routing.problems().items():
-            for site in [name for name, bank in self._bank.items() if bank == where]:
+            for site in [name for name, experts in self._experts_of.items() if experts == where]:
                 self.refuse(site, MeasurementError(reason))
 
     def _by_token(self, site: str, tensor: Tensor) -> Sequence[Tensor]:
-        if tensor.ndim == 2 or site in self._bank or (self.batch.inputs and site in self._aside):
+        if tensor.ndim == 2 or site in self._experts_of or (self.batch.inputs and site in self._non_text):
             return (tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1]),)
         return by_token(tensor, self.batch.input_ids.shape)
 
-    def _shares(self, site: str, x_NC: Tensor) -> Iterable[Share]:
-        batch, bank = self.batch, self._bank.get(site)
-        if batch.inputs and site in self._aside:
+    def _labeled_rows(self, site: str, x_NC: Tensor) -> Iterable[LabeledRows]:
+        batch, experts = self.batch, self._experts_of.get(site)
+        if batch.inputs and site in self._non_text:
             return batch.patches(x_NC)
-        if bank is None:
-            return batch.shares(x_NC, site)
-        return batch.routed(x_NC, self.routing.of(bank, all_tokens=site in self._over_all), site)
+        if experts is None:
+            return batch.split_by_sample(x_NC, site)
+        return batch.routed(x_NC, self.routing.of(experts, all_tokens=site in self._over_all), site)
 
     def _start(self, site: str, tensor: Tensor) -> SiteRecorder:
         if tensor.device not in self._recorders:
             self._recorders[tensor.device] = recorder_for(tensor.device)
-        made = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._bank)
+        made = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._experts_of)
         return self._records.setdefault((site, tensor.dtype, tensor.device), made)
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
@@ -177,9 +177,16 @@ def unreadable(architecture: Architecture, odd: Mapping[str, str]) -> list[Unmea
     return rows
 
 
-def silent(architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool) -> list[Unmeasured]:
+def never_fired(
+    architecture: Architecture, fired: Counter[str], ran: Counter[str], *, images: bool
+) -> list[Unmeasured]:
     """Linears and components whose hook never fired, but for those of experts that were merely not chosen."""
-    idle = {expert for bank in architecture.banks if ran[_parent(bank.path)] for expert in bank.experts}
+    idle = {
+        expert
+        for expert_list in architecture.expert_lists
+        if ran[_parent(expert_list.path)]
+        for expert in expert_list.experts
+    }
     found = [
         Unmeasured(module=member, reason=BYPASSED, weights=False)
         if member.endswith(".dt_proj") and ran[_parent(member)]
@@ -207,7 +214,7 @@ def _why_silent(member: str, ran: Counter[str], *, images: bool) -> str:
 def parents(architecture: Architecture) -> set[str]:
     """Modules around Linears, and around lists of experts."""
     inside = {_parent(member) for group in architecture.groups for member in group.members}
-    return inside | {_parent(bank.path) for bank in architecture.banks}
+    return inside | {_parent(expert_list.path) for expert_list in architecture.expert_lists}
 
 
 def _parent(path: str) -> str:

@@ -17,15 +17,15 @@ from quantaudit._version import __version__
 from quantaudit.common.choices import Experts
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
-from quantaudit.measure.collector import Gathered, parents, silent, token_text, unreadable
-from quantaudit.measure.profile import Profile, Split, starved, unite
+from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
+from quantaudit.measure.profile import Profile, Split, merge_unmeasured, undersampled_experts
 from quantaudit.measure.run import environment
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.forward.masked import MaskedBatch
 from quantaudit.model.loading.info import model_info
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import discover, outside_text
+from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.provenance import Arithmetic, CorpusInfo, Provenance, SampleInfo, SplitInfo
 
 NAME = "observed"
@@ -97,8 +97,8 @@ class Observation:
         # Now: what quantizes the model later gives it parameters of its own.
         self.info = model_info(model, [], **_origin(model))
         self._tokenizer = tokenizer
-        aside = outside_text(model, self.architecture.sites)
-        self._gathered = Gathered(self.architecture, aside=aside, all_tokens=experts == "all")
+        non_text = non_text_sites(model, self.architecture.sites)
+        self._gathered = StatisticsCollector(self.architecture, non_text=non_text, all_tokens=experts == "all")
         self._fired: Counter[str] = Counter()
         self._ran: Counter[str] = Counter()
         self._samples: list[TokenizedSample] = []
@@ -203,14 +203,14 @@ class Observation:
             sites=list(self.architecture.sites),
             unmeasured=[
                 *self.architecture.unmeasured,
-                *silent(self.architecture, self._fired, self._ran, images=False),
+                *never_fired(self.architecture, self._fired, self._ran, images=False),
                 *unreadable(self.architecture, self._gathered.odd),
             ],
             token_text={} if self._tokenizer is None else token_text(self._tokenizer, statistics),
         )
-        few = starved(Profile(provenance=provenance, statistics=statistics))
+        few = undersampled_experts(Profile(provenance=provenance, statistics=statistics))
         return Profile(
-            provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
+            provenance=provenance.model_copy(update={"unmeasured": merge_unmeasured(provenance.unmeasured, few)}),
             statistics=statistics,
         )
 

@@ -99,14 +99,14 @@ def merge(a: Profile, b: Profile) -> Profile:
     combined = dict(a.statistics)
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
-    few = starved(Profile(provenance=a.provenance, statistics=combined))
+    few = undersampled_experts(Profile(provenance=a.provenance, statistics=combined))
     padded = {*a.provenance.corpus.padded, *b.provenance.corpus.padded}
     corpus = a.provenance.corpus.model_copy(update={"padded": [s.id for s in a.samples if s.id in padded]})
     provenance = a.provenance.model_copy(
         update={
             "corpus": corpus,
             "token_text": _token_text(a, b, combined),
-            "unmeasured": unite(_silent_in_both(a, b), few),
+            "unmeasured": merge_unmeasured(_silent_in_both(a, b), few),
             "shards": shards,
         }
     )
@@ -169,7 +169,7 @@ def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
     """
     rows_a, rows_b = (
         {row.module: row for row in profile.provenance.unmeasured if row not in few}
-        for profile, few in ((a, starved(a)), (b, starved(b)))
+        for profile, few in ((a, undersampled_experts(a)), (b, undersampled_experts(b)))
     )
     silent = [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
     either = {**rows_b, **rows_a}
@@ -177,19 +177,19 @@ def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
     return silent + [row for name, row in either.items() if row.reason.endswith(OTHER_ROWS) and name not in listed]
 
 
-def starved(profile: Profile) -> list[Unmeasured]:
+def undersampled_experts(profile: Profile) -> list[Unmeasured]:
     """Linears of experts that saw fewer than EXPERT_TOKENS tokens: too few to know their range.
 
     Tokens routed to an expert count; all tokens do where all inputs of the expert are known over all of them.
     """
     rows = []
-    for site in starved_inputs(profile):
+    for site in undersampled_inputs(profile):
         reason = f"expert saw {tokens(profile, site.name)} tokens, fewer than {EXPERT_TOKENS}"
         rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
     return rows
 
 
-def starved_inputs(profile: Profile) -> list[SiteInfo]:
+def undersampled_inputs(profile: Profile) -> list[SiteInfo]:
     """Inputs of experts that saw too few tokens."""
     inputs = [site for site in profile.sites if site.kind == "expert_input"]
     only_routed = {_parent(site.module) for site in inputs if site.all_tokens is None}
@@ -200,8 +200,8 @@ def starved_inputs(profile: Profile) -> list[SiteInfo]:
     return [site for site in inputs if tokens(profile, known(site)) < EXPERT_TOKENS]
 
 
-def unite(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:
-    """All that was not measured, each module for one reason: what never ran is not called starved too."""
+def merge_unmeasured(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:
+    """All that was not measured, each module for one reason: what never ran is not called undersampled too."""
     listed = {row.module for row in silent}
     return [*silent, *(row for row in few if row.module not in listed)]
 

@@ -16,16 +16,16 @@ from quantaudit._version import __version__
 from quantaudit.common.choices import Experts
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure.collector import Gathered, parents, silent, token_text, unreadable
-from quantaudit.measure.profile import Profile, starved, unite
+from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
+from quantaudit.measure.profile import Profile, merge_unmeasured, undersampled_experts
 from quantaudit.measure.shard import Shard
-from quantaudit.measure.starving import run_starving_on_all_tokens
-from quantaudit.model.experts import on_all_tokens
+from quantaudit.measure.undersampled import run_undersampled_on_all_tokens
+from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, Side, batches, forward, one_logit
+from quantaudit.model.forward.batches import Batch, PaddingSide, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import discover, outside_text
+from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.provenance import EnvironmentInfo, Provenance, ShardsInfo
 
 PACKAGES = (
@@ -46,7 +46,7 @@ def measure(
     corpus: TokenizedCorpus,
     *,
     batch_size: int = 1,
-    padding_side: Side = "right",
+    padding_side: PaddingSide = "right",
     seed: int = 0,
     experts: Experts = "routed",
     shard: Shard | None = None,
@@ -62,19 +62,19 @@ def measure(
         pictures = sum(sample.pictures is not None for sample in corpus.samples)
         shard.check(pictures + -(-(len(corpus.samples) - pictures) // batch_size))
     architecture = discover(loaded.model, all_tokens=experts == "all")
-    aside = outside_text(loaded.model, architecture.sites)
-    gathered = Gathered(architecture, aside=aside, all_tokens=experts == "all")
+    non_text = non_text_sites(loaded.model, architecture.sites)
+    gathered = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
 
     def in_batches() -> Iterator[Batch]:
         return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
 
     with ExitStack() as stack:
-        if experts == "all" and any(bank.linearized for bank in architecture.banks):
-            stack.enter_context(on_all_tokens())
+        if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
+            stack.enter_context(calibrate_all_experts())
         stack.enter_context(gathered.routing.follow(loaded.model))
         fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive, gathered.refuse))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
-        stack.enter_context(one_logit(loaded.model))
+        stack.enter_context(last_logit_only(loaded.model))
         whole = in_batches()
         for batch in whole if shard is None else shard.deal(whole):
             gathered.batch = batch
@@ -91,20 +91,20 @@ def measure(
         sites=list(architecture.sites),
         unmeasured=[
             *architecture.unmeasured,
-            *silent(architecture, fired, ran, images=corpus.info.images > 0),
+            *never_fired(architecture, fired, ran, images=corpus.info.images > 0),
             *unreadable(architecture, gathered.odd),
         ],
         token_text=token_text(loaded.tokenizer, statistics),
         shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
     )
-    few = starved(Profile(provenance=provenance, statistics=statistics))
+    few = undersampled_experts(Profile(provenance=provenance, statistics=statistics))
     profile = Profile(
-        provenance=provenance.model_copy(update={"unmeasured": unite(provenance.unmeasured, few)}),
+        provenance=provenance.model_copy(update={"unmeasured": merge_unmeasured(provenance.unmeasured, few)}),
         statistics=statistics,
     )
     if experts != "auto" or provenance.shards is not None:
         return profile
-    return run_starving_on_all_tokens(loaded, profile, in_batches)
+    return run_undersampled_on_all_tokens(loaded, profile, in_batches)
 
 
 def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:

@@ -100,7 +100,7 @@ def _chosen(config: Any) -> int:
 
 
 @contextmanager
-def on_all_tokens() -> Iterator[None]:
+def calibrate_all_experts() -> Iterator[None]:
     """While this lasts, linearized experts are given every token, as `oneshot` calibrates them.
 
     What they put out for tokens that are not routed to them is dropped: the model's own outputs stay what they are.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from quantaudit.model.engine_units import FUSED_LINEARS, fuse
-from quantaudit.model.structure import Bank, join, linears
+from quantaudit.model.structure import ExpertList, join, linears
 
 FUSED = {row.name: row.members for row in reversed(FUSED_LINEARS) if row.model_types is None}
 """Linears that serving engines run as one, whatever the model: they read one tensor and share a scheme."""
@@ -19,7 +19,7 @@ class Group:
     """A fused group. name: `layers.7.mlp.gate_up_proj`; projection: `gate_up_proj`; members: full module paths.
 
     experts: for a projection of routed experts, expert by expert the members that read that expert's tokens, and
-    bank: those experts.
+    expert_list: those experts.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Group:
     layer: int | None
     members: tuple[str, ...]
     experts: tuple[tuple[str, ...], ...] = ()
-    bank: Bank | None = None
+    expert_list: ExpertList | None = None
 
     @property
     def reads_tokens(self) -> bool:
@@ -35,7 +35,7 @@ class Group:
 
         Every token is routed to some expert, so that their inputs together are all tokens.
         """
-        return self.bank is not None and self.bank.linearized and self.projection != "down_proj"
+        return self.expert_list is not None and self.expert_list.linearized and self.projection != "down_proj"
 
     @property
     def site(self) -> str:
@@ -43,9 +43,9 @@ class Group:
         return f"{self.name}.input"
 
 
-def layer_groups(layer: nn.Module, block: str, index: int, banks: Sequence[Bank]) -> list[Group]:
+def layer_groups(layer: nn.Module, block: str, index: int, expert_lists: Sequence[ExpertList]) -> list[Group]:
     """Fused groups of one decoder layer at path `block`, in definition order."""
-    inside = {path for bank in banks for path in bank.experts}
+    inside = {path for expert_list in expert_lists for path in expert_list.experts}
     own = [name for name in linears(layer) if not _below(f"{block}.{name}", inside)]
     groups = [
         Group(
@@ -56,7 +56,9 @@ def layer_groups(layer: nn.Module, block: str, index: int, banks: Sequence[Bank]
         )
         for parent, projection, leaves in fuse(own)
     ]
-    return groups + [group for bank in banks for group in _expert_groups(layer, block, index, bank)]
+    return groups + [
+        group for expert_list in expert_lists for group in _expert_groups(layer, block, index, expert_list)
+    ]
 
 
 def outer_groups(model: nn.Module, covered: set[str], head: str | None) -> Iterator[Group]:
@@ -67,19 +69,19 @@ def outer_groups(model: nn.Module, covered: set[str], head: str | None) -> Itera
             yield Group(name=projection, projection=projection, layer=None, members=(name,))
 
 
-def _expert_groups(layer: nn.Module, block: str, index: int, bank: Bank) -> Iterator[Group]:
+def _expert_groups(layer: nn.Module, block: str, index: int, expert_list: ExpertList) -> Iterator[Group]:
     """One group for each projection, over all experts of the layer."""
-    first = layer.get_submodule(bank.experts[0].removeprefix(f"{block}."))
-    name = bank.path.removeprefix(f"{block}.")
+    first = layer.get_submodule(expert_list.experts[0].removeprefix(f"{block}."))
+    name = expert_list.path.removeprefix(f"{block}.")
     for parent, projection, leaves in fuse(list(linears(first))):
-        experts = tuple(tuple(f"{path}.{join(parent, leaf)}" for leaf in leaves) for path in bank.experts)
+        experts = tuple(tuple(f"{path}.{join(parent, leaf)}" for leaf in leaves) for path in expert_list.experts)
         yield Group(
             name=f"layers.{index}.{name}.{join(parent, projection)}",
             projection=projection,
             layer=index,
             members=tuple(member for members in experts for member in members),
             experts=experts,
-            bank=bank,
+            expert_list=expert_list,
         )
 
 

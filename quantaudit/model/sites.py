@@ -14,10 +14,10 @@ from torch import nn
 from quantaudit.model import structure
 from quantaudit.model.groups import FUSED, Group, layer_groups, outer_groups
 from quantaudit.model.parameters import other_weights
-from quantaudit.model.structure import Bank, Component, decoder_layers, join
+from quantaudit.model.structure import Component, ExpertList, decoder_layers, join
 from quantaudit.provenance import SiteInfo, Unmeasured
 
-__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "outside_text"]
+__all__ = ["FUSED", "Architecture", "Group", "decoder_layers", "discover", "non_text_sites"]
 
 _LAST = ("o_proj", "out_proj")
 """A token mixer's own output projection runs last, even where a class defines it first (Phi-3)."""
@@ -28,13 +28,16 @@ ALL = "@all"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What is observed in a model. blocks: full paths of the decoder layers, in order; banks: their routed experts."""
+    """What is observed in a model.
+
+    blocks: full paths of the decoder layers, in order; expert_lists: their routed experts.
+    """
 
     blocks: tuple[str, ...]
     sites: tuple[SiteInfo, ...]
     groups: tuple[Group, ...]
     unmeasured: tuple[Unmeasured, ...] = field(default=())
-    banks: tuple[Bank, ...] = field(default=())
+    expert_lists: tuple[ExpertList, ...] = field(default=())
 
 
 def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
@@ -47,14 +50,14 @@ def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
     names = {module: name for name, module in model.named_modules()}
     listing = _Listing(all_tokens=all_tokens)
     listing.add("embedding", "embedding", None, names.get(model.get_input_embeddings()))  # type: ignore[operator]
-    blocks, banks, groups = [], [], []
+    blocks, expert_lists, groups = [], [], []
     for index, layer in enumerate(layers):
         block = f"{path}.{index}"
-        here = structure.expert_banks(layer, block)
+        here = structure.expert_lists(layer, block)
         fused = layer_groups(layer, block, index, here)
         _Block(model, layer, block, index, here).list(listing, fused)
         blocks.append(block)
-        banks += here
+        expert_lists += here
         groups += fused
     norm = structure.final_norm(model.get_submodule(path.rpartition(".")[0]), layers)
     listing.add("final_norm", "final_norm", None, names.get(norm) if norm is not None else None)
@@ -74,11 +77,11 @@ def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
         sites=tuple(listing.sites),
         groups=tuple(groups),
         unmeasured=(*listing.missing, *other_weights(model, measured)),
-        banks=tuple(banks),
+        expert_lists=tuple(expert_lists),
     )
 
 
-def outside_text(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str]:
+def non_text_sites(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str]:
     """Names of the sites of a vision tower and its projector: all outside the text decoder but the output projection.
 
     Where images run, their rows are patches and not tokens. None in a model of text alone.
@@ -121,7 +124,12 @@ class _Listing:
             f"{stem}{expert}.{group.projection}.input": (expert, members)
             for expert, members in zip(_expert_names(group), group.experts, strict=True)
         }
-        everywhere = self.all_tokens and group.bank is not None and group.bank.linearized and not group.reads_tokens
+        everywhere = (
+            self.all_tokens
+            and group.expert_list is not None
+            and group.expert_list.linearized
+            and not group.reads_tokens
+        )
         over_all = {name: f"{name}{ALL}" for name in (group.site, *parts) if everywhere}
         if group.reads_tokens:
             over_all = dict.fromkeys(parts, group.site)
@@ -141,7 +149,7 @@ class _Block:
     layer: nn.Module
     path: str
     index: int
-    banks: list[Bank]
+    expert_lists: list[ExpertList]
 
     def list(self, listing: _Listing, groups: Sequence[Group]) -> None:
         """Sites in the order in which they come to be, so that the first broken one can be named."""
@@ -176,9 +184,9 @@ class _Block:
         listing.add(f"layers.{self.index}.{component.name}.output", component.kind, self.index, tapped)
 
     def _routers(self, listing: _Listing) -> None:
-        for bank in self.banks:
+        for expert_list in self.expert_lists:
             name = f"layers.{self.index}.mlp.router"
-            listing.add(name, "router_logits", self.index, structure.router(self.model, bank))
+            listing.add(name, "router_logits", self.index, structure.router(self.model, expert_list))
 
     def _no_gate(self, listing: _Listing, mlp: Component) -> None:
         name = f"layers.{self.index}.mlp.gate"
@@ -231,7 +239,9 @@ def _over_all(site: SiteInfo) -> SiteInfo:
 
 def _expert_names(group: Group) -> list[str]:
     """How each expert is called in its container."""
-    return [] if group.bank is None else [path.removeprefix(f"{group.bank.path}.") for path in group.bank.experts]
+    if group.expert_list is None:
+        return []
+    return [path.removeprefix(f"{group.expert_list.path}.") for path in group.expert_list.experts]
 
 
 def _bare_projectors(model: nn.Module, covered: set[str]) -> list[str]:

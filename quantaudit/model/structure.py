@@ -24,7 +24,7 @@ _ROUTER = re.compile(r"router|gate|wg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bank:
+class ExpertList:
     """The routed experts of one layer. path: their container; experts: each expert. Full module paths.
 
     linearized: whether llm-compressor split them, and so can run each of them on all tokens.
@@ -155,7 +155,7 @@ def output_module(component: nn.Module) -> str:
     return list(linears(component))[-1] if adds_residual else ""
 
 
-def expert_banks(layer: nn.Module, path: str) -> list[Bank]:
+def expert_lists(layer: nn.Module, path: str) -> list[ExpertList]:
     """Lists of experts in a layer at `path`: modules alike in their Linears, in a ModuleList that is called so."""
     found = []
     for name, module in layer.named_modules():
@@ -165,24 +165,24 @@ def expert_banks(layer: nn.Module, path: str) -> list[Bank]:
         shapes = {child: _shapes(expert) for child, expert in module.named_children()}
         experts = [child for child, shape in shapes.items() if shape]
         if len(experts) > 1 and all(shapes[child] == shapes[experts[0]] for child in experts):
-            bank = f"{path}.{name}"
-            paths = tuple(f"{bank}.{child}" for child in experts)
-            found.append(Bank(path=bank, experts=paths, linearized=is_linearized(module)))
+            container = f"{path}.{name}"
+            paths = tuple(f"{container}.{child}" for child in experts)
+            found.append(ExpertList(path=container, experts=paths, linearized=is_linearized(module)))
     return found
 
 
-def router(model: nn.Module, bank: Bank) -> str | None:
-    """Path of the module whose output holds the logits over a bank's experts; None where it is not recognised.
+def router(model: nn.Module, expert_list: ExpertList) -> str | None:
+    """Path of the module whose output holds the logits over a list of experts; None where it is not recognized.
 
     It stands beside the experts and has one row of weights for each of them, itself or in a Linear of its own.
     """
-    parent = bank.path.rpartition(".")[0]
+    parent = expert_list.path.rpartition(".")[0]
     for name, sibling in model.get_submodule(parent).named_children():
         if not _ROUTER.search(name):
             continue
         for inner, module in sibling.named_modules():
             weight = getattr(module, "weight", None)
-            if weight is not None and weight.ndim == 2 and weight.shape[0] == len(bank.experts):
+            if weight is not None and weight.ndim == 2 and weight.shape[0] == len(expert_list.experts):
                 return join(f"{parent}.{name}", inner) if inner else f"{parent}.{name}"
     return None
 

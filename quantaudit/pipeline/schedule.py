@@ -17,7 +17,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.measure.run import measure
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.batches import batches, forward, one_logit
+from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.sites import discover
 from quantaudit.simulate.cost import (
     FIVE_MINUTES,
@@ -126,7 +126,7 @@ def probe(subject: Subject, *, tapped: bool = True, scored: bool = True) -> Spee
     nothing = float("nan")
 
     def bare(chosen: list[TokenizedSample]) -> None:
-        with one_logit(loaded.model):
+        with last_logit_only(loaded.model):
             for batch in batches(chosen, 1, pad=0, device=loaded.device):
                 forward(loaded.model, batch)
 

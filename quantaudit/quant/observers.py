@@ -139,7 +139,7 @@ OBSERVERS: dict[str, Observer] = {
 }
 """Observers whose scales and errors are derived for every tensor."""
 
-TOOLKIT: dict[str, str] = {
+LLM_COMPRESSOR_NAMES: dict[str, str] = {
     "static_minmax": "absolute_maximum",
     "minmax": "minmax",
     "memoryless_minmax": "last_batch",
@@ -156,7 +156,7 @@ def observer_of(args: QuantizationArgs) -> str:
     An unknown one is returned as it is: `quant.limits` names it as one that cannot be replayed.
     """
     name = args.observer or "minmax"
-    return TOOLKIT.get(name, name)
+    return LLM_COMPRESSOR_NAMES.get(name, name)
 
 
 def applies(observer: str, args: QuantizationArgs) -> bool:
@@ -164,7 +164,7 @@ def applies(observer: str, args: QuantizationArgs) -> bool:
     return observer != "absolute_maximum_127" or (args.symmetric and args.type == QuantizationType.INT)
 
 
-def derive(seen: Observed, args: QuantizationArgs, observer: str) -> QParams | None:
+def qparams_from(seen: Observed, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor. None where the range is not finite, which no grid can span."""
     if not all(np.isfinite(seen.exact)):
         return None

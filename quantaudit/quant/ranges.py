@@ -7,7 +7,7 @@ from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.measure.profile import Profile
 from quantaudit.provenance import SiteInfo
-from quantaudit.quant.observers import Observed, QParams, derive
+from quantaudit.quant.observers import Observed, QParams, qparams_from
 from quantaudit.stats.site import summary
 
 
@@ -25,7 +25,7 @@ def model_dtype(profile: Profile) -> torch.dtype:
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor from what calibrates it; None where that saw nothing finite."""
     seen = observed(profile, site)
-    return None if seen is None else derive(seen, args, observer)
+    return None if seen is None else qparams_from(seen, args, observer)
 
 
 def observed(profile: Profile, site: str) -> Observed | None:

@@ -61,7 +61,7 @@ INT8_PER_CHANNEL = QuantizationArgs(
 )
 
 
-def toolkit_scheme(name: str, title: str, scheme: QuantizationScheme) -> Scheme:
+def scheme_from_compressed_tensors(name: str, title: str, scheme: QuantizationScheme) -> Scheme:
     """A scheme as a recipe resolves to it. Its observer is our nearest: `quant.limits` says where they differ."""
     args = scheme.input_activations
     return Scheme(
@@ -74,7 +74,7 @@ def toolkit_scheme(name: str, title: str, scheme: QuantizationScheme) -> Scheme:
 
 
 def _preset(preset: str, name: str, title: str) -> Scheme:
-    return toolkit_scheme(name, title, preset_name_to_scheme(preset, ["Linear"]))
+    return scheme_from_compressed_tensors(name, title, preset_name_to_scheme(preset, ["Linear"]))
 
 
 INT8_STATIC = Scheme(

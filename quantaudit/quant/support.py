@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy
 
-from quantaudit.quant.observers import TOOLKIT
+from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 
 _GROUPED = (QuantizationStrategy.GROUP, QuantizationStrategy.TENSOR_GROUP)
 _WEIGHT_OBSERVERS = (
@@ -62,6 +62,6 @@ def _input_obstacles(args: QuantizationArgs, width: int) -> list[str]:
         found.append("inputs of a Linear have no attention heads to scale by")
     if args.dynamic is False and args.strategy in _GROUPED:
         found.append("static scales for groups of input channels need ranges that are not kept")
-    if args.dynamic is not True and (args.observer or "minmax") not in TOOLKIT:
+    if args.dynamic is not True and (args.observer or "minmax") not in LLM_COMPRESSOR_NAMES:
         found.append(f"the input observer {args.observer} cannot be replayed from a profile")
     return found

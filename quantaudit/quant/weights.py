@@ -64,7 +64,7 @@ def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Te
 
     args: None for smoothing alone. factor: [in], what columns are multiplied by first, as smoothing has it.
     """
-    weight = upright(linear)
+    weight = weight_out_in(linear)
     if factor is not None:
         weight = (weight * factor).to(weight.dtype)
     return _as_laid(linear, weight if args is None else quantize_weight(weight, args))
@@ -72,11 +72,11 @@ def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Te
 
 def quantize_linears(linears: Sequence[nn.Module], args: QuantizationArgs) -> list[Tensor]:
     """`quantize_weights` of Linears, each in its own layout."""
-    found = quantize_weights([upright(linear) for linear in linears], args)
+    found = quantize_weights([weight_out_in(linear) for linear in linears], args)
     return [_as_laid(linear, new) for linear, new in zip(linears, found, strict=True)]
 
 
-def upright(linear: nn.Module) -> Tensor:
+def weight_out_in(linear: nn.Module) -> Tensor:
     """A Linear's weight as [out, in]: a transposed copy of a Conv1D's, which transformers keeps as [in, out]."""
     weight: Tensor = linear.weight  # type: ignore[assignment]
     return weight if isinstance(linear, nn.Linear) else weight.T.contiguous()
@@ -86,7 +86,7 @@ def _as_laid(linear: nn.Module, weight: Tensor) -> Tensor:
     return weight if isinstance(linear, nn.Linear) else weight.T.contiguous()
 
 
-def sharing(path: str, others: Sequence[str]) -> list[str]:
+def scale_group(path: str, others: Sequence[str]) -> list[str]:
     """`path` and those of `others` that share its global scale: its siblings in a fused projection, in one order."""
     parent, _, leaf = path.rpartition(".")
     names = next((group for group in SHARED if leaf in group), (leaf,))

@@ -17,7 +17,7 @@ from quantaudit.model.sites import Group, discover
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.support import obstacles
-from quantaudit.quant.weights import upright
+from quantaudit.quant.weights import weight_out_in
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
@@ -126,7 +126,7 @@ def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None
     """Raises UsageError where a scheme's groups do not divide the columns of a Linear in the decoder blocks."""
     members = [member for group in groups if group.layer is not None for member in group.members]
     for member in members:
-        shape = tuple(upright(model.get_submodule(member)).shape)
+        shape = tuple(weight_out_in(model.get_submodule(member)).shape)
         toolkit = QuantizationScheme(
             targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
         )

@@ -9,7 +9,7 @@ from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.measure.profile import Profile
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.observers import OBSERVERS, Observed, QParams, applies, derive, order_spread
+from quantaudit.quant.observers import OBSERVERS, Observed, QParams, applies, order_spread, qparams_from
 from quantaudit.quant.ranges import observed, quantizable
 from quantaudit.quant.schemes import STATIC_INPUTS
 from quantaudit.simulate.records import ScaleRow, TensorErrorRow
@@ -58,6 +58,6 @@ def _derived(seen: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QPara
     for scheme, args in STATIC_INPUTS.items():
         for observer in OBSERVERS:
             if applies(observer, args):
-                qparams = derive(seen, args, observer)
+                qparams = qparams_from(seen, args, observer)
                 if qparams is not None:
                     yield scheme, args, observer, qparams

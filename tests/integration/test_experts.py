@@ -22,7 +22,7 @@ from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
-from quantaudit.model.experts import extra_work, linearize, on_all_tokens
+from quantaudit.model.experts import calibrate_all_experts, extra_work, linearize
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.pipeline.run import Settings, Subject, check_profile, repeat
@@ -137,7 +137,7 @@ def test_all_tokens_change_no_output(loaded: LoadedModel) -> None:
     ids = torch.arange(20)[None]
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        with on_all_tokens():
+        with calibrate_all_experts():
             within = model(input_ids=ids).logits
     assert torch.allclose(before, within, rtol=1e-4, atol=1e-4)
     assert extra_work(model) == 2

@@ -102,7 +102,7 @@ def test_every_component_is_a_site_or_listed(architecture: Architecture) -> None
 def test_every_router_has_its_logits(loaded: LoadedModel, architecture: Architecture, profile: Profile) -> None:
     routers = [site for site in architecture.sites if site.kind == "router_logits"]
     assert [site.name for site in routers] == [
-        f"layers.{bank.path.split('layers.')[1][0]}.mlp.router" for bank in architecture.banks
+        f"layers.{bank.path.split('layers.')[1][0]}.mlp.router" for bank in architecture.expert_lists
     ]
     for site in routers:
         found = profile.whole(site.name)
@@ -162,7 +162,7 @@ class Plant:
 
     def __init__(self, model: nn.Module, architecture: Architecture, site: SiteInfo) -> None:
         self.model, self.site = model, site
-        self.bank = next((bank for bank in architecture.banks if site.module.startswith(f"{bank.path}.")), None)
+        self.bank = next((bank for bank in architecture.expert_lists if site.module.startswith(f"{bank.path}.")), None)
         self.hidden = self.given = torch.empty(0)
         self.position: int | None = None if self.bank else TOKEN
 
@@ -316,5 +316,5 @@ def test_sites_of_a_large_mixture_are_listed_without_weights() -> None:
     linearize(model)
     architecture = discover(model)
     assert sum(parameter.numel() for parameter in model.parameters()) > 200e9
-    assert len(architecture.banks) == 94
+    assert len(architecture.expert_lists) == 94
     assert sum(len(site.parts) for site in architecture.sites) == 94 * 128 * 2

@@ -12,7 +12,7 @@ from torch import nn
 
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import discover, outside_text
+from quantaudit.model.sites import discover, non_text_sites
 from tests.builders import loaded_from
 from tests.families import family_config
 from tests.integration.test_families import OWN_OUTPUT, find_spikes
@@ -74,7 +74,7 @@ def test_every_component_is_a_site_and_every_linear_in_one_group(loaded: LoadedM
     assert (kinds["embedding"], kinds["final_norm"], kinds["residual"], kinds["mlp_output"]) == (1, 1, 2, 2)
     assert sum(kinds[kind] for kind in OWN_OUTPUT) == 2
     assert {site.layer for site in architecture.sites if site.kind == "gate"} == {0, 1}
-    assert kinds["router_logits"] == len(architecture.banks)
+    assert kinds["router_logits"] == len(architecture.expert_lists)
     members = Counter(member for group in architecture.groups for member in group.members)
     linears = [name for name, module in loaded.model.named_modules() if isinstance(module, nn.Linear)]
     assert members == Counter(linears)
@@ -83,6 +83,6 @@ def test_every_component_is_a_site_and_every_linear_in_one_group(loaded: LoadedM
 def test_a_planted_spike_is_found_where_it_was_planted(loaded: LoadedModel) -> None:
     architecture = discover(loaded.model)
     # Under text alone nothing runs in the tower; test_vision.py has images.
-    aside = outside_text(loaded.model, architecture.sites)
+    aside = non_text_sites(loaded.model, architecture.sites)
     inside = [site for site in architecture.sites if site.name not in aside]
     assert find_spikes(loaded, architecture, inside) >= 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from quantaudit.card.schema import ExpertLayer, ExpertsInfo
-from quantaudit.measure.profile import EXPERT_TOKENS, Profile, starved_inputs, tokens
+from quantaudit.measure.profile import EXPERT_TOKENS, Profile, tokens, undersampled_inputs
 from quantaudit.provenance import SiteInfo
 from quantaudit.stats.site import summary
 
@@ -26,7 +26,9 @@ def experts_info(profile: Profile) -> ExpertsInfo | None:
         enough=EXPERT_TOKENS,
         layers=layers,
         calibration=_calibration(profile),
-        reading=_reading(layers, unmeasured=len({site.module.rpartition(".")[0] for site in starved_inputs(profile)})),
+        reading=_reading(
+            layers, unmeasured=len({site.module.rpartition(".")[0] for site in undersampled_inputs(profile)})
+        ),
     )
 
 

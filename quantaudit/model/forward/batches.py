@@ -21,10 +21,10 @@ from quantaudit.errors import MeasurementError, QuantauditError
 from quantaudit.model.forward.routing import Routed
 from quantaudit.stats.labels import ALL, Chosen, Labels
 
-Share = tuple[Labels, Chosen]
+LabeledRows = tuple[Labels, Chosen]
 """What the tokens of a batch are, and which of them the rows of a tensor are."""
 
-Side = Literal["left", "right"]
+PaddingSide = Literal["left", "right"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 """A split's place here is its number in labels."""
 _PACKAGE = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ class Batch:
 
     samples: tuple[TokenizedSample, ...]
     input_ids: Tensor
-    side: Side = "right"
+    side: PaddingSide = "right"
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     _labels: dict[int | None, Labels] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -94,7 +94,7 @@ class Batch:
             split=np.array([SPLITS.index(sample.split) for sample in self.samples], np.int64),
         )
 
-    def shares(self, x_NC: Tensor, site: str) -> Iterable[Share]:
+    def split_by_sample(self, x_NC: Tensor, site: str) -> Iterable[LabeledRows]:
         """What the rows of a tensor are that has one row for every token, padding included.
 
         x_NC: [batch x longest, channels]. Raises MeasurementError where it has other rows.
@@ -103,14 +103,14 @@ class Batch:
             raise MeasurementError(f"has {len(x_NC)} rows for {self.input_ids.numel()} tokens", where=site)
         return ((self.labels(), ALL),)
 
-    def patches(self, x_NC: Tensor) -> Iterable[Share]:
+    def patches(self, x_NC: Tensor) -> Iterable[LabeledRows]:
         """What the rows are on the way from pixels to tokens: they have an axis of their own, and one sample is alone.
 
         x_NC: [patches, channels], in the order in which the tower holds them.
         """
         return ((self.labels(len(x_NC)), ALL),)
 
-    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterable[Share]:
+    def routed(self, x_NC: Tensor, routed: Routed, site: str) -> Iterable[LabeledRows]:
         """What the rows of an expert's tensor are.
 
         x_NC: [rows, channels]. Raises MeasurementError where its rows are not those of the expert's input.
@@ -125,7 +125,7 @@ class Batch:
 
 
 def batches(
-    samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device, side: Side = "right"
+    samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device, side: PaddingSide = "right"
 ) -> Iterator[Batch]:
     """Groups of `size` samples, of similar length so that little is computed on padding.
 
@@ -206,7 +206,7 @@ def _required(model: nn.Module) -> set[str]:
 
 
 @contextmanager
-def one_logit(model: nn.Module) -> Iterator[None]:
+def last_logit_only(model: nn.Module) -> Iterator[None]:
     """While this lasts, the output projection is computed for the last position only.
 
     Measuring needs what goes into it, not the logits: tapped before this context is entered, its whole input is seen,

@@ -5,8 +5,8 @@ the container of the experts is given the indices of the chosen experts (transfo
 token once for each expert, those not routed to it as zeros (Llama 4); or the container is never called and the layer
 picks rows by itself (remote code), in whatever order: then rows are found by their exact content.
 
-Linearized experts can be run on all tokens (`experts.on_all_tokens`): then each is given everything that its container
-is given, and the rows that are routed to it are a part of them.
+Linearized experts can be run on all tokens (`experts.calibrate_all_experts`): then each is given everything that its
+container is given, and the rows that are routed to it are a part of them.
 
 All of it stays on the model's device. How many rows an expert is given is known from their shape; that these are as
 many as were routed to it is noted on the device, and asked for once a batch, by `Routing.check`.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
-from quantaudit.model.structure import Bank
+from quantaudit.model.structure import ExpertList
 from quantaudit.stats.labels import Chosen
 
 NOT_ITS_TOKENS = "an expert was given rows that are not its layer's tokens"
@@ -41,7 +41,7 @@ class Routed:
 
 @dataclass(slots=True)
 class _State:
-    """What is known about one bank during one call of its layer. wrong: reason → bool, whether it ever held."""
+    """What is known about one list of experts while its layer is called. wrong: reason → bool, whether it ever held."""
 
     where: str
     hidden: Tensor | None = None
@@ -65,40 +65,44 @@ class Routing:
     all_tokens: whether linearized experts are run on all tokens.
     """
 
-    def __init__(self, banks: Sequence[Bank], *, all_tokens: bool = False) -> None:
-        self._banks = banks
+    def __init__(self, expert_lists: Sequence[ExpertList], *, all_tokens: bool = False) -> None:
+        self._expert_lists = expert_lists
         self._all_tokens = all_tokens
-        self._states = {bank.path: _State(bank.path) for bank in banks}
+        self._states = {expert_list.path: _State(expert_list.path) for expert_list in expert_lists}
 
     @contextmanager
     def follow(self, model: nn.Module) -> Iterator[None]:
         """While this lasts, every call of an expert is seen."""
         with ExitStack() as stack:
-            for bank in self._banks:
-                state = self._states[bank.path]
-                parent = model.get_submodule(bank.path.rpartition(".")[0])
+            for expert_list in self._expert_lists:
+                state = self._states[expert_list.path]
+                parent = model.get_submodule(expert_list.path.rpartition(".")[0])
                 _attach(stack, parent, partial(_enter_layer, state))
-                _attach(stack, model.get_submodule(bank.path), partial(_enter_bank, state, len(bank.experts)))
-                enter = _enter_expert_on_all if self._all_tokens and bank.linearized else _enter_expert
-                for index, path in enumerate(bank.experts):
+                _attach(
+                    stack, model.get_submodule(expert_list.path), partial(_enter_list, state, len(expert_list.experts))
+                )
+                enter = _enter_expert_on_all if self._all_tokens and expert_list.linearized else _enter_expert
+                for index, path in enumerate(expert_list.experts):
                     _attach(
-                        stack, model.get_submodule(path), partial(_try_enter, state, partial(enter, state, bank, index))
+                        stack,
+                        model.get_submodule(path),
+                        partial(_try_enter, state, partial(enter, state, expert_list, index)),
                     )
             yield
 
-    def of(self, bank: str, *, all_tokens: bool = False) -> Routed:
-        """Rows of the expert of this bank that was called last: those routed to it, or all that hold a token.
+    def of(self, path: str, *, all_tokens: bool = False) -> Routed:
+        """Rows of the expert called last of the list at `path`: those routed to it, or all that hold a token.
 
         Raises MeasurementError where none was called, or its rows were not understood.
         """
-        state = self._states[bank]
+        state = self._states[path]
         current = state.everything if all_tokens else state.current
         if current is None:
-            raise state.problem or MeasurementError("a Linear of an expert ran outside its expert", where=bank)
+            raise state.problem or MeasurementError("a Linear of an expert ran outside its expert", where=path)
         return current
 
     def problems(self) -> dict[str, str]:
-        """After a batch: the banks whose experts were given other rows than were routed to them, and what they were."""
+        """After a batch: lists whose experts were given other rows than were routed to them, and what these were."""
         noted = [
             (state.where, reason, wrong) for state in self._states.values() for reason, wrong in state.wrong.items()
         ]
@@ -133,15 +137,15 @@ def _enter_layer(state: _State, tensors: list[Tensor]) -> None:
     state.called = False
 
 
-def _enter_bank(state: _State, experts: int, tensors: list[Tensor]) -> None:
+def _enter_list(state: _State, experts: int, tensors: list[Tensor]) -> None:
     state.called = True
     state.chosen = next((x for x in tensors if not x.is_floating_point() and x.ndim == 2), None)
     state.lists = None if state.chosen is None else _Lists.of(state.chosen, experts)
 
 
-def _enter_expert(state: _State, bank: Bank, index: int, tensors: list[Tensor]) -> None:
+def _enter_expert(state: _State, expert_list: ExpertList, index: int, tensors: list[Tensor]) -> None:
     if state.hidden is None:
-        raise MeasurementError("an expert ran outside its layer", where=bank.path)
+        raise MeasurementError("an expert ran outside its layer", where=expert_list.path)
     x, total = tensors[0].reshape(-1, tensors[0].shape[-1]), len(state.hidden)
     if state.lists is not None:
         tokens, wrong = state.lists.rows(index, len(x))
@@ -149,7 +153,7 @@ def _enter_expert(state: _State, bank: Bank, index: int, tensors: list[Tensor]) 
         chosen = Chosen(tokens)
     elif state.called:
         if len(x) != total:
-            raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=bank.path)
+            raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=expert_list.path)
         chosen = Chosen(None, x.any(-1))
     else:
         tokens, wrong = find_rows(x, state.hidden)
@@ -158,9 +162,9 @@ def _enter_expert(state: _State, bank: Bank, index: int, tensors: list[Tensor]) 
     state.current = Routed(chosen, len(x), total)
 
 
-def _enter_expert_on_all(state: _State, bank: Bank, index: int, tensors: list[Tensor]) -> None:
+def _enter_expert_on_all(state: _State, expert_list: ExpertList, index: int, tensors: list[Tensor]) -> None:
     if state.hidden is None:
-        raise MeasurementError("an expert ran outside its layer", where=bank.path)
+        raise MeasurementError("an expert ran outside its layer", where=expert_list.path)
     x, total = tensors[0].reshape(-1, tensors[0].shape[-1]), len(state.hidden)
     if state.chosen is not None:
         mine, every = Chosen(None, (state.chosen == index).any(-1)), Chosen()
@@ -170,9 +174,9 @@ def _enter_expert_on_all(state: _State, bank: Bank, index: int, tensors: list[Te
         place = torch.arange(len(x), device=x.device)
         tokens, given = place % total, x.any(-1)
         mine, every = Chosen(tokens, given & (place // total == index)), Chosen(tokens, given)
-        expected = total * len(bank.experts)
+        expected = total * len(expert_list.experts)
     if len(x) != expected:
-        raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=bank.path)
+        raise MeasurementError(f"an expert was given {len(x)} rows for {total} tokens", where=expert_list.path)
     state.current, state.everything = Routed(mine, len(x), total), Routed(every, len(x), total)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme, global_scaled
-from quantaudit.quant.weights import quantize_linears, sharing
+from quantaudit.quant.weights import quantize_linears, scale_group
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer
 from quantaudit.simulate.quantized.smoothquant import Calibrated
 
@@ -110,7 +110,7 @@ def plan_weights(model: nn.Module, wanted: Mapping[str, QuantizationArgs]) -> di
     shared = [path for path, args in wanted.items() if global_scaled(args)]
     for path, args in wanted.items():
         if path not in found:
-            paths = sharing(path, shared) if global_scaled(args) else [path]
+            paths = scale_group(path, shared) if global_scaled(args) else [path]
             made = quantize_linears([model.get_submodule(name) for name in paths], args)
             found.update(zip(paths, made, strict=True))
     return found

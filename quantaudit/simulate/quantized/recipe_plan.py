@@ -13,9 +13,9 @@ from quantaudit.measure.profile import Profile
 from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
-from quantaudit.quant.schemes import Scheme, toolkit_scheme
+from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.quant.support import approximations, obstacles
-from quantaudit.quant.weights import upright
+from quantaudit.quant.weights import weight_out_in
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.smoothquant import calibrate
@@ -51,7 +51,9 @@ def recipe_plan(
         if reasons:
             continue
         if id(found) not in translated:
-            translated[id(found)] = toolkit_scheme(f"{recipe.name} {len(translated) + 1}", recipe.name, found)
+            translated[id(found)] = scheme_from_compressed_tensors(
+                f"{recipe.name} {len(translated) + 1}", recipe.name, found
+            )
         schemes[path] = translated[id(found)]
         near |= dict.fromkeys(approximations(found))
         if schemes[path].static and sites[path] in routed:
@@ -83,7 +85,7 @@ def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Map
         return ["an embedding's weights are not simulated"]
     if path not in sites:
         return ["this module is not among those that were measured"]
-    return obstacles(scheme, tuple(upright(module).shape))
+    return obstacles(scheme, tuple(weight_out_in(module).shape))
 
 
 def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:

@@ -17,13 +17,13 @@ from quantaudit.common.logs import without_library_logs
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
-from quantaudit.measure.collector import Gathered
+from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.profile import Profile
-from quantaudit.model.experts import on_all_tokens
+from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.batches import Batch, batches, forward, one_logit
+from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
-from quantaudit.model.sites import discover, outside_text
+from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.quantized.modules import own_parameters
 
@@ -114,7 +114,9 @@ def measured_smoothed(
     sites = [site for site in profile.sites if site.name in wanted]
     everywhere = profile.experts == "all"
     architecture = discover(model, all_tokens=everywhere)
-    gathered = Gathered(architecture, aside=outside_text(model, architecture.sites), all_tokens=everywhere)
+    gathered = StatisticsCollector(
+        architecture, non_text=non_text_sites(model, architecture.sites), all_tokens=everywhere
+    )
 
     def enter(batch: Batch) -> None:
         gathered.batch = batch
@@ -143,7 +145,7 @@ def _as_measured(model: nn.Module, profile: Profile) -> Iterator[None]:
         eager = profile.provenance.environment.attention == "eager"
         stack.enter_context(eager_attention(model) if eager else nullcontext())
         if profile.experts == "all":
-            stack.enter_context(on_all_tokens())
+            stack.enter_context(calibrate_all_experts())
         yield
 
 
@@ -151,7 +153,7 @@ def _run(
     model: nn.Module, samples: Sequence[TokenizedSample], enter: Callable[[Batch], None], progress: Advance
 ) -> None:
     device = next(model.parameters()).device
-    with one_logit(model):
+    with last_logit_only(model):
         for batch in batches(samples, 1, pad=0, device=device):
             enter(batch)
             forward(model, batch)

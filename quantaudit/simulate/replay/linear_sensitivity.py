@@ -26,7 +26,7 @@ from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.quant.weights import row_by_row, upright
+from quantaudit.quant.weights import row_by_row, weight_out_in
 from quantaudit.simulate.quantized.modules import input_quantizer, quantize_weight
 
 RECORD_BYTES = 1 << 29
@@ -79,7 +79,7 @@ class LinearPrices:
         if not full and held <= RECORD_BYTES:
             return
         for group in self.groups:
-            weights = {member: upright(self.model.get_submodule(member)).detach() for member in group.members}
+            weights = {member: weight_out_in(self.model.get_submodule(member)).detach() for member in group.members}
             ranges = {scheme.name: self.qparams.get(scheme.name, {}).get(group.name) for scheme in self.schemes}
             own = [s for s in self.schemes if self.only is None or s.name in self.only[group.name]]
             for name, total in price_reads(self.reads.pop(group.name, []), weights, own, ranges).items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.model.forward.batches import batches, forward, one_logit
+from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.forward.capture import first_tensor
 
 
@@ -42,7 +42,7 @@ def record_calls(model: nn.Module, blocks: Sequence[str], samples: Sequence[Toke
     calls: Calls = {path: [] for path in blocks}
     with ExitStack() as stack:
         watch_calls(stack, model, calls)
-        stack.enter_context(one_logit(model))
+        stack.enter_context(last_logit_only(model))
         for batch in batches(samples, 1, pad=0, device=next(model.parameters()).device):
             forward(model, batch)
     return calls

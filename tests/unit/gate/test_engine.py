@@ -21,7 +21,7 @@ from quantaudit.model.engine_units import (
     engine_name,
     fuse,
 )
-from quantaudit.model.structure import expert_banks
+from quantaudit.model.structure import expert_lists
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.resolve import resolve
 from tests.families import family_model
@@ -41,7 +41,7 @@ def recipe(*groups: tuple[list[str], str], ignore: str = "[lm_head]") -> Any:
 def units_of(model: nn.Module, kind: str) -> list[Unit]:
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     layers = [(name, module) for name, module in model.named_modules() if re.fullmatch(r"model\.layers\.\d+", name)]
-    return list(units(linears, [bank for name, layer in layers for bank in expert_banks(layer, name)], kind))
+    return list(units(linears, [bank for name, layer in layers for bank in expert_lists(layer, name)], kind))
 
 
 def parted(parsed: Any, family: str = "llama") -> dict[str, str | None]:

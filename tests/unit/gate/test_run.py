@@ -68,7 +68,7 @@ def test_groups_rebuilt_from_a_card_are_those_that_were_measured(family: str) ->
 
     def plain(rows: Iterable[Group]) -> list[Group]:
         # Who made the experts is not on a card, and no matter of the gate's.
-        return [replace(row, bank=None) for row in rows]
+        return [replace(row, expert_list=None) for row in rows]
 
     assert plain(found) == plain(groups) == plain(discover(skeleton(family)).groups)
 

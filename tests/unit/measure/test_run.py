@@ -18,7 +18,7 @@ from quantaudit.errors import MeasurementError, UsageError
 from quantaudit.measure.profile import Profile, merge, save_profile
 from quantaudit.measure.run import measure, padded_samples
 from quantaudit.measure.shard import Shard
-from quantaudit.model.forward.batches import Batch, Side
+from quantaudit.model.forward.batches import Batch, PaddingSide
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.provenance import ShardsInfo
@@ -245,7 +245,7 @@ def test_more_shards_than_batches_are_refused(tiny_loaded: LoadedModel, tiny_cor
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
-    tmp_path: Path, tiny_corpus: TokenizedCorpus, dtype: torch.dtype, side: Side
+    tmp_path: Path, tiny_corpus: TokenizedCorpus, dtype: torch.dtype, side: PaddingSide
 ) -> None:
     """Padded attention may round otherwise: where it does, the test says so and asks for closeness instead."""
     loaded = load(save_checkpoint(tmp_path / "m", tiny_model("llama", dtype=dtype)))
@@ -273,7 +273,7 @@ def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("batch_size", [3, 8, 50])
 def test_at_any_batch_size_the_statistics_are_of_the_unpadded_tensors(
-    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int, side: Side
+    tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int, side: PaddingSide
 ) -> None:
     profile = measure(tiny_loaded, tiny_corpus, batch_size=batch_size, padding_side=side)
     seen = plain_capture(tiny_loaded.model, tiny_corpus, batch_size, side)
@@ -285,7 +285,7 @@ def test_at_any_batch_size_the_statistics_are_of_the_unpadded_tensors(
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("batch_size", [2, 8, 50])
 def test_the_padding_tokens_own_embedding_changes_nothing(
-    tmp_path: Path, tiny_corpus: TokenizedCorpus, side: Side, batch_size: int
+    tmp_path: Path, tiny_corpus: TokenizedCorpus, side: PaddingSide, batch_size: int
 ) -> None:
     """Were a single padded position counted, these values would be the peaks of every site."""
     model = tiny_model("llama")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from quantaudit.measure.profile import Profile, merge, starved
+from quantaudit.measure.profile import Profile, merge, undersampled_experts
 from quantaudit.provenance import SampleInfo
 from tests.builders import accumulate, provenance, site_info
 
@@ -17,7 +17,7 @@ def shard(sample: int, tokens: int) -> Profile:
     made = accumulate([(sample, torch.ones(tokens, 2), np.zeros(tokens, np.int64))])
     profile = Profile(provenance=provenance([SITE], SAMPLES), statistics={(SITE.name, "calibration"): made})
     return Profile(
-        provenance=profile.provenance.model_copy(update={"unmeasured": starved(profile)}),
+        provenance=profile.provenance.model_copy(update={"unmeasured": undersampled_experts(profile)}),
         statistics=profile.statistics,
     )
 
@@ -53,7 +53,10 @@ def expert(*, behind: str | None, over_all: int) -> list[str]:
         (name, "calibration"): accumulate([(0, torch.ones(tokens, 2), np.zeros(tokens, np.int64))])
         for name, tokens in seen.items()
     }
-    return [row.module for row in starved(Profile(provenance=provenance(sites, SAMPLES), statistics=statistics))]
+    return [
+        row.module
+        for row in undersampled_experts(Profile(provenance=provenance(sites, SAMPLES), statistics=statistics))
+    ]
 
 
 def test_an_expert_that_ran_on_all_tokens_is_not_starved() -> None:

@@ -81,7 +81,7 @@ def test_experts_with_sizes_of_their_own_are_split_alike() -> None:
         ]
         after = model(input_ids=ids).logits
     torch.testing.assert_close(after, before)
-    assert len(discover(model).banks) == 2
+    assert len(discover(model).expert_lists) == 2
 
 
 def test_experts_that_were_split_wrongly_are_found_out() -> None:

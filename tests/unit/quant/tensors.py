@@ -7,7 +7,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor
 
-from quantaudit.quant.observers import Observed, QParams, Range, derive
+from quantaudit.quant.observers import Observed, QParams, Range, qparams_from
 from tests.builders import distribution_of
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -57,6 +57,6 @@ def observed(x: Tensor, batches: int = 3) -> Observed:
 
 
 def qparams(x: Tensor, args: QuantizationArgs, observer: str = "absolute_maximum") -> QParams:
-    found = derive(observed(x), args, observer)
+    found = qparams_from(observed(x), args, observer)
     assert found is not None
     return found

@@ -19,13 +19,13 @@ from quantaudit.quant.observers import (
     ORDERS,
     Observed,
     applies,
-    derive,
     last_batch,
     minmax,
     mse,
     observer_of,
     order_spread,
     percentile,
+    qparams_from,
 )
 from quantaudit.quant.schemes import FP8_E4M3, INT8, INT8_ASYMMETRIC, STATIC_INPUTS
 from quantaudit.stats.distribution import zero
@@ -76,7 +76,7 @@ def test_llmcompressors_observers_are_replayed_batch_by_batch(name: str, dtype: 
     theirs = Observer.load_from_registry(observer, base_name="input", args=args)
     for batch in x.tensor_split(7):
         theirs(batch.reshape(1, -1, 1))
-    found = derive(observed(x, 7), args, observer_of(args))
+    found = qparams_from(observed(x, 7), args, observer_of(args))
     assert found is not None
     assert torch.equal(found.scale, theirs.get_qparams()["scale"].reshape(1))
 
@@ -208,7 +208,7 @@ def test_the_mse_range_clips_where_clipping_pays_and_not_where_it_does_not() -> 
 def test_no_grid_spans_a_range_that_is_not_finite(exact: tuple[float, float], observer: str) -> None:
     lows, highs = np.array(exact, np.float32)[:, None]
     seen = Observed(distribution=zero("bfloat16"), exact=exact, lows=lows, highs=highs, dtype=torch.bfloat16)
-    assert derive(seen, INT8, observer) is None
+    assert qparams_from(seen, INT8, observer) is None
 
 
 def test_an_unknown_observer_is_a_usage_error_that_lists_the_known_ones() -> None:

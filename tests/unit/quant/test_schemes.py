@@ -22,7 +22,7 @@ from quantaudit.quant.schemes import (
     dump_args,
     find_scheme,
     find_static,
-    toolkit_scheme,
+    scheme_from_compressed_tensors,
 )
 
 
@@ -96,6 +96,6 @@ def test_an_observer_can_be_chosen_for_a_static_scheme_alone() -> None:
 def test_a_recipes_static_input_has_the_toolkits_default_observer() -> None:
     args = QuantizationArgs(num_bits=8, strategy="tensor")
     made = QuantizationScheme(targets=["Linear"], input_activations=args)
-    assert toolkit_scheme("a", "a", made).observer == "minmax"
+    assert scheme_from_compressed_tensors("a", "a", made).observer == "minmax"
     assert NVFP4.static
     assert NVFP4.observer == "absolute_maximum"

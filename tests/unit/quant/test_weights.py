@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import MeasurementError
-from quantaudit.quant.weights import SHARED, quantize_linear, quantize_weight, quantize_weights, sharing
+from quantaudit.quant.weights import SHARED, quantize_linear, quantize_weight, quantize_weights, scale_group
 
 PRESETS = ("W8A8", "W4A16", "W4A16_ASYM", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4", "MXFP4", "MXFP8", "W2A16")
 
@@ -83,10 +83,10 @@ def test_llmcompressor_still_shares_among_the_same_siblings() -> None:
 
 def test_siblings_are_those_of_the_same_parent_that_are_quantized_too() -> None:
     paths = [f"model.layers.{i}.self_attn.{name}" for i in (0, 1) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    assert sharing(paths[1], paths) == paths[:3]
-    assert sharing(paths[0], [paths[0], paths[2]]) == [paths[0], paths[2]]
-    assert sharing(paths[3], paths) == [paths[3]]
-    assert sharing("up_proj", ["gate_proj", "up_proj"]) == ["gate_proj", "up_proj"]
+    assert scale_group(paths[1], paths) == paths[:3]
+    assert scale_group(paths[0], [paths[0], paths[2]]) == [paths[0], paths[2]]
+    assert scale_group(paths[3], paths) == [paths[3]]
+    assert scale_group("up_proj", ["gate_proj", "up_proj"]) == ["gate_proj", "up_proj"]
 
 
 @pytest.mark.parametrize("columns", [100, 130, 300])

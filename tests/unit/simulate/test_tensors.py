@@ -13,7 +13,7 @@ from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.quant.errors import tensor_errors
-from quantaudit.quant.observers import OBSERVERS, Observed, applies, derive, order_spread
+from quantaudit.quant.observers import OBSERVERS, Observed, applies, order_spread, qparams_from
 from quantaudit.quant.ranges import model_dtype, quantizable, site_qparams
 from quantaudit.quant.schemes import INT8, STATIC_INPUTS
 from quantaudit.simulate.tensors import error_rows, scale_rows
@@ -45,7 +45,7 @@ def test_scales_come_from_the_calibration_split(tiny_profile: Profile) -> None:
             highs=calibration.extremes.max,
             dtype=torch.bfloat16,
         )
-        expected = derive(seen, args, row.observer)
+        expected = qparams_from(seen, args, row.observer)
         assert expected is not None
         assert (row.min, row.max) == (expected.min, expected.max)
         assert (row.scale, row.zero_point) == (float(expected.scale), int(expected.zero_point))

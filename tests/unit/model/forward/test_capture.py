@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantaudit.model.forward.batches import one_logit
+from quantaudit.model.forward.batches import last_logit_only
 from quantaudit.model.forward.capture import capture, first_tensor
 from quantaudit.model.sites import discover
 from quantaudit.provenance import SiteInfo
@@ -165,7 +165,7 @@ def test_one_logit_computes_the_last_position_only_and_is_undone(model: nn.Modul
     before = hooks(model)
     with torch.no_grad():
         whole = model(input_ids=IDS, use_cache=False).logits
-        with one_logit(model):
+        with last_logit_only(model):
             last = model(input_ids=IDS, use_cache=False).logits
         again = model(input_ids=IDS, use_cache=False).logits
     assert last.shape == (1, 1, whole.shape[-1])
@@ -177,14 +177,14 @@ def test_one_logit_computes_the_last_position_only_and_is_undone(model: nn.Modul
 def test_one_logit_is_undone_after_an_error(model: nn.Module) -> None:
     before = hooks(model)
     broken(model)
-    with pytest.raises(RuntimeError, match="broken forward"), one_logit(model):
+    with pytest.raises(RuntimeError, match="broken forward"), last_logit_only(model):
         run(model)
     assert hooks(model) == before
 
 
 def test_what_goes_into_the_output_projection_is_still_seen_whole(model: nn.Module) -> None:
     received: dict[str, Tensor] = {}
-    with capture(model, discover(model).sites, received.__setitem__), one_logit(model):
+    with capture(model, discover(model).sites, received.__setitem__), last_logit_only(model):
         run(model)
     assert received["lm_head.input"].shape == (1, 6, 64)
     assert torch.equal(received["lm_head.input"], received["final_norm"])
@@ -195,5 +195,5 @@ def test_a_model_without_output_projection_is_left_alone() -> None:
         def get_output_embeddings(self) -> None:
             return None
 
-    with one_logit(Bare()) as nothing:
+    with last_logit_only(Bare()) as nothing:
         assert nothing is None

@@ -399,16 +399,16 @@ def test_weights_that_lie_on_their_side_are_priced_as_linears_are() -> None:
     config = GPT2Config(n_layer=1, n_embd=32, n_head=4, vocab_size=320, n_positions=64, bos_token_id=0, eos_token_id=0)
     torch.manual_seed(0)
     model = GPT2LMHeadModel(config).eval()
-    upright = GPT2LMHeadModel(config).eval()
-    upright.load_state_dict(model.state_dict())
-    for path, module in list(upright.named_modules()):
+    weight_out_in = GPT2LMHeadModel(config).eval()
+    weight_out_in.load_state_dict(model.state_dict())
+    for path, module in list(weight_out_in.named_modules()):
         if isinstance(module, Conv1D):
             linear = nn.Linear(*module.weight.shape)
             linear.weight, linear.bias = nn.Parameter(module.weight.T.contiguous()), module.bias
-            upright.set_submodule(path, linear)
+            weight_out_in.set_submodule(path, linear)
     samples = random_corpus([9, 7]).samples
     found, expected = (
-        price_groups(one, discover(one), samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, upright)
+        price_groups(one, discover(one), samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, weight_out_in)
     )
     assert len(found) == 2 * 5
     assert found == {key: pytest.approx(price, rel=1e-3) for key, price in expected.items()}

@@ -9,40 +9,40 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quantaudit.measure.collector import Gathered
-from quantaudit.measure.profile import Profile, starved, starved_inputs, tokens, unite
-from quantaudit.model.forward.batches import Batch, forward, one_logit
+from quantaudit.measure.collector import StatisticsCollector
+from quantaudit.measure.profile import Profile, merge_unmeasured, tokens, undersampled_experts, undersampled_inputs
+from quantaudit.model.forward.batches import Batch, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import ALL, Architecture, discover, outside_text
+from quantaudit.model.sites import ALL, Architecture, discover, non_text_sites
 from quantaudit.provenance import SiteInfo
 
 
-def starving_experts(profile: Profile, architecture: Architecture) -> dict[str, list[str]]:
-    """Bank → paths of its experts that saw too few tokens, but some: what no token reaches stays unmeasured.
+def undersampled_lists(profile: Profile, architecture: Architecture) -> dict[str, list[str]]:
+    """Undersampled experts by the path of their list: those that saw too few tokens, but some.
 
-    Only of banks whose experts llm-compressor can run on all tokens.
+    One that no token reaches stays unmeasured. Only of lists whose experts llm-compressor can run on all tokens.
     """
-    short = {site.module: tokens(profile, site.name) for site in starved_inputs(profile)}
+    short = {site.module: tokens(profile, site.name) for site in undersampled_inputs(profile)}
     return {
-        bank.path: experts
-        for bank in architecture.banks
-        if bank.linearized
-        and (experts := [path for path in bank.experts if any(_inside(m, path) and n for m, n in short.items())])
+        expert_list.path: experts
+        for expert_list in architecture.expert_lists
+        if expert_list.linearized
+        and (experts := [path for path in expert_list.experts if any(_inside(m, path) and n for m, n in short.items())])
     }
 
 
-def run_starving_on_all_tokens(
+def run_undersampled_on_all_tokens(
     loaded: LoadedModel, profile: Profile, batches: Callable[[], Iterable[Batch]]
 ) -> Profile:
-    """The profile, with what starving experts make of all tokens in sites of its own; itself where none starve.
+    """The profile, with what undersampled experts make of all tokens in sites of their own; itself without any.
 
     One more pass over the corpus, in which these experts alone do more work than they are routed. What the model
     computes stays what it is. batches: gives the batches of the first pass once more.
     """
     architecture = discover(loaded.model, all_tokens=True)
-    experts = starving_experts(profile, architecture)
-    paths = [path for of_bank in experts.values() for path in of_bank]
+    experts = undersampled_lists(profile, architecture)
+    paths = [path for of_list in experts.values() for path in of_list]
     wanted = [
         site
         for site in architecture.sites
@@ -50,12 +50,14 @@ def run_starving_on_all_tokens(
     ]
     if not wanted:
         return profile
-    gathered = Gathered(architecture, aside=outside_text(loaded.model, architecture.sites), all_tokens=True)
+    gathered = StatisticsCollector(
+        architecture, non_text=non_text_sites(loaded.model, architecture.sites), all_tokens=True
+    )
     extra = _ExtraRuns(loaded.model, experts, gathered)
     with ExitStack() as stack:
         stack.enter_context(gathered.routing.follow(loaded.model))
         stack.enter_context(capture(loaded.model, wanted, extra.receive, gathered.refuse))
-        stack.enter_context(one_logit(loaded.model))
+        stack.enter_context(last_logit_only(loaded.model))
         extra.attach(stack)
         for batch in batches():
             gathered.batch = batch
@@ -68,7 +70,7 @@ def run_starving_on_all_tokens(
 class _ExtraRuns:
     """Calls experts on everything that their container is given, before it sends tokens to them."""
 
-    def __init__(self, model: nn.Module, experts: Mapping[str, list[str]], gathered: Gathered) -> None:
+    def __init__(self, model: nn.Module, experts: Mapping[str, list[str]], gathered: StatisticsCollector) -> None:
         self._model, self._experts, self._gathered = model, experts, gathered
         self._running = False
 
@@ -79,17 +81,19 @@ class _ExtraRuns:
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the containers for as long as the stack is open."""
-        for bank, paths in self._experts.items():
+        for container, paths in self._experts.items():
             modules = [self._model.get_submodule(path) for path in paths]
 
             def hook(
-                _bank: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], experts: list[nn.Module] = modules
+                _container: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], experts: list[nn.Module] = modules
             ) -> None:
                 given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
                 if any(not value.is_floating_point() and value.ndim == 2 for value in given):
                     self._run(experts, given[0].reshape(-1, given[0].shape[-1]))
 
-            stack.callback(self._model.get_submodule(bank).register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.callback(
+                self._model.get_submodule(container).register_forward_pre_hook(hook, with_kwargs=True).remove
+            )
 
     def _run(self, experts: list[nn.Module], x_NC: Tensor) -> None:
         self._running = True
@@ -106,11 +110,11 @@ def _joined(profile: Profile, over_all: list[SiteInfo], found: Mapping[Any, Any]
     for site in profile.sites:
         other = routed.get(site.name)
         sites += [site] if other is None else [site.model_copy(update={"all_tokens": other.name}), other]
-    few = {row.module for row in starved(profile)}
+    few = {row.module for row in undersampled_experts(profile)}
     silent = [row for row in profile.provenance.unmeasured if row.module not in few]
     provenance = profile.provenance.model_copy(update={"sites": sites})
     joined = replace(profile, provenance=provenance, statistics={**profile.statistics, **found})
-    unmeasured = unite(silent, starved(joined))
+    unmeasured = merge_unmeasured(silent, undersampled_experts(joined))
     return replace(joined, provenance=provenance.model_copy(update={"unmeasured": unmeasured}))
 
 
