@@ -39,10 +39,10 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.logits.rounding_floor import Curve, Floor, fit_curve, rounding_floor
+from quantaudit.simulate.logits.rounding_floor import AdditivityCurve, RoundingFloor, fit_curve, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.replay.backward_pass import pass_forward
+from quantaudit.simulate.replay.backward_pass import record_forward
 from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
 from quantaudit.simulate.sensitivity.prices import price_groups
@@ -151,7 +151,7 @@ def main(
         "rankings": table,
         "left_alone_kl": curve,
         "floor": dict(zip(floor.depths, floor.kl, strict=True)),
-        "bend": bent.bend,
+        "bend": bent.curvature,
         "recipes": recipes,
         "kl": kl,
         "scores": scores,
@@ -208,19 +208,19 @@ def known_truth(path: Path, case: Case) -> tuple[Scores, float]:
     return dict(stored["kl"]), spent * (len(case.groups) + 1) / (len(plans) + 1)
 
 
-def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str, float]]:
+def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, dict[str, float]]:
     """Scores by ranking; prices of all five schemes; the rounding floor; seconds of each.
 
     A ranking by damage needs no replay of the weights alone, which a report adds.
     """
     rows: list[Any] = []
     prices: PriceList = {}
-    floors: list[Floor] = []
+    floors: list[RoundingFloor] = []
     inside = replace(case.architecture, groups=tuple(case.groups))
 
     def damage(weights_only: bool) -> list[Any]:
-        passage = pass_forward(case.model, inside.blocks, case.samples)
-        return replay_groups(case.model, inside, passage, [INT8_STATIC], case.ranges, weights_only=weights_only)
+        recorded = record_forward(case.model, inside.blocks, case.samples)
+        return replay_groups(case.model, inside, recorded, [INT8_STATIC], case.ranges, weights_only=weights_only)
 
     costs = {
         "damage": case.spent(lambda: rows.extend(damage(False))),
@@ -249,7 +249,7 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, Floor, dict[str,
     return {kind: _known(values) for kind, values in scores.items()}, prices, floors[0], costs
 
 
-def compare_recipes(case: Case, prices: PriceList, curve: Curve) -> list[dict[str, Any]]:
+def compare_recipes(case: Case, prices: PriceList, curve: AdditivityCurve) -> list[dict[str, Any]]:
     """The first ten random recipes whose KL is in range, or as many as the draws give: Σ prices, estimate, KL."""
     names = [group.name for group in case.groups]
     drawn = islice(mixed_recipes(names, (INT8_STATIC, INT8_DYNAMIC)), DRAWS)

@@ -15,9 +15,9 @@ from quantaudit.common.choices import (
     check_scheme,
     find_arithmetic,
     find_experts,
-    find_score,
     find_single,
     parse_dtype,
+    parse_price_source,
 )
 from quantaudit.corpus.spec import pinned
 from quantaudit.errors import FormatError
@@ -59,7 +59,7 @@ class Settings:
         parse_dtype(self.dtype)
         find_experts(self.experts)
         find_arithmetic(self.arithmetic)
-        find_score(self.score)
+        parse_price_source(self.score)
         find_single(self.single_groups)
         for scheme in self.schemes:
             check_scheme(scheme)

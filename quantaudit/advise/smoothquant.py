@@ -20,7 +20,7 @@ from quantaudit.quant.schemes import Scheme
 from quantaudit.recipe.modifiers.smoothquant import inferred
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.quantized.smoothquant import (
-    Calibrated,
+    CalibratedSmoothQuant,
     Ranges,
     measured_smoothed,
     observed_ranges,
@@ -54,11 +54,11 @@ class Smoothable:
             for strength in sorted(set(chosen.values()))
         )
 
-    def calibrated(self, chosen: Mapping[str, float]) -> tuple[Calibrated, ...]:
+    def calibrated(self, chosen: Mapping[str, float]) -> tuple[CalibratedSmoothQuant, ...]:
         """The same with what was observed: ranges of one norm do not hang on whether another is smoothed."""
         return tuple(
-            Calibrated(by=by, ranges={path: self.ranges[path] for path in by.smooth_layers})
-            for by in self.smooth(chosen)
+            CalibratedSmoothQuant(spec=spec, ranges={path: self.ranges[path] for path in spec.smooth_layers})
+            for spec in self.smooth(chosen)
         )
 
     def qparams(self, group: Group, strength: float, scheme: Scheme) -> QParams | None:

@@ -68,7 +68,7 @@ def check_device(name: str) -> str:
     return name
 
 
-def find_score(name: str) -> str:
+def parse_price_source(name: str) -> str:
     """Check the name of a score. Raises UsageError."""
     if name not in SCORES:
         raise UsageError("unknown score", where=f"--score {name}", hint=f"one of {', '.join(SCORES)}")

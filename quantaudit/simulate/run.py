@@ -21,14 +21,14 @@ from quantaudit.quant.weights import weight_out_in
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
-from quantaudit.simulate.logits.baselines import standard_plans
-from quantaudit.simulate.logits.one_group import sample_groups, simulate_single
+from quantaudit.simulate.logits.baselines import baseline_plans
+from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone
 from quantaudit.simulate.logits.rounding_floor import rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import Evaluation, PriceSource, SchemeInfo, Simulation
 from quantaudit.simulate.replay.group_effects import replay_groups, steps
-from quantaudit.simulate.sensitivity.prices import pass_once, price_by_anchors
+from quantaudit.simulate.sensitivity.prices import price_from_damage, record_pass
 from quantaudit.simulate.sensitivity.recipe_estimate import with_estimates
 from quantaudit.simulate.tensors import error_rows
 from quantaudit.stats.unigram import unigram_perplexity
@@ -49,7 +49,7 @@ def simulate(
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. score: as for `pass_once`. single: how many fused groups are simulated alone too, under
+    from the evaluation split. score: as for `record_pass`. single: how many fused groups are simulated alone too, under
     static INT8 where it is among the schemes; None for all. recipes: scored on the whole model after the schemes.
     Raises CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices from gradients are demanded and the backward pass fails.
@@ -71,20 +71,20 @@ def simulate(
     inside = [
         group for group in architecture.groups if group.layer is not None and not bypassed.issuperset(group.members)
     ]
-    passage, note = pass_once(loaded.model, architecture, chosen, schemes, qparams, score=score, stages=stages)
+    recorded, note = record_pass(loaded.model, architecture, chosen, schemes, qparams, score=score, stages=stages)
     tick = stages("replaying blocks", steps(architecture, schemes))
-    groups = replay_groups(loaded.model, architecture, passage, schemes, qparams, tick)
+    groups = replay_groups(loaded.model, architecture, recorded, schemes, qparams, tick)
     tick = stages("measuring the rounding floor", len(chosen), "samples")
     floor = rounding_floor(loaded.model, architecture.blocks, chosen, progress=tick)
     groups = sample_groups(groups, INT8_STATIC.name, single)
     sampled = [row for row in groups if row.sampled]
-    groups = simulate_single(loaded.model, inside, chosen, schemes, qparams, groups, sampled, stages=stages)
-    if not passage.draws:
-        groups = price_by_anchors(loaded.model, inside, chosen, schemes, qparams, groups, floor, stages=stages)
-    source: PriceSource | None = "gradient" if passage.draws else "damage"
+    groups = simulate_alone(loaded.model, inside, chosen, schemes, qparams, groups, sampled, stages=stages)
+    if not recorded.draws:
+        groups = price_from_damage(loaded.model, inside, chosen, schemes, qparams, groups, floor, stages=stages)
+    source: PriceSource | None = "gradient" if recorded.draws else "damage"
     if all(row.price is None for row in groups):
         source, note = None, note or "no prices: what came back, or the damage, was not finite"
-    plans = standard_plans(inside, schemes, groups, qparams)
+    plans = baseline_plans(inside, schemes, groups, qparams)
     plans += [
         recipe_plan(recipe, loaded.model, architecture.groups, profile, samples, stages=stages) for recipe in recipes
     ]

@@ -1,4 +1,4 @@
-"""From what single tokens lost to a recipe's row: means over tokens, errors over samples. NumPy only."""
+"""A recipe's row from the scores of single tokens: means over tokens, standard errors over samples. NumPy only."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         domain: [sums for score in scores if score.sample.domain == domain and (sums := _answers(score)) is not None]
         for domain in domains
     }
-    spoken = [sums for found in answers.values() for sums in found]
+    all_answers = [sums for domain_sums in answers.values() for sums in domain_sums]
     tokens = sum(len(score.kl) for score in scores)
     return RecipeRow(
         name=plan.name,
@@ -56,8 +56,8 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         domains={
             domain: _score([_sums(score) for score in scores if score.sample.domain == domain]) for domain in domains
         },
-        assistant=_score(spoken) if spoken else None,
-        assistant_domains={domain: _score(found) for domain, found in answers.items() if found},
+        assistant=_score(all_answers) if all_answers else None,
+        assistant_domains={domain: _score(domain_sums) for domain, domain_sums in answers.items() if domain_sums},
         digest=plan.digest,
         approximate=list(plan.approximate),
         unsimulated=list(plan.unsimulated),

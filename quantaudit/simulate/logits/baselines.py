@@ -15,7 +15,7 @@ MIXED = "int8_static_worst_dynamic"
 MIXED_SHARE = 0.95
 
 
-def standard_plans(
+def baseline_plans(
     groups: Sequence[Group],
     schemes: Sequence[Scheme],
     rows: Sequence[GroupRow],

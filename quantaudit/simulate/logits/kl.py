@@ -15,9 +15,9 @@ DEVICE_SLICE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What logits say. normalizer: float32 [tokens], their log-sum-exp; top: int64 [tokens], the most likely token;
-    loss: float32 [targets], nats, the negative log-likelihood of the tokens that do follow.
+class TokenStats:
+    """What is needed of each token's logits. normalizer: float32 [tokens], their log-sum-exp; top: int64 [tokens], the
+    most likely token; loss: float32 [targets], nats, the negative log-likelihood of the tokens that do follow.
     """
 
     normalizer: Tensor
@@ -27,7 +27,7 @@ class Reading:
 
 @dataclass(slots=True)
 class Scratch:
-    """Float32 buffers [rows, vocabulary], reused: making them anew for every slice takes longer than the arithmetic."""
+    """Float32 buffers [rows, vocabulary], reused: allocating them for every slice takes longer than the arithmetic."""
 
     buffers: list[Tensor] = field(default_factory=list)
 
@@ -51,45 +51,45 @@ def slice_rows(vocabulary: int, device: torch.device) -> int:
     return max(rows - rows % threads, threads)
 
 
-def read(logits: Tensor, targets: Tensor, scratch: Scratch) -> Reading:
-    """logits: [tokens, vocabulary]; targets: int64, what follows the first positions, at most one for each."""
-    found = [_read(logits, targets, part, views[0], views[1]) for part, views in scratch.views(logits)]
-    return _joined(found)
+def token_stats(logits: Tensor, targets: Tensor, scratch: Scratch) -> TokenStats:
+    """Statistics of logits [tokens, vocabulary]. targets: int64, what follows the first positions, at most one each."""
+    parts = [_token_stats(logits, targets, part, views[0], views[1]) for part, views in scratch.views(logits)]
+    return _joined(parts)
 
 
 def compare(
-    clean: Tensor, known: Reading, changed: Tensor, targets: Tensor, scratch: Scratch
-) -> tuple[Reading, Tensor]:
-    """The changed logits' reading, and KL(softmax clean‖softmax changed) in nats, float32 [tokens].
+    clean: Tensor, clean_stats: TokenStats, changed: Tensor, targets: Tensor, scratch: Scratch
+) -> tuple[TokenStats, Tensor]:
+    """Statistics of the changed logits, and KL(softmax clean‖softmax changed) in nats, float32 [tokens].
 
-    clean, changed: [tokens, vocabulary]; known: the reading of clean. With logits z and their log-sum-exp n,
+    clean, changed: [tokens, vocabulary]; clean_stats: those of clean. With logits z and their log-sum-exp n,
     KL = Σ p·(z − z′) − (n − n′), which is exactly 0 for equal logits.
     """
-    found, divergences = [], []
+    stats, divergences = [], []
     for part, (q, scored, p, probability) in scratch.views(changed):
-        found.append(_read(changed, targets, part, q, scored))
+        stats.append(_token_stats(changed, targets, part, q, scored))
         p.copy_(clean[part])
         torch.softmax(p, -1, out=probability)
         moved = torch.linalg.vecdot(probability, p.sub_(q))
-        divergences.append(moved - (known.normalizer[part] - found[-1].normalizer))
-    return _joined(found), torch.cat(divergences)
+        divergences.append(moved - (clean_stats.normalizer[part] - stats[-1].normalizer))
+    return _joined(stats), torch.cat(divergences)
 
 
-def _read(logits: Tensor, targets: Tensor, part: slice, wide: Tensor, scored: Tensor) -> Reading:
+def _token_stats(logits: Tensor, targets: Tensor, part: slice, wide: Tensor, scored: Tensor) -> TokenStats:
     """One slice. wide is left with its logits in float32, scored with their log-probabilities."""
     wide.copy_(logits[part])
     torch.log_softmax(wide, -1, out=scored)
     following = targets[part]
-    return Reading(
+    return TokenStats(
         normalizer=wide[:, 0] - scored[:, 0],
         top=wide.argmax(-1),
         loss=-scored[: len(following)].gather(1, following[:, None])[:, 0],
     )
 
 
-def _joined(found: list[Reading]) -> Reading:
-    return Reading(
-        normalizer=torch.cat([one.normalizer for one in found]),
-        top=torch.cat([one.top for one in found]),
-        loss=torch.cat([one.loss for one in found]),
+def _joined(parts: list[TokenStats]) -> TokenStats:
+    return TokenStats(
+        normalizer=torch.cat([part.normalizer for part in parts]),
+        top=torch.cat([part.top for part in parts]),
+        loss=torch.cat([part.loss for part in parts]),
     )

@@ -41,7 +41,7 @@ def spread(rows: Sequence[GroupRow], scheme: str, count: int | None) -> list[Gro
     return [ranked[int(i * step + 0.5)] for i in range(count)]
 
 
-def simulate_single(
+def simulate_alone(
     model: nn.Module,
     groups: Sequence[Group],
     samples: Sequence[TokenizedSample],

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from quantaudit.model.forward.batches import Batch
     from quantaudit.simulate.logits.kl import Scratch
 
-SHARE = 1 / 1024
+PERTURBED_SHARE = 1 / 1024
 """Part of the elements that are moved by one step. A sixteenth gave the same floor: see docs/prediction.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Floor:
+class RoundingFloor:
     """KL, nats per token, of the least change where it enters a block; straight lines between the measured depths."""
 
     depths: tuple[int, ...]
@@ -46,30 +46,27 @@ class Floor:
         return float(np.interp(layer, self.depths, self.kl))
 
 
-NO_FLOOR = Floor(depths=(0,), kl=(0.0,))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """KL of a recipe, nats per token, from the sum S of its groups' prices: floor + S·(1 + bend·S), and for a negative
-    bend floor + S/(1 − bend·S), which never falls. bend: per nat. reach: the sum up to which recipes were simulated;
-    beyond it the ratio to S stays what it was there.
+class AdditivityCurve:
+    """KL of a recipe, nats per token, from the sum S of its groups' prices: floor + S·(1 + c·S), and for a negative
+    curvature c floor + S/(1 − c·S), which never falls. curvature: per nat. fitted_up_to: the largest sum among the
+    simulated recipes; above it the ratio of KL to S stays constant.
     """
 
     floor: float = 0.0
-    bend: float = 0.0
-    reach: float = math.inf
+    curvature: float = 0.0
+    fitted_up_to: float = math.inf
 
     def kl(self, total: float) -> float:
         """total: sum of prices, nats per token. 0 for a recipe that costs nothing."""
         if total <= 0:
             return 0.0
-        known = min(total, self.reach)
-        ratio = 1 + self.bend * known if self.bend >= 0 else 1 / (1 - self.bend * known)
+        bent = self.curvature * min(total, self.fitted_up_to)
+        ratio = 1 + bent if bent >= 0 else 1 / (1 - bent)
         return self.floor + total * ratio
 
 
-def fit_curve(simulated: Iterable[tuple[float, float | None]], floor: float) -> Curve:
+def fit_curve(simulated: Iterable[tuple[float, float | None]], floor: float) -> AdditivityCurve:
     """The curve through the simulated recipe whose prices sum to most. simulated: (sum of prices, KL) of recipes.
 
     Without a usable one the curve is straight.
@@ -77,9 +74,10 @@ def fit_curve(simulated: Iterable[tuple[float, float | None]], floor: float) -> 
     usable = [(total, kl) for total, kl in simulated if kl is not None and math.isfinite(kl) and floor + total > 0]
     total, kl = max(usable, default=(0.0, 0.0))
     if kl is None or total <= 0 or kl <= floor:
-        return Curve(floor=floor)
+        return AdditivityCurve(floor=floor)
     ratio = (kl - floor) / total
-    return Curve(floor=floor, bend=(ratio - 1) / total if ratio >= 1 else (1 - 1 / ratio) / total, reach=total)
+    curvature = (ratio - 1) / total if ratio >= 1 else (1 - 1 / ratio) / total
+    return AdditivityCurve(floor=floor, curvature=curvature, fitted_up_to=total)
 
 
 def rounding_floor(
@@ -90,7 +88,7 @@ def rounding_floor(
     depths: int = 3,
     seed: int = 0,
     progress: Advance = no_advance,
-) -> Floor:
+) -> RoundingFloor:
     """What moving a few elements of a block's input by one representable step does to the logits.
 
     depths: at how many blocks, from the first to the last. Costs a forward pass without a change, and for each depth
@@ -109,14 +107,14 @@ def rounding_floor(
     sums, scratch = dict.fromkeys(chosen, 0.0), Scratch()
     skips = len(chosen) > 1 and can_skip(model, blocks, samples)
     for batch in batches(samples, 1, pad=0, device=device):
-        for depth, kl in _nudged_kls(model, blocks, batch, chosen, generator, scratch, skips):
+        for depth, kl in _perturbed_kls(model, blocks, batch, chosen, generator, scratch, skips):
             sums[depth] += kl
         progress()
     tokens = sum(len(sample.ids) for sample in samples)
-    return Floor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))
+    return RoundingFloor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))
 
 
-def _nudged_kls(
+def _perturbed_kls(
     model: nn.Module,
     blocks: Sequence[str],
     batch: Batch,
@@ -129,36 +127,36 @@ def _nudged_kls(
     import torch
 
     from quantaudit.model.forward.batches import forward
-    from quantaudit.simulate.logits.kl import compare, read
+    from quantaudit.simulate.logits.kl import compare, token_stats
     from quantaudit.simulate.replay.resume import remember_outputs, skipped
 
     with remember_outputs(model, blocks[: max(depths)] if skips else ()) as outputs:
         clean = forward(model, batch)[0]
     nothing = torch.empty(0, dtype=torch.int64, device=clean.device)  # no loss is wanted
-    known = read(clean, nothing, scratch)
+    clean_stats = token_stats(clean, nothing, scratch)
     for depth in depths:
-        with skipped(model, outputs, blocks[:depth]), _nudged(model.get_submodule(blocks[depth]), generator):
-            _, kl = compare(clean, known, forward(model, batch)[0], nothing, scratch)
+        with skipped(model, outputs, blocks[:depth]), _perturbed(model.get_submodule(blocks[depth]), generator):
+            _, kl = compare(clean, clean_stats, forward(model, batch)[0], nothing, scratch)
         yield depth, float(kl.sum(dtype=torch.float64))
 
 
-def nudge(x: Tensor, generator: torch.Generator) -> Tensor:
+def perturb_ulp(x: Tensor, generator: torch.Generator) -> Tensor:
     """A copy of x in which one element in 1,024 is one step of its dtype larger or smaller; zeros stay."""
     import torch
 
     bits = x.contiguous().view(torch.int16 if x.element_size() == 2 else torch.int32)
-    chosen = torch.rand(x.shape, generator=generator, device=x.device) < max(SHARE, 8 / x.numel())
+    chosen = torch.rand(x.shape, generator=generator, device=x.device) < max(PERTURBED_SHARE, 8 / x.numel())
     sign = torch.randint(0, 2, x.shape, generator=generator, device=x.device, dtype=bits.dtype) * 2 - 1
     moved = (bits + sign).view(x.dtype)
     return torch.where(chosen & (x != 0) & moved.isfinite(), moved, x)
 
 
 @contextmanager
-def _nudged(block: nn.Module, generator: torch.Generator) -> Iterator[None]:
+def _perturbed(block: nn.Module, generator: torch.Generator) -> Iterator[None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         if args:
-            return (nudge(args[0], generator), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": nudge(kwargs["hidden_states"], generator)}
+            return (perturb_ulp(args[0], generator), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": perturb_ulp(kwargs["hidden_states"], generator)}
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:

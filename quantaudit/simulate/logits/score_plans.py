@@ -20,7 +20,7 @@ from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.structure import hidden_size
 from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
-from quantaudit.simulate.logits.kl import Reading, Scratch, compare, read
+from quantaudit.simulate.logits.kl import Scratch, TokenStats, compare, token_stats
 from quantaudit.simulate.quantized.modules import quantized_modules
 from quantaudit.simulate.quantized.plan import Plan, PlanWeights
 from quantaudit.simulate.quantized.smoothquant import smoothed
@@ -63,7 +63,7 @@ class Clean:
 
     sample: TokenizedSample
     logits: Tensor
-    reading: Reading
+    stats: TokenStats
     hidden: Mapping[int, Hidden]
 
 
@@ -77,9 +77,9 @@ def score_plans(
     taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
-    """Run the model as it is and under every plan, on the same tokens.
+    """Scores of the model under every plan against the unmodified model, on the same tokens.
 
-    blocks: paths of the decoder blocks whose drift is wanted. taps: by module path, what is handed its input while the
+    blocks: paths of the decoder blocks whose drift is recorded. taps: by module path, what is given its input while the
     unquantized model runs. `progress` is called after each sample and plan.
     """
     scores: list[list[SampleScore]] = [[] for _ in plans]
@@ -89,22 +89,22 @@ def score_plans(
         clean: list[Clean] = []  # what one round keeps is gone before the next begins
         with _inputs(model, taps):
             clean = list(_clean(model, chunk, blocks))
-        for plan, found in zip(plans, scores, strict=True):
+        for plan, plan_scores in zip(plans, scores, strict=True):
             with (
                 smoothed(model, plan.smoothed),
                 quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
             ):
-                found += _scores(model, clean, blocks, scratch, progress)
-    return [recipe_row(plan, found) for plan, found in zip(plans, scores, strict=True)]
+                plan_scores += _scores(model, clean, blocks, scratch, progress)
+    return [recipe_row(plan, plan_scores) for plan, plan_scores in zip(plans, scores, strict=True)]
 
 
 @torch.no_grad()
 def score_checkpoint(
     model: nn.Module, other: nn.Module, samples: Sequence[TokenizedSample], plan: Plan, *, blocks: Sequence[str] = ()
 ) -> RecipeRow:
-    """Run a model and another of the same architecture, such as a quantized checkpoint, on the same tokens.
+    """The score of another model of the same architecture, such as a quantized checkpoint, on the same tokens.
 
-    plan: what the other is said to be; it gives the row its names and is not applied.
+    plan: what the other is meant to be; it gives the row its names and is not applied.
     """
     scores: list[SampleScore] = []
     scratch = Scratch()
@@ -119,8 +119,8 @@ def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequenc
         hidden: dict[int, Hidden] = {}
         with _block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
             logits = _logits(model, sample)
-        reading = read(logits, _targets(sample, logits), scratch)
-        yield Clean(sample=sample, logits=logits, reading=reading, hidden=hidden)
+        stats = token_stats(logits, _targets(sample, logits), scratch)
+        yield Clean(sample=sample, logits=logits, stats=stats, hidden=hidden)
         del logits  # before the next sample's are computed
 
 
@@ -133,16 +133,16 @@ def _scores(
 
 
 def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:
-    """What the model, as it is now, makes of a sample."""
+    """The score of one sample under the model in its present state."""
     with _drifts(model, blocks, base.hidden) as drifts:
         logits = _logits(model, base.sample)
-    reading, kl = compare(base.logits, base.reading, logits, _targets(base.sample, logits), scratch)
+    stats, kl = compare(base.logits, base.stats, logits, _targets(base.sample, logits), scratch)
     return SampleScore(
         sample=base.sample,
         kl=kl.double().cpu().numpy(),
-        agreed=(reading.top == base.reading.top).cpu().numpy(),
-        loss=reading.loss.double().cpu().numpy(),
-        loss_base=base.reading.loss.double().cpu().numpy(),
+        agreed=(stats.top == base.stats.top).cpu().numpy(),
+        loss=stats.loss.double().cpu().numpy(),
+        loss_base=base.stats.loss.double().cpu().numpy(),
         drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(len(blocks))]),
     )
 
@@ -160,9 +160,9 @@ def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
 @contextmanager
 def _drifts(model: nn.Module, blocks: Sequence[str], clean: Mapping[int, Hidden]) -> Iterator[dict[int, Tensor]]:
     """Drift by index of the block, filled in as the model runs."""
-    found: dict[int, Tensor] = {}
-    with _block_outputs(model, blocks, lambda index, h: found.update({index: clean[index].drift(h)})):
-        yield found
+    drifts: dict[int, Tensor] = {}
+    with _block_outputs(model, blocks, lambda index, h: drifts.update({index: clean[index].drift(h)})):
+        yield drifts
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from quantaudit.quant.weights import quantize_linear, quantize_weight
 
 __all__ = [
     "InputQuantizer",
+    "copied_parameters",
     "input_quantizer",
-    "own_parameters",
     "quantize_linear",
     "quantize_weight",
     "quantized",
@@ -47,8 +47,8 @@ def input_quantizer(
     """
     quantize = _quantizer(scheme, qparams, device, table)
     if factor is None:
-        return None if quantize is None else _once(quantize)
-    return _once(lambda x: (quantize or _unchanged)((x / factor).to(x.dtype)))
+        return None if quantize is None else _memoized_by_input(quantize)
+    return _memoized_by_input(lambda x: (quantize or _unchanged)((x / factor).to(x.dtype)))
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def quantized(
 
 
 @contextmanager
-def own_parameters(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
+def copied_parameters(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     """Within the context the modules at `paths` hold copies of their parameters, which may be changed in place.
 
     A parameter that several modules share is copied once and shared again, whether or not all of them are at `paths`.
@@ -130,7 +130,7 @@ def _quantizer(scheme: Scheme, qparams: QParams | None, device: torch.device, ta
     if qparams.global_scale is not None:
         whole = qparams.global_scale.to(device)
         return lambda x: _dynamic(x, args, whole)
-    return _static(qparams, args, device, table)
+    return _static_quantizer(qparams, args, device, table)
 
 
 def _unchanged(x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:
     return lambda _module, args: (quantizer(args[0]), *args[1:])
 
 
-def _once(quantize: InputQuantizer) -> InputQuantizer:
+def _memoized_by_input(quantize: InputQuantizer) -> InputQuantizer:
     """Quantize a tensor that several Linears of a fused group read only once.
 
     What was made of it is forgotten with it: a plan holds a quantizer for every group, and would hold all their inputs.
@@ -162,7 +162,7 @@ def _once(quantize: InputQuantizer) -> InputQuantizer:
     return quantizer
 
 
-def _static(qparams: QParams, args: QuantizationArgs, device: torch.device, table: bool) -> InputQuantizer:
+def _static_quantizer(qparams: QParams, args: QuantizationArgs, device: torch.device, table: bool) -> InputQuantizer:
     """One scale for the whole tensor, in the tensor's dtype, which is known on the first use; so is the table."""
     grids: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     tables: dict[torch.dtype, StaticTable] = {}

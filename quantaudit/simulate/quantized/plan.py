@@ -14,7 +14,7 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme, global_scaled
 from quantaudit.quant.weights import quantize_linears, scale_group
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer
-from quantaudit.simulate.quantized.smoothquant import Calibrated
+from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant
 
 TABLES = 1024
 """Static scales that are looked up in a table of their own; beyond them (thousands of experts) memory matters more."""
@@ -36,7 +36,7 @@ class Plan:
     digest: str | None = None
     approximate: tuple[str, ...] = ()
     unsimulated: tuple[str, ...] = ()
-    smoothed: tuple[Calibrated, ...] = ()
+    smoothed: tuple[CalibratedSmoothQuant, ...] = ()
 
     @classmethod
     def of_groups(
@@ -87,7 +87,7 @@ class PlanWeights:
     """Fake-quantized weights of the last plan, kept while the next one quantizes them alike."""
 
     key: dict[str, str] = field(default_factory=dict)
-    smoothed: tuple[Calibrated, ...] = ()
+    smoothed: tuple[CalibratedSmoothQuant, ...] = ()
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, model: nn.Module, plan: Plan) -> dict[str, Tensor]:

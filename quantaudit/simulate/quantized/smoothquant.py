@@ -25,22 +25,22 @@ from quantaudit.model.forward.batches import Batch, batches, forward, last_logit
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.recipe.resolved import SmoothQuant
-from quantaudit.simulate.quantized.modules import own_parameters
+from quantaudit.simulate.quantized.modules import copied_parameters
 
 Ranges = Mapping[str, tuple[Tensor, Tensor]]
 """By path of a module, the least and the greatest value of each channel of its output: [channels], in its dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Calibrated:
+class CalibratedSmoothQuant:
     """A SmoothQuant with what it saw of the outputs that it divides."""
 
-    by: SmoothQuant
+    spec: SmoothQuant
     ranges: Ranges
 
 
 @contextmanager
-def smoothed(model: nn.Module, steps: Sequence[Calibrated]) -> Iterator[dict[str, Tensor]]:
+def smoothed(model: nn.Module, steps: Sequence[CalibratedSmoothQuant]) -> Iterator[dict[str, Tensor]]:
     """Within the context the model's weights are smoothed, one step after the other; then they are the very same again.
 
     Copies of what changes are held beside the originals. Yields what the input of each Linear that is reached has been
@@ -49,7 +49,7 @@ def smoothed(model: nn.Module, steps: Sequence[Calibrated]) -> Iterator[dict[str
     if not steps:
         yield {}
         return
-    with own_parameters(model, {*_offset_norms(model), *(path for step in steps for path in step.by.changed)}):
+    with copied_parameters(model, {*_offset_norms(model), *(path for step in steps for path in step.spec.changed)}):
         factors: dict[str, Tensor] = {}
         for step in steps:
             for path, factor in _apply(model, step).items():
@@ -65,7 +65,7 @@ def calibrate(
     sites: Sequence[str],
     *,
     progress: Advance = no_advance,
-) -> tuple[tuple[Calibrated, ...], Profile]:
+) -> tuple[tuple[CalibratedSmoothQuant, ...], Profile]:
     """What each step divides by, and the profile with the calibration statistics of `sites` on the smoothed model.
 
     samples: those of the profile; the calibration split is run once for every step, each on what the steps before have
@@ -73,11 +73,11 @@ def calibrate(
     attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
     CorpusError where there is something to smooth and no calibration sample.
     """
-    steps: tuple[Calibrated, ...] = ()
-    for by in smooth:
+    steps: tuple[CalibratedSmoothQuant, ...] = ()
+    for spec in smooth:
         with smoothed(model, steps):
-            ranges = observed_ranges(model, profile, samples, by.smooth_layers, progress=progress)
-        steps = (*steps, Calibrated(by=by, ranges=ranges))
+            ranges = observed_ranges(model, profile, samples, spec.smooth_layers, progress=progress)
+        steps = (*steps, CalibratedSmoothQuant(spec=spec, ranges=ranges))
     if not steps or not sites:
         return steps, profile
     return steps, measured_smoothed(model, profile, samples, steps, sites, progress=progress)
@@ -101,7 +101,7 @@ def measured_smoothed(
     model: nn.Module,
     profile: Profile,
     samples: Sequence[TokenizedSample],
-    steps: Sequence[Calibrated],
+    steps: Sequence[CalibratedSmoothQuant],
     names: Sequence[str],
     *,
     progress: Advance = no_advance,
@@ -182,7 +182,7 @@ def _observed(model: nn.Module, paths: frozenset[str]) -> Iterator[dict[str, tup
         yield found
 
 
-def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
+def _apply(model: nn.Module, step: CalibratedSmoothQuant) -> dict[str, Tensor]:
     """Smooth the weights that the model has now, in place; Linear → what its input is divided by."""
     from llmcompressor.modeling.offset_norm import norm_calibration_context
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
@@ -193,8 +193,8 @@ def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
     )
 
     modifier: Any = SmoothQuantModifier(
-        smoothing_strength=step.by.strength,
-        algorithm=step.by.algorithm,
+        smoothing_strength=step.spec.strength,
+        algorithm=step.spec.algorithm,
     )
     # What one mapping has used is gone for a later one with the same norm, which the modifier then passes over.
     modifier.scales_ = {
@@ -202,7 +202,7 @@ def _apply(model: nn.Module, step: Calibrated) -> dict[str, Tensor]:
     }
     factors: dict[str, Tensor] = {}
     with without_library_logs(), torch.no_grad(), norm_calibration_context(model):
-        for path, balanced in step.by.mappings:
+        for path, balanced in step.spec.mappings:
             if path not in modifier.scales_:
                 continue
             linears = [model.get_submodule(name) for name in balanced]

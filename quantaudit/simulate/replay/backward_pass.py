@@ -1,4 +1,4 @@
-"""One pass over the evaluation tokens, and what replays need of it: calls of decoder blocks, gradients inside them."""
+"""One recorded pass over the evaluation tokens: calls of decoder blocks, and gradients inside them."""
 
 from __future__ import annotations
 
@@ -16,55 +16,58 @@ from quantaudit.model.forward.batches import batches
 from quantaudit.model.sites import Architecture
 from quantaudit.model.structure import linears
 from quantaudit.simulate.replay.fisher import backward, differentiable
-from quantaudit.simulate.replay.linear_sensitivity import LinearPrices, PriceList
+from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
 from quantaudit.simulate.replay.patch_forward import checkpointed
-from quantaudit.simulate.replay.recorded_calls import Calls, record_calls, watch_calls, watch_scores
-from quantaudit.simulate.replay.residual_branch import Carriers, find_carriers
+from quantaudit.simulate.replay.recorded_calls import Calls, record_calls, record_gradients, watch_calls
+from quantaudit.simulate.replay.residual_branch import ResidualBranches, find_residual_branches
 
 GRAPH_BYTES = 1 << 30
 """What one sample's graph may take; beyond it, blocks run twice, and one block's graph is kept at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passage:
-    """calls: of the blocks; replays forget them one block after the other. carriers: where changes are felt. prices: of
-    groups that are priced at their Linears. draws: ways back for each sample; without any, there is nothing but calls.
+class RecordedPass:
+    """What replays need of one pass over the evaluation tokens.
+
+    calls: of the blocks; replays forget them one block after the other. branches: where each group's change joins the
+    residual stream. prices: of groups that are priced at their Linears. draws: backward passes for each sample; without
+    any, there is nothing but calls.
     """
 
     calls: Calls
-    carriers: Carriers = field(default_factory=dict)
+    branches: ResidualBranches = field(default_factory=dict)
     prices: PriceList = field(default_factory=dict)
     draws: int = 0
 
 
-def pass_forward(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> Passage:
-    """What damage needs."""
-    return Passage(calls=record_calls(model, blocks, samples))
+def record_forward(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> RecordedPass:
+    """A forward pass alone, which damage needs."""
+    return RecordedPass(calls=record_calls(model, blocks, samples))
 
 
-def pass_back(
+def record_backward(
     model: nn.Module,
     architecture: Architecture,
     samples: Sequence[TokenizedSample],
-    linears: LinearPrices | None = None,
+    linears: LinearSensitivity | None = None,
     *,
     draws: int = 1,
     seed: int = 0,
     progress: Advance = no_advance,
-) -> Passage:
-    """What prices need too: what the logits feel behind every group. One backward pass for each draw.
+) -> RecordedPass:
+    """The same with what prices need: gradients behind every group. One backward pass for each draw.
 
-    linears: groups that are priced at their Linears on the way. Scores are computed in float32 and rounded once to the
-    model's dtype; in float16 very small gradients underflow. Memory: inputs of all blocks and gradients at all
-    carriers, for all samples, and one sample's graph: GRAPH_BYTES, or one block's. The model is left as it was.
+    linears: groups that are priced at their Linears on the way. Score gradients are computed in float32 and rounded
+    once to the model's dtype; in float16 very small ones underflow. Memory: inputs of all blocks and gradients at all
+    branches, for all samples, and one sample's graph: GRAPH_BYTES, or one block's. The model is left unmodified.
     `progress` is called after each sample. Raises RuntimeError where an operation has no derivative, or memory runs
     out.
     """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    carriers = find_carriers(model, architecture, min(samples, key=lambda sample: len(sample.ids)))
-    wanted = {
-        path: sorted({carriers[group.name].path for group in architecture.groups if group.layer == index})
+    branches = find_residual_branches(model, architecture, min(samples, key=lambda sample: len(sample.ids)))
+    ends = {
+        path: sorted({branches[group.name].path for group in architecture.groups if group.layer == index})
         for index, path in enumerate(architecture.blocks)
     }
     calls: Calls = {path: [] for path in architecture.blocks}
@@ -73,18 +76,18 @@ def pass_back(
             large = graph_bytes(model, architecture.blocks, batch.tokens) > GRAPH_BYTES
             with ExitStack() as stack, checkpointed(model, architecture.blocks if large else ()):
                 watch_calls(stack, model, calls)
-                watch_scores(stack, model, calls, wanted)
+                record_gradients(stack, model, calls, ends)
                 if linears is not None:
                     linears.watch(stack)
                 backward(model, batch, stack.pop_all(), draws, generator)
             if linears is not None:
-                linears.settle(full=False)
+                linears.flush(full=False)
             progress()
     prices: PriceList = {}
     if linears is not None:
-        linears.settle()
+        linears.flush()
         prices = linears.prices(draws * sum(len(sample.ids) for sample in samples))
-    return Passage(calls=calls, carriers=carriers, prices=prices, draws=draws)
+    return RecordedPass(calls=calls, branches=branches, prices=prices, draws=draws)
 
 
 def graph_bytes(model: nn.Module, blocks: Sequence[str], tokens: int) -> int:

@@ -1,8 +1,8 @@
-"""How much the logits feel a change inside the model: labels drawn from its own predictions, and the way back.
+"""Fisher information by sampling: labels drawn from the model's own predictions, and the backward pass from them.
 
-To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's own predictions. Scores
-drawn from them (`predicted_scores`) have covariance F; backpropagated, they give g = ∂/∂h of any tensor h on the way,
-and ½·(g·Δh)² is what changing it by Δh costs, on average over draws.
+To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's own predictions. Score
+gradients of sampled labels (`sampled_score_gradients`) have covariance F; backpropagated, they give g = ∂/∂h of any
+tensor h on the way, and ½·(g·Δh)² is the KL of changing it by Δh, on average over draws.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _STRETCH = 512
 def differentiable(model: nn.Module) -> Iterator[None]:
     """Within the context the embedding's output starts a graph, in evaluation mode, and no parameter has a gradient."""
     training = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     embedding = model.get_input_embeddings()  # type: ignore[operator]
     with ExitStack() as stack:
-        stack.callback(_restore, training, wanted)
+        stack.callback(_restore, training, trained)
         model.eval().requires_grad_(False)
         # A clone is no leaf: the model may scale its embeddings in place.
         handle = embedding.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_().clone())
@@ -38,43 +38,43 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 
 
 def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generator: torch.Generator) -> None:
-    """One forward pass, and one way back for each draw. Within `differentiable`.
+    """One forward pass, and one backward pass for each draw. To be called within `differentiable`.
 
-    recorders: hooks of the forward pass, closed before the way back, on which checkpointed blocks run once more.
+    recorders: hooks of the forward pass, closed before the backward pass, on which checkpointed blocks run once more.
     """
     with torch.enable_grad(), recorders:
-        given = arguments(model, batch)
-        for value in given.values():
+        inputs = arguments(model, batch)
+        for value in inputs.values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
-        logits = model(**given).logits
+        logits = model(**inputs).logits
     edge, values = get_gradient_edge(logits), logits.detach()
     del logits
     for draw in range(draws):
-        scores, last = predicted_scores(values, generator), draw + 1 == draws
+        gradients, last = sampled_score_gradients(values, generator), draw + 1 == draws
         if last:
             del values  # a large vocabulary's logits take as much as the rest of the graph
-        torch.autograd.backward([edge], [scores], retain_graph=not last)
+        torch.autograd.backward([edge], [gradients], retain_graph=not last)
 
 
-def predicted_scores(logits: Tensor, generator: torch.Generator) -> Tensor:
+def sampled_score_gradients(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Gradients, with respect to the logits, of the negative log-likelihood of labels drawn from the logits themselves.
 
     logits: [..., vocabulary]. Computed in float32, returned in the logits' dtype; the mean is 0, the covariance the
     Fisher information diag(p) − ppᵀ of each position, in nats. NaN where the logits are broken.
     """
     rows = logits.reshape(-1, logits.shape[-1])
-    scores = torch.empty_like(rows)
+    gradients = torch.empty_like(rows)
     u = torch.rand(len(rows), 1, generator=generator, device=rows.device, dtype=torch.float64)
     size = slice_rows(rows.shape[-1], rows.device)
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         p = rows[part].float().softmax(-1)
-        scores[part] = p.scatter_add_(-1, drawn_labels(p, u[part]), -torch.ones_like(p[:, :1]))
-    return scores.view_as(logits)
+        gradients[part] = p.scatter_add_(-1, sample_labels(p, u[part]), -torch.ones_like(p[:, :1]))
+    return gradients.view_as(logits)
 
 
-def drawn_labels(p: Tensor, u: Tensor) -> Tensor:
+def sample_labels(p: Tensor, u: Tensor) -> Tensor:
     """One label for each row of p, float32 [rows, vocabulary], with these probabilities: int64 [rows, 1].
 
     u: float64 [rows, 1], uniform in [0, 1). By inversion in float64, first among stretches of the vocabulary, then
@@ -93,8 +93,8 @@ def drawn_labels(p: Tensor, u: Tensor) -> Tensor:
     return (chosen * _STRETCH + inside).clamp_(max=vocabulary - 1)
 
 
-def _restore(training: Mapping[nn.Module, bool], wanted: Mapping[nn.Parameter, bool]) -> None:
+def _restore(training: Mapping[nn.Module, bool], trained: Mapping[nn.Parameter, bool]) -> None:
     for module, mode in training.items():
         module.training = mode
-    for parameter, flag in wanted.items():
+    for parameter, flag in trained.items():
         parameter.requires_grad_(flag)

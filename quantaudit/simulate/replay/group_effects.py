@@ -1,13 +1,14 @@
-"""Damage and prices: decoder blocks are replayed with one fused group quantized, and what they put out is compared.
+"""Damage and prices: decoder blocks are replayed with one fused group quantized, and their outputs are compared.
 
-Damage is how far the block's output h moves. The price is how far the logits do, in nats per token:
+Damage is the relative change of the block's output h (block reconstruction error). The price is the logits' KL to
+second order (Fisher sensitivity), in nats per token:
 
     ½ · Σ over tokens of (g·Δy)², averaged over draws,
 
-with y what carries the group's change into the residual stream (`carriers`), and g = ∂/∂y from a backward pass
-(`passage`, `gradients`). Tokens are squared apart: what they do to the logits is taken for uncorrelated. Small KLs add
-up over groups, so prices do. A replay starts at the group, as what ran before it is remembered from the clean run
-(`replay`), and for a price it ends at the carrier.
+with y the output of the group's residual branch (`residual_branch`), and g = ∂/∂y from a backward pass
+(`backward_pass`, `fisher`). Tokens are squared separately: their effects on the logits are taken for uncorrelated.
+Small KLs add up over groups, so prices do. A replay starts at the group, as all that ran before it is recorded from the
+clean run (`memo`), and for a price it ends at the residual branch.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.quantized.plan import plan_weights
 from quantaudit.simulate.records import GroupRow
-from quantaudit.simulate.replay.backward_pass import Passage
+from quantaudit.simulate.replay.backward_pass import RecordedPass
 from quantaudit.simulate.replay.linear_sensitivity import PriceList, finite_mean
 from quantaudit.simulate.replay.memo import MEMO_BYTES, Memo, ModuleCall, record, remembered
 from quantaudit.simulate.replay.recorded_calls import Call
-from quantaudit.simulate.replay.residual_branch import Carrier, Carriers
+from quantaudit.simulate.replay.residual_branch import ResidualBranch, ResidualBranches
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
 
@@ -46,21 +47,21 @@ def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
     return (delta.square().sum(-1) / norm).double().sum()
 
 
-def felt_price(scores: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
+def fisher_kl(gradients: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
     """Σ over tokens of ½·(g·Δy)²: a float64 scalar, in nats, to be divided by the number of tokens.
 
-    scores: g, shaped as what is compared, [batch, tokens, …, hidden] or [tokens, hidden]; products in float32.
+    gradients: g, shaped as the tensors compared, [batch, tokens, …, hidden] or [tokens, hidden]; products in float32.
     """
-    products = scores.float() * (changed.float() - clean.float())
-    felt = products.flatten(min(2, products.ndim - 1)).sum(-1)
-    return 0.5 * felt.double().square().sum()
+    products = gradients.float() * (changed.float() - clean.float())
+    directional = products.flatten(min(2, products.ndim - 1)).sum(-1)
+    return 0.5 * directional.double().square().sum()
 
 
 @torch.no_grad()
 def replay_groups(
     model: nn.Module,
     architecture: Architecture,
-    passage: Passage,
+    recorded: RecordedPass,
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
     progress: Advance = no_advance,
@@ -70,7 +71,7 @@ def replay_groups(
     damage: bool = True,
     weights_only: bool = True,
 ) -> list[GroupRow]:
-    """Damage of every fused group under every scheme, and its price where the passage had a way back.
+    """Damage of every fused group under every scheme, and its price where the pass had a backward pass.
 
     qparams: by scheme name, then by group name, for static schemes. factors: the same, [in], where a group is smoothed
     first: its input is divided by them, the columns of its weights multiplied. only: by group name, names of the
@@ -78,21 +79,21 @@ def replay_groups(
     are shorter. weights_only: whether to replay each group once more for every way to quantize its weights, with its
     input as it is; a ranking needs none.
 
-    A group whose static range is not finite gets null; Linears outside the blocks have no damage. The passage's calls
+    A group whose static range is not finite gets null; Linears outside the blocks have no damage. The recorded calls
     are forgotten block by block. `progress` is called after each group and variant.
     """
     rows: list[GroupRow] = []
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]
-        calls = passage.calls[path]
+        calls = recorded.calls[path]
         if not calls:  # a layer that the model skips has nothing to replay
             rows += [_row(group, scheme, None) for group in inside for scheme in schemes]
             continue
-        runs = clean_runs(model.get_submodule(path), path, inside, calls, passage.carriers)
+        runs = clean_runs(model.get_submodule(path), path, inside, calls, recorded.branches)
         for group in inside:
             smoothing = {name: found[group.name] for name, found in factors.items() if group.name in found}
-            carrier = passage.carriers.get(group.name, Carrier())
-            replay = _Replay(model, path, group, runs, carrier, smoothing, passage.draws, damage)
+            branch = recorded.branches.get(group.name, ResidualBranch())
+            replay = _Replay(model, path, group, runs, branch, smoothing, recorded.draws, damage)
             ranges = {name: found.get(group.name) for name, found in qparams.items()}
             own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
             rows += replay.rows(own, ranges, progress, weights_only)
@@ -100,7 +101,7 @@ def replay_groups(
         calls.clear()
     outside = [group for group in architecture.groups if group.layer is None]
     rows += [_row(group, scheme, None) for group in outside for scheme in schemes]
-    return [_priced(row, passage.prices) for row in rows]
+    return [_priced(row, recorded.prices) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +112,20 @@ class CleanRun:
     output: Tensor
     memo: Memo
     children: Mapping[str, ModuleCall]
-    """Calls of the children that carriers are made of; those that did not run once are not among them."""
+    """Calls of the children that branches are made of; those that did not run once are not among them."""
 
 
 def clean_runs(
-    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], carriers: Carriers
+    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], branches: ResidualBranches
 ) -> list[CleanRun]:
     """Every call run once more as it is. Where MEMO_BYTES are full, memos stay empty and replays compute all again."""
     members = [inner_paths(group, path) for group in groups]
-    through = {child for group in groups if group.name in carriers for child in carriers[group.name].through}
+    in_chains = {child for group in groups if group.name in branches for child in branches[group.name].chain}
     runs, held = [], 0
     for call in calls:
         output, memo = record(block, call.args, call.kwargs)
-        children = {child: call for child, call in memo.calls.items() if child in through and call.untouched}
-        held += memo.keep(members)
+        children = {child: call for child, call in memo.calls.items() if child in in_chains and call.untouched}
+        held += memo.prune(members)
         runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo(), children))
     return runs
 
@@ -166,7 +167,7 @@ class _Replay:
     path: str
     group: Group
     runs: Sequence[CleanRun]
-    carrier: Carrier
+    branch: ResidualBranch
     factors: Mapping[str, Tensor]
     draws: int
     damage: bool
@@ -205,51 +206,51 @@ class _Replay:
         with quantized(self.model, [self.group], self.changed_weights(scheme), {self.group.name: quantizer}):
             for run in self.runs:
                 with remembered(block, run.memo, members):
-                    output, y = self.run_block(block, run) if self.damage else self.run_carrier(block, run)
+                    output, y = self.run_block(block, run) if self.damage else self.run_branch(block, run)
                 if output is not None:
                     damage += block_damage(run.output, output)
-                clean = self.carried(run)
+                clean = self.clean_branch_output(run)
                 if clean is not None and y is not None:
-                    for scores in run.call.scores.get(self.carrier.path, []):
-                        price += felt_price(scores, clean, y)
-        heard = any(self.carrier.path in run.call.scores for run in self.runs)
+                    for gradients in run.call.output_gradients.get(self.branch.path, []):
+                        price += fisher_kl(gradients, clean, y)
+        with_gradient = any(self.branch.path in run.call.output_gradients for run in self.runs)
         tokens = sum(run.output.shape[:2].numel() for run in self.runs)
         rows = sum(run.output.shape[:-1].numel() for run in self.runs)
         return Effect(
             finite_mean(float(damage), rows) if self.damage else None,
-            finite_mean(float(price), tokens * self.draws) if heard else None,
+            finite_mean(float(price), tokens * self.draws) if with_gradient else None,
         )
 
     def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:
-        """What the block puts out, and its carrier; None where that did not run."""
-        made: list[Tensor] = []
-        module = block.get_submodule(self.carrier.path)
-        handle = module.register_forward_hook(lambda _m, _a, output: made.append(first_tensor(output)))
+        """Outputs of the block and of the residual branch; None for a branch that did not run."""
+        outputs: list[Tensor] = []
+        module = block.get_submodule(self.branch.path)
+        handle = module.register_forward_hook(lambda _m, _a, output: outputs.append(first_tensor(output)))
         try:
             output = first_tensor(block(*run.call.args, **run.call.kwargs))
         finally:
             handle.remove()
-        return output, made[-1] if made else None
+        return output, outputs[-1] if outputs else None
 
-    def run_carrier(self, block: nn.Module, run: CleanRun) -> tuple[None, Tensor | None]:
-        """What the carrier puts out, with as little run as that takes; None where it did not run."""
-        if not self.carrier.through:
+    def run_branch(self, block: nn.Module, run: CleanRun) -> tuple[None, Tensor | None]:
+        """Output of the residual branch alone, with as little run as that takes; None where it did not run."""
+        if not self.branch.chain:
             return None, self.run_block(block, run)[1]
-        if self.carried(run) is None:
+        if self.clean_branch_output(run) is None:
             return None, None
-        first, *others = self.carrier.through
+        first, *others = self.branch.chain
         call = run.children[first]
         y = first_tensor(block.get_submodule(first)(*call.args, **call.kwargs))
         for path in others:
             y = first_tensor(block.get_submodule(path)(y))
         return None, y
 
-    def carried(self, run: CleanRun) -> Tensor | None:
-        """What the carrier put out in the clean run; None where it did not run."""
-        if not self.carrier.through:
+    def clean_branch_output(self, run: CleanRun) -> Tensor | None:
+        """Output of the residual branch in the clean run; None where it did not run."""
+        if not self.branch.chain:
             return run.output
-        known = all(path in run.children for path in self.carrier.through)
-        return first_tensor(run.children[self.carrier.path].output) if known else None
+        ran = all(path in run.children for path in self.branch.chain)
+        return first_tensor(run.children[self.branch.path].output) if ran else None
 
     def changed_weights(self, scheme: Scheme) -> dict[str, Tensor]:
         """By member; made once for all schemes that change weights alike."""

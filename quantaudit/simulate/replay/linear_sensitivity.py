@@ -1,4 +1,4 @@
-"""Prices of groups at the outputs of their Linears, for those of which decoder blocks do not tell all.
+"""Prices of groups at the outputs of their Linears, for those whose effect decoder blocks do not show in full.
 
 Quantizing a group changes the outputs of its Linears by Δy, and with g = ∂/∂y its price in nats is
 
@@ -7,7 +7,7 @@ Quantizing a group changes the outputs of its Linears by Δy, and with g = ∂/�
 Members are summed inside the token before squaring: they change together, by errors of one shared input, and their
 effects on the logits add or cancel. Tokens are squared apart: what they do to the logits is taken for uncorrelated.
 Only Δy depends on the scheme, so that all schemes are priced in one pass. Inside the blocks, where attention or a gate
-makes something else than a linear function of it, the change of the block's output is replayed instead (`block`).
+makes something else than a linear function of it, the change behind them is replayed instead (`group_effects`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from quantaudit.quant.weights import row_by_row, weight_out_in
 from quantaudit.simulate.quantized.modules import input_quantizer, quantize_weight
 
 RECORD_BYTES = 1 << 29
-"""Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights anew."""
+"""Inputs and gradients kept at once; a larger evaluation runs in several rounds, each quantizing weights once more."""
 
 SLICE_BYTES = 1 << 26
 """Rows of a weight that are quantized at once."""
@@ -40,10 +40,10 @@ PriceList = dict[tuple[str, str], float | None]
 
 
 @dataclass(slots=True)
-class Read:
-    """One tensor that Linears of a group read, and what the logits feel at their outputs.
+class RecordedInput:
+    """One tensor that Linears of a group read, with the gradients at their outputs.
 
-    x: [..., in]. gradients: by member, one [..., out] for each draw. Both in the dtype in which the model handed them.
+    x: [..., in]. gradients: by member, one [..., out] for each draw. Both in the dtype that the model gave them.
     """
 
     x: Tensor
@@ -51,7 +51,7 @@ class Read:
 
 
 @dataclass(slots=True, kw_only=True)
-class LinearPrices:
+class LinearSensitivity:
     """Prices of groups under every scheme, collected over the samples of a backward pass.
 
     qparams: by scheme name, then by group name, for static schemes. only: by group name, names of the schemes that it
@@ -64,25 +64,25 @@ class LinearPrices:
     qparams: Mapping[str, Mapping[str, QParams | None]]
     only: Mapping[str, Container[str]] | None = None
     totals: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
-    reads: dict[str, list[Read]] = field(default_factory=lambda: defaultdict(list))
+    inputs: dict[str, list[RecordedInput]] = field(default_factory=lambda: defaultdict(list))
 
     def watch(self, stack: ExitStack) -> None:
-        """Until the stack closes, record what Linears read, and have their outputs tell the gradients."""
+        """Until the stack closes, record inputs of the Linears and gradients at their outputs."""
         for group in self.groups:
             for member in group.members:
-                hook = _recorder(self.reads[group.name], member)
+                hook = _recorder(self.inputs[group.name], member)
                 stack.callback(self.model.get_submodule(member).register_forward_hook(hook, with_kwargs=True).remove)
 
-    def settle(self, *, full: bool = True) -> None:
+    def flush(self, *, full: bool = True) -> None:
         """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held."""
-        held = sum(_size(read) for found in self.reads.values() for read in found)
+        held = sum(_size(recorded) for group_inputs in self.inputs.values() for recorded in group_inputs)
         if not full and held <= RECORD_BYTES:
             return
         for group in self.groups:
             weights = {member: weight_out_in(self.model.get_submodule(member)).detach() for member in group.members}
             ranges = {scheme.name: self.qparams.get(scheme.name, {}).get(group.name) for scheme in self.schemes}
-            own = [s for s in self.schemes if self.only is None or s.name in self.only[group.name]]
-            for name, total in price_reads(self.reads.pop(group.name, []), weights, own, ranges).items():
+            schemes = [s for s in self.schemes if self.only is None or s.name in self.only[group.name]]
+            for name, total in price_inputs(self.inputs.pop(group.name, []), weights, schemes, ranges).items():
                 self.totals[group.name, name] += total
 
     def prices(self, count: int) -> PriceList:
@@ -101,8 +101,8 @@ def finite_mean(total: float | None, count: int) -> float | None:
 
 
 @torch.no_grad()
-def price_reads(
-    reads: Iterable[Read],
+def price_inputs(
+    inputs: Iterable[RecordedInput],
     weights: Mapping[str, Tensor],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, QParams | None],
@@ -114,51 +114,54 @@ def price_reads(
     weights: by member, [out, in]. qparams: by scheme name. Δy = x̂Ŵᵀ − xWᵀ is never formed: with Δx = x̂ − x and
     ΔW = Ŵ − W, g·Δy = gW·Δx + gΔW·x̂, whose products with g serve all schemes of the same weights.
     """
-    heard = [read for read in reads if read.gradients]
-    usable = [scheme for scheme in schemes if heard and (not scheme.static or qparams.get(scheme.name) is not None)]
+    with_gradient = [recorded for recorded in inputs if recorded.gradients]
+    usable = [s for s in schemes if with_gradient and (not s.static or qparams.get(s.name) is not None)]
     variants = {str(scheme.weights): scheme.weights for scheme in usable if scheme.weights is not None}
-    pulls = _pulls(heard, weights, None)
-    shifts = {key: _pulls(heard, weights, args) for key, args in variants.items()}
+    gradients = _input_gradients(with_gradient, weights, None)
+    changes = {key: _input_gradients(with_gradient, weights, args) for key, args in variants.items()}
     totals = dict.fromkeys((scheme.name for scheme in usable), 0.0)
-    for index, (read, pulled) in enumerate(zip(heard, pulls, strict=True)):
-        x = read.x.float()
+    for index, (recorded, gradient) in enumerate(zip(with_gradient, gradients, strict=True)):
+        x = recorded.x.float()
         for scheme in usable:
             quantizer = input_quantizer(scheme, qparams.get(scheme.name), x.device)
-            restored = x if quantizer is None else quantizer(read.x).float()
-            felt = torch.zeros(pulled.shape[:-1], dtype=torch.float64, device=x.device)
+            restored = x if quantizer is None else quantizer(recorded.x).float()
+            directional = torch.zeros(gradient.shape[:-1], dtype=torch.float64, device=x.device)
             if scheme.weights is not None:
-                felt += torch.linalg.vecdot(shifts[str(scheme.weights)][index], restored)
+                directional += torch.linalg.vecdot(changes[str(scheme.weights)][index], restored)
             if quantizer is not None:
-                felt += torch.linalg.vecdot(pulled, restored - x)
-            totals[scheme.name] += 0.5 * float(felt.square().sum())
+                directional += torch.linalg.vecdot(gradient, restored - x)
+            totals[scheme.name] += 0.5 * float(directional.square().sum())
     return totals
 
 
-def _pulls(reads: Sequence[Read], weights: Mapping[str, Tensor], args: QuantizationArgs | None) -> list[Tensor]:
-    """How the scores feel changes along each input channel: Σ over members of g·M, float32 [draws, ..., in] by read.
+def _input_gradients(
+    inputs: Sequence[RecordedInput], weights: Mapping[str, Tensor], args: QuantizationArgs | None
+) -> list[Tensor]:
+    """Gradients along each input channel: Σ over members of g·M, float32 [draws, ..., in] for each recorded input.
 
     M: a member's weight, or with `args` what quantizing it changes. It is made in slices of SLICE_BYTES, each used for
-    all reads: of a large vocabulary, the change of the output projection alone would outweigh the model.
+    all inputs: with a large vocabulary the change of the output projection alone would outweigh the model.
     """
-    products: list[dict[str, Tensor]] = [{} for _ in reads]
+    products: list[dict[str, Tensor]] = [{} for _ in inputs]
     for member, weight in weights.items():
         for rows in _row_slices(weight, args):
             part = weight[rows]
             matrix = part if args is None else quantize_weight(part, args) - part
-            for read, found in zip(reads, products, strict=True):
-                if member in read.gradients:
-                    gradients = torch.stack([gradient[..., rows] for gradient in read.gradients[member]])
+            for recorded, by_member in zip(inputs, products, strict=True):
+                if member in recorded.gradients:
+                    gradients = torch.stack([gradient[..., rows] for gradient in recorded.gradients[member]])
                     wide = torch.promote_types(gradients.dtype, matrix.dtype)  # a Linear may cast its weight itself
                     product = (gradients.to(wide) @ matrix.to(wide)).float()
-                    found[member] = product if member not in found else found[member].add_(product)
+                    total = by_member.get(member)
+                    by_member[member] = product if total is None else total.add_(product)
     return [
-        torch.stack([found[member] for member in read.gradients]).sum(0)
-        for read, found in zip(reads, products, strict=True)
+        torch.stack([by_member[member] for member in recorded.gradients]).sum(0)
+        for recorded, by_member in zip(inputs, products, strict=True)
     ]
 
 
 def _row_slices(weight: Tensor, args: QuantizationArgs | None) -> Iterator[slice]:
-    """Some rows of a weight [out, in] after the other; all of them at once where they are not quantized one by one."""
+    """Slices that cover the rows of a weight [out, in]; a single one where rows are not quantized one by one."""
     rows = len(weight)
     if args is None or row_by_row(args):
         rows = max(1, SLICE_BYTES // max(1, weight[:1].nbytes))
@@ -166,20 +169,20 @@ def _row_slices(weight: Tensor, args: QuantizationArgs | None) -> Iterator[slice
         yield slice(start, start + rows)
 
 
-def _recorder(reads: list[Read], member: str) -> Any:
+def _recorder(inputs: list[RecordedInput], member: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if not output.requires_grad:
             return
         x = first_tensor((*args, *kwargs.values())).detach()
         # Members that read one tensor share an entry; experts, which see different tokens, do not.
-        read = next((read for read in reads if read.x.data_ptr() == x.data_ptr() and read.x.shape == x.shape), None)
-        if read is None:
-            read = Read(x)
-            reads.append(read)
-        output.register_hook(lambda gradient: read.gradients[member].append(gradient.detach()))  # type: ignore[no-untyped-call]
+        recorded = next((r for r in inputs if r.x.data_ptr() == x.data_ptr() and r.x.shape == x.shape), None)
+        if recorded is None:
+            recorded = RecordedInput(x)
+            inputs.append(recorded)
+        output.register_hook(lambda gradient: recorded.gradients[member].append(gradient.detach()))  # type: ignore[no-untyped-call]
 
     return hook
 
 
-def _size(read: Read) -> int:
-    return sum(tensor.nbytes for tensor in [read.x, *(g for found in read.gradients.values() for g in found)])
+def _size(recorded: RecordedInput) -> int:
+    return sum(tensor.nbytes for tensor in [recorded.x, *(g for draws in recorded.gradients.values() for g in draws)])

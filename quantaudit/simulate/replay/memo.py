@@ -1,7 +1,7 @@
 """What a decoder block need not compute again when one of its groups changes: all that ran before that group.
 
 A call of a module that ended before the group's first member began cannot depend on the group. Its output, recorded
-from the clean run, stands for it in a replay; so does all of a component that hands a member's output on as it is.
+from the clean run, stands for it in a replay; so does all of a component that returns a member's output unmodified.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MEMO_BYTES = 1 << 30
 @dataclass(slots=True)
 class ModuleCall:
     """A module's call in a block's run. start, end: ticks of one clock for the whole run; end is −1 for a module that
-    ran more than once. versions: of input and output as the module saw them; others tell that the block wrote into one.
+    ran more than once. versions: of input and output at the call; different ones mean that the block wrote into one.
     """
 
     start: int
@@ -38,14 +38,14 @@ class ModuleCall:
     @property
     def untouched(self) -> bool:
         """Whether the first tensors taken and returned are still what they were, the module having run once."""
-        return self.end >= 0 and self.versions[1] >= 0 and self.versions == self.seen()
+        return self.end >= 0 and self.versions[1] >= 0 and self.versions == self.current_versions()
 
     @property
     def intact(self) -> bool:
         """Whether input and output are still what the module took and returned."""
         return self.untouched and _only_tensor(self.output) is not None
 
-    def seen(self) -> tuple[int, int]:
+    def current_versions(self) -> tuple[int, int]:
         """Versions of the first tensor taken and of the first returned; −1 for none."""
         taken = next((x for x in (*self.args, *self.kwargs.values()) if isinstance(x, Tensor)), None)
         returned = self.output if isinstance(self.output, tuple) else (self.output,)
@@ -60,41 +60,42 @@ class ModuleCall:
 
 @dataclass(slots=True)
 class Memo:
-    """The calls of one clean run, by path inside the block. An empty one knows nothing: all is computed again."""
+    """The calls of one clean run, by path inside the block. With an empty one all is computed again."""
 
     calls: dict[str, ModuleCall] = field(default_factory=dict)
 
-    def keep(self, members: Sequence[Sequence[str]]) -> int:
-        """Forget what no replay of these groups (members by path inside the block) needs. Returns the bytes held."""
+    def prune(self, members: Sequence[Sequence[str]]) -> int:
+        """Drop calls that no replay of these groups (members by path in the block) needs. Returns the bytes held."""
         needed = set[str]()
         for group in members:
-            needed |= {*self.known(group), *filter(None, [self.handing(group)]), *(self.calls.keys() & {*group})}
+            outer = self.pass_through(group)
+            needed |= {*self.skippable(group), *filter(None, [outer]), *(self.calls.keys() & {*group})}
         self.calls = {path: call for path, call in self.calls.items() if path in needed}
         return sum(call.bytes for call in self.calls.values())
 
-    def known(self, members: Sequence[str]) -> list[str]:
-        """The outermost modules whose only call ended before the first of `members` began; none inside `handing`."""
+    def skippable(self, members: Sequence[str]) -> list[str]:
+        """The outermost modules whose only call ended before the first of `members` began; none in `pass_through`."""
         first = min((self.calls[member].start for member in members if member in self.calls), default=math.inf)
-        handed = self.handing(members)
+        outer = self.pass_through(members)
         before = {
             path
             for path, call in self.calls.items()
-            if call.end < first and call.intact and (handed is None or not path.startswith(f"{handed}."))
+            if call.end < first and call.intact and (outer is None or not path.startswith(f"{outer}."))
         }
         return [path for path in before if not any(parent in before for parent in _parents(path))]
 
-    def handing(self, members: Sequence[str]) -> str | None:
-        """The outermost module that returns the output of the only member as it is; None where there is none."""
+    def pass_through(self, members: Sequence[str]) -> str | None:
+        """The outermost module that returns the output of the only member unmodified; None where there is none."""
         call = self.calls.get(members[0]) if len(members) == 1 else None
         if call is None or not call.intact:
             return None
         outer = [path for path in _parents(members[0]) if path in self.calls and self.calls[path].intact]
-        found = [path for path in outer if _only_tensor(self.calls[path].output) is _only_tensor(call.output)]
-        return min(found, key=len, default=None)
+        same = [path for path in outer if _only_tensor(self.calls[path].output) is _only_tensor(call.output)]
+        return min(same, key=len, default=None)
 
 
 def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Memo]:
-    """Run a block as it is: its hidden states, and the calls of the modules in it."""
+    """Hidden states that an unmodified block returns, and the calls of the modules in it."""
     memo, clock = Memo(), count()
     with ExitStack() as stack:
         for path, module in block.named_modules():
@@ -110,16 +111,16 @@ def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
 def remembered(block: nn.Module, memo: Memo, members: Sequence[str]) -> Iterator[None]:
     """Within the context, what ran before the members (by path inside the block) is not computed again."""
     with ExitStack() as stack:
-        handed = memo.handing(members)
-        for path in memo.known(members):
+        outer_path = memo.pass_through(members)
+        for path in memo.skippable(members):
             output = memo.calls[path].output
             replace_forward(stack, block.get_submodule(path), lambda *_args, _output=output, **_kwargs: _output)
-        if handed is not None:
+        if outer_path is not None:
             call, member = memo.calls[members[0]], block.get_submodule(members[0])
-            outer = memo.calls[handed].output
+            outer = memo.calls[outer_path].output
             replace_forward(
                 stack,
-                block.get_submodule(handed),
+                block.get_submodule(outer_path),
                 lambda *_args, **_kwargs: _with_tensor(outer, member(*call.args, **call.kwargs)),
             )
         yield
@@ -135,12 +136,12 @@ def _watch(
         again = path in calls
         if not again:
             calls[path] = ModuleCall(next(clock), args, kwargs)
-            calls[path].versions = calls[path].seen()
+            calls[path].versions = calls[path].current_versions()
 
     def after(_module: nn.Module, _args: Any, output: Any) -> None:
         call = calls[path]
         call.end, call.output = (-1, None) if again else (next(clock), output)
-        call.versions = (call.versions[0], call.seen()[1])
+        call.versions = (call.versions[0], call.current_versions()[1])
 
     return before, after
 

@@ -20,13 +20,13 @@ from quantaudit.model.forward.capture import first_tensor
 class Call:
     """One call of a decoder block.
 
-    scores: by path inside the block ("" for the block itself), ∂/∂h of what that module put out, one [batch, tokens, …]
-    for each draw, in the model's dtype; empty where the pass had no way back, or nothing came back.
+    output_gradients: by path inside the block ("" for the block itself), ∂/∂h of that module's output h, one
+    [batch, tokens, …] for each draw, in the model's dtype; empty without a backward pass, or where no gradient came.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    scores: dict[str, list[Tensor]] = field(default_factory=dict)
+    output_gradients: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 Calls = dict[str, list[Call]]
@@ -35,7 +35,7 @@ Calls = dict[str, list[Call]]
 
 @torch.no_grad()
 def record_calls(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> Calls:
-    """What every decoder block was called with: hidden states with their masks and positions. Forward passes alone.
+    """Arguments of every decoder block's calls: hidden states with their masks and positions. Forward passes alone.
 
     Memory: the inputs of all blocks for all samples.
     """
@@ -52,7 +52,7 @@ def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls) -> None:
     """Until the stack closes, calls of the blocks are added to `calls`."""
 
     def watch(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[path].append(Call(_apart(args), _apart(kwargs)))
+        calls[path].append(Call(_detached(args), _detached(kwargs)))
 
     for path in calls:
         block = model.get_submodule(path)
@@ -60,34 +60,34 @@ def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls) -> None:
         stack.callback(handle.remove)
 
 
-def watch_scores(stack: ExitStack, model: nn.Module, calls: Calls, wanted: Mapping[str, Sequence[str]]) -> None:
-    """Until the stack closes, what modules put out tells its gradients to the latest call of their block.
+def record_gradients(stack: ExitStack, model: nn.Module, calls: Calls, inside: Mapping[str, Sequence[str]]) -> None:
+    """Until the stack closes, gradients of modules' outputs are added to the latest call of their block.
 
-    wanted: by block, paths inside it.
+    inside: by block, paths of modules inside it.
     """
 
     def watch(block: str, path: str, output: Any) -> None:
         h = first_tensor(output)
         if h.requires_grad:
-            scores = calls[block][-1].scores.setdefault(path, [])
-            h.register_hook(lambda gradient: scores.append(gradient.detach()))  # type: ignore[no-untyped-call]
+            gradients = calls[block][-1].output_gradients.setdefault(path, [])
+            h.register_hook(lambda gradient: gradients.append(gradient.detach()))  # type: ignore[no-untyped-call]
 
-    for block, paths in wanted.items():
+    for block, paths in inside.items():
         for path in paths:
             module = model.get_submodule(block).get_submodule(path)
             handle = module.register_forward_hook(lambda _m, _a, o, block=block, path=path: watch(block, path, o))
             stack.callback(handle.remove)
 
 
-def _apart(value: Any) -> Any:
-    """The same without a graph, in containers of its own: states that layers share are replayed as they were then."""
+def _detached(value: Any) -> Any:
+    """The same without a graph, in copied containers: states that layers share are replayed as they were then."""
     if isinstance(value, Tensor):
         return value.detach()
     if type(value) in (tuple, list):
-        return type(value)(map(_apart, value))
+        return type(value)(map(_detached, value))
     if not isinstance(value, MutableMapping):
         return value
-    found = copy(value)
-    for key, own in value.items():
-        found[key] = _apart(own)
-    return found
+    copied = copy(value)
+    for key, item in value.items():
+        copied[key] = _detached(item)
+    return copied

@@ -1,6 +1,6 @@
-"""Where what a fused group changes joins the residual stream: the last module that all of it passes through.
+"""The residual branch of a fused group: the chain of modules through which its change joins the residual stream.
 
-A decoder block adds what its attention and its MLP put out to the residual stream, some behind one more norm. Up to
+A decoder block adds the outputs of its attention and its MLP to the residual stream, some behind one more norm. Up to
 there a change is anything but linear in the error of the group; from there on it is one term of a sum.
 """
 
@@ -23,54 +23,56 @@ from quantaudit.simulate.replay.recorded_calls import Call, record_calls
 
 
 @dataclass(frozen=True, slots=True)
-class Carrier:
-    """Children of a block that run one on the other's output. The first holds the group; through the last goes all that
-    the group changes. Without any, the block itself is meant.
+class ResidualBranch:
+    """Children of a block that run one on the other's output (`chain`, by name). The first holds the group; all that
+    the group changes goes through the last. An empty chain means the block itself.
     """
 
-    through: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
         """Of the last one, inside the block; "" for the block itself."""
-        return self.through[-1] if self.through else ""
+        return self.chain[-1] if self.chain else ""
 
 
-Carriers = Mapping[str, Carrier]
+ResidualBranches = Mapping[str, ResidualBranch]
 """By name of a group inside the blocks."""
 
 
 @torch.no_grad()
-def find_carriers(model: nn.Module, architecture: Architecture, sample: TokenizedSample) -> dict[str, Carrier]:
-    """The carrier of every group inside the blocks, as the model runs on one sample.
+def find_residual_branches(
+    model: nn.Module, architecture: Architecture, sample: TokenizedSample
+) -> dict[str, ResidualBranch]:
+    """The residual branch of every group inside the blocks, as the model runs on one sample.
 
     Costs that sample's forward pass and some five runs of its blocks.
     """
     calls = record_calls(model, architecture.blocks, [sample])
-    found: dict[str, Carrier] = {}
+    branches: dict[str, ResidualBranch] = {}
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]
         if len(calls[path]) != 1:  # skipped, or run several times
-            found |= {group.name: Carrier() for group in inside}
+            branches |= {group.name: ResidualBranch() for group in inside}
             continue
         block = model.get_submodule(path)
         clean, memo = record(block, calls[path][0].args, calls[path][0].kwargs)
         children = {group.name: _child(group, path) for group in inside}
-        carriers = {child: _carrier(block, calls[path][0], clean, memo, child) for child in set(children.values())}
-        found |= {name: carriers[child] for name, child in children.items()}
+        by_child = {child: _branch(block, calls[path][0], clean, memo, child) for child in set(children.values())}
+        branches |= {name: by_child[child] for name, child in children.items()}
         calls[path].clear()
-    return found
+    return branches
 
 
 def _child(group: Group, block: str) -> str | None:
     """The block's child that holds all members of a group; None where they are spread."""
-    found = {member.removeprefix(f"{block}.").partition(".")[0] for member in group.members}
-    return found.pop() if len(found) == 1 else None
+    children = {member.removeprefix(f"{block}.").partition(".")[0] for member in group.members}
+    return children.pop() if len(children) == 1 else None
 
 
-def _carrier(block: nn.Module, call: Call, clean: Tensor, memo: Memo, child: str | None) -> Carrier:
+def _branch(block: nn.Module, call: Call, clean: Tensor, memo: Memo, child: str | None) -> ResidualBranch:
     def same(changes: Mapping[str, Callable[[Any], Any]]) -> bool:
-        """Whether the block's output is what it was although children put out something else."""
+        """Whether the block's output is the clean one although children's outputs are changed."""
         with ExitStack() as stack:
             for path, change in changes.items():
                 hook = block.get_submodule(path).register_forward_hook(lambda _m, _a, o, change=change: change(o))
@@ -78,30 +80,30 @@ def _carrier(block: nn.Module, call: Call, clean: Tensor, memo: Memo, child: str
             return torch.equal(first_tensor(block(*call.args, **call.kwargs)), clean)
 
     if child is None or child not in memo.calls or not memo.calls[child].untouched or not same({child: _others_gone}):
-        return Carrier()
-    through = _chain(memo, child)
-    while len(through) > 1:
-        last = memo.calls[through[-1]].output
-        if same({child: _moved, through[-1]: partial(_instead, last)}):
+        return ResidualBranch()
+    chain = _chain(memo, child)
+    while len(chain) > 1:
+        last = memo.calls[chain[-1]].output
+        if same({child: _moved, chain[-1]: partial(_instead, last)}):
             break
-        through.pop()
-    return Carrier(tuple(through))
+        chain.pop()
+    return ResidualBranch(tuple(chain))
 
 
 def _chain(memo: Memo, child: str) -> list[str]:
     """A child and those that run on nothing else than the output of the one before, as far as each is the only one."""
-    found = [child]
+    chain = [child]
     while True:
-        h = first_tensor(memo.calls[found[-1]].output)
+        h = first_tensor(memo.calls[chain[-1]].output)
         after = [
             path
             for path, call in memo.calls.items()
-            if "." not in path and path not in found  # a dropout returns what it took
+            if "." not in path and path not in chain  # a dropout returns what it took
             if call.untouched and len(call.args) == 1 and call.args[0] is h and not call.kwargs
         ]
         if len(after) != 1:
-            return found
-        found += after
+            return chain
+        chain += after
 
 
 def _instead(clean: Any, _output: Any) -> Any:

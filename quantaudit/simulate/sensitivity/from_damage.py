@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import t
 
-from quantaudit.simulate.logits.rounding_floor import Floor
+from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.records import GroupRow
 
 ANCHORS = 8
@@ -60,7 +60,7 @@ def fit_damage(damage: Sequence[float], kl: Sequence[float]) -> DamageCurve:
     return DamageCurve(x, y, spread)
 
 
-def price_by_damage(rows: Sequence[GroupRow], floor: Floor) -> list[GroupRow]:
+def prices_on_curve(rows: Sequence[GroupRow], floor: RoundingFloor) -> list[GroupRow]:
     """The rows with prices and their 95 % intervals: the KL that the curve tells, less the floor that any change costs.
 
     The curve goes through all rows that were simulated, which have a KL. Rows without damage keep a null price, and so
@@ -73,7 +73,7 @@ def price_by_damage(rows: Sequence[GroupRow], floor: Floor) -> list[GroupRow]:
     return [_priced(row, curve, floor) for row in rows]
 
 
-def _priced(row: GroupRow, curve: DamageCurve, floor: Floor) -> GroupRow:
+def _priced(row: GroupRow, curve: DamageCurve, floor: RoundingFloor) -> GroupRow:
     if row.damage is None or row.layer is None:
         return row
     kl, least = curve.kl(row.damage), floor.at(row.layer)

@@ -13,18 +13,18 @@ from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.logits.one_group import simulate_single
-from quantaudit.simulate.logits.rounding_floor import Floor
+from quantaudit.simulate.logits.one_group import simulate_alone
+from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.records import GroupRow
-from quantaudit.simulate.replay.backward_pass import Passage, pass_back, pass_forward
+from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backward, record_forward
 from quantaudit.simulate.replay.group_effects import replay_groups
-from quantaudit.simulate.replay.linear_sensitivity import LinearPrices, PriceList
-from quantaudit.simulate.sensitivity.from_damage import anchors, price_by_damage
+from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
+from quantaudit.simulate.sensitivity.from_damage import anchors, prices_on_curve
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
 
 
-def pass_once(
+def record_pass(
     model: Any,
     architecture: Architecture,
     samples: Sequence[TokenizedSample],
@@ -33,36 +33,38 @@ def pass_once(
     *,
     score: str = "auto",
     stages: Stages = silent_stages,
-) -> tuple[Passage, str | None]:
-    """What replays need, with gradients where `score` (of SCORES) wants them and they fit; and why there are none.
+) -> tuple[RecordedPass, str | None]:
+    """The pass that replays need, with gradients where `score` (of SCORES) asks for them and they fit; and why not.
 
     qparams: by scheme name, then by group name. Raises MeasurementError when gradients are demanded and fail.
     """
     note: str | None = None
     if score != "damage":
         tick = stages("taking gradients", len(samples), "samples")
-        linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=schemes, qparams=qparams)
+        linears = LinearSensitivity(
+            model=model, groups=outside_blocks(model, architecture), schemes=schemes, qparams=qparams
+        )
         try:
-            return pass_back(model, architecture, samples, linears, progress=tick), None
+            return record_backward(model, architecture, samples, linears, progress=tick), None
         except RuntimeError as error:
             # Out of memory, or an operation without a derivative.
             note = _failed(error)
-            linears.reads.clear()  # the traceback holds them
+            linears.inputs.clear()  # the traceback holds them
             if score == "gradient":
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
                 ) from error
-    return pass_forward(model, architecture.blocks, samples), note
+    return record_forward(model, architecture.blocks, samples), note
 
 
-def price_by_anchors(
+def price_from_damage(
     model: Any,
     groups: Sequence[Group],
     samples: Sequence[TokenizedSample],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, Mapping[str, QParams | None]],
     rows: Sequence[GroupRow],
-    floor: Floor,
+    floor: RoundingFloor,
     *,
     stages: Stages = silent_stages,
 ) -> list[GroupRow]:
@@ -70,8 +72,8 @@ def price_by_anchors(
 
     Prices rest on groups that were simulated alone: those whose rows have a KL, and a few that get theirs here.
     """
-    known = simulate_single(model, groups, samples, schemes, qparams, rows, anchors(rows), stages=stages)
-    return price_by_damage(known, floor)
+    known = simulate_alone(model, groups, samples, schemes, qparams, rows, anchors(rows), stages=stages)
+    return prices_on_curve(known, floor)
 
 
 def price_groups(
@@ -93,15 +95,17 @@ def price_groups(
     after each sample, and as `replay_groups` does. Raises MeasurementError where the backward pass fails.
     """
     plain = [scheme for scheme in schemes if scheme.name not in factors]
-    linears = LinearPrices(model=model, groups=beyond(model, architecture), schemes=plain, qparams=qparams, only=only)
+    linears = LinearSensitivity(
+        model=model, groups=outside_blocks(model, architecture), schemes=plain, qparams=qparams, only=only
+    )
     try:
-        passage = pass_back(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
+        recorded = record_backward(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
     except RuntimeError as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     rows = replay_groups(
         model,
         architecture,
-        passage,
+        recorded,
         schemes,
         qparams,
         progress,
@@ -113,8 +117,8 @@ def price_groups(
     return {(row.group, row.scheme): row.price for row in rows}
 
 
-def beyond(model: Any, architecture: Architecture) -> list[Group]:
-    """Groups of which a block's output does not tell all: outside the blocks, or where layers share keys and values."""
+def outside_blocks(model: Any, architecture: Architecture) -> list[Group]:
+    """Groups whose effect is not all in their block: those outside, or all where layers share keys and values."""
     text = model.config.get_text_config()
     shared = bool(getattr(text, "num_kv_shared_layers", 0))
     return [group for group in architecture.groups if group.layer is None or shared]

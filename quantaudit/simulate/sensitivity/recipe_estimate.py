@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from quantaudit.model.sites import Group
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.logits.rounding_floor import Floor, fit_curve
+from quantaudit.simulate.logits.rounding_floor import RoundingFloor, fit_curve
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.records import GroupRow, RecipeRow
 
@@ -17,7 +17,7 @@ def with_estimates(
     groups: Sequence[Group],
     schemes: Sequence[Scheme],
     rows: Sequence[GroupRow],
-    floor: Floor,
+    floor: RoundingFloor,
 ) -> list[RecipeRow]:
     """The recipes with the KL that their groups' prices tell; how sums bend is taken from the other recipes alone."""
     prices = {(row.group, row.scheme): row.price for row in rows}

@@ -18,7 +18,7 @@ from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.records import GroupRow
-from quantaudit.simulate.replay.backward_pass import pass_forward
+from quantaudit.simulate.replay.backward_pass import record_forward
 from quantaudit.simulate.replay.group_effects import replay_groups
 
 WEIGHTS_ONLY = Scheme(
@@ -121,5 +121,5 @@ def damage_rows(
     **options: Any,
 ) -> list[GroupRow]:
     """Replays after forward passes alone."""
-    passage = pass_forward(model, architecture.blocks, samples)
-    return replay_groups(model, architecture, passage, schemes, qparams, progress, **options)
+    recorded = record_forward(model, architecture.blocks, samples)
+    return replay_groups(model, architecture, recorded, schemes, qparams, progress, **options)

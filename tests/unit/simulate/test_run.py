@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.common.choices import find_score
+from quantaudit.common.choices import parse_price_source
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.measure.profile import Profile
@@ -137,7 +137,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
     def fail(*_args: object, **_options: object) -> None:
         raise torch.OutOfMemoryError("out of memory\ndetails")
 
-    monkeypatch.setattr("quantaudit.simulate.sensitivity.prices.pass_back", fail)
+    monkeypatch.setattr("quantaudit.simulate.sensitivity.prices.record_backward", fail)
 
     def found() -> Simulation:
         return simulate(
@@ -165,7 +165,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
 
 def test_an_unknown_score_is_refused() -> None:
     with pytest.raises(UsageError, match="score"):
-        find_score("guess")
+        parse_price_source("guess")
 
 
 def row(group: str, damage: float | None, scheme: str = "s") -> GroupRow:

@@ -18,7 +18,7 @@ from quantaudit.model.sites import Architecture
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.logits.one_group import sample_groups, simulate_single, spread
+from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone, spread
 from quantaudit.simulate.records import GroupRow, Simulation
 from quantaudit.simulate.run import simulate
 from tests.unit.simulate.reference import by_scheme, quantized_copy, ranges, run
@@ -125,7 +125,7 @@ def test_a_group_without_a_range_keeps_a_null(
     inside = [group for group in architecture.groups if group.layer is not None][:2]
     rows = [row(group.name, 0.1, scheme=INT8_STATIC.name) for group in inside]
     known = {**qparams, inside[0].name: None}
-    found = simulate_single(
+    found = simulate_alone(
         tiny_loaded.model, inside, samples[:2], [INT8_STATIC], by_scheme(known, [INT8_STATIC]), rows, rows
     )
     assert (found[0].kl, found[0].kl_stderr) == (None, None)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
-from quantaudit.simulate.logits.rounding_floor import NO_FLOOR, Curve, Floor, fit_curve, nudge, rounding_floor
+from quantaudit.simulate.logits.rounding_floor import (
+    AdditivityCurve,
+    RoundingFloor,
+    fit_curve,
+    perturb_ulp,
+    rounding_floor,
+)
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import run
 
@@ -32,13 +38,13 @@ def test_the_curve_meets_what_was_simulated_and_never_falls(total: float, kl: fl
 
 def test_without_a_usable_simulation_the_curve_is_straight() -> None:
     for simulated in ([], [(1.0, None)], [(1.0, float("inf"))], [(0.0, 3.0)], [(1.0, 0.001)]):
-        assert fit_curve(simulated, 0.002) == Curve(floor=0.002)
+        assert fit_curve(simulated, 0.002) == AdditivityCurve(floor=0.002)
 
 
 def test_floors_lie_on_straight_lines_between_the_depths() -> None:
-    floor = Floor(depths=(0, 4, 8), kl=(0.4, 0.2, 0.1))
+    floor = RoundingFloor(depths=(0, 4, 8), kl=(0.4, 0.2, 0.1))
     assert [floor.at(layer) for layer in (0, 2, 4, 6, 8, 9)] == pytest.approx([0.4, 0.3, 0.2, 0.15, 0.1, 0.1])
-    assert NO_FLOOR.at(7) == 0
+    assert RoundingFloor(depths=(0,), kl=(0.0,)).at(7) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -46,7 +52,7 @@ def test_a_nudge_is_one_representable_step_here_and_there(dtype: torch.dtype) ->
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 64, 256, generator=generator).to(dtype)
     x[0, :, 0], x[0, 0, 1] = 0, torch.finfo(dtype).max
-    y = nudge(x, generator)
+    y = perturb_ulp(x, generator)
     changed = x != y
     assert 0.0005 < float(changed.float().mean()) < 0.002
     assert bool(y.isfinite().all())
@@ -70,7 +76,7 @@ def test_the_floor_is_the_kl_of_two_forwards(
         for i, depth in enumerate(floor.depths):
             block = model.get_submodule(architecture.blocks[depth])
             p = run(model, sample).double().log_softmax(-1)
-            handle = block.register_forward_pre_hook(lambda _m, args: (nudge(args[0], generator), *args[1:]))
+            handle = block.register_forward_pre_hook(lambda _m, args: (perturb_ulp(args[0], generator), *args[1:]))
             q = run(model, sample).double().log_softmax(-1)
             handle.remove()
             expected[i] += float((p.exp() * (p - q)).sum())

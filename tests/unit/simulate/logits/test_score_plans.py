@@ -18,7 +18,7 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.logits import kl as divergence
 from quantaudit.simulate.logits import score_plans as logits
-from quantaudit.simulate.logits.kl import Scratch, compare, read
+from quantaudit.simulate.logits.kl import Scratch, compare, token_stats
 from quantaudit.simulate.logits.score_plans import Hidden, score_plans
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.replay.group_effects import block_damage
@@ -276,7 +276,7 @@ def test_the_divergence_is_the_textbooks() -> None:
     p, q = (torch.randn(5, 300, generator=generator).mul(4).add(7) for _ in range(2))
     expected = scipy.special.rel_entr(*(x.double().softmax(-1).numpy() for x in (p, q))).sum(-1)
     targets = torch.tensor([3, 1, 4, 1])
-    known = read(p, targets, Scratch())
+    known = token_stats(p, targets, Scratch())
     changed, found = compare(p, known, q, targets, Scratch())
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
     assert compare(p, known, p, targets, Scratch())[1].tolist() == [0.0] * 5
@@ -297,7 +297,7 @@ def test_every_thread_gets_as_many_rows_and_slices_change_no_number(
     targets = torch.randint(0, 1001, (8,), generator=generator)
 
     def found() -> tuple[torch.Tensor, ...]:
-        known = read(clean, targets, Scratch())
+        known = token_stats(clean, targets, Scratch())
         reading, kl = compare(clean, known, changed, targets, Scratch())
         return known.top, reading.top, known.normalizer, known.loss, reading.normalizer, reading.loss, kl
 

@@ -24,7 +24,7 @@ from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.logits.score_plans import score_checkpoint, score_plans
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
-from quantaudit.simulate.quantized.smoothquant import Calibrated, calibrate, smoothed
+from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant, calibrate, smoothed
 from quantaudit.verify.oneshot import load_saved, run_oneshot, saved_parameters
 from tests.builders import (
     differences,
@@ -142,8 +142,8 @@ def test_a_parameter_that_is_shared_is_shared_inside_too(corpus: TokenizedCorpus
     """The head's weight is the embedding's: multiplied in place, as `oneshot` would, both have changed."""
     model: Any = tiny_model("llama", dtype=torch.float32, tie_word_embeddings=True)
     before = weight_bytes(model)
-    step = Calibrated(
-        by=SmoothQuant(algorithm="smoothquant", strength=1.0, mappings=(("model.norm", ("lm_head",)),)),
+    step = CalibratedSmoothQuant(
+        spec=SmoothQuant(algorithm="smoothquant", strength=1.0, mappings=(("model.norm", ("lm_head",)),)),
         ranges={"model.norm": (torch.zeros(64), torch.full((64,), 4.0))},
     )
     embedding = model.model.embed_tokens.weight.detach().clone()

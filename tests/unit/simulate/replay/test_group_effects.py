@@ -15,7 +15,7 @@ from quantaudit.model.sites import Architecture, discover
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.simulate.replay import group_effects as block
-from quantaudit.simulate.replay.group_effects import block_damage, felt_price, steps
+from quantaudit.simulate.replay.group_effects import block_damage, fisher_kl, steps
 from quantaudit.simulate.replay.recorded_calls import record_calls
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import (
@@ -75,9 +75,9 @@ def test_a_price_is_half_the_squared_product_token_by_token() -> None:
     """In float64 by hand, for outputs with and without residual streams of their own."""
     generator = torch.Generator().manual_seed(0)
     for shape in ((2, 7, 64), (2, 7, 3, 64), (14, 64)):
-        scores, clean, changed = (torch.randn(shape, generator=generator) for _ in range(3))
-        by_token = (scores.double() * (changed.double() - clean.double())).numpy().reshape(14, -1).sum(-1)
-        found = felt_price(scores, clean, changed)
+        gradients, clean, changed = (torch.randn(shape, generator=generator) for _ in range(3))
+        by_token = (gradients.double() * (changed.double() - clean.double())).numpy().reshape(14, -1).sum(-1)
+        found = fisher_kl(gradients, clean, changed)
         assert found.dtype == torch.float64
         assert float(found) == pytest.approx(0.5 * (by_token**2).sum(), rel=1e-5)
 
@@ -277,7 +277,7 @@ def test_recording_calls_leaves_no_hooks_and_replays_bit_for_bit(
     for path in architecture.blocks:
         assert len(calls[path]) == len(samples)
         for call, expected in zip(calls[path], block_outputs(model, path, ordered), strict=True):
-            assert call.scores == {}
+            assert call.output_gradients == {}
             with torch.no_grad():
                 output = model.get_submodule(path)(*call.args, **call.kwargs)
             assert torch.equal(output if isinstance(output, torch.Tensor) else output[0], expected)

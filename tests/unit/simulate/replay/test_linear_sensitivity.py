@@ -20,10 +20,10 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, find_scheme
-from quantaudit.simulate.replay.backward_pass import graph_bytes, pass_back
-from quantaudit.simulate.replay.fisher import differentiable, predicted_scores
+from quantaudit.simulate.replay.backward_pass import graph_bytes, record_backward
+from quantaudit.simulate.replay.fisher import differentiable, sampled_score_gradients
 from quantaudit.simulate.replay.group_effects import replay_groups
-from quantaudit.simulate.replay.linear_sensitivity import LinearPrices, PriceList
+from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
 from quantaudit.simulate.replay.patch_forward import checkpointed
 from quantaudit.simulate.sensitivity.prices import price_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
@@ -57,15 +57,15 @@ def outputs(model: nn.Module, paths: Sequence[str], sample: TokenizedSample) -> 
     return found
 
 
-def nudged(output: Any, nudge: Tensor) -> Any:
-    return output + nudge if isinstance(output, Tensor) else (output[0] + nudge, *output[1:])
+def shifted(output: Any, delta: Tensor) -> Any:
+    return output + delta if isinstance(output, Tensor) else (output[0] + delta, *output[1:])
 
 
-def nudged_loss(model: Any, labels: Tensor, sample: TokenizedSample, nudges: Mapping[str, Tensor]) -> Tensor:
-    """Negative log-likelihood of labels, with a nudge added to the output of each named module."""
+def nudged_loss(model: Any, labels: Tensor, sample: TokenizedSample, deltas: Mapping[str, Tensor]) -> Tensor:
+    """Negative log-likelihood of labels, with a change added to the output of each named module."""
     handles = [
-        model.get_submodule(path).register_forward_hook(lambda _m, _a, output, nudge=nudge: nudged(output, nudge))
-        for path, nudge in nudges.items()
+        model.get_submodule(path).register_forward_hook(lambda _m, _a, output, delta=delta: shifted(output, delta))
+        for path, delta in deltas.items()
     ]
     logits = model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False).logits[0]
     for handle in handles:
@@ -90,8 +90,8 @@ def at_linears(
 ) -> PriceList:
     """Prices of all groups as those outside the blocks have them."""
     schemes = options.pop("schemes", ALL)
-    linears = LinearPrices(model=model, groups=groups, schemes=schemes, qparams=q)
-    return pass_back(model, Architecture(blocks=(), sites=(), groups=()), samples, linears, **options).prices
+    linears = LinearSensitivity(model=model, groups=groups, schemes=schemes, qparams=q)
+    return record_backward(model, Architecture(blocks=(), sites=(), groups=()), samples, linears, **options).prices
 
 
 def drawn(model: nn.Module, sample: TokenizedSample, seed: int) -> Tensor:
@@ -104,10 +104,10 @@ def drawn(model: nn.Module, sample: TokenizedSample, seed: int) -> Tensor:
 def price_by_hand(
     model: nn.Module, sample: TokenizedSample, labels: Tensor, paths: Sequence[str], changed: nn.Module
 ) -> float:
-    """½·Σ over tokens of (Σ over modules of g·Δ)², gradients with respect to nudges of what the modules put out."""
+    """½·Σ over tokens of (Σ over modules of g·Δ)², gradients with respect to deltas of what the modules put out."""
     clean, after = (outputs(m, paths, sample) for m in (model, changed))
-    nudges = {path: torch.zeros_like(clean[path], requires_grad=True) for path in paths}
-    gradients = torch.autograd.grad(nudged_loss(model, labels, sample, nudges), list(nudges.values()))
+    deltas = {path: torch.zeros_like(clean[path], requires_grad=True) for path in paths}
+    gradients = torch.autograd.grad(nudged_loss(model, labels, sample, deltas), list(deltas.values()))
     felt = sum(
         (gradient.double() * (after[path] - clean[path]).double()).sum(-1)
         for path, gradient in zip(paths, gradients, strict=True)
@@ -145,12 +145,12 @@ def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(n
 def test_prices_are_the_same_whether_or_not_damage_is_wanted(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
 ) -> None:
-    """A replay that ends at the carrier runs what a replay of the whole block runs."""
+    """A replay that ends at the branch runs what a replay of the whole block runs."""
     for name in ("llama", "gemma3", "olmo2", "qwen3.5-moe", "opt", "bloom", "gpt-oss"):
         model = tiny_loaded.model if name == "llama" else family_model(name)
         linearize(model)
         whole, schemes = discover(model), [INT8_DYNAMIC, WEIGHTS_ONLY]
-        rows = replay_groups(model, whole, pass_back(model, whole, samples[:2]), schemes, {})
+        rows = replay_groups(model, whole, record_backward(model, whole, samples[:2]), schemes, {})
         alone = price_groups(model, whole, samples[:2], schemes, {})
         assert all(alone[row.group, row.scheme] == row.price for row in rows if row.layer is not None), name
         assert any(row.price for row in rows)
@@ -205,10 +205,10 @@ def test_with_many_draws_prices_come_near_the_true_kl(
 
 def test_scores_have_the_covariance_of_the_fisher_information() -> None:
     logits = torch.tensor([0.3, -1.0, 2.0, 0.0])
-    scores = predicted_scores(logits.expand(200_000, 4), torch.Generator().manual_seed(0)).double()
+    gradients = sampled_score_gradients(logits.expand(200_000, 4), torch.Generator().manual_seed(0)).double()
     p = logits.double().softmax(-1)
-    assert torch.allclose(scores.mean(0), torch.zeros(4, dtype=torch.float64), atol=5e-3)
-    assert torch.allclose(scores.T @ scores / len(scores), p.diag() - torch.outer(p, p), atol=5e-3)
+    assert torch.allclose(gradients.mean(0), torch.zeros(4, dtype=torch.float64), atol=5e-3)
+    assert torch.allclose(gradients.T @ gradients / len(gradients), p.diag() - torch.outer(p, p), atol=5e-3)
 
 
 # Laws ----------------------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_no_logits_are_held_on_the_way_back(samples: list[TokenizedSample]) -> N
     alive: list[bool] = []
     block = model.model.layers[0]
     block.register_full_backward_hook(lambda *_: alive.append(held[-1]() is not None))
-    pass_back(model, discover(model), samples[:1])
+    record_backward(model, discover(model), samples[:1])
     assert alive == [False]
 
 
@@ -453,7 +453,7 @@ def test_an_error_inside_the_forward_pass_leaves_no_hook(
     model = tiny_loaded.model
     before = hooks(model)
     broken = Group(name="g", projection="g", layer=0, members=("no.such.module",))
-    linears = LinearPrices(model=model, groups=[*architecture.groups, broken], schemes=[INT8_DYNAMIC], qparams={})
+    linears = LinearSensitivity(model=model, groups=[*architecture.groups, broken], schemes=[INT8_DYNAMIC], qparams={})
     with pytest.raises(AttributeError):
-        pass_back(model, architecture, samples[:1], linears)
+        record_backward(model, architecture, samples[:1], linears)
     assert hooks(model) == before

@@ -45,7 +45,7 @@ def test_every_group_is_replayed_bit_for_bit(name: str) -> None:
                     with remembered(block, run.memo, members):
                         short = first_tensor(block(*run.call.args, **run.call.kwargs))
                     assert torch.equal(whole, short), group.name
-                    saved += len(run.memo.known(members))
+                    saved += len(run.memo.skippable(members))
     assert saved > 0
     assert weight_bytes(model) == weights_before
     assert own_forwards(model) == forwards
@@ -68,12 +68,12 @@ def test_a_llama_block_starts_at_the_group() -> None:
     assert hooks(model) == before
     groups = {group.projection: inner_paths(group, path) for group in architecture.groups if group.layer == 0}
     outer = {"input_layernorm", "self_attn", "post_attention_layernorm"}
-    assert set(memo.known(groups["qkv_proj"])) == {"input_layernorm"}
-    assert set(memo.known(groups["o_proj"])) == {"input_layernorm"}
-    assert set(memo.known(groups["gate_up_proj"])) == outer
-    assert set(memo.known(groups["down_proj"])) == outer
+    assert set(memo.skippable(groups["qkv_proj"])) == {"input_layernorm"}
+    assert set(memo.skippable(groups["o_proj"])) == {"input_layernorm"}
+    assert set(memo.skippable(groups["gate_up_proj"])) == outer
+    assert set(memo.skippable(groups["down_proj"])) == outer
     # Attention also returns its weights, which this implementation leaves at None; the MLP returns down_proj's output.
-    assert {name: memo.handing(members) for name, members in groups.items()} == {
+    assert {name: memo.pass_through(members) for name, members in groups.items()} == {
         "qkv_proj": None,
         "o_proj": "self_attn",
         "gate_up_proj": None,
@@ -100,13 +100,13 @@ def test_what_ran_twice_or_was_written_into_is_computed_again() -> None:
     block, x = Twisted(), torch.randn(1, 3, 4)
     with torch.no_grad():
         clean, memo = record(block, (x,), {})
-        assert memo.known(["last"]) == ["first"]
-        assert memo.known(["first"]) == []
-        assert memo.handing(["first"]) is None
+        assert memo.skippable(["last"]) == ["first"]
+        assert memo.skippable(["first"]) == []
+        assert memo.pass_through(["first"]) is None
         with remembered(block, memo, ["last"]):
             assert torch.equal(block(x), clean)
     # A group that never ran in this call changes nothing: all that can be is remembered.
-    assert set(memo.known(["absent"])) == {"first", "last"}
+    assert set(memo.skippable(["absent"])) == {"first", "last"}
 
 
 def test_full_memory_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:

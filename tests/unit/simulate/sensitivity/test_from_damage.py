@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.simulate.logits.rounding_floor import NO_FLOOR, Floor
+from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.records import GroupRow
-from quantaudit.simulate.sensitivity.from_damage import ANCHORS, FEWEST, anchors, fit_damage, price_by_damage
+from quantaudit.simulate.sensitivity.from_damage import ANCHORS, FEWEST, anchors, fit_damage, prices_on_curve
+
+NO_FLOOR = RoundingFloor(depths=(0,), kl=(0.0,))
 
 
 def row(damage: float | None, layer: int | None = 0, name: str = "g") -> GroupRow:
@@ -44,7 +46,7 @@ def test_the_curve_never_falls(damage: list[float], seed: int) -> None:
 
 def test_a_monotone_law_is_met_at_the_anchors_and_nearly_between() -> None:
     rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 60))]
-    found = price_by_damage(simulated(rows, {r.group: law(r.damage or 0) for r in anchors(rows)}), NO_FLOOR)
+    found = prices_on_curve(simulated(rows, {r.group: law(r.damage or 0) for r in anchors(rows)}), NO_FLOOR)
     for made in found:
         assert made.damage is not None
         assert made.price is not None
@@ -62,7 +64,7 @@ def test_intervals_hold_about_as_often_as_they_say() -> None:
         kl = {f"g{i}": law(d) * math.exp(0.4 * generator.standard_normal()) for i, d in enumerate(damage)}
         rows = [row(float(d), name=f"g{i}") for i, d in enumerate(damage)]
         chosen = {r.group for r in anchors(rows)}
-        for made in price_by_damage(simulated(rows, {name: kl[name] for name in chosen}), NO_FLOOR):
+        for made in prices_on_curve(simulated(rows, {name: kl[name] for name in chosen}), NO_FLOOR):
             if made.group not in chosen:
                 assert made.price_low is not None
                 assert made.price_high is not None
@@ -81,10 +83,10 @@ def test_anchors_span_the_damage_and_are_few() -> None:
 
 def test_the_floor_is_no_part_of_a_price() -> None:
     rows = [row(float(d), layer=i % 3, name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 30))]
-    floor = Floor(depths=(0, 2), kl=(0.002, 0.001))
+    floor = RoundingFloor(depths=(0, 2), kl=(0.002, 0.001))
 
     kl = {r.group: (r.damage or 0) + floor.at(r.layer or 0) for r in anchors(rows)}
-    found = price_by_damage(simulated(rows, kl), floor)
+    found = prices_on_curve(simulated(rows, kl), floor)
     worst = found[-1]
     assert worst.price == pytest.approx(0.1, rel=0.01)
     assert sum(made.price or 0 for made in found) == pytest.approx(sum(r.damage or 0 for r in rows), rel=0.1)
@@ -92,12 +94,12 @@ def test_the_floor_is_no_part_of_a_price() -> None:
 
 def test_what_cannot_be_simulated_has_no_price() -> None:
     rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 20))]
-    assert price_by_damage(rows, NO_FLOOR) == rows
+    assert prices_on_curve(rows, NO_FLOOR) == rows
     few = simulated(rows, {r.group: 0.1 for r in rows[: FEWEST - 1]})
-    assert price_by_damage(few, NO_FLOOR) == few
-    assert price_by_damage([row(None)], NO_FLOOR) == [row(None)]
+    assert prices_on_curve(few, NO_FLOOR) == few
+    assert prices_on_curve([row(None)], NO_FLOOR) == [row(None)]
     known = simulated(rows, {r.group: r.damage for r in rows[::2]})
-    mixed = price_by_damage([*known, row(None), row(0.1, layer=None)], NO_FLOOR)
+    mixed = prices_on_curve([*known, row(None), row(0.1, layer=None)], NO_FLOOR)
     assert [made.price for made in mixed[-2:]] == [None, None]
     assert all(made.price is not None for made in mixed[:-2])
 
@@ -106,7 +108,7 @@ def test_every_group_that_was_simulated_shapes_the_curve() -> None:
     """KL that bends between the anchors is met where more groups were simulated."""
     rows = [row(float(d), name=f"g{i}") for i, d in enumerate(np.geomspace(1e-4, 0.1, 60))]
     kl = {r.group: 1e-4 if (r.damage or 0) < 0.01 else 0.5 for r in rows}
-    few = price_by_damage(simulated(rows, {r.group: kl[r.group] for r in anchors(rows)}), NO_FLOOR)
-    all_of_them = price_by_damage(simulated(rows, kl), NO_FLOOR)
+    few = prices_on_curve(simulated(rows, {r.group: kl[r.group] for r in anchors(rows)}), NO_FLOOR)
+    all_of_them = prices_on_curve(simulated(rows, kl), NO_FLOOR)
     assert [made.price for made in all_of_them] == pytest.approx(list(kl.values()), rel=1e-6)
     assert [made.price for made in few] != pytest.approx(list(kl.values()), rel=0.5)
