@@ -62,7 +62,7 @@ corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count
 
 schema: $(INSTALLED) ## Write the card's JSON Schema and the list of rules anew
 	$(BIN)/python -m quantaudit.card.jsonschema docs/card.schema.json
-	$(BIN)/python -m quantaudit.gate.catalogue docs/rules.md
+	$(BIN)/python -m tools.rules_page docs/rules.md
 
 sweep: $(INSTALLED) ## Measure a tiny model of every architecture that transformers has; goes on where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sweep --results sweep.jsonl

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from quantaudit._version import __version__
+from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
@@ -47,7 +48,17 @@ def build_card(
     peak = peak_summary(sites)
     covered = coverage(profile)
     stability = stability_info(profile, peak)
-    findings = find(provenance, sites, covered, peak, simulation, policy, stability)
+    findings = find(
+        CardEvidence(
+            provenance=provenance,
+            sites=sites,
+            coverage=covered,
+            peak=peak,
+            policy=policy,
+            simulation=simulation,
+            stability=stability,
+        )
+    )
     return Card(
         quantaudit_version=__version__,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from quantaudit.conform.card_inputs import fused_groups, input_sites
 from quantaudit.conform.model_check import check_model
 from quantaudit.conform.rules import ranges as rules
 from quantaudit.conform.rules.contents import contents
+from quantaudit.conform.rules.other_scales import broken_others
 from quantaudit.conform.rules.schemes import schemes
 from quantaudit.conform.rules.storage import stored_tensors
 from quantaudit.policy import Policy
@@ -60,7 +61,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
     pairs = [(row, sites.get(row.module)) for row in artifact.inputs]
     findings = [
         *rules.broken_inputs(pairs, policy),
-        *rules.broken_others(artifact.others),
+        *broken_others(artifact.others),
         *rules.missing(artifact.missing),
         *absent,
         *(_contract(artifact.checkpoint) if artifact.checkpoint else ()),

@@ -8,12 +8,13 @@ from pathlib import Path
 from quantaudit._version import __version__
 from quantaudit.card.schema import Card
 from quantaudit.card.text import visible
+from quantaudit.common.findings import Hit, Rule, apply
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.common.rounding import significant
 from quantaudit.errors import FormatError
 from quantaudit.gate.evidence import Evidence, gather
 from quantaudit.gate.report import GateFinding, GateReport, Limits
-from quantaudit.gate.rules import RULES, Hit, Rule
+from quantaudit.gate.rules import RULES
 from quantaudit.policy import Policy
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.simulate.records import Simulation
@@ -34,7 +35,7 @@ def judge(evidence: Evidence) -> GateReport:
     """Apply every rule and draw the conclusion."""
     severities = evidence.policy.gate.severities
     applied = [rule for rule in RULES.values() if severities.get(rule.code) != "off"]
-    findings = [_finding(rule, hit, evidence) for rule in applied for hit in rule.check(evidence)]
+    findings = [_finding(rule, hit, evidence) for rule, hit in apply(applied, evidence)]
     findings.sort(key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code))
     outcome = _outcome(findings)
     return GateReport(

@@ -9,9 +9,10 @@ from dataclasses import replace
 from compressed_tensors.quantization import QuantizationArgs
 
 from quantaudit.card.build import coverage, peak_summary, site_row
-from quantaudit.card.judge.findings import fp16_headroom
+from quantaudit.card.judge.findings import overflows
 from quantaudit.card.schema import Finding
 from quantaudit.card.text import share_in_words
+from quantaudit.common.findings import Hit
 from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
@@ -64,29 +65,27 @@ def _seen(profile: Profile, site: SiteInfo) -> SiteStatistics | None:
 
 
 def _unseen(member: str) -> Finding:
-    return Finding(
-        code="QA101",
+    hit = Hit(
         severity="error",
         module=member,
         message="its input is to be quantized, and no calibration token reached it",
         value=0.0,
-        threshold=None,
-        reason="What was not measured cannot be declared safe, and its scale would be whatever memory held.",
+        why="What was not measured cannot be declared safe, and its scale would be whatever memory held.",
         remedy="Calibrate on text that reaches this module, or add it to the recipe's `ignore`.",
     )
+    return Finding.of("QA101", hit)
 
 
 def _nonfinite(site: SiteInfo, values: int) -> Finding:
-    return Finding(
-        code="QA102",
-        severity="error",
+    hit = Hit(
         module=site.module,
         message=f"{values:,} NaN or infinite values in its input",
         value=float(values),
         threshold=0.0,
-        reason="A scale taken from them is no number, and is saved without an error.",
+        why="A scale taken from them is no number, and is saved without an error.",
         remedy="Load the model in a wider dtype, and check its weights.",
     )
+    return Finding.of("QA102", hit)
 
 
 def _zeroed(
@@ -103,28 +102,26 @@ def _zeroed(
     limit = policy.zeroed_fraction
     if math.isnan(errors.zeroed_fraction) or errors.zeroed_fraction <= limit.warning:
         return []
-    return [
-        Finding(
-            code="QA302",
-            severity="error",
-            module=site.module,
-            message=(
-                f"a static scale ({observer}) rounds {share_in_words(errors.zeroed_fraction)} of its input to zero: "
-                f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels "
-                f"(SQNR {errors.sqnr_db:.1f} dB)"
-            ),
-            value=errors.zeroed_fraction,
-            threshold=limit.warning,
-            reason=limit.reason,
-            remedy="Quantize this input dynamically per token, or add the module to the recipe's `ignore`.",
-        )
-    ]
+    hit = Hit(
+        severity="error",
+        module=site.module,
+        message=(
+            f"a static scale ({observer}) rounds {share_in_words(errors.zeroed_fraction)} of its input to zero: "
+            f"it peaks at {max(-low, high):,.4g}, and keeps {errors.effective_levels:.1f} levels "
+            f"(SQNR {errors.sqnr_db:.1f} dB)"
+        ),
+        value=errors.zeroed_fraction,
+        threshold=limit.warning,
+        why=limit.reason,
+        remedy="Quantize this input dynamically per token, or add the module to the recipe's `ignore`.",
+    )
+    return [Finding.of("QA302", hit)]
 
 
 def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
     """QA201; where the model runs in another dtype than float16 it is a warning at most, as nothing overflows here."""
     peak = peak_summary([site_row(profile, site) for site in profile.sites])
-    found = fp16_headroom(peak, policy)
+    found = [Finding.of("QA201", hit) for hit in overflows(peak, policy)]
     if profile.provenance.model.dtype == "float16":
         return found
     return [row.model_copy(update={"severity": "warning"}) for row in found]

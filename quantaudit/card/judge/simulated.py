@@ -1,14 +1,15 @@
-"""Rules that look at a simulation and say what is wrong: one finding each, under a stable code."""
+"""Rules about a simulation."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
-from quantaudit.card.schema import Finding
+from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.text import counted, share_in_words
+from quantaudit.common.findings import Hit, rule
 from quantaudit.common.rounding import significant
 from quantaudit.policy import Policy
-from quantaudit.provenance import Provenance
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
@@ -16,41 +17,38 @@ GOOD_SQNR_DB = 20.0
 LOSS_SPREAD = 3.0
 """Standard deviation of one token's loss, in nats: what language models show on ordinary text."""
 FEWEST_SAMPLES = 2
-"""Samples below which no standard error can be told."""
+"""Samples below which no standard error is known."""
 
 
-def broken_load(provenance: Provenance, simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA104: a model that predicts the evaluation text worse than token frequencies do.
+@rule(
+    "QA104",
+    "A model that predicts the evaluation text worse than token frequencies do.",
+    severity="error",
+    why="Such a model was loaded wrongly, or was given another model's tokens; nothing measured on it can be trusted.",
+    remedy="Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
+    "original checkpoint instead.",
+)
+def broken_load(evidence: CardEvidence) -> Iterator[Hit]:
+    """A model that predicts the evaluation text worse than token frequencies do.
 
     An infinite perplexity is null in a record; there, the logits are finite nevertheless. Not finite ones are QA102's.
     """
-    row = next(iter(simulation.recipes), None)
-    if row is None or (row.perplexity_base is None and row.kl is None):
-        return []
+    simulation = evidence.simulation
+    row = None if simulation is None else next(iter(simulation.recipes), None)
+    if simulation is None or row is None or (row.perplexity_base is None and row.kl is None):
+        return
     perplexity = math.inf if row.perplexity_base is None else row.perplexity_base
-    evaluation = simulation.evaluation
-    guessing = evaluation.unigram_perplexity or float(provenance.model.vocab_size)
-    limit = policy.perplexity_over_unigram.error * guessing * chance(evaluation.tokens - len(evaluation.samples))
-    if perplexity <= limit:
-        return []
-    return [
-        Finding(
-            code="QA104",
-            severity="error",
-            module=None,
-            message=(
-                f"the unquantized model predicts the text worse than token frequencies do "
-                f"(perplexity {perplexity:,.0f} against {guessing:,.0f})"
-            ),
+    evaluation, rules = simulation.evaluation, evidence.policy.perplexity_over_unigram
+    guessing = evaluation.unigram_perplexity or float(evidence.provenance.model.vocab_size)
+    limit = rules.error * guessing * chance(evaluation.tokens - len(evaluation.samples))
+    if perplexity > limit:
+        yield Hit(
+            message=f"the unquantized model predicts the text worse than token frequencies do "
+            f"(perplexity {perplexity:,.0f} against {guessing:,.0f})",
             value=perplexity,
             threshold=limit,
-            reason=policy.perplexity_over_unigram.reason,
-            remedy=(
-                "Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
-                "original checkpoint instead."
-            ),
+            why=rules.reason,
         )
-    ]
 
 
 def chance(tokens: int) -> float:
@@ -58,17 +56,28 @@ def chance(tokens: int) -> float:
     return math.exp(2 * LOSS_SPREAD / math.sqrt(max(tokens, 1)))
 
 
-def few_tokens(simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA107: on how many tokens the verdicts rest, where they are few or a KL lies too near a limit; with its error."""
+@rule(
+    "QA107",
+    "On how many tokens the verdicts rest, where they are few or a KL lies too near a limit; with its error.",
+    severity="warning",
+    why="KL varies from text to text: on few tokens, or near a limit, the choice of text decides as much as the scheme "
+    "does.",
+    remedy="Raise --evaluation-tokens, and give more samples of the text that the model is used on.",
+)
+def few_tokens(evidence: CardEvidence) -> Iterator[Hit]:
+    """On how many tokens the verdicts rest: a warning where they are few, information where a KL lies near a limit."""
+    simulation, policy = evidence.simulation, evidence.policy
+    if simulation is None:
+        return
     names = {scheme.name for scheme in simulation.schemes}
     scored = [row for row in simulation.recipes if row.name in names and row.kl is not None]
     if not scored:
-        return []
+        return
     evaluation, limit = simulation.evaluation, policy.evaluation
     row, distance = min(((row, _errors_to_limit(row, policy)) for row in scored), key=lambda pair: pair[1])
     few = evaluation.tokens < limit.tokens or len(evaluation.samples) < FEWEST_SAMPLES
     if not few and distance >= limit.errors:
-        return []
+        return
     error = "unknown" if row.kl_stderr is None else f"{row.kl_stderr:.2g}"
     message = (
         f"the verdicts rest on {counted(evaluation.tokens, 'token')} of {counted(len(evaluation.samples), 'sample')}; "
@@ -76,18 +85,13 @@ def few_tokens(simulation: Simulation, policy: Policy) -> list[Finding]:
     )
     if distance < limit.errors:
         message += ", too near a limit to tell the sides apart"
-    return [
-        Finding(
-            code="QA107",
-            severity="warning" if few else "info",
-            module=None,
-            message=message,
-            value=float(evaluation.tokens),
-            threshold=float(limit.tokens),
-            reason=limit.reason,
-            remedy="Raise --evaluation-tokens, and give more samples of the text that the model is used on.",
-        )
-    ]
+    yield Hit(
+        severity="warning" if few else "info",
+        message=message,
+        value=float(evaluation.tokens),
+        threshold=float(limit.tokens),
+        why=limit.reason,
+    )
 
 
 def _errors_to_limit(row: RecipeRow, policy: Policy) -> float:
@@ -97,30 +101,35 @@ def _errors_to_limit(row: RecipeRow, policy: Policy) -> float:
     return min(abs(row.kl - limit) for limit in (policy.kl.ready, policy.kl.care)) / row.kl_stderr
 
 
-def damage(simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA301: fused groups whose quantization alone damages their block, one finding for each scheme."""
-    found = []
+@rule(
+    "QA301",
+    "Fused groups whose quantization alone damages their block, one finding for each scheme.",
+    severity="warning",
+    why="Damage is the relative squared change of a decoder block's output, and damages of many groups add up in the "
+    "logits.",
+    remedy="Give these groups per-token scales, or leave them unquantized.",
+)
+def damage(evidence: CardEvidence) -> Iterator[Hit]:
+    """Fused groups whose quantization alone damages their block, one hit for each scheme."""
+    simulation, limit = evidence.simulation, evidence.policy.damage
+    if simulation is None:
+        return
     for scheme in simulation.schemes:
         rows = [
             (row.damage, row.group)
             for row in simulation.groups
-            if row.scheme == scheme.name and row.damage is not None and row.damage > policy.damage.warning
+            if row.scheme == scheme.name and row.damage is not None and row.damage > limit.warning
         ]
         if rows:
             worst, group = max(rows)
-            found.append(
-                Finding(
-                    code="QA301",
-                    severity="warning",
-                    module=group,
-                    message=f"{scheme.title} damages {counted(len(rows), 'fused group')} noticeably, `{group}` most",
-                    value=worst,
-                    threshold=policy.damage.warning,
-                    reason=policy.damage.reason,
-                    remedy=_gentler(scheme),
-                )
+            yield Hit(
+                module=group,
+                message=f"{scheme.title} damages {counted(len(rows), 'fused group')} noticeably, `{group}` most",
+                value=worst,
+                threshold=limit.warning,
+                why=limit.reason,
+                remedy=_gentler(scheme),
             )
-    return found
 
 
 def _gentler(scheme: SchemeInfo) -> str:
@@ -133,31 +142,32 @@ def _gentler(scheme: SchemeInfo) -> str:
     return "Give these groups per-token scales, or leave them unquantized."
 
 
-def zeroed(simulation: Simulation, policy: Policy) -> list[Finding]:
-    """QA302: tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass."""
-    found = []
+@rule(
+    "QA302",
+    "Tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass.",
+    severity="warning",
+    why="Such a tensor carries its peaks alone; its SQNR can look good all the same, because the peaks dominate it.",
+    remedy="Give these tensors per-token scales; a percentile clip would cut off the peaks instead.",
+)
+def zeroed(evidence: CardEvidence) -> Iterator[Hit]:
+    """Tensors that a static scheme rounds to zero, and how many of them an SQNR check would pass."""
+    simulation, policy = evidence.simulation, evidence.policy
+    if simulation is None:
+        return
     for scheme in simulation.schemes:
         rows = zeroed_tensors(simulation, scheme, policy)
         if rows:
             share, worst = rows[0]
             hidden = sum((row.sqnr_db or 0.0) >= GOOD_SQNR_DB for _, row in rows)
-            found.append(
-                Finding(
-                    code="QA302",
-                    severity="warning",
-                    module=worst.group,
-                    message=(
-                        f"{scheme.title} rounds most values of {counted(len(rows), 'tensor')} to zero "
-                        f"(`{worst.group}`: {share_in_words(share, policy.zeroed_fraction.warning)}); {hidden} of "
-                        "them would pass an SQNR check"
-                    ),
-                    value=share,
-                    threshold=policy.zeroed_fraction.warning,
-                    reason=policy.zeroed_fraction.reason,
-                    remedy="Give these tensors per-token scales; a percentile clip would cut off the peaks instead.",
-                )
+            yield Hit(
+                module=worst.group,
+                message=f"{scheme.title} rounds most values of {counted(len(rows), 'tensor')} to zero "
+                f"(`{worst.group}`: {share_in_words(share, policy.zeroed_fraction.warning)}); {hidden} of them would "
+                "pass an SQNR check",
+                value=share,
+                threshold=policy.zeroed_fraction.warning,
+                why=policy.zeroed_fraction.reason,
             )
-    return found
 
 
 def zeroed_tensors(simulation: Simulation, scheme: SchemeInfo, policy: Policy) -> list[tuple[float, TensorErrorRow]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from quantaudit.common.findings import Hit, find_rule
 from quantaudit.common.outcome import Severity
 from quantaudit.policy import Status
 from quantaudit.provenance import Number, Row
@@ -20,6 +21,26 @@ class Finding(Row):
     threshold: Number
     reason: str
     remedy: str
+
+    @classmethod
+    def of(cls, code: str, hit: Hit) -> Finding:
+        """What a rule of a card or an artifact found; severity and texts are the rule's where the hit has none.
+
+        Raises KeyError where no such rule is registered.
+        """
+        rule = find_rule(code)
+        severity = hit.severity or rule.severity
+        return cls(
+            code=code,
+            # What a range is unmeasured for never passes; a card's findings have no word of their own for it.
+            severity="warning" if severity == "inconclusive" else severity,
+            module=hit.module,
+            message=hit.message,
+            value=hit.value,
+            threshold=hit.threshold,
+            reason=hit.why or rule.why,
+            remedy=hit.remedy or rule.remedy,
+        )
 
 
 class WorstGroup(Row):

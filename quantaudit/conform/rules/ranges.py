@@ -1,32 +1,20 @@
-"""Rules about the scales of an artifact, one finding each, under stable codes."""
+"""Rules about the static input ranges of an artifact, held against what a card measured."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
 from quantaudit.card.schema import Finding, SiteRow
 from quantaudit.common.outcome import Severity
-from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing, OtherScale
+from quantaudit.conform.artifacts.records import Artifact, InputRange, Missing
 from quantaudit.conform.rules.catalogue import BROKEN, RECALIBRATE, finding
+from quantaudit.conform.rules.phrases import not_finite
 from quantaudit.policy import Policy
 
 UNKNOWN = "QA607"
 SAME = 0.01
 """Relative difference up to which two scales of one tensor are the same: a step of bfloat16 is 1/128."""
-SIGNED = ".weight_scale"
-"""Scales of which only the magnitude counts: AutoRound makes one negative where that gives the longer end of the
-symmetric grid, −128 of −128 … 127, to the side of the channel that reaches further."""
-STRAY = 1e6
-"""Factor from the median of its tensor beyond which a scale was never written: parts of healthy weights differ by 10⁴
-and more, memory that was not written holds subnormal numbers and 10³⁰."""
-FEW, MANY = 4, 256
-"""Numbers of scales from which on it is no chance that all are equal; the second of powers of two, which are few."""
-CACHES = (".q_scale", ".k_scale", ".v_scale")
-CACHE_RANGE = (1e-7, 100.0)
-"""Scales of caches that are believed: 8 bits of keys or values of up to 40,000."""
 DESIGNED = 0.25
 """Share of the measured peak that a moving average keeps even where single batches hold the peaks."""
 PLAUSIBLE = 2.0
@@ -65,7 +53,18 @@ def broken_inputs(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
         problem = broken(row, site, policy)
         if problem is not None:
             code, message, threshold, reason = problem
-            found.append(_finding(code, "error", row.module, message, row.scale, threshold, reason, RECALIBRATE))
+            found.append(
+                finding(
+                    code,
+                    row.module,
+                    message,
+                    severity="error",
+                    value=row.scale,
+                    threshold=threshold,
+                    why=reason,
+                    remedy=RECALIBRATE,
+                )
+            )
     return found
 
 
@@ -73,7 +72,7 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
     """(code, message, threshold, reason) where an input scale is garbage."""
     name = row.tensor
     if not math.isfinite(row.scale):
-        return "QA601", f"`{name}` is {_spell(row.scale)}", None, BROKEN
+        return "QA601", f"`{name}` is {not_finite(row.scale)}", None, BROKEN
     if row.scale <= 0:
         return "QA602", f"`{name}` is {row.scale:g}, which is no scale", 0.0, BROKEN
     if not row.low <= 0 <= row.high:
@@ -102,63 +101,10 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
     return None
 
 
-def broken_others(scales: Iterable[OtherScale]) -> list[Finding]:
-    """QA601, QA602, QA603 for every other scale: a card knows no weights, so one is held against its own tensor."""
-    found = []
-    for row in scales:
-        wrong = ~np.isfinite(row.values)
-        if wrong.any():
-            message = f"{_count(wrong, row)} {_spell(float(row.values[wrong][0]))}"
-            found.append(_scale_finding("QA601", row, message, wrong, None, BROKEN))
-            continue
-        used = row.values[~row.idle]
-        used = np.abs(used) if row.tensor.endswith(SIGNED) else used
-        wrong = used <= 0
-        if wrong.any():
-            message = f"{_count(wrong, row)} {used[wrong][0]:g}, which is no scale"
-            found.append(_scale_finding("QA602", row, message, wrong, 0.0, BROKEN))
-            continue
-        found += _stray(row, used)
-    return found
-
-
-def _stray(row: OtherScale, used: np.ndarray) -> list[Finding]:
-    """A scale unlike the others of its tensor; of a cache, one that no key or value explains."""
-    if row.tensor.endswith(CACHES):
-        wrong = (used > CACHE_RANGE[1]) | (used < CACHE_RANGE[0])
-        message = f"{_count(wrong, row)} {used[wrong][0]:.3g}, which no keys or values need" if wrong.any() else ""
-        reason = "Keys and values lie between a thousandth and some thousands: all of them would be zero, or clipped."
-        return [_scale_finding("QA603", row, message, wrong, CACHE_RANGE[1], reason)] if message else []
-    if len(used) < 3:
-        return []
-    exponents = bool(np.all(np.log2(used) % 1 == 0))
-    if len(used) >= (MANY if exponents else FEW) and used.min() == used.max():
-        severity: Severity = "warning" if exponents else "error"
-        message = f"all {len(used):,} values of `{row.tensor}` are {used[0]:.3g}"
-        return [finding("QA614", row.module, message, severity=severity)]
-    ratio = used / np.median(used)
-    wrong = (ratio > STRAY) | (ratio < 1 / STRAY)
-    if not wrong.any():
-        return []
-    message = f"{_count(wrong, row)} {used[wrong][0]:.3g}, while {np.median(used):.3g} is usual in that tensor"
-    reason = "Parts of one weight do not differ by such a factor: this looks like memory never written."
-    return [_scale_finding("QA603", row, message, wrong, STRAY, reason)]
-
-
-def _scale_finding(
-    code: str, row: OtherScale, message: str, wrong: np.ndarray, threshold: float | None, reason: str
-) -> Finding:
-    return _finding(code, "error", row.module, message, float(wrong.sum()), threshold, reason, RECALIBRATE)
-
-
 def missing(rows: Iterable[Missing]) -> list[Finding]:
     """QA606."""
     reason = "An engine that trusts the configuration fails on this module, or runs it with whatever its memory held."
-    remedy = "Save the artifact again, or add the module to the configuration's `ignore`."
-    return [
-        _finding("QA606", "error", row.module, f"`{row.tensor}` is missing: {row.reason}", None, None, reason, remedy)
-        for row in rows
-    ]
+    return [finding("QA606", row.module, f"`{row.tensor}` is missing: {row.reason}", why=reason) for row in rows]
 
 
 def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
@@ -183,7 +129,18 @@ def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
             remedy = "Calibrate on text like the text that is served, or audit on text like that of the calibration."
         else:
             continue
-        found.append(_finding("QA604", severity, row.module, message, share, limit, reason, remedy))
+        found.append(
+            finding(
+                "QA604",
+                row.module,
+                message,
+                severity=severity,
+                value=share,
+                threshold=limit,
+                why=reason,
+                remedy=remedy,
+            )
+        )
     return found
 
 
@@ -211,17 +168,13 @@ def disagreement(
             largest = max(rows, key=lambda row: row.scale)
             if largest.scale > smallest.scale * (1 + SAME):
                 found.append(
-                    _finding(
+                    finding(
                         "QA605",
-                        "warning",
                         smallest.module,
                         f"`{smallest.tensor}`: reads the same tensor as `{largest.module}` at "
                         f"{smallest.scale / largest.scale:.3g} of its scale, in the fused group `{group}`",
-                        smallest.scale / largest.scale,
-                        1 - SAME,
-                        "Serving engines run a fused group with one input scale, the largest: what was evaluated "
-                        "member by member is not what is served.",
-                        "Give all members of the group one scale.",
+                        value=smallest.scale / largest.scale,
+                        threshold=1 - SAME,
                     )
                 )
     return found
@@ -235,15 +188,11 @@ def unknown(pairs: Iterable[Pair]) -> list[Finding]:
             continue
         what = "the card does not know" if site is None else "the card did not measure"
         found.append(
-            _finding(
+            finding(
                 UNKNOWN,
-                "warning",
                 row.module,
                 f"`{row.tensor}`: has a static input range of {max(row.high, -row.low):.4g}, and {what} its input",
-                row.scale,
-                None,
-                "What was not measured cannot be declared safe.",
-                "Measure with text that reaches this module, on the model that the artifact was made from.",
+                value=row.scale,
             )
         )
     return found
@@ -258,18 +207,7 @@ def nothing_static(artifact: Artifact) -> list[Finding]:
         if artifact.dynamic
         else "inputs stay as they are"
     )
-    return [
-        _finding(
-            "QA608",
-            "info",
-            None,
-            f"the artifact has no static input range: {how}",
-            0.0,
-            None,
-            "Ranges that are computed as the model runs cannot miss a peak.",
-            "Nothing to do; what dynamic scales cost is on the card.",
-        )
-    ]
+    return [finding("QA608", None, f"the artifact has no static input range: {how}", value=0.0)]
 
 
 def without_mask(layers: Sequence[str]) -> list[Finding]:
@@ -277,50 +215,16 @@ def without_mask(layers: Sequence[str]) -> list[Finding]:
     if not layers:
         return []
     return [
-        _finding(
+        finding(
             "QA609",
-            "warning",
             layers[0],
             f"calibration runs {len(layers)} decoder layers without a causal mask: tokens see those behind them",
-            float(len(layers)),
-            0.0,
-            "Static scales are taken from activations that the deployed model never has. llm-compressor 0.14's "
+            value=float(len(layers)),
+            threshold=0.0,
+            why="Static scales are taken from activations that the deployed model never has. llm-compressor 0.14's "
             "sequential pipeline loses the mask of models that choose its function by `sliding_window` (Mistral, "
             "Mixtral, Phi-3, Qwen3-MoE).",
-            'Calibrate with pipeline="basic", in which no AuditModifier can take part; compare the result with '
+            remedy='Calibrate with pipeline="basic", in which no AuditModifier can take part; compare the result with '
             "`quantaudit conform`.",
         )
     ]
-
-
-def _count(wrong: np.ndarray, row: OtherScale) -> str:
-    number = int(wrong.sum())
-    if len(row.values) == 1:
-        return f"`{row.tensor}` is"
-    return f"{number:,} of {len(row.values):,} values of `{row.tensor}` {'is' if number == 1 else 'are'}"
-
-
-def _spell(value: float) -> str:
-    return "NaN" if math.isnan(value) else f"{'−' if value < 0 else ''}infinite"
-
-
-def _finding(
-    code: str,
-    severity: Severity,
-    module: str | None,
-    message: str,
-    value: float | None,
-    threshold: float | None,
-    reason: str,
-    remedy: str,
-) -> Finding:
-    return Finding(
-        code=code,
-        severity=severity,
-        module=module,
-        message=message,
-        value=value,
-        threshold=threshold,
-        reason=reason,
-        remedy=remedy,
-    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from quantaudit.gate.rules import calibration as activations
-from quantaudit.gate.rules import engine, measured, transforms
-from quantaudit.gate.rules import reach as structure
-from quantaudit.gate.rules import whole_model as whole
-from quantaudit.gate.rules.registry import RULES, Hit, Rule
+from collections.abc import Mapping
 
-for _code in sorted(RULES):
-    RULES[_code] = RULES.pop(_code)
+from quantaudit.common.findings import Rule, rules_of
+from quantaudit.gate.rules import calibration, engine, measured, reach, transforms, whole_model
 
-__all__ = ["RULES", "Hit", "Rule", "activations", "engine", "measured", "structure", "transforms", "whole"]
+__all__ = ["RULES", "calibration", "engine", "measured", "reach", "transforms", "whole_model"]
+
+RULES: Mapping[str, Rule] = rules_of("recipe")
+"""By code, in the order of codes."""

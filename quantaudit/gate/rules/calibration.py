@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
-from quantaudit.gate.rules.registry import Hit, count, rule, some
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, rule
+from quantaudit.gate.rules.phrases import some
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -24,7 +26,7 @@ def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
     """The recipe fixes input ranges at calibration."""
     static = sum(way.static for way in evidence.ways.values())
     if static:
-        yield Hit(message=f"{count(static, 'module')} with static input scales", value=float(static))
+        yield Hit(message=f"{counted(static, 'module')} with static input scales", value=float(static))
 
 
 @rule(
@@ -73,7 +75,7 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
         (parsed for parsed in evidence.recipe.modifiers if getattr(parsed.modifier, "resolved_config", None)), None
     )
     yield Hit(
-        message=f"inputs of {count(len(groups), 'fused group')} are observed by `minmax`{measured}",
+        message=f"inputs of {counted(len(groups), 'fused group')} are observed by `minmax`{measured}",
         module=groups[0].name,
         keys=evidence.recipe.lines.find(first.keys, "minmax") if first else None,
         value=max(spreads.values(), default=None),
@@ -101,7 +103,7 @@ def indivisible(evidence: Evidence) -> Iterator[Hit]:
         if rows:
             name, (columns, size) = next(iter(rows.items()))
             yield Hit(
-                message=f"{count(len(rows), 'module')} {text} the group size: `{name}` has {columns}, of {size}",
+                message=f"{counted(len(rows), 'module')} {text} the group size: `{name}` has {columns}, of {size}",
                 module=name,
                 value=float(columns),
                 threshold=float(size),
@@ -121,7 +123,7 @@ def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
     modules = [name for name, way in evidence.ways.items() if way.inputs and not way.weights]
     if modules:
         yield Hit(
-            message=f"{count(len(modules), 'module')} with quantized inputs and unquantized weights: {some(modules)}",
+            message=f"{counted(len(modules), 'module')} with quantized inputs and unquantized weights: {some(modules)}",
             module=modules[0],
             value=float(len(modules)),
         )
@@ -159,7 +161,7 @@ def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
     modules = stacked + transposed
     if modules:
         yield Hit(
-            message=f"{count(len(modules), 'module')} with weights that are no Linears: {some(modules)}",
+            message=f"{counted(len(modules), 'module')} with weights that are no Linears: {some(modules)}",
             module=modules[0],
             value=float(len(modules)),
         )

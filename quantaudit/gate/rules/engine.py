@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from quantaudit.gate.rules.registry import Hit, count, rule, some
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, rule
+from quantaudit.gate.rules.phrases import some
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -28,7 +30,7 @@ def refused(evidence: Evidence) -> Iterator[Hit]:
     for tried in evidence.trials:
         if tried.trial.refused is not None:
             yield Hit(
-                message=f"{count(len(tried.members), 'module')} with {tried.way.title}: {tried.trial.refused}",
+                message=f"{counted(len(tried.members), 'module')} with {tried.way.title}: {tried.trial.refused}",
                 module=tried.members[0],
             )
     for index, names in evidence.resolution.reached.items():
@@ -79,7 +81,7 @@ def parted(evidence: Evidence) -> Iterator[Hit]:
         members = [member for row in same for member in row[3].members]
         by = f", by the target `{target}`" if target else ""
         yield Hit(
-            message=f"{count(len(members), 'module')} saved as {saved} are read {read}{by}: {some(members)}",
+            message=f"{counted(len(members), 'module')} saved as {saved} are read {read}{by}: {some(members)}",
             module=members[0],
             value=float(len(members)),
         )
@@ -108,7 +110,7 @@ def unquantizable(evidence: Evidence) -> Iterator[Hit]:
         ):
             if names:
                 yield Hit(
-                    message=f"{count(len(names), 'module')} quantized, {what}, {said}: {some(names)}",
+                    message=f"{counted(len(names), 'module')} quantized, {what}, {said}: {some(names)}",
                     module=names[0],
                     value=float(len(names)),
                     severity="info" if severity == "info" else None,
@@ -174,7 +176,7 @@ def one_scale(evidence: Evidence) -> Iterator[Hit]:
         weights = tried.scheme.weights
         if weights is not None and weights.num_bits <= FEW_BITS and tried.way.weight_strategy == "tensor":
             yield Hit(
-                message=f"{count(len(tried.members), 'module')} with {weights.num_bits}-bit weights and one scale a "
+                message=f"{counted(len(tried.members), 'module')} with {weights.num_bits}-bit weights and one scale a "
                 f"tensor: {some(tried.members)}",
                 module=tried.members[0],
                 value=float(weights.num_bits),
@@ -210,7 +212,7 @@ def odd_blocks(evidence: Evidence) -> Iterator[Hit]:
         if odd:
             out_features, in_features = shapes[odd[0]]
             yield Hit(
-                message=f"{count(len(odd), 'module')} that blocks of {structure[0]} by {structure[1]} do not divide: "
+                message=f"{counted(len(odd), 'module')} that blocks of {structure[0]} by {structure[1]} do not divide: "
                 f"`{odd[0]}` is {out_features:,} by {in_features:,}",
                 module=odd[0],
                 value=float(len(odd)),
@@ -237,6 +239,6 @@ def without_effect(evidence: Evidence) -> Iterator[Hit]:
             above = () if place is None else place
             found = next((keys for keys in evidence.recipe.lines.places if keys and keys[-1] == key), above)
             yield Hit(
-                message=f"`{argument}` is not read by the observer of {count(len(tried.members), 'module')}",
+                message=f"`{argument}` is not read by the observer of {counted(len(tried.members), 'module')}",
                 keys=found,
             )

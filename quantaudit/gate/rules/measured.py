@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, rule
 from quantaudit.common.rounding import decimals, percentage, significant
-from quantaudit.gate.rules.registry import Hit, count, rule, some
-from quantaudit.gate.rules.remedies import gentler
+from quantaudit.gate.rules.phrases import gentler, some
 from quantaudit.provenance import Unmeasured
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def unmeasured(evidence: Evidence) -> Iterator[Hit]:
     for reason, rows in groupby(sorted([*listed, *silent], key=lambda row: row.reason), key=lambda row: row.reason):
         modules = [row.module for row in rows]
         yield Hit(
-            message=f"{count(len(modules), 'quantized module')} not measured ({reason}): {some(modules)}",
+            message=f"{counted(len(modules), 'quantized module')} not measured ({reason}): {some(modules)}",
             module=modules[0],
             value=float(len(modules)),
         )
@@ -59,7 +60,7 @@ def nonfinite(evidence: Evidence) -> Iterator[Hit]:
     if broken:
         values = sum(use.site.nonfinite for use in broken if use.site is not None)
         yield Hit(
-            message=f"{count(values, 'non-finite value')} at inputs of {count(len(broken), 'fused group')}: "
+            message=f"{counted(values, 'non-finite value')} at inputs of {counted(len(broken), 'fused group')}: "
             f"{some([use.name for use in broken])}",
             module=broken[0].name,
             value=float(values),
@@ -80,7 +81,7 @@ def uncalibrated(evidence: Evidence) -> Iterator[Hit]:
     missing = [use.name for use in evidence.uses if use.static and use.site is not None and use.name not in scaled]
     if missing:
         yield Hit(
-            message=f"{count(len(missing), 'fused group')} without a calibrated range: {some(missing)}",
+            message=f"{counted(len(missing), 'fused group')} without a calibrated range: {some(missing)}",
             module=missing[0],
             value=float(len(missing)),
         )
@@ -99,7 +100,7 @@ def starved(evidence: Evidence) -> Iterator[Hit]:
     if rows:
         modules = [row.module for row in rows]
         yield Hit(
-            message=f"{count(len(rows), 'quantized expert projection')} saw too few tokens: {some(modules)} "
+            message=f"{counted(len(rows), 'quantized expert projection')} saw too few tokens: {some(modules)} "
             f"({rows[0].reason})",
             module=modules[0],
             value=float(len(rows)),
@@ -153,7 +154,7 @@ def damaged(evidence: Evidence) -> Iterator[Hit]:
     if rows:
         shown = ", ".join(significant(damage, limit.warning, digits=2) for damage, _, _ in rows[:3])
         yield Hit(
-            message=f"{count(len(rows), 'fused group')} damaged: {some([name for _, name, _ in rows])} ({shown})",
+            message=f"{counted(len(rows), 'fused group')} damaged: {some([name for _, name, _ in rows])} ({shown})",
             module=rows[0][1],
             value=rows[0][0],
             threshold=limit.warning,
@@ -185,7 +186,7 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
     )
     if rows:
         yield Hit(
-            message=f"{count(len(rows), 'static input')} mostly rounded to zero: "
+            message=f"{counted(len(rows), 'static input')} mostly rounded to zero: "
             f"{some([name for _, name in rows])} "
             f"({', '.join(percentage(share, limit.warning) for share, _ in rows[:3])})",
             module=rows[0][1],
@@ -240,7 +241,7 @@ def missed(evidence: Evidence) -> Iterator[Hit]:
     out_of_reach = [use.name for use in hurting if not reached & set(use.members)]
     if out_of_reach:
         yield Hit(
-            message=f"{len(out_of_reach):,} of {count(len(hurting), 'fused group')} that hurt are out of its reach: "
+            message=f"{len(out_of_reach):,} of {counted(len(hurting), 'fused group')} that hurt are out of its reach: "
             f"{some(out_of_reach)}",
             keys=evidence.smoothings[0].keys,
             module=out_of_reach[0],

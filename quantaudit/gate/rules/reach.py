@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, rule
 from quantaudit.common.outcome import GateSeverity
-from quantaudit.gate.rules.registry import Hit, count, either, rule, some
+from quantaudit.gate.rules.phrases import either, some
 
 if TYPE_CHECKING:
     from quantaudit.gate.engine import Unit
@@ -84,7 +86,7 @@ def idle_targets(evidence: Evidence) -> Iterator[Hit]:
     for pattern in evidence.resolution.unmatched:
         if pattern.field == "targets":
             yield Hit(
-                message=f"target `{pattern.text}` " + texts[pattern.effect].format(count(pattern.modules, "module")),
+                message=f"target `{pattern.text}` " + texts[pattern.effect].format(counted(pattern.modules, "module")),
                 keys=pattern.keys,
                 module=pattern.text,
                 remedy=f"Did you mean {either(pattern.nearest)}?" if pattern.nearest else None,
@@ -112,7 +114,7 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
     for pattern in evidence.resolution.unmatched:
         if pattern.field == "ignore":
             yield Hit(
-                message=f"ignore `{pattern.text}` " + texts[pattern.effect].format(count(pattern.modules, "module")),
+                message=f"ignore `{pattern.text}` " + texts[pattern.effect].format(counted(pattern.modules, "module")),
                 keys=pattern.keys,
                 module=pattern.text,
                 severity=grave.get(pattern.effect, "info"),
@@ -161,8 +163,8 @@ def contested(evidence: Evidence) -> Iterator[Hit]:
     """Several targets of one kind match a module and ask for different schemes."""
     for overlap in evidence.resolution.overlaps:
         yield Hit(
-            message=f"`{overlap.chosen}` wins over {some(overlap.others)} at {count(len(overlap.modules), 'module')}: "
-            f"{some(overlap.modules)}",
+            message=f"`{overlap.chosen}` wins over {some(overlap.others)} at "
+            f"{counted(len(overlap.modules), 'module')}: {some(overlap.modules)}",
             keys=evidence.recipe.lines.find(evidence.recipe.modifiers[overlap.modifier].keys, overlap.chosen),
             module=overlap.modules[0],
             value=float(len(overlap.modules)),
@@ -206,7 +208,7 @@ def requantized(evidence: Evidence) -> Iterator[Hit]:
         origin = evidence.resolution.origins.get(modules[0])
         later = evidence.recipe.modifiers[origin.modifier if origin else -1]
         yield Hit(
-            message=f"two modifiers quantize {count(len(modules), 'module')}: {some(modules)}",
+            message=f"two modifiers quantize {counted(len(modules), 'module')}: {some(modules)}",
             keys=later.keys,
             module=modules[0],
             value=float(len(modules)),
@@ -214,7 +216,7 @@ def requantized(evidence: Evidence) -> Iterator[Hit]:
     emptied = [name for name in evidence.resolution.emptied if name not in evidence.resolution.schemes]
     if emptied:
         yield Hit(
-            message=f"{count(len(emptied), 'module')} lose the scheme that an earlier modifier gave them to one that "
+            message=f"{counted(len(emptied), 'module')} lose the scheme that an earlier modifier gave them to one that "
             f"targets them and names none: {some(emptied)}",
             module=emptied[0],
             value=float(len(emptied)),
@@ -240,7 +242,7 @@ def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
     for projection, uses in by_projection.items():
         use = uses[0]
         yield Hit(
-            message=f"{count(len(uses), f'{projection} group')} mixed, such as `{use.name}`: {_sides(use.schemes)}",
+            message=f"{counted(len(uses), f'{projection} group')} mixed, such as `{use.name}`: {_sides(use.schemes)}",
             module=use.name,
             value=float(len(uses)),
         )
@@ -260,8 +262,8 @@ def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
 def _number(number: int, what: str) -> str:
     """How many of something, where the plural of `layer's experts` is that of the layers."""
     if what == "layer's experts":
-        return f"experts of {count(number, 'layer')}"
-    return count(number, what)
+        return f"experts of {counted(number, 'layer')}"
+    return counted(number, what)
 
 
 def _schemes(unit: Unit, evidence: Evidence) -> dict[Quantized | None, list[str]]:
@@ -309,5 +311,7 @@ def routers(evidence: Evidence) -> Iterator[Hit]:
     ]
     if found:
         yield Hit(
-            message=f"{count(len(found), 'router')} quantized: {some(found)}", module=found[0], value=float(len(found))
+            message=f"{counted(len(found), 'router')} quantized: {some(found)}",
+            module=found[0],
+            value=float(len(found)),
         )

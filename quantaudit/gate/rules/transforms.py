@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quantaudit.gate.rules.registry import Hit, count, rule, some
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, rule
+from quantaudit.gate.rules.phrases import some
 from quantaudit.recipe.yaml_positions import Keys
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def late_transforms(evidence: Evidence) -> Iterator[Hit]:
         late = [name for name in earlier if changed is None or name in changed]
         if late:
             yield Hit(
-                message=f"{parsed.name} comes after a modifier that quantizes {count(len(late), 'module')} that it "
+                message=f"{parsed.name} comes after a modifier that quantizes {counted(len(late), 'module')} that it "
                 f"changes: {some(late)}",
                 keys=parsed.keys,
                 module=late[0],
@@ -99,8 +101,8 @@ def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
         norm, forgotten = rows[0]
         readers = [reader for _, row in rows for reader in row]
         yield Hit(
-            message=f"{name} divides the output of {count(len(rows), 'norm')}, such as `{norm}`, and forgets "
-            f"{count(len(readers), 'router' if router else 'reader')} of it: {some(forgotten)}",
+            message=f"{name} divides the output of {counted(len(rows), 'norm')}, such as `{norm}`, and forgets "
+            f"{counted(len(readers), 'router' if router else 'reader')} of it: {some(forgotten)}",
             keys=keys,
             module=norm,
             value=float(len(readers)),

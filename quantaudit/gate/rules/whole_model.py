@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from quantaudit.card.judge.verdict import BROKEN, STOPPERS
+from quantaudit.common.findings import Hit, rule
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
-from quantaudit.gate.rules.registry import Hit, rule
-from quantaudit.gate.rules.remedies import gentler
+from quantaudit.gate.rules.phrases import gentler
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from quantaudit.card.build import peak_summary
+from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide, explain_group
 from quantaudit.card.schema import Card, Coverage, Finding, SiteRow, Verdict
@@ -55,7 +56,15 @@ def audit(
         unmeasured=[],
         token_text={},
     )
-    findings = find(provenance, sites, coverage, peak_summary(sites), simulation, POLICY)
+    evidence = CardEvidence(
+        provenance=provenance,
+        sites=sites,
+        coverage=coverage,
+        peak=peak_summary(sites),
+        policy=POLICY,
+        simulation=simulation,
+    )
+    findings = find(evidence)
     return findings, decide(sites, coverage, simulation, findings, POLICY)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from quantaudit.card.build import peak_summary, site_row
-from quantaudit.card.judge.findings import exceedance as exceedance_finding
-from quantaudit.card.schema import GlobalPeak, StabilityInfo
+from quantaudit.card.judge.findings import exceedance
+from quantaudit.card.schema import Finding, GlobalPeak, StabilityInfo
 from quantaudit.card.sections.stability import exceedance_info, peak_stability, stability_info
 from quantaudit.measure.profile import Profile, Split
 from quantaudit.policy import load_policy
@@ -30,6 +32,10 @@ def profile_of(values: list[float], *, tokens: int = 4, name: str = "layers.0.ml
         if own:
             statistics[name, split] = accumulate(own)
     return Profile(provenance=provenance([site_info(name)], samples), statistics=statistics)
+
+
+def exceedance_findings(info: StabilityInfo) -> list[Finding]:
+    return [Finding.of("QA202", hit) for hit in exceedance(SimpleNamespace(stability=info, policy=POLICY))]
 
 
 def info_of(profile: Profile) -> StabilityInfo:
@@ -91,7 +97,7 @@ def test_evaluation_beyond_calibration_is_a_finding(highest: float, severity: st
     profile = profile_of([2.0, 1.0, 1.0, 1.0, 2.0, highest])
     info = info_of(profile)
     assert info.exceedance == exceedance_info(profile)
-    found = exceedance_finding(info, POLICY)
+    found = exceedance_findings(info)
     assert [row.severity for row in found] == ([severity] if severity else [])
     if found:
         row = info.exceedance.worst[0]
@@ -107,4 +113,4 @@ def test_evaluation_beyond_calibration_is_a_finding(highest: float, severity: st
 def test_one_split_alone_is_no_comparison() -> None:
     info = info_of(profile_of([1.0, 2.0]))
     assert (info.exceedance.compared, info.exceedance.worst) == (0, [])
-    assert exceedance_finding(info, POLICY) == []
+    assert exceedance_findings(info) == []

@@ -1,8 +1,8 @@
-"""What to do instead, as it fits the schemes that a recipe has: advice to become what one is helps nobody."""
+"""Phrases that several rules use: lists of names, and what hurts less than the schemes that a recipe has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,10 @@ FEW_BITS = 4
 
 
 def gentler(ways: Iterable[Quantized], what: str) -> str:
-    """How to quantize modules with less harm, without a full stop. what: these modules, such as `these groups`."""
+    """How to quantize modules with less harm, as fits their schemes: advice to become what one is helps nobody.
+
+    Without a full stop. what: these modules, such as `these groups`.
+    """
     found = list(ways)
     options = []
     if any(way.static for way in found):
@@ -24,3 +27,14 @@ def gentler(ways: Iterable[Quantized], what: str) -> str:
         options.append(f"give the weights of {what} more bits or smaller groups")
     text = ", or ".join([*options, "leave them unquantized" if options else f"leave {what} unquantized"])
     return f"{text[0].upper()}{text[1:]}"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names in backquotes, and how many more there are."""
+    text = ", ".join(f"`{name}`" for name in names[:most])
+    return f"{text} and {len(names) - most:,} more" if len(names) > most else text
+
+
+def either(names: Sequence[str]) -> str:
+    """Names in backquotes, joined by `or`."""
+    return " or ".join(f"`{name}`" for name in names)

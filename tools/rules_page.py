@@ -1,0 +1,71 @@
+"""Writes docs/rules.md, the list of all rules, from their registry: `python -m tools.rules_page docs/rules.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantaudit.common.files import write_text
+from quantaudit.common.findings import Rule, rules_of
+from quantaudit.gate.catalogue import all_rules, has_entry
+
+HEAD = """\
+# Rules
+
+Written from the code by `python -m tools.rules_page docs/rules.md`; a test holds the two in step.
+`quantaudit gate --explain QA408` prints one entry. A code is never given to another rule.
+
+Each rule has a severity of its own, which a policy may change or switch `off` under `gate: severities:`. Some findings
+of a rule are milder or graver than its severity, as its entry says.
+
+- `error` fails the gate (exit code 1), `warning` does so where the policy says `fail_on: warning`.
+- `inconclusive` ends it with exit code 3, unless something fails: what is not known never passes.
+- `info` is for the reader.
+"""
+
+
+def rules_page() -> str:
+    """The whole page, as Markdown ending in a newline."""
+    all_rules()
+    card, recipe, artifact = (list(rules_of(stage).values()) for stage in ("card", "recipe", "artifact"))
+    parts = [
+        HEAD,
+        f"## QA1xx to QA3xx: findings of a card\n\n{_table(card)}",
+        *(f"### {rule.code}\n\n{_reasons(rule)}" for rule in card if has_entry(rule)),
+        "## QA4xx: the recipe and the model\n",
+        *(_recipe_entry(rule) for rule in recipe if rule.code.startswith("QA4")),
+        "## QA5xx: the recipe and what was measured\n",
+        *(_recipe_entry(rule) for rule in recipe if rule.code.startswith("QA5")),
+        "## QA6xx: a quantized artifact, by `conform` and `verify`\n",
+        *(_artifact_entry(rule) for rule in artifact),
+    ]
+    return "\n".join(parts)
+
+
+def _table(rules: Iterable[Rule]) -> str:
+    rows = "".join(f"\n| {rule.code} | {rule.title} |" for rule in rules)
+    return f"| code | what was found |\n|---|---|{rows}\n"
+
+
+def _recipe_entry(rule: Rule) -> str:
+    return f"### {rule.code}: {rule.title}\n\n*{rule.severity}.* {rule.description}\n\n{_reasons(rule)}"
+
+
+def _artifact_entry(rule: Rule) -> str:
+    return f"### {rule.code}: {rule.title.rstrip('.')}\n\n*{rule.severity}.*\n\n{_reasons(rule)}"
+
+
+def _reasons(rule: Rule) -> str:
+    return f"- **Why**: {rule.why}\n- **What to do**: {rule.remedy}\n"
+
+
+def main(page: Annotated[Path, typer.Argument(help="file to write")] = Path("docs/rules.md")) -> None:
+    """Write the page."""
+    write_text(page, rules_page())
+
+
+if __name__ == "__main__":
+    typer.run(main)
