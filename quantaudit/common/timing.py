@@ -7,10 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LOG = logging.getLogger("quantaudit.common.timing")
 
@@ -22,7 +18,7 @@ def timed(stage: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _log(stage, start)
+        log_duration(stage, start)
 
 
 def imports_done() -> None:
@@ -30,22 +26,9 @@ def imports_done() -> None:
     LOG.debug("all is imported")
 
 
-def time_first_call(model: nn.Module, stage: str) -> None:
-    """Log how long the model's next call takes. Its hooks remove themselves; without anyone to read it, adds none."""
-    if not LOG.isEnabledFor(logging.DEBUG):
-        return
-
-    def before(_module: nn.Module, _args: Any) -> None:
-        start = perf_counter()
-        first.remove()
-
-        def after(_module: nn.Module, _args: Any, _output: Any) -> None:
-            last.remove()
-            _log(stage, start)
-
-        last = model.register_forward_hook(after)
-
-    first = model.register_forward_pre_hook(before)
+def is_shown() -> bool:
+    """Whether anyone reads these messages."""
+    return LOG.isEnabledFor(logging.DEBUG)
 
 
 def show_timings() -> None:
@@ -55,7 +38,8 @@ def show_timings() -> None:
     LOG.propagate = False
 
 
-def _log(stage: str, start: float) -> None:
+def log_duration(stage: str, start: float) -> None:
+    """Log that a stage that began at `start`, a reading of `perf_counter`, has ended."""
     LOG.debug("%s took %.2f s", stage, perf_counter() - start)
 
 

@@ -45,6 +45,7 @@ from quantaudit.integrations.verdict import judge_inputs, measured, own_tokens
 from quantaudit.measure.observe import Observation
 from quantaudit.measure.profile import Profile, save_profile
 from quantaudit.model.forward.attention import GivenMasks
+from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.forward.masked import MaskedBatch
 from quantaudit.policy import Policy, load_policy
 
@@ -114,8 +115,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
         self._attached.enter_context(observation.attached(ignore=lambda: HooksMixin._HOOKS_DISABLED))
         # Before the taps: it says which batch they are about to see.
         for module in following.entrances(state.model):
-            hook = module.register_forward_pre_hook(following.enter, with_kwargs=True, prepend=True)
-            self._attached.callback(hook.remove)
+            self._attached.enter_context(watch_inputs(module, following.enter, first=True))
 
     def on_calibration_end(self, state: State, event: Event, **kwargs: Any) -> None:
         """Judge what was seen. Raises AuditError where it fails."""

@@ -22,6 +22,7 @@ from quantaudit.measure.profile import Profile, Split, merge_unmeasured, undersa
 from quantaudit.measure.run import environment
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.capture import calls, capture
+from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.model.forward.masked import MaskedBatch
 from quantaudit.model.loading.info import model_info
 from quantaudit.model.loading.load import LoadedModel
@@ -63,16 +64,12 @@ def observe(
             )
         observation.begin(given.get("input_ids"), given.get("attention_mask"))
 
-    with observation.attached():
-        handles = [
-            model.register_forward_pre_hook(enter, with_kwargs=True, prepend=True),
-            model.register_forward_hook(lambda *_: observation.end(), always_call=True),
-        ]
-        try:
-            yield observation
-        finally:
-            for handle in handles:
-                handle.remove()
+    with (
+        observation.attached(),
+        watch_inputs(model, enter, first=True),
+        watch_outputs(model, lambda *_: observation.end(), always=True),
+    ):
+        yield observation
 
 
 class Observation:

@@ -13,6 +13,7 @@ from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.profile import Profile, merge_unmeasured, tokens, undersampled_experts, undersampled_inputs
 from quantaudit.model.forward.batches import Batch, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
+from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import ALL, Architecture, discover, non_text_sites
 from quantaudit.provenance import SiteInfo
@@ -91,9 +92,7 @@ class _ExtraRuns:
                 if any(not value.is_floating_point() and value.ndim == 2 for value in given):
                     self._run(experts, given[0].reshape(-1, given[0].shape[-1]))
 
-            stack.callback(
-                self._model.get_submodule(container).register_forward_pre_hook(hook, with_kwargs=True).remove
-            )
+            stack.enter_context(watch_inputs(self._model.get_submodule(container), hook))
 
     def _run(self, experts: list[nn.Module], x_NC: Tensor) -> None:
         self._running = True

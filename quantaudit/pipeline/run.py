@@ -13,7 +13,7 @@ from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Job, Stage, Stages, silent_stages
-from quantaudit.common.timing import imports_done, time_first_call, timed
+from quantaudit.common.timing import imports_done, timed
 from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure.profile import Profile
@@ -21,6 +21,7 @@ from quantaudit.measure.shard import Shard
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
 from quantaudit.model.forward.causal import ahead_doubts
+from quantaudit.model.forward.hooks import time_first_call
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
 from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
 from quantaudit.model.loading.processor import load_processor

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from quantaudit.model.forward.hooks import watch_inputs
 
 if TYPE_CHECKING:
     from quantaudit.model.sites import Architecture
@@ -51,15 +53,10 @@ class GivenMasks:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Notes every call of every layer while the context lasts."""
-        handles = [
-            module.register_forward_pre_hook(lambda called, _args, kwargs: self.note(called, kwargs), with_kwargs=True)
-            for module in self._paths
-        ]
-        try:
+        with ExitStack() as stack:
+            for module in self._paths:
+                stack.enter_context(watch_inputs(module, lambda called, _args, kwargs: self.note(called, kwargs)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @property
     def absent(self) -> list[str]:

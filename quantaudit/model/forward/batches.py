@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError, QuantauditError
+from quantaudit.model.forward.hooks import replace_inputs
 from quantaudit.model.forward.routing import Routed
 from quantaudit.stats.labels import ALL, Chosen, Labels
 
@@ -216,8 +217,5 @@ def last_logit_only(model: nn.Module) -> Iterator[None]:
     if head is None:
         yield
         return
-    handle = head.register_forward_pre_hook(lambda _module, args: (args[0][:, -1:], *args[1:]))
-    try:
+    with replace_inputs(head, lambda _module, args, kwargs: ((args[0][:, -1:], *args[1:]), kwargs)):
         yield
-    finally:
-        handle.remove()

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
+from quantaudit.model.forward.hooks import Arguments, InputWatcher, Keywords, OutputWatcher, watch_inputs, watch_outputs
 from quantaudit.model.structure import FUSED_GATE
 from quantaudit.provenance import SiteInfo
 
@@ -36,17 +37,13 @@ def capture(
                 continue
             for path in site.modules or [site.module]:
                 module = model.get_submodule(path)
-                handle = (
-                    module.register_forward_pre_hook(_input_hook(site, receive, fired, refuse), with_kwargs=True)
+                stack.enter_context(
+                    watch_inputs(module, _input_hook(site, receive, fired, refuse))
                     if site.tap == "input"
-                    else module.register_forward_hook(
-                        _output_hook(site, receive, fired, _selector(site, module), refuse)
-                    )
+                    else watch_outputs(module, _output_hook(site, receive, fired, _selector(site, module), refuse))
                 )
-                stack.callback(handle.remove)
             for member in site.members[1:]:
-                counter = model.get_submodule(member).register_forward_pre_hook(_counting_hook(member, fired))
-                stack.callback(counter.remove)
+                stack.enter_context(watch_inputs(model.get_submodule(member), _counting_hook(member, fired)))
         yield fired
 
 
@@ -56,7 +53,7 @@ def calls(model: nn.Module, paths: Iterable[str]) -> Iterator[Counter[str]]:
     called: Counter[str] = Counter()
     with ExitStack() as stack:
         for path in paths:
-            stack.callback(model.get_submodule(path).register_forward_pre_hook(_counting_hook(path, called)).remove)
+            stack.enter_context(watch_inputs(model.get_submodule(path), _counting_hook(path, called)))
         yield called
 
 
@@ -82,8 +79,8 @@ def with_first_tensor(values: Any, tensor: Tensor) -> Any:
     return (*values[:first], tensor, *values[first + 1 :])
 
 
-def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str], refuse: Refuser | None) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str], refuse: Refuser | None) -> InputWatcher:
+    def hook(_module: nn.Module, args: Arguments, kwargs: Keywords) -> None:
         fired[site.module] += 1
         _hand_over(site, lambda: first_tensor((*args, *kwargs.values())), receive, refuse)
 
@@ -96,8 +93,8 @@ def _output_hook(
     fired: Counter[str],
     select: Callable[[Any], Tensor],
     refuse: Refuser | None,
-) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+) -> OutputWatcher:
+    def hook(_module: nn.Module, _args: Arguments, _kwargs: Keywords, output: Any) -> None:
         fired[f"{site.module}:output"] += 1
         _hand_over(site, lambda: select(output), receive, refuse)
 
@@ -136,8 +133,8 @@ def router_logits(output: Any, experts: int) -> Tensor:
     return wide[-1]
 
 
-def _counting_hook(member: str, fired: Counter[str]) -> Callable[..., None]:
-    def hook(_module: nn.Module, _args: Any) -> None:
+def _counting_hook(member: str, fired: Counter[str]) -> InputWatcher:
+    def hook(_module: nn.Module, _args: Arguments, _kwargs: Keywords) -> None:
         fired[member] += 1
 
     return hook

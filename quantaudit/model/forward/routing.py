@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.errors import MeasurementError
+from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.structure import ExpertList
 from quantaudit.stats.labels import Chosen
 
@@ -127,7 +128,7 @@ def _attach(stack: ExitStack, module: nn.Module, enter: Callable[[list[Tensor]],
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         enter([value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)])
 
-    stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+    stack.enter_context(watch_inputs(module, hook))
 
 
 def _enter_layer(state: _State, tensors: list[Tensor]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from quantaudit.model.forward.hooks import Arguments, Keywords, OutputChange, change_for_good
 
 _PLAIN = (nn.Linear.forward, Conv1D.forward)
 _TRIAL = 4
@@ -31,10 +32,10 @@ def reconcile_dtypes(model: nn.Module) -> list[str]:
     weights: list[Any] = [linear.weight for linear in linears]
     common: torch.dtype = Counter(weight.dtype for weight in weights).most_common(1)[0][0]
     for linear in linears:
-        linear.register_forward_pre_hook(_cast_input)
+        change_for_good(linear, inputs=_cast_input)
     for module in model.modules():
         if _is_wide_norm(module):
-            module.register_forward_hook(_rounding_to(common))
+            change_for_good(module, outputs=_rounding_to(common))
     name = str(common).removeprefix("torch.")
     return [f"norms that are kept in float32 return {name}, as Linears read it: the model does not run otherwise"]
 
@@ -63,8 +64,8 @@ def _is_wide_norm(module: nn.Module) -> bool:
     )
 
 
-def _rounding_to(dtype: torch.dtype) -> Callable[..., Tensor | None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Tensor | None:
+def _rounding_to(dtype: torch.dtype) -> OutputChange:
+    def hook(_module: nn.Module, args: Arguments, _kwargs: Keywords, output: Any) -> Tensor | None:
         given = args[0] if args and isinstance(args[0], Tensor) else None
         same = isinstance(output, Tensor) and given is not None and given.shape == output.shape
         return output.to(dtype) if same and output.dtype == torch.float32 else None
@@ -72,8 +73,8 @@ def _rounding_to(dtype: torch.dtype) -> Callable[..., Tensor | None]:
     return hook
 
 
-def _cast_input(linear: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+def _cast_input(linear: Any, args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords] | None:
     dtype = linear.weight.dtype
     if not args or not isinstance(args[0], Tensor) or args[0].dtype == dtype or not args[0].is_floating_point():
         return None
-    return (args[0].to(dtype), *args[1:])
+    return (args[0].to(dtype), *args[1:]), kwargs

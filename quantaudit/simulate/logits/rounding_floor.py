@@ -153,13 +153,12 @@ def perturb_ulp(x: Tensor, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def _perturbed(block: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    from quantaudit.model.forward.hooks import replace_inputs
+
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
         if args:
             return (perturb_ulp(args[0], generator), *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": perturb_ulp(kwargs["hidden_states"], generator)}
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with replace_inputs(block, hook):
         yield
-    finally:
-        handle.remove()

@@ -18,6 +18,7 @@ from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.model.structure import hidden_size
 from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
 from quantaudit.simulate.logits.kl import Scratch, TokenStats, compare, token_stats
@@ -170,8 +171,8 @@ def _inputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], None]]) -> I
     """Within the context, each tap takes the first argument of its module."""
     with ExitStack() as stack:
         for path, take in taps.items():
-            hook = lambda _module, args, take=take: take(args[0])  # noqa: E731
-            stack.callback(model.get_submodule(path).register_forward_pre_hook(hook).remove)
+            hook = lambda _module, args, _kwargs, take=take: take(args[0])  # noqa: E731
+            stack.enter_context(watch_inputs(model.get_submodule(path), hook))
         yield
 
 
@@ -180,8 +181,8 @@ def _block_outputs(model: nn.Module, blocks: Sequence[str], take: Any) -> Iterat
     """Within the context, `take` is called with each block's index and output."""
     with ExitStack() as stack:
         for index, path in enumerate(blocks):
-            hook = lambda _module, _args, output, index=index: take(index, first_tensor(output))  # noqa: E731
-            stack.callback(model.get_submodule(path).register_forward_hook(hook).remove)
+            hook = lambda _module, _args, _kwargs, h, index=index: take(index, first_tensor(h))  # noqa: E731
+            stack.enter_context(watch_outputs(model.get_submodule(path), hook))
         yield
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 from weakref import ref
 
 import torch
@@ -13,6 +12,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationStrate
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from torch import Tensor, nn
 
+from quantaudit.model.forward.hooks import InputChange, replace_inputs
 from quantaudit.model.sites import Group
 from quantaudit.quant.lookup import StaticTable, dynamic_scales, fake_quantize_rows
 from quantaudit.quant.observers import QParams, in_dtype
@@ -61,8 +61,7 @@ def quantized_modules(
             _swap_weight(stack, model.get_submodule(path), weight)
         for path, quantizer in inputs.items():
             if quantizer is not None:
-                hook = model.get_submodule(path).register_forward_pre_hook(_pre_hook(quantizer))
-                stack.callback(hook.remove)
+                stack.enter_context(replace_inputs(model.get_submodule(path), _quantizing_hook(quantizer)))
         yield
 
 
@@ -137,8 +136,8 @@ def _unchanged(x: Tensor) -> Tensor:
     return x
 
 
-def _pre_hook(quantizer: InputQuantizer) -> Callable[..., Any]:
-    return lambda _module, args: (quantizer(args[0]), *args[1:])
+def _quantizing_hook(quantizer: InputQuantizer) -> InputChange:
+    return lambda _module, args, kwargs: ((quantizer(args[0]), *args[1:]), kwargs)
 
 
 def _memoized_by_input(quantize: InputQuantizer) -> InputQuantizer:

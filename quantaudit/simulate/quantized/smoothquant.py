@@ -23,6 +23,7 @@ from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
+from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.quantized.modules import copied_parameters
@@ -177,8 +178,8 @@ def _observed(model: nn.Module, paths: frozenset[str]) -> Iterator[dict[str, tup
 
     with ExitStack() as stack:
         for path in paths:
-            take = lambda _module, _args, output, path=path: hook(path, output)  # noqa: E731
-            stack.callback(model.get_submodule(path).register_forward_hook(take).remove)
+            take = lambda _module, _args, _kwargs, output, path=path: hook(path, output)  # noqa: E731
+            stack.enter_context(watch_outputs(model.get_submodule(path), take))
         yield found
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from quantaudit.model.forward.batches import Batch, arguments
+from quantaudit.model.forward.hooks import replace_outputs
 from quantaudit.simulate.logits.kl import slice_rows
 
 _STRETCH = 512
@@ -32,8 +33,8 @@ def differentiable(model: nn.Module) -> Iterator[None]:
         stack.callback(_restore, training, trained)
         model.eval().requires_grad_(False)
         # A clone is no leaf: the model may scale its embeddings in place.
-        handle = embedding.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_().clone())
-        stack.callback(handle.remove)
+        graph_start = replace_outputs(embedding, lambda _m, _a, _k, output: output.detach().requires_grad_().clone())
+        stack.enter_context(graph_start)
         yield
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme
@@ -225,11 +226,8 @@ class _Replay:
         """Outputs of the block and of the residual branch; None for a branch that did not run."""
         outputs: list[Tensor] = []
         module = block.get_submodule(self.branch.path)
-        handle = module.register_forward_hook(lambda _m, _a, output: outputs.append(first_tensor(output)))
-        try:
+        with watch_outputs(module, lambda _m, _a, _k, output: outputs.append(first_tensor(output))):
             output = first_tensor(block(*run.call.args, **run.call.kwargs))
-        finally:
-            handle.remove()
         return output, outputs[-1] if outputs else None
 
     def run_branch(self, block: nn.Module, run: CleanRun) -> tuple[None, Tensor | None]:

@@ -23,6 +23,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor, nn
 
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme
@@ -71,7 +72,7 @@ class LinearSensitivity:
         for group in self.groups:
             for member in group.members:
                 hook = _recorder(self.inputs[group.name], member)
-                stack.callback(self.model.get_submodule(member).register_forward_hook(hook, with_kwargs=True).remove)
+                stack.enter_context(watch_outputs(self.model.get_submodule(member), hook))
 
     def flush(self, *, full: bool = True) -> None:
         """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held."""

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.simulate.replay.patch_forward import replace_forward
 
 MEMO_BYTES = 1 << 30
@@ -101,8 +102,8 @@ def record(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         for path, module in block.named_modules():
             if path:
                 before, after = _watch(path, memo.calls, clock)
-                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(after).remove)
+                stack.enter_context(watch_inputs(module, before))
+                stack.enter_context(watch_outputs(module, after))
         output = first_tensor(block(*args, **kwargs))
     return output, memo
 
@@ -138,7 +139,7 @@ def _watch(
             calls[path] = ModuleCall(next(clock), args, kwargs)
             calls[path].versions = calls[path].current_versions()
 
-    def after(_module: nn.Module, _args: Any, output: Any) -> None:
+    def after(_module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         call = calls[path]
         call.end, call.output = (-1, None) if again else (next(clock), output)
         call.versions = (call.versions[0], call.current_versions()[1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.forward.capture import first_tensor
+from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 
 
 @dataclass(slots=True)
@@ -56,8 +57,8 @@ def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls) -> None:
 
     for path in calls:
         block = model.get_submodule(path)
-        handle = block.register_forward_pre_hook(lambda _m, a, k, path=path: watch(path, a, k), with_kwargs=True)
-        stack.callback(handle.remove)
+        hook = lambda _module, args, kwargs, path=path: watch(path, args, kwargs)  # noqa: E731
+        stack.enter_context(watch_inputs(block, hook))
 
 
 def record_gradients(stack: ExitStack, model: nn.Module, calls: Calls, inside: Mapping[str, Sequence[str]]) -> None:
@@ -75,8 +76,8 @@ def record_gradients(stack: ExitStack, model: nn.Module, calls: Calls, inside: M
     for block, paths in inside.items():
         for path in paths:
             module = model.get_submodule(block).get_submodule(path)
-            handle = module.register_forward_hook(lambda _m, _a, o, block=block, path=path: watch(block, path, o))
-            stack.callback(handle.remove)
+            hook = lambda _m, _a, _k, output, block=block, path=path: watch(block, path, output)  # noqa: E731
+            stack.enter_context(watch_outputs(module, hook))
 
 
 def _detached(value: Any) -> Any:

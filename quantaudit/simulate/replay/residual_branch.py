@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.capture import first_tensor, with_first_tensor
+from quantaudit.model.forward.hooks import replace_outputs
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.simulate.replay.memo import Memo, record
 from quantaudit.simulate.replay.recorded_calls import Call, record_calls
@@ -75,8 +76,8 @@ def _branch(block: nn.Module, call: Call, clean: Tensor, memo: Memo, child: str 
         """Whether the block's output is the clean one although children's outputs are changed."""
         with ExitStack() as stack:
             for path, change in changes.items():
-                hook = block.get_submodule(path).register_forward_hook(lambda _m, _a, o, change=change: change(o))
-                stack.callback(hook.remove)
+                hook = lambda _m, _a, _k, output, change=change: change(output)  # noqa: E731
+                stack.enter_context(replace_outputs(block.get_submodule(path), hook))
             return torch.equal(first_tensor(block(*call.args, **call.kwargs)), clean)
 
     if child is None or child not in memo.calls or not memo.calls[child].untouched or not same({child: _others_gone}):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.model.forward.batches import batches, forward
+from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.simulate.replay.patch_forward import replace_forward
 
 BlockOutputs = dict[str, Any]
@@ -24,13 +25,12 @@ def remember_outputs(model: nn.Module, blocks: Sequence[str]) -> Iterator[BlockO
     """Within the context, what the blocks return is copied. Memory: that of their outputs for one batch."""
     outputs: BlockOutputs = {}
 
-    def keep(path: str, _module: nn.Module, _args: Any, output: Any) -> None:
+    def keep(path: str, _module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
         outputs[path] = _copied(output)
 
     with ExitStack() as stack:
         for path in blocks:
-            handle = model.get_submodule(path).register_forward_hook(partial(keep, path))
-            stack.callback(handle.remove)
+            stack.enter_context(watch_outputs(model.get_submodule(path), partial(keep, path)))
         yield outputs
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from torch import nn, randn
 
 from quantaudit.common import timing
 
@@ -29,20 +28,7 @@ def test_a_stage_is_one_line_on_stderr_even_if_it_fails(shown: None, capsys: pyt
     assert captured.out == ""
 
 
-def test_only_the_first_call_is_timed_and_no_hook_remains(shown: None, capsys: pytest.CaptureFixture[str]) -> None:
-    model = nn.Linear(2, 2)
-    timing.time_first_call(model, "the first forward pass")
-    for _ in range(2):
-        model(randn(1, 2))
-    assert capsys.readouterr().err.count("the first forward pass took") == 1
-    assert not model._forward_hooks
-    assert not model._forward_pre_hooks
-
-
-def test_without_debug_nothing_is_said_and_no_hook_is_added(capsys: pytest.CaptureFixture[str]) -> None:
-    model = nn.Linear(2, 2)
-    timing.time_first_call(model, "the first forward pass")
-    assert not model._forward_pre_hooks
+def test_without_debug_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with timing.timed("weights"):
         pass
     assert capsys.readouterr().err == ""
