@@ -9,8 +9,9 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from quantaudit.card.charts import theme as looks
-from quantaudit.card.charts.all_charts import AnyChart, specification
+from quantaudit.card.charts import theme
+from quantaudit.card.charts.draw import specification
+from quantaudit.card.charts.theme import AnyChart
 from quantaudit.quant.schemes import Scheme
 
 SINGLE, MIXED = "one group", "mixed recipe"
@@ -31,8 +32,8 @@ def mixed_recipes(groups: Sequence[str], schemes: Sequence[Scheme], seed: int = 
 
 def calibration_chart(points: Sequence[dict[str, Any]]) -> AnyChart:
     """points: rows with `what` (SINGLE or MIXED), `estimate` and `kl`, both positive, in nats per token."""
-    low, high = looks.decades([value for row in points for value in (row["estimate"], row["kl"])])
-    scale, axis = looks.log_scale(low, high), looks.log_axis(low, high)
+    low, high = theme.decades([value for row in points for value in (row["estimate"], row["kl"])])
+    scale, axis = theme.log_scale(low, high), theme.log_axis(low, high)
     dots = (
         alt.Chart(alt.InlineData(values=list(points)))
         .mark_point(size=48, filled=True, opacity=0.8)
@@ -52,7 +53,7 @@ def calibration_chart(points: Sequence[dict[str, Any]]) -> AnyChart:
     ]
     rules = (
         alt.Chart(alt.InlineData(values=lines))
-        .mark_line(color=looks.NEUTRAL, strokeDash=[3, 3], strokeWidth=1, clip=True)
+        .mark_line(color=theme.NEUTRAL, strokeDash=[3, 3], strokeWidth=1, clip=True)
         .encode(x="kl:Q", y="estimate:Q", detail="line:N")
     )
     return alt.layer(rules, dots).properties(width=420, height=420)
@@ -63,5 +64,5 @@ def write_chart(points: Sequence[dict[str, Any]], path: Path) -> None:
     import vl_convert
 
     spec = specification(calibration_chart(points))
-    config = looks.paper("#1f2328", "#d0d7de", "#ffffff", looks.IMAGE_FONTS)
+    config = theme.paper("#1f2328", "#d0d7de", "#ffffff", theme.IMAGE_FONTS)
     path.write_text(vl_convert.vegalite_to_svg(spec, config=config), encoding="utf-8")

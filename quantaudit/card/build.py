@@ -13,6 +13,7 @@ from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
+from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.sections import experts
 from quantaudit.card.sections.landscape import place
 from quantaudit.card.sections.peak_locations import places_info, token_kind
@@ -25,7 +26,6 @@ from quantaudit.simulate.records import ScaleRow, Simulation
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics, summary
 
-FP16_MAX = 65504.0
 PEAKS_SHOWN = 5
 
 

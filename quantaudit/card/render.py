@@ -11,27 +11,30 @@ import functools
 import hashlib
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jinja2
 from markupsafe import Markup
 
 from quantaudit.card import text
-from quantaudit.card.charts import data as chart_data
 from quantaudit.card.schema import Card, dump_card
-from quantaudit.card.sections import granularity
 from quantaudit.card.sections.advice import advised
-from quantaudit.card.views import groups as rows
+from quantaudit.card.views.card_view import CardView
 from quantaudit.common.files import write_bytes, write_text
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 
-_IMAGE_WIDTH, _IMAGE_SCALE = 700, 2
-_LIMITS = {"finding_limit": 12, "group_limit": 15, "brief_limit": 8, "unmeasured_limit": 20, "layer_limit": 12}
-_PEAK_LIMIT = 10
+_LIMITS = {
+    "finding_limit": 12,
+    "group_limit": 15,
+    "brief_limit": 8,
+    "unmeasured_limit": 20,
+    "layer_limit": 12,
+    "peak_limit": 10,
+}
 _SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
 _HINT = "mend the template, or leave --template-dir out"
-Specifications = dict[str, dict[str, Any]]
+Specifications: TypeAlias = dict[str, dict[str, Any]]
 """Chart name → Vega-Lite specification."""
 _MARKS = {"READY": "✅", "READY WITH CARE": "⚠️", "NOT READY": "❌", "INCONCLUSIVE": "❔"}
 
@@ -41,7 +44,8 @@ def render_html(card: Card, template_dir: Path | None = None) -> str:
 
     Raises FormatError for a missing folder or a template that does not compile or run.
     """
-    return _page(card, _specifications(card), template_dir)
+    view = CardView(card)
+    return _page(view, _specifications(view), template_dir)
 
 
 def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
@@ -49,31 +53,8 @@ def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, 
 
     Raises FormatError like `render_html`.
     """
-    return _section(card, _specifications(card), template_dir)
-
-
-def _page(card: Card, specs: Specifications, template_dir: Path | None) -> str:
-    from quantaudit.card.charts import theme as looks
-
-    environment = _environment(template_dir, _html_output)
-    environment.filters["prose"] = _html_prose
-    page_script = _run(environment, "card.js.j2", {})
-    scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
-    context = _context(card) | {
-        "charts": specs,
-        "paper": looks.paper("currentColor", looks.FAINT, None),
-        "scripts": scripts,
-        "security_policy": _security_policy(scripts),
-    }
-    return _run(environment, "card.html.j2", context)
-
-
-def _section(card: Card, specs: Specifications, template_dir: Path | None) -> tuple[str, dict[str, bytes]]:
-    environment = _environment(template_dir, _markdown_output)
-    environment.filters |= {"code": _markdown_code, "prose": _markdown_prose}
-    paths = {name: Markup(f"assets/{name}.png") for name in specs}
-    page = _run(environment, "card.md.j2", _context(card) | {"charts": specs, "assets": paths})
-    return page, {str(paths[name]): _png(spec) for name, spec in specs.items() if paths[name] in page}
+    view = CardView(card)
+    return _section(view, _specifications(view), template_dir)
 
 
 def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[Path]:
@@ -81,9 +62,10 @@ def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[
 
     Everything is rendered before the first file appears. Raises FormatError (template) and OutputError (place).
     """
-    specs = _specifications(card)
-    page = _page(card, specs, template_dir)
-    section, images = _section(card, specs, template_dir)
+    view = CardView(card)
+    specs = _specifications(view)
+    page = _page(view, specs, template_dir)
+    section, images = _section(view, specs, template_dir)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
     for name, content in texts.items():
         write_text(out / name, content)
@@ -92,37 +74,49 @@ def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[
     return [out / name for name in (*texts, *images)]
 
 
-def _specifications(card: Card) -> Specifications:
-    from quantaudit.card.charts import all_charts as charts
+def _page(view: CardView, specs: Specifications, template_dir: Path | None) -> str:
+    from quantaudit.card.charts import theme
 
-    return {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
+    environment = _environment(template_dir, _html_output)
+    environment.filters["prose"] = _html_prose
+    page_script = _run(environment, "card.js.j2", {})
+    scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
+    context = _context(view) | {
+        "charts": specs,
+        "paper": theme.paper("currentColor", theme.FAINT, None),
+        "scripts": scripts,
+        "security_policy": _security_policy(scripts),
+    }
+    return _run(environment, "card.html.j2", context)
 
 
-def _context(card: Card) -> dict[str, Any]:
-    """What both templates see besides charts."""
+def _section(view: CardView, specs: Specifications, template_dir: Path | None) -> tuple[str, dict[str, bytes]]:
+    from quantaudit.card.charts.image import png
+
+    environment = _environment(template_dir, _markdown_output)
+    environment.filters |= {"code": _markdown_code, "prose": _markdown_prose}
+    paths = {name: Markup(f"assets/{name}.png") for name in specs}
+    page = _run(environment, "card.md.j2", _context(view) | {"charts": specs, "assets": paths})
+    return page, {str(paths[name]): png(spec) for name, spec in specs.items() if paths[name] in page}
+
+
+def _specifications(view: CardView) -> Specifications:
+    from quantaudit.card.charts.draw import specifications
+
+    return specifications(view)
+
+
+def _context(view: CardView) -> dict[str, Any]:
+    """What all templates see in addition to charts."""
+    from quantaudit.card.charts import drift_by_layer, error_by_granularity
+
     return _LIMITS | {
-        "card": card,
-        "static": rows.static_scheme(card),
-        "dynamic": rows.dynamic_scheme(card),
-        "titles": rows.scheme_titles(card),
-        "serious": rows.findings_of(card, "error", "warning"),
-        "remarks": rows.findings_of(card, "info"),
-        "groups": rows.group_lines(card),
-        "singles": rows.single_lines(card),
-        "peaks_quantized": rows.peak_lines(card, quantized=True)[:_PEAK_LIMIT],
-        "peaks_other": rows.peak_lines(card, quantized=False)[:_PEAK_LIMIT],
-        "stable_peaks": rows.stable_peaks(card),
-        "expert_lines": rows.expert_lines(card),
-        "expert_peaks": sorted(rows.expert_lines(card), key=lambda line: (-(line.amax or 0.0), line.layer)),
-        "unmeasured": rows.unmeasured_lines(card),
-        "undrawn": rows.undrawn_sites(card),
-        "granularities": granularity.worst(card),
-        "granularity_reading": granularity.reading(card),
-        "causes": rows.causes(card),
-        "drift_reading": chart_data.drift_reading(card),
-        "landscape": rows.landscape_lines(card),
-        "headroom": _headroom(card.peak.fp16_headroom),
-        "provenance": _provenance(card),
+        "card": view.card,
+        "view": view,
+        "granularity_reading": error_by_granularity.reading(view),
+        "drift_reading": drift_by_layer.reading(view.card),
+        "headroom": _headroom(view.card.peak.fp16_headroom),
+        "provenance": _provenance(view.card),
     }
 
 
@@ -257,28 +251,9 @@ def _security_policy(scripts: list[Markup]) -> str:
     return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
 
 
-def _png(spec: dict[str, Any]) -> bytes:
-    """The chart on white paper: a transparent one could not be read on a dark page."""
-    import vl_convert
-
-    from quantaudit.card.charts import theme as looks
-
-    image: bytes = vl_convert.vegalite_to_png(
-        spec | {"width": _IMAGE_WIDTH, "padding": 12},
-        scale=_IMAGE_SCALE,
-        config=looks.paper("#24292f", "#d0d7de", "#ffffff", looks.IMAGE_FONTS),
-        allowed_base_urls=[],
-    )
-    return image
-
-
 def _bar_width(fraction: float | None) -> str:
     """Percent for a CSS width, within 0 … 100 whatever the card says."""
     return f"{min(max(fraction or 0.0, 0.0), 1.0) * 100:.1f}"
-
-
-def _factor(value: float | None) -> str:
-    return text.ABSENT if value is None else f"{text.number(value)}×"
 
 
 def _coefficient(value: float | None) -> str:
@@ -292,11 +267,11 @@ _FILTERS: dict[str, Any] = {
     "count": text.count,
     "size": text.size,
     "token": text.token,
-    "factor": _factor,
+    "factor": text.factor,
     "coefficient": _coefficient,
     "bar_width": _bar_width,
     "sentence": text.sentence,
     "advised": advised,
-    "share": granularity.share,
+    "relative_error": text.relative_error,
     "mark": _MARKS.__getitem__,
 }

@@ -69,6 +69,16 @@ def percent(fraction: float | None, limits: Sequence[float] = ()) -> str:
     return f"{fraction:.1%}".replace("-", MINUS)
 
 
+def relative_error(value: float | None) -> str:
+    """A relative error as a percentage of three significant digits: these differ by orders of magnitude."""
+    return f"{number(None if value is None else 100 * value)}%"
+
+
+def factor(value: float | None) -> str:
+    """`4.32×`; '—' for None."""
+    return ABSENT if value is None else f"{number(value)}×"
+
+
 def decibels(value: float | None) -> str:
     """One decimal, without the unit; '—' for None."""
     return ABSENT if value is None else f"{value:.1f}".replace("-", MINUS)

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from quantaudit.card.build import build_card
-from quantaudit.card.charts import all_charts as charts
-from quantaudit.card.charts import experts as expert_charts
+from quantaudit.card.charts import peaks_by_expert
+from quantaudit.card.charts.draw import specification, specifications
 from quantaudit.card.schema import Card
-from quantaudit.card.views import groups as rows
+from quantaudit.card.views.card_view import CardView
 from quantaudit.common.choices import Experts
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import FormatError
@@ -231,7 +231,7 @@ def test_a_dead_expert_is_told_where_only_routed_tokens_ran(tiny_loaded: LoadedM
     assert card.experts is not None
     assert card.experts.reading.endswith("1 of them saw fewer than 16 routed tokens and are not measured.")
     assert "--experts all" in card.experts.calibration
-    assert rows.expert_lines(card)[1].starved == 1
+    assert CardView(card).experts[1].undersampled == 1
 
 
 def test_experts_that_the_toolkit_does_not_split_see_routed_tokens_alone(
@@ -265,7 +265,7 @@ def test_the_card_counts_and_peaks_are_those_of_a_plain_forward(
         assert layer.amax["gate_up_proj"][expert] == pytest.approx(float(mine.abs().max()), rel=1e-4)
         behind = made(loaded.model, expert, mine)
         assert layer.amax["down_proj"][expert] == pytest.approx(float(behind.abs().max()), rel=1e-4)
-    line = rows.expert_lines(card)[1]
+    line = CardView(card).experts[1]
     assert (line.fewest, line.most, line.experts) == (min(layer.tokens), max(layer.tokens), 4)
     highest = [max(pair, key=lambda v: v or 0.0) or 0.0 for pair in zip(*layer.amax.values(), strict=True)]
     assert (line.amax, line.expert) == (max(highest), highest.index(max(highest)))
@@ -281,16 +281,16 @@ def test_a_card_holds_one_site_for_each_group_of_experts(profiles: dict[Experts,
 
 def test_every_expert_has_a_cell_and_starved_ones_no_colour(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
     card = card_of(mixture(tiny_loaded, "gpt-oss", dead=2), corpus, "routed")
-    cells = expert_charts.expert_cells(card)
+    cells = peaks_by_expert.data(card)
     assert [(cell["layer"], cell["expert"]) for cell in cells] == [(i, e) for i in range(2) for e in range(4)]
-    assert [cell["expert"] for cell in cells if cell["starved"]] == [2]
-    chart = expert_charts.peaks_by_expert(card)
+    assert [cell["expert"] for cell in cells if cell["undersampled"]] == [2]
+    chart = peaks_by_expert.chart(CardView(card))
     assert chart is not None
-    spec = charts.specification(chart)
+    spec = specification(chart)
     coloured, grey = (spec["datasets"][layer["data"]["name"]] for layer in spec["layer"])
     assert (len(coloured), [(cell["layer"], cell["expert"]) for cell in grey]) == (7, [(1, 2)])
     assert spec["description"].endswith("Experts with too few tokens: 1.")
-    assert "peaks_by_expert" in charts.all_charts(card)
+    assert "peaks_by_expert" in specifications(CardView(card))
 
 
 def test_granularity_is_calibrated_on_the_same_tokens_as_scales(

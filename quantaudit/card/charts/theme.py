@@ -1,12 +1,14 @@
-"""How charts look: palette, shapes, scales, axes and paper. Shared by every chart, and knows nothing of cards."""
+"""Palette, shapes, scales, axes and paper: what all charts have in common. Knows nothing of cards."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import altair as alt
+
+AnyChart: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 
 PALETTE: dict[str, str] = {
     "down_proj": "#d55e00",
@@ -19,11 +21,11 @@ PALETTE: dict[str, str] = {
     "gate": "#9a5b4f",
     "router logits": "#7d63c9",
 }
-"""Okabe and Ito's colours, darkened or lightened to 3:1 on white and on near-black."""
+"""Okabe and Ito's colors, darkened or lightened to 3:1 on white and on near-black."""
 
 NEUTRAL, FAINT = "#808080", "#8080804d"
-"""Seen on both papers: for symbols without a colour, and for axes and grid."""
-SPARE_COLOURS = ("#5f7d2a", "#b5485d", "#4a7fd6", "#8a6fb0", "#3f8f8a")
+"""Seen on both papers: for symbols without a color, and for axes and grid."""
+SPARE_COLORS = ("#5f7d2a", "#b5485d", "#4a7fd6", "#8a6fb0", "#3f8f8a")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 # Powers of ten as people write them; Vega's own formats give "1e+0" or "1µ".
@@ -46,7 +48,7 @@ def paper(ink: str, faint: str, background: str | None, font: str = SYSTEM_FONTS
         "symbolSize": 60,
         "symbolStrokeWidth": 1.6,
         "labelLimit": 260,
-        # Symbols of legends that encode no colour.
+        # Symbols of legends that encode no color.
         "symbolBaseFillColor": NEUTRAL,
         "symbolBaseStrokeColor": NEUTRAL,
         # Legends below one another: side by side they would widen a chart beyond a narrow page.
@@ -62,14 +64,16 @@ def paper(ink: str, faint: str, background: str | None, font: str = SYSTEM_FONTS
     }
 
 
-def colour(field: str, data: list[dict[str, Any]]) -> alt.Color:
+def color(field: str, data: list[dict[str, Any]]) -> alt.Color:
+    """One color for each name in `field`: the palette's, or the next spare one."""
     names = ordered(row[field] for row in data)
-    spare = iter(SPARE_COLOURS * (len(names) // len(SPARE_COLOURS) + 1))
-    colours = [PALETTE.get(name.removesuffix(" input")) or next(spare) for name in names]
-    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=colours))
+    spare = iter(SPARE_COLORS * (len(names) // len(SPARE_COLORS) + 1))
+    colors = [PALETTE.get(name.removesuffix(" input")) or next(spare) for name in names]
+    return alt.Color(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=colors))
 
 
 def shape(field: str, data: list[dict[str, Any]]) -> alt.Shape:
+    """One symbol for each name in `field`."""
     names = ordered(row[field] for row in data)
     shapes = [SHAPES[index % len(SHAPES)] for index in range(len(names))]
     return alt.Shape(f"{field}:N", title=None, scale=alt.Scale(domain=names, range=shapes))
@@ -77,11 +81,12 @@ def shape(field: str, data: list[dict[str, Any]]) -> alt.Shape:
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Distinct names: those of the palette first, in its order, then the others by name."""
-    known = {name: index for index, name in enumerate(PALETTE)}
-    return sorted(set(names), key=lambda name: (known.get(name.removesuffix(" input"), len(known)), name))
+    rank = {name: index for index, name in enumerate(PALETTE)}
+    return sorted(set(names), key=lambda name: (rank.get(name.removesuffix(" input"), len(rank)), name))
 
 
 def tooltip(**titles: str) -> list[alt.Tooltip]:
+    """Fields of a row and what a tooltip calls them, in this order."""
     return [alt.Tooltip(f"{field}:N", title=title) for field, title in titles.items()]
 
 
@@ -102,18 +107,18 @@ def powers(low: float, high: float) -> list[float]:
 
 
 def log_scale(low: float, high: float) -> alt.Scale:
+    """A logarithmic scale over exactly this range."""
     return alt.Scale(type="log", domain=[low, high], nice=False)
 
 
 def log_axis(low: float, high: float) -> alt.Axis:
+    """The axis of `log_scale`, labeled at powers of ten."""
     return alt.Axis(values=powers(low, high), labelExpr=POWER_LABEL)
 
 
-def layer_axis(layers: Iterable[int]) -> alt.Axis:
-    span = max(layers, default=0)
-    return alt.Axis(format="d", grid=False, tickMinStep=1, tickCount=min(span, 10) or 1)
-
-
-def layer_scale(data: list[dict[str, Any]]) -> alt.Scale:
-    layers = [row["layer"] for row in data]
-    return alt.Scale(domain=[min(layers) - 0.5, max(layers) + 0.5], nice=False, zero=False)
+def layer_x(rows: list[dict[str, Any]]) -> alt.X:
+    """The horizontal axis of charts by layer: whole numbers, half a layer of room at both ends."""
+    layers = [row["layer"] for row in rows]
+    axis = alt.Axis(format="d", grid=False, tickMinStep=1, tickCount=min(max(layers), 10) or 1)
+    scale = alt.Scale(domain=[min(layers) - 0.5, max(layers) + 0.5], nice=False, zero=False)
+    return alt.X("layer:Q", title="layer", axis=axis, scale=scale)

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from quantaudit.provenance import Number, Row, Unmeasured
 
+FP16_MAX = 65504.0
+"""The largest finite FP16 number."""
+
 
 class Peak(Row):
     """One element of a tensor that is among its largest."""

@@ -1,10 +1,8 @@
-"""What a card says about advised recipes, in words and rows."""
+"""What a card says about advised recipes, in words."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from quantaudit.card.schema import AdviceInfo, AdvicePoint
+from quantaudit.card.schema import AdviceInfo
 from quantaudit.common.rounding import significant
 
 
@@ -22,27 +20,3 @@ def advised(advice: AdviceInfo) -> str:
         f"(goal: {advice.goal}, {goal}), simulated on {advice.tokens:,} tokens."
     )
     return text if advice.met else f"The goal was not met. {text}"
-
-
-def points(advice: AdviceInfo) -> list[dict[str, Any]]:
-    """Rows of the chart: every point with a KL above zero."""
-    roles = [
-        ("as written", [advice.before]),
-        ("everywhere alike", advice.references),
-        ("best mixed recipe", advice.curve),
-        ("advised", [advice.advised]),
-    ]
-    return [_row(role, point) for role, found in roles for point in found if point.kl and point.kept is not None]
-
-
-def _row(role: str, point: AdvicePoint) -> dict[str, Any]:
-    return {
-        "role": role,
-        "name": point.name,
-        "kept": point.kept,
-        "kl": point.kl,
-        "kept_text": f"{point.kept or 0.0:.1%}",
-        "kl_text": f"{point.kl:.4f} ± {point.kl_stderr or 0.0:.1g}",
-        "top1": "—" if point.top1 is None else f"{point.top1:.1%}",
-        "what": ", ".join(f"{count} {option.replace('_', ' ')}" for option, count in point.options.items()),
-    }

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from quantaudit.card import text
+from quantaudit.card.charts import error_by_granularity
 from quantaudit.card.jsonschema import schema_json
 from quantaudit.card.render import render_html, render_markdown, write_card
 from quantaudit.card.schema import Card, load_card
-from quantaudit.card.sections import granularity
-from quantaudit.card.views.groups import group_lines
+from quantaudit.card.views.card_view import CardView
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 from quantaudit.simulate.records import GranularityRow
@@ -205,14 +205,14 @@ def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
     assert card.simulation is not None
     bare = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": []})})
     assert ">cause<" not in render_html(bare)
-    first, second, third = (line.group for line in group_lines(card)[:3])
+    first, second, third = (line.group for line in CardView(card).groups[:3])
     causes: list[tuple[str, Any]] = [(first, "massive token"), (second, "either"), (third, "neither")]
     found = [
         GranularityRow(group=group, layer=0, per_tensor=1.0, per_token=0.1, per_channel=0.1, cause=cause)
         for group, cause in causes
     ]
     told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": found})})
-    assert [line.cause for line in group_lines(told)[:4]] == ["massive token", "token or channel", None, None]
+    assert [line.cause for line in CardView(told).groups[:4]] == ["massive token", "token or channel", None, None]
     rows = [line for line in render_markdown(told)[0].splitlines() if line.startswith(f"| `{first}` |")]
     assert [row.endswith(" massive token |") for row in rows] == [True, True]
     cells = re.findall(
@@ -223,17 +223,17 @@ def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
 
 
 def test_the_section_tells_why_one_scale_is_too_coarse(card: Card, section: str) -> None:
-    found = granularity.worst(card)
-    assert text.markdown(granularity.reading(card)) in section
+    found = CardView(card).granularities
+    assert text.markdown(error_by_granularity.reading(CardView(card))) in section
     lines = [line for line in section.splitlines() if line.startswith(f"| `{found[0].group}` |")]
-    told = [granularity.share(value) for value in (found[0].per_tensor, found[0].per_token, found[0].per_channel)]
+    told = [text.relative_error(value) for value in (found[0].per_tensor, found[0].per_token, found[0].per_channel)]
     assert lines[-1] == f"| `{found[0].group}` | {' | '.join(told)} | massive token |"
 
 
 def test_groups_that_were_simulated_alone_show_their_kl_beside_the_price(card: Card, page: str, section: str) -> None:
     assert "KL alone" not in page + section
     assert card.simulation is not None
-    first, second = (line.group for line in group_lines(card)[:2])
+    first, second = (line.group for line in CardView(card).groups[:2])
     known = {first: {"kl": 0.4321, "kl_stderr": 0.0567, "sampled": True}, second: {"kl": 0.0098}}
     groups = [
         row.model_copy(update=known[row.group] if row.scheme == STATIC and row.group in known else {})
@@ -248,12 +248,12 @@ def test_groups_that_were_simulated_alone_show_their_kl_beside_the_price(card: C
     place = header.index("KL alone, nats (simulated)")
     assert header[place - 1] == "price, nats (estimate)"
     assert [row[place - 1] for row in rows[1:4]] == ["0.432", "0.00980", "—"]
-    assert f"2 of {len(group_lines(card))} groups simulated alone" in html
+    assert f"2 of {len(CardView(card).groups)} groups simulated alone" in html
     assert "Correlations rest on 1 of them" in html
     assert re.search(r"<td>0\.432</td><td>0\.0567</td></tr>", html)
     lines = [line for line in markdown.splitlines() if line.startswith(f"| `{first}` |")]
     assert [" 0.432 |" in line for line in lines] == [True, False]
-    assert f"for 2 of {len(group_lines(card))} groups" in markdown
+    assert f"for 2 of {len(CardView(card).groups)} groups" in markdown
 
 
 def test_markdown_is_a_section_with_relative_images(card: Card, section: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from quantaudit.card.charts import all_charts as charts
-from quantaudit.card.charts import data as chart_data
-from quantaudit.card.charts import theme as looks
+from quantaudit.card.charts import damage_by_layer, peak_against_damage, peaks_by_layer, theme
+from quantaudit.card.charts.draw import specifications
 from quantaudit.card.schema import Card
-from quantaudit.card.views import groups as rows
+from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.peaks import projection_of
 from quantaudit.simulate.records import Simulation
 from tests.card_factory import DYNAMIC, LAYERS, STATIC, make_card, make_site
 
@@ -26,7 +26,7 @@ def card() -> Card:
 
 
 def _specs(card: Card) -> dict[str, Any]:
-    return {name: charts.specification(chart) for name, chart in charts.all_charts(card).items()}
+    return specifications(CardView(card))
 
 
 def _walk(value: Any) -> Iterator[Any]:
@@ -63,10 +63,10 @@ def test_no_address_is_left_in_a_specification(card: Card) -> None:
 
 
 def test_inputs_are_split_by_projection(card: Card) -> None:
-    series = {row["series"] for row in chart_data.peaks(card)}
+    series = {row["series"] for row in peaks_by_layer.data(CardView(card))}
     expected = {"down_proj input", "o_proj input", "qkv_proj input", "gate_up_proj input"}
     assert series == expected | {"residual", "attention output", "mlp output", "gate"}
-    assert len(chart_data.peaks(card)) == LAYERS * 8
+    assert len(peaks_by_layer.data(CardView(card))) == LAYERS * 8
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_inputs_are_split_by_projection(card: Card) -> None:
     ],
 )
 def test_projection_of_an_input_without_a_simulation(site: str, projection: str) -> None:
-    assert rows.projection_of(site, {}) == projection
+    assert projection_of(site, {}) == projection
 
 
 def test_null_and_zero_never_reach_a_logarithmic_axis(card: Card) -> None:
@@ -89,16 +89,16 @@ def test_null_and_zero_never_reach_a_logarithmic_axis(card: Card) -> None:
         make_site("layers.1.output", "residual", 1, 0.0),
         make_site("layers.2.output", "residual", 2, 5.0),
     ]
-    assert [row["layer"] for row in chart_data.peaks(card.model_copy(update={"sites": odd}))] == [2]
-    assert rows.undrawn_sites(card.model_copy(update={"sites": odd})) == ["layers.0.output", "layers.1.output"]
+    assert [row["layer"] for row in peaks_by_layer.data(CardView(card.model_copy(update={"sites": odd})))] == [2]
+    assert CardView(card.model_copy(update={"sites": odd})).undrawn == ["layers.0.output", "layers.1.output"]
 
 
 def test_groups_without_a_damage_are_left_out(card: Card) -> None:
     assert card.simulation is not None
     groups = [row.model_copy(update={"damage": None if row.layer else 0.0}) for row in card.simulation.groups]
     dull = _with_simulation(card, groups=groups)
-    assert chart_data.damages(dull) == []
-    assert chart_data.heat(dull) == []
+    assert peak_against_damage.data(CardView(dull)) == []
+    assert damage_by_layer.data(CardView(dull)) == []
     assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "advice_curve"]
 
 
@@ -107,7 +107,7 @@ def test_the_damage_map_gives_a_zero_the_lowest_shade(card: Card) -> None:
     groups = [
         row.model_copy(update={"damage": 0.0 if row.layer == 5 else row.damage}) for row in card.simulation.groups
     ]
-    heat = chart_data.heat(_with_simulation(card, groups=groups))
+    heat = damage_by_layer.data(CardView(_with_simulation(card, groups=groups)))
     zero = [row for row in heat if row["layer"] == 5]
     assert {row["damage_text"] for row in zero} == {"0"}
     assert {row["shade"] for row in zero} == {min(row["shade"] for row in heat)}
@@ -127,12 +127,12 @@ def test_a_model_of_one_layer_is_drawn(card: Card) -> None:
 @pytest.mark.parametrize(("largest", "drawn"), [(4000.0, False), (9000.0, False), (40000.0, True), (7e5, True)])
 def test_the_end_of_fp16_is_drawn_only_where_it_matters(card: Card, largest: float, drawn: bool) -> None:
     sites = [make_site("layers.0.output", "residual", 0, 9.0), make_site("layers.1.output", "residual", 1, largest)]
-    spec = charts.specification(charts.all_charts(card.model_copy(update={"sites": sites}))["peaks_by_layer"])
+    spec = _specs(card.model_copy(update={"sites": sites}))["peaks_by_layer"]
     assert ("FP16 ends at 65,504" in json.dumps(spec)) == drawn
 
 
 def test_both_schemes_are_told_apart_by_shape(card: Card) -> None:
-    points = chart_data.damages(card)
+    points = peak_against_damage.data(CardView(card))
     assert {row["scheme"] for row in points} == {"INT8 static per tensor", "INT8 dynamic per token"}
     assert "lm_head" not in {row["group"] for row in points}
     assert _shapes_of("scheme", _specs(card)["peak_against_damage"]) == ["circle", "square"]
@@ -153,7 +153,7 @@ def test_series_have_different_shapes_and_colours(card: Card) -> None:
 
 
 @pytest.mark.parametrize("paper", [WHITE, NIGHT])
-@pytest.mark.parametrize("colour", [*looks.PALETTE.values(), *looks.SPARE_COLOURS, looks.NEUTRAL])
+@pytest.mark.parametrize("colour", [*theme.PALETTE.values(), *theme.SPARE_COLORS, theme.NEUTRAL])
 def test_palette_keeps_its_contrast_on_both_papers(colour: str, paper: str) -> None:
     lighter, darker = sorted((_luminance(colour), _luminance(paper)), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= 3.0
@@ -172,20 +172,20 @@ def test_labels_of_points_that_coincide_share_a_line() -> None:
         {"amax": 2950.0, "damage": 0.31, "label": "L11 down_proj"},
         {"amax": 2.0, "damage": 1e-6, "label": "L0 o_proj"},
     ]
-    assert [row["label"] for row in chart_data.labels(points)] == ["L11 down_proj, L3 down_proj", "L0 o_proj"]
-    assert [row["right"] for row in chart_data.labels(points)] == [True, False]
+    assert [row["label"] for row in peak_against_damage.labels(points)] == ["L11 down_proj, L3 down_proj", "L0 o_proj"]
+    assert [row["right"] for row in peak_against_damage.labels(points)] == [True, False]
 
 
 @pytest.mark.parametrize("values", [[1.0], [1e-30, 1e30], [1e-300, 1e300], [5.0, 5.0]])
 def test_axes_hold_any_magnitude(values: list[float]) -> None:
-    low, high = looks.decades(values)
+    low, high = theme.decades(values)
     assert 0 < low < min(values) or math.isclose(low, 1e-300)
     assert max(values) < high < math.inf or math.isclose(high, 1e300)
-    assert 1 <= len(looks.powers(low, high)) <= 9
+    assert 1 <= len(theme.powers(low, high)) <= 9
 
 
 def test_group_lines_follow_the_static_scheme(card: Card) -> None:
-    lines = rows.group_lines(card)
+    lines = CardView(card).groups
     assert len(lines) == LAYERS * 4 + 1
     assert lines[-1].group == "lm_head"
     damages = [line.damage for line in lines if line.damage is not None]
@@ -197,15 +197,16 @@ def test_group_lines_follow_the_static_scheme(card: Card) -> None:
 
 def test_group_lines_without_a_static_scheme(card: Card) -> None:
     schemes = [scheme for scheme in _simulation(card).schemes if scheme.name == DYNAMIC]
-    lines = rows.group_lines(_with_simulation(card, schemes=schemes))
-    assert rows.static_scheme(_with_simulation(card, schemes=schemes)) is None
+    view = CardView(_with_simulation(card, schemes=schemes))
+    lines = view.groups
+    assert view.static is None
     assert lines[0].damage == lines[0].damage_dynamic
 
 
 def test_tensor_errors_prefer_the_schemes_own_observer(card: Card) -> None:
     errors = _simulation(card).sites
     doubled = [row.model_copy(update={"observer": "mse", "sqnr_db": 99.0}) for row in errors] + errors
-    chosen = rows.tensor_errors(_with_simulation(card, sites=doubled))
+    chosen = CardView(_with_simulation(card, sites=doubled)).tensor_errors
     assert {row.observer for row in chosen.values()} == {"absolute_maximum"}
 
 

@@ -7,10 +7,12 @@ import re
 
 import pytest
 
-from quantaudit.card.charts import all_charts as charts
+from quantaudit.card.charts import advice_curve
+from quantaudit.card.charts.draw import specifications
 from quantaudit.card.render import render_html, render_markdown
 from quantaudit.card.schema import Card
-from quantaudit.card.sections.advice import advised, points
+from quantaudit.card.sections.advice import advised
+from quantaudit.card.views.card_view import CardView
 from tests.card_factory import make_advice, make_card, make_findings, make_point, make_verification
 
 
@@ -29,7 +31,7 @@ def test_the_sentence_tells_what_is_kept_and_what_is_gained() -> None:
 
 
 def test_the_chart_draws_every_finite_point_once() -> None:
-    rows = points(make_advice(references=[make_point("dynamic everywhere", 0.0, None)]))
+    rows = advice_curve.data(make_advice(references=[make_point("dynamic everywhere", 0.0, None)]))
     assert [(row["role"], row["kl"]) for row in rows] == [
         ("as written", 1.3),
         ("best mixed recipe", 0.06),
@@ -40,7 +42,7 @@ def test_the_chart_draws_every_finite_point_once() -> None:
 
 def test_a_card_without_advice_has_no_chart_and_no_section() -> None:
     plain = make_card(advice=[], verification=[])
-    assert "advice_curve" not in charts.all_charts(plain)
+    assert "advice_curve" not in specifications(CardView(plain))
     page = render_html(plain)
     assert 'id="advice"' not in page
     assert 'id="verification"' not in page
@@ -59,7 +61,7 @@ def test_both_pages_show_advice_and_verification(card: Card) -> None:
 
 
 def test_the_same_card_draws_the_same_bytes(card: Card) -> None:
-    first, second = (json.dumps(charts.specification(charts.all_charts(card)["advice_curve"])) for _ in range(2))
+    first, second = (json.dumps(specifications(CardView(card))["advice_curve"]) for _ in range(2))
     assert first == second
 
 

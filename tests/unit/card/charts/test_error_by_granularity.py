@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from quantaudit.card.charts import all_charts as charts
+from quantaudit.card.charts import error_by_granularity
+from quantaudit.card.charts.draw import specifications
 from quantaudit.card.schema import Card
-from quantaudit.card.sections import granularity
+from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.groups import GRANULARITIES_SHOWN
 from quantaudit.simulate.records import Cause, GranularityRow
 from tests.card_factory import STATIC, make_card
 
@@ -19,7 +21,7 @@ def card() -> Card:
     return make_card()
 
 
-def told(card: Card, rows: list[GranularityRow]) -> Card:
+def with_rows(card: Card, rows: list[GranularityRow]) -> Card:
     assert card.simulation is not None
     return card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": rows})})
 
@@ -38,7 +40,7 @@ def ranked(card: Card) -> list[str]:
 
 
 def test_the_most_damaging_groups_are_shown_worst_first(card: Card) -> None:
-    assert [row.group for row in granularity.worst(card)] == ranked(card)[: granularity.SHOWN]
+    assert [row.group for row in CardView(card).granularities] == ranked(card)[:GRANULARITIES_SHOWN]
 
 
 def test_every_error_of_a_shown_group_is_a_point(card: Card) -> None:
@@ -50,7 +52,7 @@ def test_every_error_of_a_shown_group_is_a_point(card: Card) -> None:
         row("not.simulated", "either", 1.0, 0.1, 0.1),
         row(ranked(card)[3], "either", None, 0.1, 0.1),
     ]
-    points = granularity.points(told(card, rows))
+    points = error_by_granularity.data(CardView(with_rows(card, rows)))
     assert [(p["group"], p["scales"], p["error"]) for p in points] == [
         (groups[0], "one scale", 0.9941),
         (groups[0], "one per token", 0.000619),
@@ -77,9 +79,8 @@ def test_every_error_of_a_shown_group_is_a_point(card: Card) -> None:
 )
 def test_the_sentence_names_errors_and_causes(card: Card, cause: Cause, words: str) -> None:
     first, second = ranked(card)[:2]
-    text = granularity.reading(
-        told(card, [row(first, cause, 0.9941, 0.000619, 0.5), row(second, "massive token", 1, 0, 0)])
-    )
+    rows = [row(first, cause, 0.9941, 0.000619, 0.5), row(second, "massive token", 1, 0, 0)]
+    text = error_by_granularity.reading(CardView(with_rows(card, rows)))
     assert f"loses 99.4% of the energy of {first}’s input" in text
     assert "each token 0.0619% and one for each channel 50.0%" in text
     assert f": {words}. Among the 2 most damaging groups" in text
@@ -96,28 +97,28 @@ def test_lines_of_groups_with_one_short_name_stay_apart(card: Card) -> None:
     changed = card.model_copy(
         update={"simulation": card.simulation.model_copy(update={"groups": clash, "granularity": rows})}
     )
-    lines = granularity.labels(changed)
-    assert len(set(lines.values())) == len(lines) == granularity.SHOWN
+    lines = error_by_granularity.labels(CardView(changed))
+    assert len(set(lines.values())) == len(lines) == GRANULARITIES_SHOWN
     assert all(line.split("\n")[0] == group for group, line in lines.items())
 
 
 def test_the_chart_has_a_line_for_each_group_and_a_symbol_for_each_granularity(card: Card) -> None:
-    spec: dict[str, Any] = charts.specification(charts.all_charts(card)["error_by_granularity"])
+    spec: dict[str, Any] = specifications(CardView(card))["error_by_granularity"]
     spans, marks = spec["layer"]
-    assert marks["encoding"]["color"]["scale"]["domain"] == list(granularity.SCALES.values())
-    assert len(set(marks["encoding"]["shape"]["scale"]["range"])) == len(granularity.SCALES)
-    assert spans["encoding"]["y"]["sort"] == list(granularity.labels(card).values())
-    assert spec["description"] == granularity.reading(card)
+    assert marks["encoding"]["color"]["scale"]["domain"] == list(error_by_granularity.SCALES.values())
+    assert len(set(marks["encoding"]["shape"]["scale"]["range"])) == len(error_by_granularity.SCALES)
+    assert spans["encoding"]["y"]["sort"] == list(error_by_granularity.labels(CardView(card)).values())
+    assert spec["description"] == error_by_granularity.reading(CardView(card))
     low, high = marks["encoding"]["x"]["scale"]["domain"]
-    errors = [point["error"] for point in granularity.points(card)]
+    errors = [point["error"] for point in error_by_granularity.data(CardView(card))]
     assert low < min(errors) <= max(errors) < high
 
 
 def test_without_a_comparison_there_is_neither_chart_nor_sentence(card: Card) -> None:
-    bare = told(card, [])
-    assert "error_by_granularity" not in charts.all_charts(bare)
-    assert granularity.reading(bare) == ""
-    assert granularity.reading(card.model_copy(update={"simulation": None})) == ""
-    silent = told(card, [row(ranked(card)[0], "neither", 0.0, 0.0, 0.0)])
-    assert "error_by_granularity" not in charts.all_charts(silent)
-    assert "NaN" not in json.dumps(charts.specification(charts.all_charts(card)["error_by_granularity"]))
+    bare = with_rows(card, [])
+    assert "error_by_granularity" not in specifications(CardView(bare))
+    assert error_by_granularity.reading(CardView(bare)) == ""
+    assert error_by_granularity.reading(CardView(card.model_copy(update={"simulation": None}))) == ""
+    silent = with_rows(card, [row(ranked(card)[0], "neither", 0.0, 0.0, 0.0)])
+    assert "error_by_granularity" not in specifications(CardView(silent))
+    assert "NaN" not in json.dumps(specifications(CardView(card))["error_by_granularity"])

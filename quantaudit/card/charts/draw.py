@@ -1,0 +1,47 @@
+"""All charts of a card as Vega-Lite specifications, in the order of the card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from quantaudit.card.charts import (
+    advice_curve,
+    damage_by_layer,
+    drift_by_layer,
+    error_by_granularity,
+    peak_against_damage,
+    peaks_by_expert,
+    peaks_by_layer,
+    zeroed_by_layer,
+)
+from quantaudit.card.charts.theme import AnyChart
+from quantaudit.card.views.card_view import CardView
+
+CHARTS = {
+    "peaks_by_layer": peaks_by_layer.chart,
+    "peaks_by_expert": peaks_by_expert.chart,
+    "peak_against_damage": peak_against_damage.chart,
+    "damage_by_layer": damage_by_layer.chart,
+    "zeroed_by_layer": zeroed_by_layer.chart,
+    "error_by_granularity": error_by_granularity.chart,
+    "drift_by_layer": drift_by_layer.chart,
+    "advice_curve": advice_curve.chart,
+}
+"""Chart name → what draws it, or returns None where the card has no data for it."""
+
+
+def specifications(view: CardView) -> dict[str, dict[str, Any]]:
+    """Chart name → Vega-Lite specification, of the charts that a card has data for."""
+    charts = {name: draw(view) for name, draw in CHARTS.items()}
+    return {name: specification(chart) for name, chart in charts.items() if chart is not None}
+
+
+def specification(chart: AnyChart) -> dict[str, Any]:
+    """Vega-Lite specification, whatever theme the process has enabled, and without a schema address."""
+    with alt.theme.enable("none"):
+        spec: dict[str, Any] = chart.to_dict()
+    # The address names Altair's Vega-Lite; the renderer brings its own and would warn about the difference.
+    del spec["$schema"]
+    return spec

@@ -1,0 +1,134 @@
+"""One card with its derived data, each part computed on first use and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from quantaudit.card.schema import Card, Finding, PeakStability, SiteRow
+from quantaudit.card.views import coverage, experts, groups, landscape, peaks, schemes
+from quantaudit.card.views.coverage import UnmeasuredLine
+from quantaudit.card.views.experts import ExpertLine
+from quantaudit.card.views.groups import GroupLine
+from quantaudit.card.views.landscape import LandscapeLine
+from quantaudit.card.views.peaks import PeakLine
+from quantaudit.simulate.records import GranularityRow, SchemeInfo, TensorErrorRow
+
+
+@dataclass(frozen=True, eq=False)
+class CardView:
+    """A card as pages and charts read it. The card must not change while its view is in use."""
+
+    card: Card
+
+    @cached_property
+    def static(self) -> SchemeInfo | None:
+        """The first scheme whose activation scales are fixed beforehand; None where none was simulated."""
+        return schemes.first_static(self.card)
+
+    @cached_property
+    def dynamic(self) -> SchemeInfo | None:
+        """The first scheme that computes activation scales as it runs; None where none was simulated."""
+        return schemes.first_dynamic(self.card)
+
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """Scheme name → title; every simulated name has one."""
+        return schemes.titles(self.card)
+
+    @cached_property
+    def projections(self) -> dict[str, str]:
+        """Fused group → projection, of every simulated group."""
+        return groups.projections(self.card)
+
+    @cached_property
+    def sites(self) -> dict[str, SiteRow]:
+        """Site name → row."""
+        return {site.name: site for site in self.card.sites}
+
+    @cached_property
+    def tensor_errors(self) -> dict[str, TensorErrorRow]:
+        """Fused group → errors of its input under the static scheme, by its own observer where there are several."""
+        return groups.tensor_errors(self.card, self.static)
+
+    @cached_property
+    def causes(self) -> dict[str, str]:
+        """Fused group → why one scale is too coarse for its input, in words; none where finer scales hardly help."""
+        return groups.causes(self.card)
+
+    @cached_property
+    def groups(self) -> list[GroupLine]:
+        """Every fused group, most damaging under the static scheme first; without a damage last."""
+        return groups.group_lines(
+            groups.effects(self.card, self.static or self.dynamic),
+            dynamic=groups.effects(self.card, self.dynamic),
+            sites=self.sites,
+            errors=self.tensor_errors,
+            causes=self.causes,
+        )
+
+    @cached_property
+    def groups_by_layer(self) -> list[GroupLine]:
+        """The groups inside decoder blocks, in the order of the layers, then of the names."""
+        inside = (line for line in self.groups if line.layer is not None)
+        return sorted(inside, key=lambda line: (line.layer or 0, line.group))
+
+    @cached_property
+    def singles(self) -> list[GroupLine]:
+        """The groups that were simulated alone, under the scheme of the others' damage, in the order of `groups`."""
+        return [line for line in self.groups if line.kl is not None]
+
+    @cached_property
+    def granularities(self) -> list[GranularityRow]:
+        """Comparisons of the most damaging groups, worst first; of those whose three errors are known."""
+        return groups.worst_granularities(self.card, self.groups)
+
+    @cached_property
+    def peaks_quantized(self) -> list[PeakLine]:
+        """The largest element of each site that reaches a quantizer, largest magnitude first."""
+        return peaks.peak_lines(self.card, quantized=True)
+
+    @cached_property
+    def peaks_other(self) -> list[PeakLine]:
+        """The largest element of each site that does not reach a quantizer, largest magnitude first."""
+        return peaks.peak_lines(self.card, quantized=False)
+
+    @cached_property
+    def undrawn(self) -> list[str]:
+        """Names of layer sites that a logarithmic chart leaves out: no finite peak, or a peak of zero."""
+        return peaks.undrawn_sites(self.card)
+
+    @cached_property
+    def stable_peaks(self) -> list[tuple[str, PeakStability]]:
+        """(label, stability) of the card's leading peaks; one where both are at the same site."""
+        return peaks.stable_peaks(self.card)
+
+    @cached_property
+    def experts(self) -> list[ExpertLine]:
+        """Every layer's experts, in the order of the layers."""
+        return experts.expert_lines(self.card)
+
+    @cached_property
+    def experts_by_peak(self) -> list[ExpertLine]:
+        """Every layer's experts, largest peak first."""
+        return sorted(self.experts, key=lambda line: (-(line.amax or 0.0), line.layer))
+
+    @cached_property
+    def landscape(self) -> list[LandscapeLine]:
+        """Published peaks and this model's own, largest magnitude first."""
+        return landscape.landscape_lines(self.card)
+
+    @cached_property
+    def unmeasured(self) -> list[UnmeasuredLine]:
+        """What was not measured; modules and reasons that are alike but for their numbers in one line."""
+        return coverage.unmeasured_lines(self.card)
+
+    @cached_property
+    def serious(self) -> list[Finding]:
+        """Errors, then warnings, each in the card's order."""
+        return [row for severity in ("error", "warning") for row in self.card.findings if row.severity == severity]
+
+    @cached_property
+    def remarks(self) -> list[Finding]:
+        """Findings that are for information only."""
+        return [row for row in self.card.findings if row.severity == "info"]
