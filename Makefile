@@ -61,7 +61,7 @@ corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count
 	$(BIN)/python -m quantaudit.corpus.describe docs/corpus.md
 
 schema: $(INSTALLED) ## Write the card's JSON Schema and the list of rules anew
-	$(BIN)/python -m quantaudit.card.jsonschema docs/card.schema.json
+	$(BIN)/python -m tools.card_schema docs/card.schema.json
 	$(BIN)/python -m tools.rules_page docs/rules.md
 
 sweep: $(INSTALLED) ## Measure a tiny model of every architecture that transformers has; goes on where it was stopped

@@ -15,7 +15,6 @@ import pytest
 
 from quantaudit.card import text
 from quantaudit.card.charts import error_by_granularity
-from quantaudit.card.jsonschema import schema_json
 from quantaudit.card.render import render_html, render_markdown, write_card
 from quantaudit.card.schema import Card, load_card
 from quantaudit.card.views.card_view import CardView
@@ -23,6 +22,7 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 from quantaudit.simulate.records import GranularityRow
 from tests.card_factory import HOSTILE_TOKENS, STATIC, make_card, make_site
+from tools.card_schema import schema_json
 
 ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -348,7 +348,7 @@ def test_rendering_needs_no_torch() -> None:
 
 def test_the_published_json_schema_is_current() -> None:
     published = (ROOT / "docs" / "card.schema.json").read_text(encoding="utf-8")
-    assert published == schema_json(), "run `python -m quantaudit.card.jsonschema docs/card.schema.json`"
+    assert published == schema_json(), "run `python -m tools.card_schema docs/card.schema.json`"
 
 
 def test_the_json_schema_requires_every_part() -> None:
