@@ -81,13 +81,14 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def hidden_size(model: nn.Module) -> int:
-    """Channels of the residual stream: by the configuration, or what the output projection reads where it has none."""
+    """Channels of the residual stream: by the configuration, or by the width of the embeddings where it has none."""
     config: Any = model.config
     named = getattr(config.get_text_config(), "hidden_size", None)
     if named is not None:
         return int(named)
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
-    return int(head.weight.shape[1])
+    embedding: Any = model.get_input_embeddings() if head is None else head  # type: ignore[operator]
+    return int(embedding.weight.shape[1])
 
 
 def text_decoder(model: nn.Module) -> nn.Module:

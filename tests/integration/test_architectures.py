@@ -36,3 +36,9 @@ def test_one_whose_own_code_fails_without_images_says_so() -> None:
     outcome, detail = examine("idefics")
     assert outcome == "refused"
     assert "own forward pass fails: ValueError: Exactly 1 of pixel_values" in detail
+
+
+def test_one_without_a_vocabulary_is_no_language_model() -> None:
+    outcome, detail = examine("pi0")
+    assert outcome == "refused"
+    assert "is no language model: its configuration has no vocabulary" in detail

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from quantaudit.errors import ModelError
 from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
+from quantaudit.model.loading.classes import HINT
 from quantaudit.model.structure import decoder_layers, hidden_size
 from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
 
@@ -40,9 +42,16 @@ def model_info(
     files: dict[str, str],
     digest: str,
 ) -> ModelInfo:
-    """Provenance of a model, wherever it came from. digest: what tells its weights from others."""
+    """Provenance of a model, wherever it came from. digest: what tells its weights from others.
+
+    Raises ModelError where it has no vocabulary.
+    """
     config: Any = model.config
     text = config.get_text_config()
+    if getattr(text, "vocab_size", None) is None:
+        raise ModelError(
+            f"{type(model).__name__} is no language model: its configuration has no vocabulary", where=name, hint=HINT
+        )
     return ModelInfo(
         spec=spec,
         name=name,
