@@ -88,8 +88,8 @@ def examine(model_type: str) -> tuple[str, str]:
             corpus = random_corpus(LENGTHS)
             profile = measure(loaded, corpus)
         except QuantauditError as error:
-            outcome = "fault" if "own forward pass fails" in str(error) and not ran else "refused"
-            return outcome, str(error).replace(folder, "…").splitlines()[0]
+            fault = "own forward pass fails" in str(error) and not _fails_alone(folder, model_type, corpus)
+            return "fault" if fault else "refused", str(error).replace(folder, "…").splitlines()[0]
         except Exception as error:
             if ran:
                 return "not built", f"does not run by itself: {ran}"
@@ -105,6 +105,24 @@ def examine(model_type: str) -> tuple[str, str]:
         except Exception as error:
             return "fault", f"simulation: {_first_line(error)} at {_place(error)}"
     return "measured", f"{_summary(profile)}; {simulated}"
+
+
+def _fails_alone(folder: str, model_type: str, corpus: Any) -> bool:
+    """Whether transformers, without quantaudit, cannot run the checkpoint on these samples either."""
+    import torch
+    import transformers
+
+    from tests.tiny_architectures import IMAGE_TEXT
+
+    auto = transformers.AutoModelForImageTextToText if model_type in IMAGE_TEXT else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype="auto").eval()
+    try:
+        with torch.no_grad():
+            for sample in corpus.samples:
+                model(input_ids=torch.from_numpy(sample.ids)[None], use_cache=False)
+    except Exception:
+        return True
+    return False
 
 
 def simulate_briefly(loaded: Any, profile: Any, corpus: Any) -> str:

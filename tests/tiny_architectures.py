@@ -97,6 +97,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "emu3": {"vocabulary_map": _PICTURES},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {**_ROPE, "mrope_section": _SECTIONS}}},
     "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
+    "xmod": {"default_language": "en_XX", "languages": ["en_XX"]},
+    "zaya": {"num_experts_per_tok": 1},
     "granite4_vision": {"deepstack_layer_map": [[0, 0]], "downsample_rate": "4/8"},
     "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
 }  # fmt: skip

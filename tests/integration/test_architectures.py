@@ -42,3 +42,9 @@ def test_one_without_a_vocabulary_is_no_language_model() -> None:
     outcome, detail = examine("pi0")
     assert outcome == "refused"
     assert "is no language model: its configuration has no vocabulary" in detail
+
+
+def test_one_that_has_no_backward_pass_is_priced_by_damage() -> None:
+    outcome, detail = examine("reformer")
+    assert outcome == "measured", detail
+    assert "prices from damage (no prices from gradients: the backward pass failed" in detail

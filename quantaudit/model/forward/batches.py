@@ -183,10 +183,13 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
         if not _raised_by_the_model(error):
             raise
         lines = str(error).strip().splitlines() or [""]
+        mixed = any(words in str(error) for words in ("dtype", "scalar type"))
         raise MeasurementError(
             f"the model's own forward pass fails: {type(error).__name__}: {lines[0]}",
             where=f"sample {batch.samples[0].id}",
-            hint="see whether transformers alone runs it on such an input: model(input_ids=…, use_cache=False)",
+            hint="its code may need another dtype: try --dtype float32"
+            if mixed
+            else "see whether transformers alone runs it on such an input: model(input_ids=…, use_cache=False)",
         ) from error
     return logits
 

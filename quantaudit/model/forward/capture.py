@@ -75,8 +75,17 @@ def with_first_tensor(values: Any, tensor: Tensor) -> Any:
     """A module's outputs with other hidden states."""
     if isinstance(values, Tensor):
         return tensor
-    first = next(i for i, value in enumerate(values) if isinstance(value, Tensor))
-    return (*values[:first], tensor, *values[first + 1 :])
+    parts = list(values.values() if isinstance(values, Mapping) else values)
+    parts[next(i for i, value in enumerate(parts) if isinstance(value, Tensor))] = tensor
+    return with_parts(values, parts)
+
+
+def with_parts(values: Any, parts: Iterable[Any]) -> Any:
+    """A module's outputs with other parts, as named as they were: models read them by name (Reformer)."""
+    if isinstance(values, Mapping):
+        return type(values)(**dict(zip(values, parts, strict=True)))
+    make = getattr(values, "_make", tuple)
+    return make(parts)
 
 
 def _input_hook(site: SiteInfo, receive: Receiver, fired: Counter[str], refuse: Refuser | None) -> InputWatcher:

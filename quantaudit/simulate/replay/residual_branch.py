@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.model.forward.capture import first_tensor, with_first_tensor
+from quantaudit.model.forward.capture import first_tensor, with_first_tensor, with_parts
 from quantaudit.model.forward.hooks import replace_outputs
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.simulate.replay.memo import Memo, record
@@ -119,5 +119,6 @@ def _others_gone(output: Any) -> Any:
     """Zeros for all tensors behind the first, such as logits of a router."""
     if isinstance(output, Tensor):
         return output
-    gone = tuple(value * 0 if isinstance(value, Tensor) else value for value in output)
+    parts = output.values() if isinstance(output, Mapping) else output
+    gone = with_parts(output, [value * 0 if isinstance(value, Tensor) else value for value in parts])
     return with_first_tensor(gone, first_tensor(output))

@@ -46,8 +46,8 @@ def record_pass(
         )
         try:
             return record_backward(model, architecture, samples, linears, progress=tick), None
-        except RuntimeError as error:
-            # Out of memory, or an operation without a derivative.
+        except (RuntimeError, AssertionError) as error:
+            # Out of memory, an operation without a derivative, or a model that learns in training mode only (Reformer).
             note = _failed(error)
             linears.inputs.clear()  # the traceback holds them
             if score == "gradient":
@@ -100,7 +100,7 @@ def price_groups(
     )
     try:
         recorded = record_backward(model, architecture, samples, linears, draws=draws, seed=seed, progress=progress)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     rows = replay_groups(
         model,
@@ -124,5 +124,5 @@ def outside_blocks(model: Any, architecture: Architecture) -> list[Group]:
     return [group for group in architecture.groups if group.layer is None or shared]
 
 
-def _failed(error: RuntimeError) -> str:
+def _failed(error: Exception) -> str:
     return f"no prices from gradients: the backward pass failed ({str(error).partition(chr(10))[0]})"

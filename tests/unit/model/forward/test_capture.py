@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, namedtuple
 from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from quantaudit.model.forward.batches import last_logit_only
-from quantaudit.model.forward.capture import capture, first_tensor
+from quantaudit.model.forward.capture import capture, first_tensor, with_first_tensor
 from quantaudit.model.sites import discover
 from quantaudit.provenance import SiteInfo
 from tests.builders import hooks, site_info, tiny_model
@@ -197,3 +198,21 @@ def test_a_model_without_output_projection_is_left_alone() -> None:
 
     with last_logit_only(Bare()) as nothing:
         assert nothing is None
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "named", "mapping"])
+def test_outputs_with_another_first_tensor_keep_their_type_and_names(kind: str) -> None:
+    old, new, other = torch.zeros(2), torch.ones(2), torch.full((2,), 2.0)
+    named = namedtuple("named", ["weights", "hidden_states", "other"])
+    outputs = {
+        "tensor": old,
+        "tuple": (None, old, other),
+        "named": named(None, old, other),
+        "mapping": ModelOutput(hidden_states=old, other=other),
+    }
+    changed = with_first_tensor(outputs[kind], new)
+    assert type(changed) is type(outputs[kind])
+    assert first_tensor(changed) is new
+    if kind in ("named", "mapping"):
+        assert changed.hidden_states is new
+        assert changed.other is other
