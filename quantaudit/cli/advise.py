@@ -81,11 +81,12 @@ def run(
         from quantaudit.pipeline.run import announce_stages
         from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
 
-        case = open_case(files, stages, evaluation_tokens=evaluation_tokens)
+        case = open_case(files, console.say, stages, evaluation_tokens=evaluation_tokens)
+        opened = case.opened
         stack.enter_context(case.subject.computed())
         loaded = case.subject.loaded
         calibration = case.subject.corpus.info.calibration.tokens
-        evaluated = sum(len(sample.ids) for sample in case.samples)
+        evaluated = sum(len(sample.ids) for sample in opened.samples)
         announce_stages(
             case.subject,
             stages,
@@ -95,9 +96,9 @@ def run(
         )
         advice = advise(
             loaded,
-            case.profile,
-            case.samples,
-            case.resolution,
+            opened.profile,
+            opened.samples,
+            opened.resolution,
             goal,
             name=recipe.stem,
             moving_averages=moving_averages,

@@ -45,8 +45,6 @@ def run(
     predicted (GPTQ, AWQ, a quantized cache), 1 where the result is beyond the policy and 3 otherwise. Two models are in
     memory at a time.
     """
-    import gc
-    import tempfile
     from contextlib import ExitStack
     from functools import partial
 
@@ -60,7 +58,6 @@ def run(
             raise UsageError("would overwrite the model itself", where=f"--save {save}", hint="give another folder")
 
     from quantaudit.card.amend import amend_card
-    from quantaudit.card.schema import Card
     from quantaudit.common.outcome import EXIT_CODES
     from quantaudit.pipeline.case import open_case, read_case
     from quantaudit.policy import load_policy
@@ -77,47 +74,40 @@ def run(
         device=device,
         trust_remote_code=trust_remote_code,
     )
-    with console.progress() as stages, tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+    with console.progress() as stages, ExitStack() as stack:
         stages("starting", 0)
 
         # From here on torch is needed.
         from quantaudit.pipeline.run import announce_stages, load_again
-        from quantaudit.simulate.cost import ONE_SHOT, RELOADING, RENDERING, verify_stages
-        from quantaudit.verify.run import clear, compare, make, predict
+        from quantaudit.simulate.cost import RENDERING, verify_stages
+        from quantaudit.verify.run import VerifyOptions, verify, with_verification
 
-        case = open_case(files, stages, evaluation_tokens=evaluation_tokens)
+        case = open_case(files, console.say, stages, evaluation_tokens=evaluation_tokens)
         stack.enter_context(case.subject.computed())
-        told, settings, samples = files.card, files.inputs.settings, case.samples
-        for change in case.resolution.unsimulated:
+        opened = case.opened
+        for change in opened.resolution.unsimulated:
             console.say(f"not in the prediction: {change.modifier}: {change.reason}")
-        split = case.subject.corpus.info.calibration
-        evaluated = sum(len(sample.ids) for sample in samples)
+        split = opened.corpus.info.calibration
+        evaluated = sum(len(sample.ids) for sample in opened.samples)
         loading = sum(took for title, took in stages.took.items() if title.startswith("loading"))
         announce_stages(
             case.subject,
             stages,
             console.say,
             f"llm-compressor on {split.tokens:,} calibration tokens, and scores on {evaluated:,} evaluation tokens",
-            partial(verify_stages, evaluated, split.tokens, sites=len(told.sites), loading=loading),
+            partial(verify_stages, evaluated, split.tokens, sites=len(files.card.sites), loading=loading),
         )
-        folder = save or Path(scratch)
-        subject = case.subject
-        expected = predict(subject.loaded, case.profile, subject.corpus, samples, case.resolution, recipe.stem, stages)
-        clear(folder)
-        stages(ONE_SHOT, 0)
-        calibration = make(subject.loaded, recipe, subject.corpus.samples, folder, pipeline=pipeline)
-        # Quantized in place: before two more models are loaded, this one goes, cycles and all.
-        del subject, case
-        gc.collect()
-        stages(RELOADING, 0)
-        base = load_again(settings)
-        result = compare(base, folder, samples, expected, calibration, told, rules, tolerance=tolerance, stages=stages)
-
-        def add(now: Card) -> Card:
-            others = [row for row in now.verification if (row.recipe, row.pipeline) != (result.recipe, result.pipeline)]
-            return now.model_copy(update={"verification": [*others, result]})
-
+        # Quantized in place: before two more models are loaded, this one goes, so that nothing here may refer to it.
+        del case
+        result = verify(
+            opened,
+            partial(load_again, files.inputs.settings),
+            files.card,
+            rules,
+            VerifyOptions(save=save, pipeline=pipeline, tolerance=tolerance),
+            stages=stages,
+        )
         stages(RENDERING, 0)
-        amend_card(card, add)
+        amend_card(card, partial(with_verification, result=result))
     console.show_verification(result)
     raise typer.Exit(EXIT_CODES[result.outcome])

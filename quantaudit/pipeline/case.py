@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantaudit.card.amend import check_card
 from quantaudit.card.schema import Card, load_card
-from quantaudit.cli import console
 from quantaudit.common.choices import ArithmeticChoice
 from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.pipeline.inputs import Inputs, open_inputs
@@ -18,9 +17,8 @@ from quantaudit.settings import repeat
 
 if TYPE_CHECKING:
     from quantaudit.common.progress import Stages
-    from quantaudit.corpus.tokens import TokenizedSample
     from quantaudit.pipeline.run import Subject
-    from quantaudit.recipe.resolve import Resolution
+    from quantaudit.simulate.opened_recipe import OpenedRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +33,11 @@ class CaseFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A recipe resolved on a model that was measured. samples: those that predictions are evaluated on."""
+    """A recipe, opened, with the card of its model, and the subject whose model it is."""
 
     card: Card
-    profile: Profile
     subject: Subject
-    resolution: Resolution
-    samples: Sequence[TokenizedSample]
+    opened: OpenedRecipe
 
 
 def read_case(
@@ -75,20 +71,23 @@ def read_case(
     return CaseFiles(recipe=recipe, card=told, profile=measured, inputs=open_inputs(settings))
 
 
-def open_case(files: CaseFiles, stages: Stages, *, evaluation_tokens: int) -> Case:
+def open_case(files: CaseFiles, say: Callable[[str], None], stages: Stages, *, evaluation_tokens: int) -> Case:
     """Load the model and its text as they were measured. Raises a QuantauditError where they are others."""
     from quantaudit.pipeline.run import check_profile, prepare
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
     from quantaudit.simulate import evaluation
+    from quantaudit.simulate.opened_recipe import OpenedRecipe
 
     parsed = read_recipe(files.recipe)
-    subject = prepare(files.inputs.settings, console.say, inputs=files.inputs, stages=stages)
+    subject = prepare(files.inputs.settings, say, inputs=files.inputs, stages=stages)
     check_profile(subject, files.profile)
-    return Case(
-        card=files.card,
-        profile=files.profile,
-        subject=subject,
+    opened = OpenedRecipe(
+        path=files.recipe,
         resolution=resolve(parsed, subject.loaded.model),
+        loaded=subject.loaded,
+        profile=files.profile,
+        corpus=subject.corpus,
         samples=evaluation.select_some(subject.corpus.samples, evaluation_tokens),
     )
+    return Case(card=files.card, subject=subject, opened=opened)
