@@ -20,7 +20,8 @@ from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
-from quantaudit.pipeline.run import Settings, Subject, prepare
+from quantaudit.pipeline.prepare import AuditInputs, prepare
+from quantaudit.settings import Settings
 from quantaudit.stats import host
 from quantaudit.stats.host_count import CHANNELS, EXTREMES, HISTOGRAM, MASSIVE, PEAKS
 from quantaudit.stats.host_kernel import compile_record
@@ -57,7 +58,7 @@ def main(
     shares: Annotated[bool, typer.Option(help="also print what each statistic costs")] = False,
 ) -> None:
     """Print the ratio of every pair of runs, and their median."""
-    settings = Settings(model=model, samples=samples, batch_size=batch_size, device=device, dtype=dtype)
+    settings = Settings.of(model=model, samples=samples, batch_size=batch_size, device=device, dtype=dtype)
     subject = prepare(settings)
     loaded, corpus = subject.loaded, subject.corpus
 
@@ -89,7 +90,7 @@ def main(
             print_shares(subject, bare, batch_size, runs)
 
 
-def seconds_in_taps(subject: Subject, batch_size: int, parts: int) -> float:
+def seconds_in_taps(subject: AuditInputs, batch_size: int, parts: int) -> float:
     """Seconds that one pass spends inside the taps with some of the statistics."""
     inside = 0.0
     receive = StatisticsCollector.receive
@@ -106,7 +107,7 @@ def seconds_in_taps(subject: Subject, batch_size: int, parts: int) -> float:
     return inside
 
 
-def print_shares(subject: Subject, bare: Callable[[], object], batch_size: int, runs: int) -> None:
+def print_shares(subject: AuditInputs, bare: Callable[[], object], batch_size: int, runs: int) -> None:
     """What each statistic adds inside the taps, as shares of bare passes that are run in between, and the rest.
 
     Statistics are added one by one, each compiled together with those above it: the first share is of the hooks'
