@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantaudit.card.schema import Card, Finding, PeakStability, SiteRow
-from quantaudit.card.views import coverage, experts, groups, landscape, peaks, schemes
+from quantaudit.card.views import coverage, experts, groups, landscape, peaks, provenance, schemes
 from quantaudit.card.views.coverage import UnmeasuredLine
 from quantaudit.card.views.experts import ExpertLine
 from quantaudit.card.views.groups import GroupLine
@@ -122,6 +122,11 @@ class CardView:
     def unmeasured(self) -> list[UnmeasuredLine]:
         """What was not measured; modules and reasons that are alike but for their numbers in one line."""
         return coverage.unmeasured_lines(self.card)
+
+    @cached_property
+    def provenance(self) -> list[tuple[str, str]]:
+        """(label, value) of where the numbers come from."""
+        return provenance.provenance_lines(self.card)
 
     @cached_property
     def serious(self) -> list[Finding]:

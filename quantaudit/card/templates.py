@@ -1,0 +1,131 @@
+"""The templates' environment: where they are found, which filters they have, and how their output is made inert.
+
+Everything a template prints passes one gate (`finalize`): in HTML it is made visible and then escaped by Jinja, in
+Markdown it is escaped for Markdown. Only what is marked as safe (scripts, inline code, drawings) passes unchanged.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from quantaudit.card import text
+from quantaudit.card.sections.advice import advised
+from quantaudit.common.resources import resource_dir
+from quantaudit.errors import FormatError
+
+_HINT = "mend the template, or leave --template-dir out"
+_MARKS = {"READY": "✅", "READY WITH CARE": "⚠️", "NOT READY": "❌", "INCONCLUSIVE": "❔"}
+
+
+def check_templates(folder: Path) -> None:
+    """Raises FormatError where there is no such folder."""
+    if not folder.is_dir():
+        raise FormatError(
+            "no such folder of templates", where=str(folder), hint="give --template-dir an existing folder"
+        )
+
+
+def html_environment(template_dir: Path | None) -> jinja2.Environment:
+    """For pages. Files of `template_dir` replace the shipped templates of the same name."""
+    environment = _environment(template_dir, _html_output)
+    environment.filters["prose"] = _html_prose
+    return environment
+
+
+def markdown_environment(template_dir: Path | None) -> jinja2.Environment:
+    """For Markdown, with the same right of `template_dir`."""
+    environment = _environment(template_dir, _markdown_output)
+    environment.filters |= {"code": _markdown_code, "prose": _markdown_prose}
+    return environment
+
+
+def run(environment: jinja2.Environment, name: str, context: dict[str, Any]) -> str:
+    """The output of one template. Raises FormatError, with file and line, where it does not compile or run."""
+    try:
+        return environment.get_template(name).render(context)
+    except jinja2.TemplateSyntaxError as error:
+        where = f"{error.filename or error.name or name}:{error.lineno}"
+        raise FormatError(f"template does not compile: {error.message}", where=where, hint=_HINT) from error
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        raise FormatError(f"template does not run: {error}", where=_line_of(error, name), hint=_HINT) from error
+
+
+def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment:
+    folders = [resource_dir("templates")]
+    if template_dir is not None:
+        check_templates(template_dir)
+        folders.insert(0, template_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(folder) for folder in folders]),
+        autoescape=True,
+        finalize=finalize,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= _FILTERS
+    return environment
+
+
+def _html_output(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return value
+    return text.ABSENT if value is None else text.visible(str(value))
+
+
+def _markdown_output(value: Any) -> Markup:
+    if isinstance(value, Markup):
+        return value
+    return Markup(text.ABSENT if value is None else text.markdown(str(value)))
+
+
+def _html_prose(value: str) -> Markup:
+    parts = ((is_code, Markup.escape(text.visible(part))) for is_code, part in text.prose_parts(value))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if is_code else part for is_code, part in parts)
+
+
+def _markdown_prose(value: str) -> Markup:
+    parts = text.prose_parts(value)
+    return Markup("".join(text.markdown_code(part) if is_code else text.markdown(part) for is_code, part in parts))
+
+
+def _markdown_code(value: str) -> Markup:
+    return Markup(text.markdown_code(value))
+
+
+def _line_of(error: Exception, name: str) -> str:
+    """`file:line` of the innermost template frame; Jinja rewrites tracebacks so that they name template lines."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(".j2")]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else name
+
+
+def _bar_width(fraction: float | None) -> str:
+    """Percent for a CSS width, within 0 … 100 whatever the card says."""
+    return f"{min(max(fraction or 0.0, 0.0), 1.0) * 100:.1f}"
+
+
+def _coefficient(value: float | None) -> str:
+    return text.ABSENT if value is None else f"{value:.2f}".replace("-", text.MINUS)
+
+
+_FILTERS: dict[str, Any] = {
+    "number": text.number,
+    "percent": text.percent,
+    "decibels": text.decibels,
+    "count": text.count,
+    "size": text.size,
+    "token": text.token,
+    "factor": text.factor,
+    "coefficient": _coefficient,
+    "bar_width": _bar_width,
+    "sentence": text.sentence,
+    "advised": advised,
+    "relative_error": text.relative_error,
+    "mark": _MARKS.__getitem__,
+}
