@@ -61,16 +61,13 @@ def main(
 
     from quantaudit.card.render import write_card
     from quantaudit.pipeline import schedule
-    from quantaudit.pipeline.audit import audit
-    from quantaudit.settings import Settings
+    from quantaudit.pipeline.run import Settings, audit
 
     clock = process_time if cpu_time else perf_counter
     schedule.perf_counter = clock  # type: ignore[attr-defined]
     ended = Ended()
     job = Announced(ended, clock)
-    settings = Settings.of(
-        model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device
-    )
+    settings = Settings(model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device)
     with tempfile.TemporaryDirectory() as folder:
         result = audit(settings, stages=job, say=print)
         write_card(result.card, Path(folder))

@@ -45,6 +45,14 @@ class Profile:
     provenance: Provenance
     statistics: Mapping[tuple[str, Split], SiteStatistics]
 
+    def __repr__(self) -> str:
+        """One line: its arrays hold millions of numbers."""
+        model, corpus = self.provenance.model, self.provenance.corpus
+        return (
+            f"Profile({model.name[:70]!r}, {len(self.sites):,} sites, {corpus.tokens:,} tokens of {corpus.samples:,} "
+            f"samples, {len(self.provenance.unmeasured):,} modules not measured)"
+        )
+
     @property
     def sites(self) -> list[SiteInfo]:
         """All sites, in the order of the forward pass."""
@@ -221,10 +229,7 @@ def _samples(profile: Profile) -> set[int]:
 
 
 def save_profile(profile: Profile, path: str | Path) -> None:
-    """Write atomically. Raises OutputError.
-
-    >>> quantaudit.save_profile(quantaudit.load_profile("profile.safetensors"), "copy.safetensors")
-    """
+    """Write atomically. Raises OutputError."""
     path = Path(path)
     arrays: dict[str, np.ndarray] = {}
     encodings: dict[str, str] = {}
@@ -245,10 +250,6 @@ def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
     """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version.
 
     whole: whether one that holds only some shards of its run is refused, as all but `merge` do.
-
-    >>> profile = quantaudit.load_profile("profile.safetensors")
-    >>> profile.sites[0].name
-    'embedding'
     """
     path = Path(path)
     profile = _load_profile(path)

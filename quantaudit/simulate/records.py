@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ Outcome = Literal[
 PriceSource = Literal["gradient", "damage"]
 Cause = Literal["outlier channel", "massive token", "either", "neither"]
 Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
+RECIPES_SHOWN = 6
+"""Recipes that a simulation's `repr` names."""
 
 
 class ScaleRow(Row):
@@ -181,6 +184,25 @@ class Simulation(Row):
     groups: list[GroupRow]
     recipes: list[RecipeRow]
     granularity: list[GranularityRow] = Field(default=[], description="by fused group inside the decoder blocks")
+
+    def __repr__(self) -> str:
+        """One line: the KL of the first recipes, nats per token."""
+        scores = [
+            f"{row.title[:40]!r} {'no finite KL' if row.kl is None else f'KL {row.kl:.3g}'}"
+            for row in self.recipes[:RECIPES_SHOWN]
+        ]
+        more = ["…"] if len(self.recipes) > RECIPES_SHOWN else []
+        groups = len({row.group for row in self.groups})
+        return (
+            f"Simulation({len(self.schemes)} schemes, {groups:,} fused groups, {self.evaluation.tokens:,} tokens: "
+            f"{', '.join(scores + more)})"
+        )
+
+    __str__ = __repr__
+
+    def __rich_repr__(self) -> Iterator[str]:
+        """As little for Rich, which would unfold every row."""
+        yield repr(self)
 
 
 class CorrelationRow(Row):

@@ -198,3 +198,25 @@ def test_printing_opens_what_is_folded(browser: Any, page: Path) -> None:
     assert browser.execute_script("return document.querySelectorAll('details:not([open])').length") == 0
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert browser.execute_script("return document.querySelectorAll('details[open]').length") == 0
+
+
+@pytest.mark.parametrize(
+    ("paper", "ink"), [("rgb(255, 255, 255)", "rgb(33, 33, 33)"), ("rgb(17, 17, 17)", "rgb(255, 255, 255)")]
+)
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_notebook_lends_the_card_its_ink(browser: Any, tmp_path: Path, width: int, paper: str, ink: str) -> None:
+    payload = "</script>\"'><img src=x onerror=window.pwned=1><script>window.pwned=1</script>"
+    cells = make_card()._repr_html_() + hostile_card(payload)._repr_html_()
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(
+        f'<!doctype html><html data-charts="drawn"><meta charset="utf-8"><link rel="icon" href="data:,">'
+        f'<meta name="viewport" content="width=device-width"><body style="background: {paper}; color: {ink}">{cells}',
+        encoding="utf-8",
+    )
+    _open(browser, notebook, width=width)
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return window.pwned") is None
+    assert _requests(browser) == [notebook.as_uri()]
+    inks = "return [...new Set([...document.querySelectorAll('svg text')].map(t => getComputedStyle(t).fill))]"
+    assert browser.execute_script(inks) == [ink]
+    assert browser.execute_script("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")

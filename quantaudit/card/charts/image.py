@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from typing import Any
 
 from quantaudit.card.charts import theme
 
 WIDTH, SCALE = 700, 2
+_NAME = re.compile(r' id="([^"]+)"')
 
 
 def png(spec: dict[str, Any]) -> bytes:
@@ -20,3 +24,29 @@ def png(spec: dict[str, Any]) -> bytes:
         allowed_base_urls=[],
     )
     return image
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """The chart as an <svg> element on transparent paper, in the text color of what it is placed in.
+
+    Names within it are of this chart alone, so that several can stand on one page. Vega escapes every text.
+    """
+    import vl_convert
+
+    config = theme.paper("currentColor", theme.FAINT, None, f"{theme.IMAGE_FONTS}, Arial, sans-serif")
+    # Text is measured in the first font and may be shown in a wider one.
+    config["legend"] |= {"columnPadding": 18}
+    # Without `aria` marks carry no label each, which would be most of the drawing; whoever shows it gives it one.
+    drawing: str = vl_convert.vegalite_to_svg(
+        spec | {"width": WIDTH, "padding": 4}, config=config | {"aria": False}, allowed_base_urls=[]
+    )
+    return _with_own_names(drawing, spec).replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
+
+
+def _with_own_names(drawing: str, spec: dict[str, Any]) -> str:
+    """Vega counts names through the life of a process; here they depend on the specification alone."""
+    prefix = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
+    for index, name in enumerate(_NAME.findall(drawing)):
+        drawing = drawing.replace(f' id="{name}"', f' id="{prefix}-{index}"')
+        drawing = drawing.replace(f"url(#{name})", f"url(#{prefix}-{index})")
+    return drawing

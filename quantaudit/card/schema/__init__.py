@@ -6,6 +6,7 @@ NumPy's `inverted_cdf`. Magnitudes are in the units of the tensor; errors carry 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -29,6 +30,7 @@ from quantaudit.card.schema.stability import (
     SubsetRow,
     TailRow,
 )
+from quantaudit.card.schema.summary import summary
 from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Verdict, VerdictLimits, WorstGroup
 from quantaudit.errors import FormatError
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Row, explain
@@ -99,14 +101,25 @@ class Card(Row):
     findings: list[Finding]
     verdict: Verdict
 
+    def __repr__(self) -> str:
+        """At most ten lines: a card has megabytes."""
+        return summary(self)
+
+    __str__ = __repr__
+
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        """As little for Rich, which would unfold every field."""
+        yield from (("model", self.model.name), ("verdict", self.verdict.headline))
+
+    def _repr_html_(self) -> str:
+        """The verdict tiles and the layer map, for a notebook."""
+        from quantaudit.card.notebook import render_notebook  # pages read the schema, so they are looked up late
+
+        return render_notebook(self)
+
 
 def load_card(path: str | Path) -> Card:
-    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version.
-
-    >>> card = quantaudit.load_card("quantaudit-demo/card.json")
-    >>> [verdict.title for verdict in card.verdict.schemes]
-    ['INT8 static per-tensor', 'INT8 dynamic per-token']
-    """
+    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
