@@ -21,11 +21,14 @@ from quantaudit.advise.knapsack import cheapest
 from quantaudit.common.files import write_text
 from quantaudit.common.resources import resource_dir
 from quantaudit.measure.profile import Profile, load_profile
-from quantaudit.pipeline.run import Settings, Subject, measure_subject, prepare, repeat
+from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.prepare import AuditInputs, prepare
+from quantaudit.pipeline.recorded import settings_of_profile
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.resolved import ResolvedRecipe
+from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
@@ -39,7 +42,7 @@ WORSE, COST = 1.05, 0.1
 class Case:
     """What is simulated, on which tokens."""
 
-    subject: Subject
+    subject: AuditInputs
     profile: Profile
     found: Sequence[Candidate]
     tokens: int
@@ -95,8 +98,8 @@ def brute_force(case: Case) -> list[list[float]]:
 def run(model: str, recipe: Path, tokens: int, measured: Path | None) -> dict[str, object]:
     """Both choices at every share, simulated, and what each cost to find, in processor time."""
     profile = load_profile(measured) if measured else None
-    subject = prepare(repeat(profile, model) if profile else Settings(model=model))
-    profile = profile or measure_subject(subject)
+    subject = prepare(settings_of_profile(profile, model) if profile else Settings.of(model=model))
+    profile = profile or measure_inputs(subject)
     samples = evaluation.select(subject.corpus.samples, tokens)
     start = process_time()
     found = candidates(subject.loaded, profile, samples, resolve(read_recipe(recipe), subject.loaded.model))

@@ -34,10 +34,12 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.model.sites import Architecture, Group, discover
-from quantaudit.pipeline.run import Settings, Subject, check_profile, measure_subject, prepare
+from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.prepare import AuditInputs, check_profile, prepare
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits.rounding_floor import AdditivityCurve, RoundingFloor, fit_curve, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
@@ -81,7 +83,7 @@ Scores = dict[str, float]
 class Case:
     """One model with its evaluation tokens and calibrated ranges (by scheme, then group)."""
 
-    subject: Subject
+    subject: AuditInputs
     profile: Profile
     architecture: Architecture
     groups: list[Group]
@@ -129,7 +131,9 @@ def main(
     chart: Path | None = None,
 ) -> None:
     """Measure, compare, report."""
-    settings = Settings(model=model, corpus=corpus, samples=samples, evaluation_tokens=evaluation_tokens, device=device)
+    settings = Settings.of(
+        model=model, corpus=corpus, samples=samples, evaluation_tokens=evaluation_tokens, device=device
+    )
     case = prepare_case(settings, profile)
     kl, brute_seconds = known_truth(truth, case) if truth else brute_force(case)
     scores, prices, floor, costs = rankings(case)
@@ -170,7 +174,7 @@ def main(
 def prepare_case(settings: Settings, profile: Path | None) -> Case:
     """Load, measure unless a profile is given, and calibrate."""
     subject = prepare(settings)
-    measured = load_profile(profile) if profile else measure_subject(subject)
+    measured = load_profile(profile) if profile else measure_inputs(subject)
     check_profile(subject, measured)
     architecture = discover(subject.loaded.model)
     return Case(
@@ -178,7 +182,7 @@ def prepare_case(settings: Settings, profile: Path | None) -> Case:
         profile=measured,
         architecture=architecture,
         groups=[group for group in architecture.groups if group.layer is not None],
-        samples=evaluation.select(subject.corpus.samples, settings.evaluation_tokens),
+        samples=evaluation.select(subject.corpus.samples, settings.simulate.evaluation_tokens),
         ranges={scheme.name: _ranges(measured, architecture.groups, scheme) for scheme in FIVE},
     )
 

@@ -52,9 +52,10 @@ def main(
 def time_measuring(model: str, samples: int, others: int, runs: int, dtype: str) -> None:
     """In a process with its own threads: the best of some runs alone, and of as many among busy processes."""
     from quantaudit.measure.run import measure
-    from quantaudit.pipeline.run import Settings, prepare
+    from quantaudit.pipeline.prepare import prepare
+    from quantaudit.settings import Settings
 
-    subject = prepare(Settings(model=model, samples=samples, dtype=dtype))
+    subject = prepare(Settings.of(model=model, samples=samples, dtype=dtype))
 
     def seconds() -> float:
         start = perf_counter()

@@ -61,13 +61,16 @@ def main(
 
     from quantaudit.card.render import write_card
     from quantaudit.pipeline import schedule
-    from quantaudit.pipeline.run import Settings, audit
+    from quantaudit.pipeline.audit import audit
+    from quantaudit.settings import Settings
 
     clock = process_time if cpu_time else perf_counter
     schedule.perf_counter = clock  # type: ignore[attr-defined]
     ended = Ended()
     job = Announced(ended, clock)
-    settings = Settings(model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device)
+    settings = Settings.of(
+        model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device
+    )
     with tempfile.TemporaryDirectory() as folder:
         result = audit(settings, stages=job, say=print)
         write_card(result.card, Path(folder))

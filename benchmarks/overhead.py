@@ -20,7 +20,21 @@ from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
-from quantaudit.pipeline.run import Settings, Subject, prepare
+from quantaudit.pipeline.prepare import AuditInputs, prepare
+from quantaudit.settings import Settings
+from quantaudit.stats import host
+from quantaudit.stats.host_count import CHANNELS, EXTREMES, HISTOGRAM, MASSIVE, PEAKS
+from quantaudit.stats.host_kernel import compile_record
+
+STATISTICS = {
+    "hooks, labels, threads": 0,
+    "histogram": HISTOGRAM,
+    "channels' maxima": CHANNELS,
+    "extremes of samples": EXTREMES,
+    "massive activations": MASSIVE,
+    "peaks and their medians": PEAKS,
+}
+"""What is added one after the other: later ones build on earlier ones."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -41,10 +55,10 @@ def main(
     batch_size: int = 1,
     device: str = "auto",
     dtype: str = "auto",
-    shares: Annotated[bool, typer.Option(help="also print what each part of a tensor's statistics costs")] = False,
+    shares: Annotated[bool, typer.Option(help="also print what each statistic costs")] = False,
 ) -> None:
     """Print the ratio of every pair of runs, and their median."""
-    settings = Settings(model=model, samples=samples, batch_size=batch_size, device=device, dtype=dtype)
+    settings = Settings.of(model=model, samples=samples, batch_size=batch_size, device=device, dtype=dtype)
     subject = prepare(settings)
     loaded, corpus = subject.loaded, subject.corpus
 
@@ -73,13 +87,14 @@ def main(
             print(f"bare {times[bare]:6.2f} s   measuring {times[measured]:6.2f} s   ratio {ratios[-1]:.2f}")
         print(f"median ratio {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
         if shares:
-            print_shares(bare, lambda: gather_only(subject, batch_size))
+            print_shares(subject, bare, batch_size, runs)
 
 
-def gather_only(subject: Subject, batch_size: int) -> float:
-    """Seconds that one pass spends inside the taps, of hooks alone and of statistics."""
+def seconds_in_taps(subject: AuditInputs, batch_size: int, parts: int) -> float:
+    """Seconds that one pass spends inside the taps with some of the statistics."""
     inside = 0.0
     receive = StatisticsCollector.receive
+    compiled = compile_record(parts)
 
     def timed(self: StatisticsCollector, site: str, tensor: torch.Tensor) -> None:
         nonlocal inside
@@ -87,38 +102,36 @@ def gather_only(subject: Subject, batch_size: int) -> float:
         receive(self, site, tensor)
         inside += perf_counter() - start
 
-    with patch.object(StatisticsCollector, "receive", timed):
+    with patch.object(StatisticsCollector, "receive", timed), patch.object(host, "_compiled", lambda: compiled):
         measure(subject.loaded, subject.corpus, batch_size=batch_size)
     return inside
 
 
-def print_shares(bare: Callable[[], object], gather: Callable[[], float]) -> None:
-    """What parts of a tensor's statistics cost, as shares of a bare pass: kernels are replaced by ones that do less."""
-    from quantaudit.stats import host
+def print_shares(subject: AuditInputs, bare: Callable[[], object], batch_size: int, runs: int) -> None:
+    """What each statistic adds inside the taps, as shares of bare passes that are run in between, and the rest.
 
-    whole = seconds(bare)
-    rows = {"all of it": gather()}
-    init = host.HostRecorder.__init__
-
-    def without(*names: str) -> Callable[[host.HostRecorder], None]:
-        def made(self: host.HostRecorder) -> None:
-            init(self)
-            self.parallel = None
-            self.threads = 1
-            for name in names:
-                setattr(self, name, lambda _address: None)
-
-        return made
-
-    for title, names in (
-        ("on one thread", ()),
-        ("without histograms and maxima", ("count", "finish")),
-        ("without extremes of samples, peaks, massive activations", ("finish",)),
-    ):
-        with patch.object(host.HostRecorder, "__init__", without(*names)):
-            rows[title] = gather()
-    for title, taken in rows.items():
-        print(f"{title:60} {taken / whole:6.1%} of a bare pass")
+    Statistics are added one by one, each compiled together with those above it: the first share is of the hooks'
+    Python, labels and threads alone. The compiled code is for main memory.
+    """
+    bare_times, whole_times, parts = [], [], 0
+    rows: dict[str, list[float]] = {}
+    for run in range(runs + 1):  # the first warms up, and compiles
+        parts = 0
+        for title, part in STATISTICS.items():
+            parts |= part
+            taken = seconds_in_taps(subject, batch_size, parts)
+            if run:
+                rows.setdefault(title, []).append(taken)
+        if run:
+            bare_times.append(seconds(bare))
+            whole_times.append(seconds(lambda: measure(subject.loaded, subject.corpus, batch_size=batch_size)))
+    base, before = median(bare_times), 0.0
+    for title, times in rows.items():
+        print(f"{title:60} {(median(times) - before) / base:6.1%} of a bare pass")
+        before = median(times)
+    print(f"{'inside the taps, together':60} {before / base:6.1%}")
+    outside = median(whole_times) - base - before
+    print(f"{'outside: PyTorch calling hooks, results, colder caches':60} {outside / base:6.1%}")
 
 
 if __name__ == "__main__":

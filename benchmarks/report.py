@@ -68,12 +68,14 @@ def main(
     from quantaudit.card.render import write_card
     from quantaudit.measure.profile import save_profile
     from quantaudit.model.forward.batches import batches, forward, last_logit_only
-    from quantaudit.pipeline.run import Settings, measure_subject, prepare, simulate_subject
+    from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+    from quantaudit.pipeline.prepare import prepare
     from quantaudit.policy import load_policy
+    from quantaudit.settings import Settings
     from quantaudit.simulate.tensors import scale_rows
 
     stages("loading")
-    settings = Settings(
+    settings = Settings.of(
         model=model,
         corpus=corpus,
         samples=samples,
@@ -89,8 +91,8 @@ def main(
         for batch in batches(subject.corpus.samples, 1, pad=0, device=loaded.device):
             forward(loaded.model, batch)
     stages("")
-    profile = measure_subject(subject, stages)
-    simulation = simulate_subject(subject, profile, stages)
+    profile = measure_inputs(subject, stages)
+    simulation = simulate_inputs(subject, profile, stages)
     stages("building the card")
     card = build_card(profile, scale_rows(profile), simulation, load_policy("default"), timings={})
     stages("drawing and writing the card")

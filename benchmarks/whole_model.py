@@ -23,9 +23,10 @@ from overhead import seconds
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.sites import discover
-from quantaudit.pipeline.run import Settings, prepare
+from quantaudit.pipeline.prepare import prepare
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC
+from quantaudit.settings import Settings
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
@@ -41,7 +42,7 @@ def main(
     device: str = "auto",
 ) -> None:
     """Print the cost of each scheme in bare forwards: medians over interleaved runs."""
-    subject = prepare(Settings(model=model, samples=samples, device=device))
+    subject = prepare(Settings.of(model=model, samples=samples, device=device))
     loaded, corpus = subject.loaded, subject.corpus
     architecture = discover(loaded.model)
     groups = [group for group in architecture.groups if group.layer is not None]

@@ -1,6 +1,7 @@
 """quantaudit: will low-bit activations work on this model, where do they break, and what avoids it?
 
-The names below are the public interface. They load on first use, so that importing the package costs nothing.
+The names below are the public interface: the product's verbs, and what they take and give. They load on first use, so
+that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -11,45 +12,65 @@ from typing import TYPE_CHECKING, Any
 from quantaudit._version import __version__
 
 if TYPE_CHECKING:
-    from quantaudit.card.render import write_card
+    from quantaudit.advise.goal import Offers
+    from quantaudit.api.advise import advise
+    from quantaudit.api.audit import audit
+    from quantaudit.api.conform import conform
+    from quantaudit.api.gate import gate
+    from quantaudit.api.measure import measure
+    from quantaudit.api.merge import merge
+    from quantaudit.api.render import render
+    from quantaudit.api.simulate import simulate
+    from quantaudit.api.verify import verify
     from quantaudit.card.schema import Card, load_card
     from quantaudit.errors import QuantauditError
     from quantaudit.measure.observe import Observation, observe
-    from quantaudit.measure.profile import Profile, load_profile, merge, save_profile
-    from quantaudit.pipeline.run import Audit, audit
-    from quantaudit.settings import Settings
+    from quantaudit.measure.profile import Profile, load_profile, save_profile
+    from quantaudit.pipeline.audit import Audit
 
 _HOMES = {
-    "Audit": "quantaudit.pipeline.run",
+    "Audit": "quantaudit.pipeline.audit",
     "Card": "quantaudit.card.schema",
     "Observation": "quantaudit.measure.observe",
+    "Offers": "quantaudit.advise.goal",
     "Profile": "quantaudit.measure.profile",
     "QuantauditError": "quantaudit.errors",
-    "Settings": "quantaudit.settings",
-    "audit": "quantaudit.pipeline.run",
+    "advise": "quantaudit.api.advise",
+    "audit": "quantaudit.api.audit",
+    "conform": "quantaudit.api.conform",
+    "gate": "quantaudit.api.gate",
     "load_card": "quantaudit.card.schema",
     "load_profile": "quantaudit.measure.profile",
-    "merge": "quantaudit.measure.profile",
+    "measure": "quantaudit.api.measure",
+    "merge": "quantaudit.api.merge",
     "observe": "quantaudit.measure.observe",
+    "render": "quantaudit.api.render",
     "save_profile": "quantaudit.measure.profile",
-    "write_card": "quantaudit.card.render",
+    "simulate": "quantaudit.api.simulate",
+    "verify": "quantaudit.api.verify",
 }
 
 __all__ = [
     "Audit",
     "Card",
     "Observation",
+    "Offers",
     "Profile",
     "QuantauditError",
-    "Settings",
     "__version__",
+    "advise",
     "audit",
+    "conform",
+    "gate",
     "load_card",
     "load_profile",
+    "measure",
     "merge",
     "observe",
+    "render",
     "save_profile",
-    "write_card",
+    "simulate",
+    "verify",
 ]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from quantaudit.common.choices import SpecialTokens
+
 
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -62,10 +64,6 @@ class ModelInfo(Row):
     notes: list[str] = Field(description="what loading changed, such as dequantization")
     modules: list[ModuleInfo]
     doubts: list[Doubt] = Field(default=[], description="why this may not be the model that was meant")
-
-
-SpecialTokens = Literal["auto", "none"]
-"""Which special tokens text is given: as the tokenizer adds them when the model is deployed, or none."""
 
 
 REDACTED = "redacted"

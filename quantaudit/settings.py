@@ -1,16 +1,16 @@
-"""What to audit and how, checked as it is made; and settings that run a profile's samples again. Imports no torch."""
+"""What to audit and how: parts, each checked as it is made, whose defaults options and functions read. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from quantaudit.common.choices import (
-    DTYPES,
     ArithmeticChoice,
     Attention,
     Experts,
+    SpecialTokens,
     check_device,
     check_scheme,
     find_arithmetic,
@@ -19,80 +19,161 @@ from quantaudit.common.choices import (
     parse_dtype,
     parse_price_source,
 )
-from quantaudit.corpus.spec import pinned
-from quantaudit.errors import FormatError
-from quantaudit.measure.profile import Profile
-from quantaudit.provenance import REDACTED, SpecialTokens
+from quantaudit.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What to audit and how. model, corpus: specs. samples: None for all, of a dataset for 512. Tokens are counts.
-
-    single_groups: how many fused groups to simulate alone, or `all`. schemes: specs of those to simulate beside the
-    report's own. recipes: llm-compressor recipes to score. Raises UsageError for a value that no option has.
-    """
+class ModelSpec:
+    """A model and how it is run. model: Hub id, folder, .gguf file, or `demo`. Raises UsageError for unknown values."""
 
     model: str = "demo"
-    corpus: str = "builtin"
     revision: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    arithmetic: ArithmeticChoice = "auto"
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        parse_dtype(self.dtype)
+        find_arithmetic(self.arithmetic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSpec:
+    """The text that is run, and how it becomes token ids. corpus: `builtin`, a file, or a dataset and a part of it.
+
+    samples: None for all of a file, and for 512 of a dataset. max_length: tokens that a sample is cut to. seed: of the
+    split into calibration and evaluation samples, and of a dataset's shuffle.
+    """
+
+    corpus: str = "builtin"
     samples: int | None = None
     max_length: int = 2048
     special_tokens: SpecialTokens = "auto"
     corpus_tokenizer: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureOptions:
+    """How samples are run while they are measured. Raises UsageError for unknown values."""
+
     batch_size: int = 1
     experts: Experts = "auto"
     attention: Attention = "auto"
-    arithmetic: ArithmeticChoice = "auto"
+
+    def __post_init__(self) -> None:
+        find_experts(self.experts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """What is simulated. evaluation_tokens: that predictions are taken on. score: where prices come from.
+
+    single_groups: how many fused groups are simulated alone, or `all`. schemes: those to simulate in addition to the
+    report's. recipes: llm-compressor recipes to score. Raises UsageError for unknown values.
+    """
+
     evaluation_tokens: int = 4096
     score: str = "auto"
     single_groups: str = "0"
     schemes: tuple[str, ...] = ()
     recipes: tuple[Path, ...] = ()
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        parse_dtype(self.dtype)
-        find_experts(self.experts)
-        find_arithmetic(self.arithmetic)
         parse_price_source(self.score)
         find_single(self.single_groups)
         for scheme in self.schemes:
             check_scheme(scheme)
 
 
-def repeat(profile: Profile, model: str, *, corpus: str | None = None, **changed: Any) -> Settings:
-    """Settings under which a profile's samples are drawn again. corpus: where its corpus lies now, if it has moved.
+class Options(TypedDict, total=False):
+    """Every setting by its name, apart from model and corpus: the fields of all four parts. A test holds them equal."""
 
-    changed: what differs; None, and a dtype of `auto`, stand for the profile's own.
+    revision: str | None
+    device: str
+    dtype: str
+    arithmetic: ArithmeticChoice
+    trust_remote_code: bool
+    samples: int | None
+    max_length: int
+    special_tokens: SpecialTokens
+    corpus_tokenizer: str | None
+    seed: int
+    batch_size: int
+    experts: Experts
+    attention: Attention
+    evaluation_tokens: int
+    score: str
+    single_groups: str
+    schemes: tuple[str, ...]
+    recipes: tuple[Path, ...]
+
+
+PARTS: dict[str, type[Any]] = {
+    "model": ModelSpec,
+    "corpus": CorpusSpec,
+    "measure": MeasureOptions,
+    "simulate": SimulateOptions,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to audit and how."""
+
+    model: ModelSpec = field(default_factory=ModelSpec)
+    corpus: CorpusSpec = field(default_factory=CorpusSpec)
+    measure: MeasureOptions = field(default_factory=MeasureOptions)
+    simulate: SimulateOptions = field(default_factory=SimulateOptions)
+
+    @classmethod
+    def of(cls, model: str = "demo", corpus: str = "builtin", **options: Unpack[Options]) -> Settings:
+        """Settings from options by name, whichever part they belong to. Raises UsageError for an unknown one."""
+        return cls(model=ModelSpec(model=model), corpus=CorpusSpec(corpus=corpus)).changed(**options)
+
+    def changed(self, **options: Unpack[Options]) -> Settings:
+        """These settings with some options replaced. Raises UsageError for an unknown one."""
+        rest: dict[str, Any] = dict(options)
+        parts: dict[str, Any] = {}
+        for name, part in PARTS.items():
+            chosen = {item.name: rest.pop(item.name) for item in fields(part) if item.name in rest}
+            parts[name] = replace(getattr(self, name), **chosen)
+        if rest:
+            raise UsageError(
+                "unknown option", where=", ".join(rest), hint=f"one of {', '.join(Options.__annotations__)}"
+            )
+        return Settings(**parts)
+
+
+class CaseOptions(TypedDict, total=False):
+    """The fields of a `CaseSpec` that have defaults, by their names."""
+
+    model: str | Path | None
+    profile: str | Path | None
+    corpus: str | None
+    evaluation_tokens: int
+    arithmetic: ArithmeticChoice
+    device: str
+    revision: str | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseSpec:
+    """Where the parts of a case lie. profile: in the card's folder by default. corpus: only where it has moved.
+
+    model: spec of the card's model, which is run as it was measured; evaluation_tokens: that predictions are taken on.
     """
-    text, measured = profile.provenance.corpus, profile.provenance.model
-    if text.redacted and text.spec == REDACTED and corpus is None:
-        raise FormatError(
-            "the profile's text is redacted: it does not say where its corpus lies", hint="give it with --corpus"
-        )
-    if changed.get("dtype", "auto") == "auto":
-        changed["dtype"] = measured.dtype if measured.dtype in DTYPES else "auto"
-    own: dict[str, Any] = {
-        "corpus": corpus or pinned(text.spec, text.revision),
-        "samples": text.samples,
-        "max_length": text.max_length,
-        "special_tokens": text.special_tokens,
-        "corpus_tokenizer": text.tokenizer,
-        "experts": profile.experts or "routed",
-        "arithmetic": own_arithmetic(profile),
-        "dtype": profile.provenance.model.dtype,
-        "seed": text.seed,
-        "revision": measured.revision if model == measured.spec else None,
-    }
-    return Settings(model=model, **own | {key: value for key, value in changed.items() if value is not None})
 
-
-def own_arithmetic(profile: Profile) -> ArithmeticChoice:
-    """What a processor measured with; `auto` for what was measured elsewhere."""
-    environment = profile.provenance.environment
-    return environment.arithmetic if environment.device == "cpu" else "auto"
+    recipe: Path
+    card: Path
+    model: str
+    profile: Path | None = None
+    corpus: str | None = None
+    evaluation_tokens: int = 4096
+    arithmetic: ArithmeticChoice = "auto"
+    device: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False

@@ -1,4 +1,4 @@
-"""What advice is to reach. Imports no torch: a goal that is none is refused before anything is loaded."""
+"""What advice is to reach, and what it may offer. Imports no torch: a goal that is none is refused at once."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ class Goal:
 
     def __str__(self) -> str:
         return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """What may be done to a fused group instead of what its recipe does.
+
+    moving_averages: llm-compressor's `minmax` observer, whose ranges depend on the order of samples. unquantized: to
+    leave it out. smoothing: SmoothQuant, where it reaches; costs passes over the calibration samples.
+    """
+
+    moving_averages: bool = True
+    unquantized: bool = True
+    smoothing: bool = True

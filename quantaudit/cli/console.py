@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantaudit.card.text import sample_count
-from quantaudit.cli.progress import progress as show_progress
+from quantaudit.common.display import progress as show_progress
 from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from quantaudit.cli import options
+from quantaudit.settings import CorpusSpec, MeasureOptions, ModelSpec
 
 EXAMPLE = "Example: quantaudit measure demo --out smollm2.safetensors"
 
@@ -21,23 +22,12 @@ Reference = Annotated[
 ]
 
 
+@options.flattened
 def run(
-    model: options.Model,
+    model: ModelSpec,
     out: options.OutFile,
-    corpus: options.Corpus = "builtin",
-    samples: options.Samples = None,
-    max_length: options.MaxLength = 2048,
-    special_tokens: options.SpecialTokens = "auto",
-    corpus_tokenizer: options.CorpusTokenizer = None,
-    batch_size: options.BatchSize = 1,
-    experts: options.Experts = "auto",
-    attention: options.Attention = "auto",
-    arithmetic: options.Arithmetic = "auto",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    seed: options.Seed = 0,
+    corpus: CorpusSpec = CorpusSpec(),
+    measure: MeasureOptions = MeasureOptions(),
     shard: options.ShardOf = None,
     export_reference: Reference = None,
     force: options.Force = False,
@@ -59,39 +49,22 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
-    from quantaudit.common.choices import find_experts
     from quantaudit.measure.profile import save_profile
-    from quantaudit.pipeline.inputs import open_inputs
+    from quantaudit.pipeline.files import open_files
     from quantaudit.settings import Settings
 
-    settings = Settings(
-        model=model,
-        corpus=corpus,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        samples=samples,
-        max_length=max_length,
-        special_tokens=special_tokens,
-        corpus_tokenizer=corpus_tokenizer,
-        batch_size=batch_size,
-        experts=find_experts(experts),
+    settings = Settings(model=model, corpus=corpus, measure=measure)
+    if measure.attention == "auto" and export_reference is not None:
         # The paper's numbers are of models as they load.
-        attention="native" if attention == "auto" and export_reference is not None else attention,
-        arithmetic=arithmetic,
-        seed=seed,
-    )
-    inputs = open_inputs(settings)
+        settings = settings.changed(attention="native")
+    files = open_files(settings)
     with console.progress() as stages:
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline.run import announce, measure_subject, prepare
+        from quantaudit.pipeline.measure import measure as run_measure
 
-        subject = prepare(settings, console.say, inputs=inputs, stages=stages)
-        announce(subject, stages, console.say, simulated=False, shards=part.count if part else 1)
-        profile = measure_subject(subject, stages, part)
+        profile = run_measure(settings, files=files, shard=part, stages=stages, say=console.say)
     save_profile(profile, out)
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))

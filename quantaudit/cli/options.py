@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+
+from quantaudit.settings import CaseSpec, CorpusSpec, MeasureOptions, ModelSpec, SimulateOptions
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, .gguf file, or `demo` (SmolLM2-135M-Instruct).")
@@ -45,7 +51,7 @@ CorpusTokenizer = Annotated[
     typer.Option(
         metavar="TOKENIZER",
         help="Folder or Hub id of the tokenizer that a corpus of input_ids was made with, if it is not the model's: "
-        "its ids are decoded, and tokenized anew.",
+        "its ids are decoded, and tokenized again.",
     ),
 ]
 BatchSize = Annotated[
@@ -125,4 +131,101 @@ MovedCorpus = Annotated[
 CardProfile = Annotated[
     Path | None, typer.Option("--profile", metavar="PROFILE", help="Profile of the card; beside it by default.")
 ]
+TemplateDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
+]
 Policy = Annotated[str, typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file.")]
+CaseRecipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="llm-compressor recipe.")]
+CaseCard = Annotated[
+    Path, typer.Option("--card", metavar="CARD", help="card.json of this model; the result is added to it.")
+]
+CaseModel = Annotated[
+    str, typer.Option("--model", metavar="MODEL", help="The model of the card: Hub id, folder, file or `demo`.")
+]
+
+RUN = {
+    "device": Device,
+    "revision": Revision,
+    "arithmetic": Arithmetic,
+    "trust_remote_code": TrustRemoteCode,
+}
+PARAMETERS: dict[type[Any], dict[str, Any]] = {
+    ModelSpec: {"model": Model, "dtype": Dtype} | RUN,
+    CorpusSpec: {
+        "corpus": Corpus,
+        "samples": Samples,
+        "max_length": MaxLength,
+        "special_tokens": SpecialTokens,
+        "corpus_tokenizer": CorpusTokenizer,
+        "seed": Seed,
+    },
+    MeasureOptions: {"batch_size": BatchSize, "experts": Experts, "attention": Attention},
+    SimulateOptions: {
+        "evaluation_tokens": EvaluationTokens,
+        "score": Score,
+        "single_groups": SingleGroups,
+        "schemes": Schemes,
+        "recipes": Recipes,
+    },
+    CaseSpec: {
+        "recipe": CaseRecipe,
+        "card": CaseCard,
+        "model": Model,
+        "profile": CardProfile,
+        "corpus": MovedCorpus,
+        "evaluation_tokens": EvaluationTokens,
+    }
+    | RUN,
+}
+"""What every field of a part is on the command line; its default is the field's."""
+
+
+def flattened(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose parameters that are parts (a key of PARAMETERS) are given as one option for each field.
+
+    A field without a default has to be given, and so has the model of a part without one. `Annotated[Part, {name: …}]`
+    declares some fields otherwise.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    signature = inspect.signature(verb)
+    options: list[inspect.Parameter] = []
+    parts: dict[str, tuple[type[Any], list[str]]] = {}
+    for name, parameter in signature.parameters.items():
+        part, declared = _part(hints[name])
+        if part is None:
+            options.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        parts[name] = part, [item.name for item in fields(part)]
+        options += [_option(item, declared[item.name], parameter.default) for item in fields(part)]
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        for name, (part, names) in parts.items():
+            given[name] = part(**{field: _value(given.pop(field), PARAMETERS[part][field]) for field in names})
+        verb(**given)
+
+    run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options} | {"return": None}
+    return run
+
+
+def _part(hint: Any) -> tuple[type[Any] | None, dict[str, Any]]:
+    """The part that a hint stands for, None where it is an option of its own; and what its fields are declared as."""
+    others: dict[str, Any] = {}
+    if get_origin(hint) is Annotated and isinstance(get_args(hint)[1], dict):
+        hint, others = get_args(hint)
+    return (hint, PARAMETERS[hint] | others) if hint in PARAMETERS else (None, {})
+
+
+def _option(field: Field[Any], declared: Any, part: Any) -> inspect.Parameter:
+    default = field.default if field.default is not MISSING else inspect.Parameter.empty
+    if field.name == "model" and part is inspect.Parameter.empty:
+        default = inspect.Parameter.empty
+    # typer gives lists, and takes none as a default.
+    default = None if default == () else default
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=declared, default=default)
+
+
+def _value(value: Any, declared: Any) -> Any:
+    """typer's lists as tuples, and a list that was not given as an empty one."""
+    return tuple(value or ()) if declared in (Schemes, Recipes) else value

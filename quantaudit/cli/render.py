@@ -15,9 +15,7 @@ EXAMPLE = "Example: quantaudit render quantaudit-demo/card.json --out page/"
 def run(
     card: Annotated[Path, typer.Argument(metavar="CARD", help="card.json written by `quantaudit report`.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for card.html, card.md and their images.")],
-    template_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
-    ] = None,
+    template_dir: options.TemplateDir = None,
     force: options.Force = False,
 ) -> None:
     """Render an activation card as HTML and Markdown."""

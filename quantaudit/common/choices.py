@@ -17,6 +17,8 @@ Attention = Literal["auto", "eager", "native"]
 """Attention while measuring: eager, as the model was loaded, or by the length of the longest sample."""
 ArithmeticChoice = Literal["auto", "native", "float32"]
 """How products of a 16-bit model are computed on a processor."""
+SpecialTokens = Literal["auto", "none"]
+"""Which special tokens text is given: as the tokenizer adds them when the model is deployed, or none."""
 OBSERVERS = ("absolute_maximum", "absolute_maximum_127", "minmax", "percentile_99.9", "percentile_99.99", "mse")
 STATIC_SCHEMES = ("int8_static_per_tensor", "int8_asymmetric_static_per_tensor", "fp8_e4m3_static_per_tensor")
 """Schemes with one fixed scale per tensor, for which scales are derived from a profile."""

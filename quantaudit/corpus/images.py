@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.common.choices import SpecialTokens
 from quantaudit.corpus.rows import CorpusRow, Message
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import SpecialTokens
 
 
 def plain(message: Message, placeholder: str = "") -> str:

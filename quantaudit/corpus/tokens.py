@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.common.choices import SpecialTokens
 from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
@@ -17,7 +18,7 @@ from quantaudit.corpus.load import Corpus, CorpusRow
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import Split, assign, stratified
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import CorpusInfo, SampleInfo, SpecialTokens, SplitInfo
+from quantaudit.provenance import CorpusInfo, SampleInfo, SplitInfo
 
 _NOTES = {
     "tools": "the chat template does not write tools: those that {count:,} chats offer were left out",

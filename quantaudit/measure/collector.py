@@ -96,10 +96,10 @@ class StatisticsCollector:
         if site in self.odd:
             return
         try:
+            record = self._records.get((site, tensor.dtype, tensor.device))
+            if record is None:
+                record = self._start(site, tensor)
             for x_NC in self._by_token(site, tensor):
-                record = self._records.get((site, tensor.dtype, tensor.device))
-                if record is None:
-                    record = self._start(site, tensor)
                 for labels, chosen in self._labeled_rows(site, x_NC):
                     record.add(x_NC, labels, chosen)
         except MeasurementError as error:
@@ -159,6 +159,8 @@ def by_token(x: Tensor, shape: Sequence[int]) -> Sequence[Tensor]:
     x: [batch, tokens, channels]; [batch, tokens, …, channels], as of heads; or […, batch, tokens, channels], as of
     streams that run side by side. shape: (batch, tokens).
     """
+    if x.ndim == 3:  # as nearly all are
+        return (x.view(-1, x.shape[-1]) if x.is_contiguous() else x.reshape(-1, x.shape[-1]),)
     if x.ndim > 3 and tuple(x.shape[:2]) == tuple(shape):
         x = x.flatten(2, -2).movedim(2, 0)
     if x.ndim > 3 and tuple(x.shape[-3:-1]) == tuple(shape):

@@ -24,7 +24,7 @@ from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.model.forward.masked import MaskedBatch
-from quantaudit.model.loading.info import model_info
+from quantaudit.model.loading.in_memory import info_in_memory
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover, non_text_sites
 from quantaudit.provenance import Arithmetic, CorpusInfo, Provenance, SampleInfo, SplitInfo
@@ -42,7 +42,15 @@ def observe(
     every row is a sample of its own, and padding enters no statistic. `observation.split` and `.domain` may be set
     between batches. tokenizer: only spells out the tokens at peaks. Hooks are removed whatever happens.
 
-    Raises MeasurementError for a call whose tokens cannot be told: embeddings, images, a filled cache, other masks.
+    Raises MeasurementError for a call whose tokens are not known: embeddings, images, a filled cache, other masks.
+
+    >>> import torch
+    >>> from transformers import AutoModelForCausalLM
+    >>> model = AutoModelForCausalLM.from_pretrained("my-checkpoint")
+    >>> with torch.no_grad(), quantaudit.observe(model) as observation:
+    ...     output = model(torch.arange(8)[None])
+    >>> observation.tokens
+    8
     """
     observation = Observation(model, tokenizer=tokenizer, split=split, domain=domain)
     signature = inspect.signature(model.forward)
@@ -92,7 +100,7 @@ class Observation:
         self.domain = domain
         self.architecture = discover(model, all_tokens=experts == "all")
         # Now: what quantizes the model later gives it parameters of its own.
-        self.info = model_info(model, [], **_origin(model))
+        self.info = info_in_memory(model)
         self._tokenizer = tokenizer
         non_text = non_text_sites(model, self.architecture.sites)
         self._gathered = StatisticsCollector(self.architecture, non_text=non_text, all_tokens=experts == "all")
@@ -235,26 +243,3 @@ class Observation:
             domains={domain: count(domain=domain) for domain in sorted({sample.domain for sample in samples})},
             notes=["text was run by a loop of its own; what prepared it is not known"],
         )
-
-
-def _origin(model: nn.Module) -> dict[str, Any]:
-    config: Any = model.config
-    name = str(getattr(config, "_name_or_path", "") or type(model).__name__)
-    return {
-        "spec": name,
-        "name": name.rstrip("/").rpartition("/")[2],
-        "revision": None,
-        "files": {},
-        "digest": f"memory:{weights_digest(model)}",
-    }
-
-
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of all parameters, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        value = parameter.detach()
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        if not value.is_meta:
-            digest.update(value.reshape(-1).cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

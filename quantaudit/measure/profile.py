@@ -229,7 +229,10 @@ def _samples(profile: Profile) -> set[int]:
 
 
 def save_profile(profile: Profile, path: str | Path) -> None:
-    """Write atomically. Raises OutputError."""
+    """Write atomically. Raises OutputError.
+
+    >>> quantaudit.save_profile(quantaudit.load_profile("profile.safetensors"), "copy.safetensors")
+    """
     path = Path(path)
     arrays: dict[str, np.ndarray] = {}
     encodings: dict[str, str] = {}
@@ -250,6 +253,10 @@ def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
     """Read a profile. Raises FormatError when it is missing, truncated, or not a profile of this version.
 
     whole: whether one that holds only some shards of its run is refused, as all but `merge` do.
+
+    >>> profile = quantaudit.load_profile("profile.safetensors")
+    >>> profile.sites[0].name
+    'embedding'
     """
     path = Path(path)
     profile = _load_profile(path)

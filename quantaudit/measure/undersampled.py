@@ -41,6 +41,8 @@ def run_undersampled_on_all_tokens(
     One more pass over the corpus, in which these experts alone do more work than they are routed. What the model
     computes stays what it is. batches: gives the batches of the first pass once more.
     """
+    if not undersampled_inputs(profile):
+        return profile
     architecture = discover(loaded.model, all_tokens=True)
     experts = undersampled_lists(profile, architecture)
     paths = [path for of_list in experts.values() for path in of_list]

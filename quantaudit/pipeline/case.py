@@ -1,94 +1,87 @@
-"""What `advise` and `verify` begin with: a recipe, a card with its profile, and the model that both speak of."""
+"""What `advise` and `verify` begin with: a recipe, a card with its profile, and the model that both are about."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantaudit.card.amend import check_card
 from quantaudit.card.schema import Card, load_card
-from quantaudit.cli import console
-from quantaudit.common.choices import ArithmeticChoice
 from quantaudit.measure.profile import Profile, load_profile
-from quantaudit.pipeline.inputs import Inputs, open_inputs
+from quantaudit.pipeline.files import InputFiles, open_files
+from quantaudit.pipeline.recorded import settings_of_profile
 from quantaudit.recipe.parse import check_recipe
-from quantaudit.settings import repeat
+from quantaudit.settings import CaseSpec
 
 if TYPE_CHECKING:
     from quantaudit.common.progress import Stages
-    from quantaudit.corpus.tokens import TokenizedSample
-    from quantaudit.pipeline.run import Subject
-    from quantaudit.recipe.resolve import Resolution
+    from quantaudit.model.loading.load import LoadedModel
+    from quantaudit.pipeline.prepare import AuditInputs, Say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFiles:
     """Files that belong together, read and checked: recipe, card, its profile, the model's checkpoint and corpus."""
 
-    recipe: Path
+    spec: CaseSpec
     card: Card
     profile: Profile
-    inputs: Inputs
+    inputs: InputFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A recipe resolved on a model that was measured. samples: those that predictions are evaluated on."""
+    """A recipe, opened, with the files it came from and the inputs whose model it is resolved on."""
 
-    card: Card
-    profile: Profile
-    subject: Subject
-    resolution: Resolution
-    samples: Sequence[TokenizedSample]
+    files: CaseFiles
+    inputs: AuditInputs
+    opened: OpenedRecipe
+
+    @property
+    def evaluated(self) -> int:
+        """Evaluation tokens that predictions are taken on."""
+        return sum(len(sample.ids) for sample in self.opened.samples)
 
 
-def read_case(
-    recipe: Path,
-    model: str,
-    card: Path,
-    *,
-    profile: Path | None,
-    corpus: str | None,
-    revision: str | None,
-    arithmetic: ArithmeticChoice,
-    device: str,
-    trust_remote_code: bool,
-) -> CaseFiles:
-    """Read every file, without torch. profile: None where it lies beside the card.
+def read_case(spec: CaseSpec, loaded: LoadedModel | None = None) -> CaseFiles:
+    """Read every file, without torch. loaded: the model, where it is in memory already.
 
     Raises a QuantauditError where a file is broken, or they do not belong together.
     """
-    check_recipe(recipe)
-    told, measured = load_card(card), load_profile(profile or card.parent / "profile.safetensors")
-    check_card(told, measured, card)
-    settings = repeat(
-        measured,
-        model,
-        corpus=corpus,
-        revision=revision,
-        arithmetic=None if arithmetic == "auto" else arithmetic,
-        device=device,
-        trust_remote_code=trust_remote_code,
+    check_recipe(spec.recipe)
+    card = load_card(spec.card)
+    profile = load_profile(spec.profile or spec.card.parent / "profile.safetensors")
+    check_card(card, profile, spec.card)
+    settings = settings_of_profile(
+        profile,
+        spec.model,
+        corpus=spec.corpus,
+        revision=spec.revision,
+        arithmetic=spec.arithmetic,
+        device=spec.device,
+        trust_remote_code=spec.trust_remote_code,
+        evaluation_tokens=spec.evaluation_tokens,
     )
-    return CaseFiles(recipe=recipe, card=told, profile=measured, inputs=open_inputs(settings))
+    return CaseFiles(spec=spec, card=card, profile=profile, inputs=open_files(settings, loaded))
 
 
-def open_case(files: CaseFiles, stages: Stages, *, evaluation_tokens: int) -> Case:
+def open_case(files: CaseFiles, stages: Stages, say: Say) -> Case:
     """Load the model and its text as they were measured. Raises a QuantauditError where they are others."""
-    from quantaudit.pipeline.run import check_profile, prepare
+    from quantaudit.pipeline.prepare import check_profile, prepare
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
     from quantaudit.simulate import evaluation
+    from quantaudit.simulate.opened_recipe import OpenedRecipe
 
-    parsed = read_recipe(files.recipe)
-    subject = prepare(files.inputs.settings, console.say, inputs=files.inputs, stages=stages)
-    check_profile(subject, files.profile)
-    return Case(
-        card=files.card,
+    recipe = read_recipe(files.spec.recipe)
+    inputs = prepare(files.inputs.settings, say, files=files.inputs, stages=stages)
+    check_profile(inputs, files.profile)
+    opened = OpenedRecipe(
+        path=files.spec.recipe,
+        resolution=resolve(recipe, inputs.loaded.model),
+        loaded=inputs.loaded,
         profile=files.profile,
-        subject=subject,
-        resolution=resolve(parsed, subject.loaded.model),
-        samples=evaluation.select_some(subject.corpus.samples, evaluation_tokens),
+        corpus=inputs.corpus,
+        samples=evaluation.select_some(inputs.corpus.samples, files.spec.evaluation_tokens),
     )
+    return Case(files=files, inputs=inputs, opened=opened)

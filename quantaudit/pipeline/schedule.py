@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 
 from quantaudit.card.text import sample_count
-from quantaudit.common.choices import Experts, find_single
-from quantaudit.common.progress import Advance, Stage, no_advance
-from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
-from quantaudit.measure.run import measure
+from quantaudit.common.choices import find_single
+from quantaudit.common.progress import Job, Stage, Stages
+from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.experts import extra_work
-from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.sites import discover
+from quantaudit.pipeline.passes import measure_samples
+from quantaudit.pipeline.prepare import AuditInputs, Say
 from quantaudit.simulate.cost import (
     FIVE_MINUTES,
     Speed,
@@ -32,13 +31,6 @@ from quantaudit.simulate.cost import (
 )
 from quantaudit.simulate.logits.score_plans import score_plans
 
-if TYPE_CHECKING:
-    from quantaudit.measure.profile import Profile
-    from quantaudit.measure.shard import Shard
-    from quantaudit.pipeline.run import Subject
-
-EAGER_TOKENS = 4096
-"""Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
 PROBED = 3
 """Samples that are timed."""
 PATIENCE = 4.0
@@ -63,66 +55,37 @@ class Schedule:
         return sum(stage.seconds for stage in self.stages)
 
 
-def measure_samples(
-    subject: Subject,
-    corpus: TokenizedCorpus,
-    advance: Advance = no_advance,
-    *,
-    shard: Shard | None = None,
-    experts: Experts | None = None,
-) -> Profile:
-    """One pass over samples, or over a shard of them, with every site tapped.
-
-    Attention runs eagerly, as llm-compressor calibrates it, unless another is asked for or, under `auto`, a sample of
-    the subject's corpus is longer than EAGER_TOKENS.
-    """
-    longest = max(len(sample.ids) for sample in subject.corpus.samples)
-    # Eager attention keeps a matrix of tokens by tokens for every head.
-    chosen = subject.settings.attention
-    eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
-    with subject.computed(), eager_attention(subject.loaded.model) if eager else nullcontext():
-        return measure(
-            subject.loaded,
-            corpus,
-            batch_size=subject.settings.batch_size,
-            seed=subject.settings.seed,
-            experts=experts or subject.settings.experts,
-            shard=shard,
-            progress=advance,
-        )
-
-
 def schedule(
-    subject: Subject, *, measured: bool = False, simulated: bool = True, rendered: bool = False, shards: int = 1
+    inputs: AuditInputs, *, measured: bool = False, simulated: bool = True, rendered: bool = False, shards: int = 1
 ) -> Schedule:
     """Count the work and time a few samples. measured: whether a profile is there already.
     shards: of how many equal parts one is measured.
     """
-    info, settings = subject.corpus.info, subject.settings
+    info, options = inputs.corpus.info, inputs.settings.simulate
     work = Work(tokens=0 if measured else info.tokens // shards)
     if simulated:
         work = replace(
             work,
-            evaluated=min(settings.evaluation_tokens, info.evaluation.tokens),
-            schemes=len(subject.schemes),
-            weights=count_weights(subject.schemes),
-            recipes=len(subject.recipes),
-            by_damage=settings.score == "damage",
-            single=_single_groups(subject),
+            evaluated=min(options.evaluation_tokens, info.evaluation.tokens),
+            schemes=len(inputs.schemes),
+            weights=count_weights(inputs.schemes),
+            recipes=len(inputs.recipes),
+            by_damage=options.score == "damage",
+            single=_single_groups(inputs),
             calibrations=tuple(
                 (f"calibrating {recipe.name}", (len(recipe.smooth) + 1) * info.calibration.tokens)
-                for recipe in subject.recipes
+                for recipe in inputs.recipes
                 if recipe.smooth
             ),
-            rendered=len(discover(subject.loaded.model).sites) if rendered else 0,
+            rendered=len(discover(inputs.loaded.model).sites) if rendered else 0,
         )
-    return Schedule(work=work, speed=probe(subject, tapped=not measured or bool(work.calibrations), scored=simulated))
+    return Schedule(work=work, speed=probe(inputs, tapped=not measured or bool(work.calibrations), scored=simulated))
 
 
-def probe(subject: Subject, *, tapped: bool = True, scored: bool = True) -> Speed:
+def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
     """Time passes over a few samples of typical length, after one that warms up. What is not wanted is NaN."""
-    loaded = subject.loaded
-    samples = typical(subject.corpus.samples, max(PROBED, subject.settings.batch_size) + 1)
+    loaded = inputs.loaded
+    samples = typical(inputs.corpus.samples, max(PROBED, inputs.settings.measure.batch_size) + 1)
     nothing = float("nan")
 
     def bare(chosen: list[TokenizedSample]) -> None:
@@ -134,10 +97,11 @@ def probe(subject: Subject, *, tapped: bool = True, scored: bool = True) -> Spee
         score_plans(loaded.model, chosen, [])
 
     def tap(chosen: list[TokenizedSample]) -> None:
-        once = "routed" if subject.settings.experts == "auto" else subject.settings.experts
-        measure_samples(subject, replace(subject.corpus, samples=tuple(chosen)), experts=once)
+        # The second pass of `auto` has a cost of its own, that a few samples cannot show.
+        once = inputs.changed(experts="routed") if inputs.settings.measure.experts == "auto" else inputs
+        measure_samples(once, replace(inputs.corpus, samples=tuple(chosen)))
 
-    with subject.computed():
+    with inputs.computed():
         return Speed(
             measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
             forward=_per_token(bare, samples, loaded.device) if scored else nothing,
@@ -185,11 +149,11 @@ def _timed(device: torch.device) -> Iterator[list[float]]:
     found.append(perf_counter() - start)
 
 
-def describe(subject: Subject, plan: Schedule) -> str:
+def describe(inputs: AuditInputs, plan: Schedule) -> str:
     """What a run will take, in minutes, tokens and forward passes, before it starts."""
-    info, work = subject.corpus.info, plan.work
+    info, work = inputs.corpus.info, plan.work
     parts = [f"one pass over {sample_count(info)} ({info.tokens:,} tokens)"] if work.tokens else []
-    more = extra_work(subject.loaded.model) if subject.settings.experts == "all" else None
+    more = extra_work(inputs.loaded.model) if inputs.settings.measure.experts == "all" else None
     if parts and more is not None:
         parts[0] += f", its experts on all tokens ({more:,.3g} times their work)"
     if work.calibrations:
@@ -205,28 +169,56 @@ def describe(subject: Subject, plan: Schedule) -> str:
     return f"about {minutes(plan.seconds)} from here: {' and '.join(parts)}"
 
 
-def advise_samples(subject: Subject, plan: Schedule) -> str | None:
+def advise_samples(inputs: AuditInputs, plan: Schedule) -> str | None:
     """Which --samples would take five minutes, where the corpus takes longer; None where it does not."""
     if plan.seconds <= FIVE_MINUTES or not plan.work.tokens:
         return None
-    info = subject.corpus.info
+    info = inputs.corpus.info
     count = samples_in(
         FIVE_MINUTES,
         plan.work,
         plan.speed,
         samples=info.samples,
         evaluation=info.evaluation.tokens,
-        budget=subject.settings.evaluation_tokens,
+        budget=inputs.settings.simulate.evaluation_tokens,
     )
     if count is None:
         return "no choice of --samples would take five minutes here; --evaluation-tokens makes it shorter"
     return f"--samples {count} would take about five minutes here"
 
 
-def _single_groups(subject: Subject) -> int:
+def _single_groups(inputs: AuditInputs) -> int:
     """How many fused groups will be simulated alone, if all have a damage."""
-    wanted = find_single(subject.settings.single_groups)
+    wanted = find_single(inputs.settings.simulate.single_groups)
     if wanted == 0:
         return 0
-    inside = sum(group.layer is not None for group in discover(subject.loaded.model).groups)
+    inside = sum(group.layer is not None for group in discover(inputs.loaded.model).groups)
     return inside if wanted is None else min(wanted, inside)
+
+
+def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], Schedule]) -> None:
+    """Time a few samples, say what the run will take, and tell the stages. Where nobody listens, nothing is timed."""
+    if not isinstance(stages, Job):
+        return
+    stages("timing a few samples", 0)
+    scheduled = plan()
+    say(describe(inputs, scheduled))
+    if shorter := advise_samples(inputs, scheduled):
+        say(shorter)
+    stages.expect(scheduled.stages)
+
+
+def announce_stages(
+    inputs: AuditInputs,
+    stages: Stages,
+    say: Say,
+    what: str,
+    expected: Callable[[Speed], Sequence[Stage]],
+) -> None:
+    """The same for other jobs. what: that it does, in words; expected: its stages, from the speed that was measured."""
+    if not isinstance(stages, Job):
+        return
+    stages("timing a few samples", 0)
+    scheduled = expected(probe(inputs, tapped=False))
+    say(f"about {minutes(sum(stage.seconds for stage in scheduled))} from here: {what}")
+    stages.expect(scheduled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import struct
 from functools import cache
 from typing import Any
 
@@ -21,8 +22,6 @@ _PARALLEL = 1 << 15
 _MOST_THREADS = 8
 _FOLD = 1 << 31
 """Elements after which 32-bit counters are emptied into wide ones."""
-_CALL = 13
-"""Fields of a block that differ from call to call."""
 _FORMAT: dict[torch.dtype, tuple[Encoding, int, int, int]] = {
     torch.bfloat16: ("bfloat16", 0, 7, 127),
     torch.float16: ("float16", 0, 10, 15),
@@ -44,47 +43,64 @@ def _team() -> Any:
     return found
 
 
+@cache
+def _compiled() -> Any:
+    from quantaudit.stats.host_kernel import compile_record  # compiles, or loads what was compiled
+
+    return compile_record()
+
+
 class HostRecorder:
-    """What the sites of one run share: compiled code, threads and scratch memory."""
+    """What the sites of one run share: compiled code, threads and scratch memory.
 
-    def __init__(self) -> None:
-        from quantaudit.stats import host_kernel  # compiles, or loads what was compiled
+    compiled: another C function than that which gathers everything.
+    """
 
-        self.kernel = host_kernel
-        self.count, self.finish = host_kernel.count_chunks.ctypes, host_kernel.finish.ctypes
-        self.count_address = host_kernel.count_chunks.address
+    def __init__(self, compiled: Any = None) -> None:
+        from quantaudit.stats import host_layout
+
+        self.layout = host_layout
+        compiled = compiled or _compiled()
+        self.record, self.record_address = compiled.ctypes, compiled.address
         self.parallel = _team()
         self.threads = min(torch.get_num_threads(), _MOST_THREADS) if self.parallel else 1
-        self._buffers: dict[str, tuple[int, int, NDArray[Any]]] = {}
+        self.batch = np.zeros(1, host_layout.BATCH)
+        self._scratch = {name: np.zeros(0, host_layout.ROW) for name in ("rows", "segments", "broken", "counters")}
+        self._sparse_counts: dict[int, NDArray[np.uint32]] = {}
         self._labels: Labels | None = None
-        self._block = np.zeros(host_kernel.B_COUNT + 1, np.int64)
-        self.block = int(self._block.ctypes.data)
 
     def site(self, dtype: torch.dtype, *, sparse: bool = False) -> HostSite:
         """An empty site of tensors of this dtype. sparse: between tensors, keep only counters that are not zero."""
         return HostSite(self, dtype, sparse=sparse)
 
-    def buffer(self, name: str, size: int, dtype: Any) -> int:
-        """Address of scratch memory of at least this many elements, shared by all sites."""
-        found = self._buffers.get(name)
-        if found is None or found[0] < size:
-            made = np.zeros(2 * size, dtype)
-            found = self._buffers[name] = len(made), int(made.ctypes.data), made
-        return found[1]
-
-    def counters(self, split: int) -> NDArray[np.uint32]:
+    def sparse_counts(self, split: int) -> NDArray[np.uint32]:
         """Counters that sparse sites share, all zero between tensors."""
-        self.buffer(f"counts {split}", BINS, np.uint32)
-        made: NDArray[np.uint32] = self._buffers[f"counts {split}"][2]
-        return made
+        return self._sparse_counts.setdefault(split, np.zeros(BINS, np.uint32))
 
     def use(self, labels: Labels) -> None:
-        """Point the batch's block at these labels."""
+        """Point the batch's record at these labels, and make room for its samples."""
         if labels is self._labels:
             return
         self._labels = labels
-        arrays = (labels.segment, labels.position, labels.token, labels.sample, labels.split)
-        self._block[:] = [*(array.ctypes.data for array in arrays), len(labels.sample)]
+        for name in ("segment", "position", "token", "sample", "split"):
+            self.batch[name] = getattr(labels, name).ctypes.data
+        self.batch["samples"] = len(labels.sample)
+        self._reserve("segments", len(labels.sample), self.layout.SEGMENT)
+
+    def reserve(self, rows: int, channels: int, chunks: int) -> None:
+        """Scratch memory for a tensor. chunks: those with counters of their own."""
+        scratch = self._scratch
+        if rows > len(scratch["rows"]):
+            self._reserve("rows", rows, self.layout.ROW)
+        if channels > len(scratch["broken"]):
+            self._reserve("broken", channels, np.uint8)
+        if chunks * BINS > len(scratch["counters"]):
+            self._reserve("counters", chunks * BINS, np.uint32)
+
+    def _reserve(self, name: str, size: int, dtype: Any) -> None:
+        if size > len(self._scratch[name]):
+            self._scratch[name] = np.zeros(size if name == "counters" else 2 * size, dtype)
+            self.batch[name] = self._scratch[name].ctypes.data
 
 
 class HostSite:
@@ -96,10 +112,13 @@ class HostSite:
         self._convert = dtype not in _FORMAT
         self._encoding, wide, mantissa, bias = _FORMAT[torch.float32 if self._convert else dtype]
         self._size = 4 if wide else 2
-        kernel = shared.kernel
-        self._block = np.zeros(kernel.SIZE, np.int64)
-        self._block[[kernel.WIDE, kernel.MANTISSA, kernel.BIAS]] = wide, mantissa, bias
-        self._address = int(self._block.ctypes.data)
+        self._record = np.zeros(1, shared.layout.SITE)
+        for name, value in (("wide", wide), ("mantissa", mantissa), ("bias", bias)):
+            self._record[name] = value
+        self._record["batch"] = shared.batch.ctypes.data
+        self._address = int(self._record.ctypes.data)
+        self._set_call = struct.Struct(f"={len(shared.layout.CALL)}q").pack_into
+        self._bytes: Any = self._record.view(np.uint8)
         self._states: list[_State | None] = [None] * SPLITS
 
     def add(self, x_NC: Tensor, labels: Labels, chosen: Chosen = ALL) -> None:
@@ -112,46 +131,44 @@ class HostSite:
             x_NC, stride = x_NC.contiguous(), channels
         if not rows:
             return
-        shared, block = self._shared, self._block
+        shared, splits, elements = self._shared, labels.splits, rows * channels
         shared.use(labels)
-        tokens = None if chosen.tokens is None else chosen.tokens.contiguous()
-        valid = None if chosen.valid is None else chosen.valid.contiguous()
-        hot = not self._sparse and rows * channels >= _PARALLEL and len(labels.splits) == 1
+        hot = elements >= _PARALLEL and len(splits) == 1 and not self._sparse
         threads = shared.threads if hot else 1
-        block[:_CALL] = (
+        shared.reserve(rows, channels, threads if hot else 0)
+        tokens = valid = None
+        if chosen is not ALL:
+            tokens = None if chosen.tokens is None else chosen.tokens.contiguous()
+            valid = None if chosen.valid is None else chosen.valid.contiguous()
+        for split in splits:
+            (self._states[split] or self._start(split, channels)).reserve(len(labels.sample), elements)
+        self._set_call(
+            self._bytes,
+            0,
             x_NC.data_ptr(),
             stride * self._size,
             rows,
             channels,
             0 if tokens is None else tokens.data_ptr(),
             0 if valid is None else valid.data_ptr(),
-            shared.block,
             threads,
+            hot,
             0,
-            shared.buffer("rows", 5 * rows, np.uint32),
-            shared.buffer("segments", 4 * len(labels.sample), np.uint32),
-            shared.buffer("broken", channels, np.uint8),
-            shared.buffer("counts", threads * BINS, np.uint32) if hot else 0,
+            0,
         )
-        for split in labels.splits:
-            self._state(split, channels).reserve(len(labels.sample), rows * channels)
         if threads > 1:
-            shared.parallel(shared.count_address, self._address, threads, 0)
+            shared.parallel(shared.record_address, self._address, threads, 0)
         else:
-            shared.count(self._address)
-        shared.finish(self._address)
+            shared.record(self._address)
         if self._sparse:
-            for split in labels.splits:
-                self._state(split, channels).compact()
+            for split in splits:
+                self._states[split].compact()  # type: ignore[union-attr]
 
-    def _state(self, split: int, channels: int) -> _State:
-        state = self._states[split]
-        if state is None:
-            first = self._shared.kernel.SPLIT + split * self._shared.kernel.STATE
-            block = self._block[first : first + self._shared.kernel.STATE]
-            amax = np.zeros((1 if self._sparse else self._shared.threads, channels), f"uint{8 * self._size}")
-            shared_counts = self._shared.counters(split) if self._sparse else None
-            state = self._states[split] = _State(self._shared, block, amax, shared_counts)
+    def _start(self, split: int, channels: int) -> _State:
+        shared = self._shared
+        amax = np.zeros((1 if self._sparse else shared.threads, channels), f"uint{8 * self._size}")
+        counts = shared.sparse_counts(split) if self._sparse else None
+        state = self._states[split] = _State(shared.layout, self._record["states"][0, split : split + 1], amax, counts)
         return state
 
     def result(self, split: int) -> site.SiteStatistics | None:
@@ -161,39 +178,33 @@ class HostSite:
 
 
 class _State:
-    """One split of one site: arrays, and their addresses in the kernel's block.
+    """One split of one site: arrays, and their addresses in the record [1] that compiled code is given.
 
     amax: uint [threads, channels]. sparse: counters that are lent for the time of one tensor.
     """
 
     def __init__(
-        self,
-        shared: HostRecorder,
-        block: NDArray[np.int64],
-        amax: NDArray[Any],
-        sparse: NDArray[np.uint32] | None,
+        self, layout: Any, record: NDArray[Any], amax: NDArray[Any], sparse: NDArray[np.uint32] | None
     ) -> None:
-        self._kernel, self._block = shared.kernel, block
-        self._amax = amax
-        self._heap = np.zeros((peaks.KEPT, 8), np.int64)
-        self._extremes = np.zeros((0, 4), np.uint32)
-        self._counts = _lazy_zeros() if sparse is None else sparse[:BINS]
+        self._record, self._amax = record, amax
+        self._heap = np.zeros(peaks.KEPT + 1, layout.PEAK)
+        self._extremes = np.zeros(0, layout.EXTREMES)
+        self._counts = _lazy_zeros() if sparse is None else sparse
         self._folded: tuple[NDArray[np.uint16], NDArray[np.int64]] = np.zeros(0, np.uint16), np.zeros(0, np.int64)
         self._pending = 0
         self._reserved = 0
-        block[self._kernel.COUNTS] = self._counts.ctypes.data
-        block[self._kernel.AMAX] = amax.ctypes.data
-        block[self._kernel.PEAKS] = self._heap.ctypes.data
+        for name, array in (("counts", self._counts), ("amax", amax), ("peaks", self._heap)):
+            record[name] = array.ctypes.data
 
     def reserve(self, samples: int, elements: int) -> None:
         """Before a tensor: make room for so many samples, and for so many elements in the counters."""
         self._reserved += samples
         if self._reserved > len(self._extremes):
-            seen = int(self._block[self._kernel.SEEN])
-            grown = np.zeros((2 * (seen + samples) + 8, 4), np.uint32)
+            seen = int(self._record["samples"][0])
+            grown = np.zeros(2 * (seen + samples) + 8, self._extremes.dtype)
             grown[:seen] = self._extremes[:seen]
             self._extremes, self._reserved = grown, seen + samples
-            self._block[self._kernel.EXTREMES] = grown.ctypes.data
+            self._record["extremes"] = grown.ctypes.data
         self._pending += elements
         if self._pending > _FOLD:
             self.compact()
@@ -220,7 +231,7 @@ class _State:
 
     def result(self, encoding: Encoding, *, wide: bool) -> site.SiteStatistics | None:
         """The statistics; None where no row counted."""
-        k, seen = self._kernel, int(self._block[self._kernel.SEEN])
+        seen, kept, massive = (int(self._record[name][0]) for name in ("samples", "kept", "massive"))
         if not seen:
             return None
         patterns, counts = self.counted()
@@ -228,21 +239,25 @@ class _State:
         def values(raw: NDArray[Any]) -> NDArray[np.float32]:
             return raw.astype(np.uint32).view(np.float32) if wide else decode(encoding, raw.astype(np.uint16))
 
-        rows, p = self._extremes[:seen], self._heap[: int(self._block[k.KEPT])]
-        low, high = values(rows[:, 2].copy()), values(rows[:, 3].copy())
+        rows, p = self._extremes[:seen], self._heap[:kept]
         return site.SiteStatistics(
             distribution=distribution.Distribution(encoding=encoding, patterns=patterns, counts=counts),
-            extremes=extremes.from_arrays(rows[:, 0].astype(np.int32), rows[:, 1].astype(np.int32), low, high),
+            extremes=extremes.from_arrays(
+                rows["sample"].astype(np.int32),
+                rows["tokens"].astype(np.int32),
+                values(rows["min"]),
+                values(rows["max"]),
+            ),
             channel_amax=values(self._amax.max(0)),
             peaks=peaks.select(
-                value=values(p[:, k.VALUE]),
-                sample=p[:, k.SAMPLE].astype(np.int32),
-                position=p[:, k.POSITION].astype(np.int32),
-                token=p[:, k.TOKEN].astype(np.int32),
-                channel=p[:, k.CHANNEL].astype(np.int32),
-                median=values(p[:, k.MEDIAN]),
+                value=values(p["value"]),
+                sample=p["sample"].astype(np.int32),
+                position=p["position"].astype(np.int32),
+                token=p["token"].astype(np.int32),
+                channel=p["channel"].astype(np.int32),
+                median=values(p["median"]),
             ),
-            massive=int(self._block[k.MASSIVE]),
+            massive=massive,
         )
 
 

@@ -15,7 +15,7 @@ import typer.main
 
 from quantaudit import cli
 from tests.docs.pages import ROOT, Command, commands
-from tests.docs.workspace import MODELS, SMALL, build, quantaudit
+from tests.docs.workspace import MODELS, SMALL, quantaudit
 
 OPTION = r"--[a-z][a-z-]*"
 VERDICTS = {"gate": {0, 1, 3}, "verify": {0, 1, 3}, "conform": {0, 1, 3}}
@@ -27,11 +27,6 @@ TESTED_ELSEWHERE = {
     "pip install .": "CI installs the project before anything else",
     "pip install ./quantaudit": "the same, from beside the checkout",
 }
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("docs"))
 
 
 def of(*programs: str, synopsis: bool) -> list[object]:

@@ -35,6 +35,7 @@ SURVIVORS = {
     r"level .*\.weight_scale$": "fewer than four scales, or exponents that are equal by chance",
     r"set .*input_activations\.symmetric to False$": "dynamic integer inputs are served either way",
     r"set .*input_activations\.num_bits to [48]$": "scales of such inputs are computed as the model runs",
+    r" W4A(4|8|FP8): set .*input_activations\.type to (int|float)$": "W4A8 and W4AFP8 are stored alike",
     r"set .*input_activations to None$": "the preset without quantized inputs is stored alike",
     r"set .*weights\.num_bits to \d$": "codes stored in bytes are dequantized alike",
     r"set .*(weights|input_activations)\.strategy to \w+$": "one group is one channel",

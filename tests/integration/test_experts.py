@@ -25,8 +25,10 @@ from quantaudit.measure.shard import Shard
 from quantaudit.model.experts import calibrate_all_experts, extra_work, linearize
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.pipeline.run import Settings, Subject, check_profile, repeat
+from quantaudit.pipeline.prepare import AuditInputs, check_profile
+from quantaudit.pipeline.recorded import settings_of_profile
 from quantaudit.policy import load_policy
+from quantaudit.settings import Settings
 from quantaudit.simulate.granularity import watch_inputs
 from tests.builders import differences, loaded_from, random_corpus
 from tests.families import family_model
@@ -307,22 +309,22 @@ def test_granularity_is_calibrated_on_the_same_tokens_as_scales(
         assert watched.per_tensor_range.max == everywhere.range[1]
 
 
-def subject_of(settings: Settings, loaded: LoadedModel, corpus: TokenizedCorpus) -> Subject:
-    return Subject(settings=settings, loaded=loaded, corpus=corpus, schemes=(), recipes=(), arithmetic="native")
+def subject_of(settings: Settings, loaded: LoadedModel, corpus: TokenizedCorpus) -> AuditInputs:
+    return AuditInputs(settings=settings, loaded=loaded, corpus=corpus, schemes=(), recipes=(), arithmetic="native")
 
 
 @pytest.mark.parametrize(("measured", "asked"), [("all", "routed"), ("routed", "all")])
 def test_a_profile_of_other_experts_is_refused(
     loaded: LoadedModel, corpus: TokenizedCorpus, profiles: dict[Experts, Profile], measured: Experts, asked: Experts
 ) -> None:
-    def subject(experts: Experts) -> Subject:
-        return subject_of(Settings(experts=experts), loaded, corpus)
+    def subject(experts: Experts) -> AuditInputs:
+        return subject_of(Settings.of(experts=experts), loaded, corpus)
 
     with pytest.raises(FormatError, match=f"with --experts {measured}") as error:
         check_profile(subject(asked), profiles[measured])
     assert f"add --experts {measured}" in str(error.value.hint)
     check_profile(subject(measured), profiles[measured])
-    assert repeat(profiles[measured], "m").experts == measured
+    assert settings_of_profile(profiles[measured], "m").measure.experts == measured
 
 
 def test_where_experts_cannot_run_on_all_tokens_asking_for_it_changes_nothing(
@@ -336,9 +338,9 @@ def test_where_experts_cannot_run_on_all_tokens_asking_for_it_changes_nothing(
         assert not differences(everywhere.statistics[key], value), key
     # A profile that was measured either way is good for a run that asks for the other.
     for asked in ("all", "routed"):
-        settings = Settings(experts=asked)
+        settings = Settings.of(experts=asked)
         check_profile(subject_of(settings, tiny_loaded, tiny_corpus), everywhere)
-    assert repeat(everywhere, "m").experts == "routed"
+    assert settings_of_profile(everywhere, "m").measure.experts == "routed"
 
 
 def test_a_profile_in_another_dtype_is_refused(
@@ -349,4 +351,4 @@ def test_a_profile_in_another_dtype_is_refused(
     with pytest.raises(FormatError, match="measured in float32, and the model is loaded in float16") as error:
         check_profile(subject, profiles["routed"])
     assert "--dtype float32" in str(error.value.hint)
-    assert repeat(profiles["routed"], "m").dtype == "float32"
+    assert settings_of_profile(profiles["routed"], "m").model.dtype == "float32"

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from quantaudit.card.schema import Card
-from quantaudit.pipeline.run import Settings, audit
+from quantaudit.pipeline.audit import audit
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
+from quantaudit.settings import Settings
 from tests.builders import save_checkpoint, tiny_model
 
 FIRST = 1
@@ -58,7 +59,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     saved = save_checkpoint(folder / "model", model)
-    return audit(Settings(model=str(saved), corpus=str(corpus), device="cpu", evaluation_tokens=256)).card
+    return audit(Settings.of(model=str(saved), corpus=str(corpus), device="cpu", evaluation_tokens=256)).card
 
 
 def test_sqnr_passes_where_nothing_ordinary_is_left(card: Card) -> None:

@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from quantaudit.card.schema import Card, Finding
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.pipeline import run as pipeline
-from quantaudit.pipeline.run import Settings, audit
+from quantaudit.pipeline import prepare as pipeline
+from quantaudit.pipeline.audit import audit
 from quantaudit.quant.schemes import INT8_DYNAMIC
+from quantaudit.settings import Settings
 from tests.learned import (
     PAD,
     RARE,
@@ -60,7 +61,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card_of(model: Path, text: Path) -> Card:
-    return audit(Settings(model=str(model), corpus=str(text), evaluation_tokens=512, device="cpu")).card
+    return audit(Settings.of(model=str(model), corpus=str(text), evaluation_tokens=512, device="cpu")).card
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:

@@ -19,7 +19,8 @@ from quantaudit.card.schema import dump_card, load_card
 from quantaudit.common.resources import resource_dir
 from quantaudit.measure.profile import load_profile
 from quantaudit.model.loading import load
-from quantaudit.pipeline import run as pipeline
+from quantaudit.pipeline import prepare as preparing
+from quantaudit.pipeline.recorded import settings_of_profile
 from tests.builders import save_checkpoint, tiny_model
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
@@ -55,10 +56,12 @@ def audited(model: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) 
     """A card without a simulation, and its profile. Read only."""
     from quantaudit.card.build import build_card
     from quantaudit.measure.profile import save_profile
-    from quantaudit.pipeline.run import Settings, measure_subject, prepare
+    from quantaudit.pipeline.passes import measure_inputs
+    from quantaudit.pipeline.prepare import prepare
     from quantaudit.policy import load_policy
+    from quantaudit.settings import Settings
 
-    profile = measure_subject(prepare(Settings(model=str(model), corpus=str(texts))))
+    profile = measure_inputs(prepare(Settings.of(model=str(model), corpus=str(texts))))
     folder = tmp_path_factory.mktemp("card")
     save_profile(profile, folder / "profile.safetensors")
     (folder / "card.json").write_text(dump_card(build_card(profile, [], None, load_policy(), timings={})))
@@ -83,7 +86,7 @@ def test_verify_frees_the_model_it_quantized_and_adds_to_the_card_alone(
         loaded.append(weakref.ref(found.model))
         return found
 
-    monkeypatch.setattr(pipeline, "load_model", watched)
+    monkeypatch.setattr(preparing, "load_model", watched)
     card, save = folder / "named.json", tmp_path / "saved"
     (folder / "card.json").rename(card)
     before = card.read_text()
@@ -172,8 +175,8 @@ def test_a_model_is_loaded_again_in_the_dtype_and_revision_that_were_measured(fo
     profile = load_profile(folder / "profile.safetensors")
     measured = profile.provenance.model.model_copy(update={"dtype": "float32", "revision": "v1", "spec": "org/model"})
     profile = replace(profile, provenance=profile.provenance.model_copy(update={"model": measured}))
-    settings = pipeline.repeat(profile, "org/model", device="cpu", dtype="auto")
-    assert (settings.dtype, settings.revision) == ("float32", "v1")
-    elsewhere = pipeline.repeat(profile, "/a/copy", dtype="float16")
-    assert (elsewhere.dtype, elsewhere.revision) == ("float16", None)
-    assert pipeline.repeat(profile, "org/model", revision="v2").revision == "v2"
+    settings = settings_of_profile(profile, "org/model", device="cpu", dtype="auto")
+    assert (settings.model.dtype, settings.model.revision) == ("float32", "v1")
+    elsewhere = settings_of_profile(profile, "/a/copy", dtype="float16")
+    assert (elsewhere.model.dtype, elsewhere.model.revision) == ("float16", None)
+    assert settings_of_profile(profile, "org/model", revision="v2").model.revision == "v2"

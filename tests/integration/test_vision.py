@@ -24,9 +24,12 @@ from quantaudit.model.loading.checkpoint import locate
 from quantaudit.model.loading.load import LoadedModel, load_skeleton
 from quantaudit.model.loading.processor import load_processor
 from quantaudit.model.sites import discover
-from quantaudit.pipeline.run import Settings, Subject, audit, measure_subject, prepare
+from quantaudit.pipeline.audit import audit
+from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.prepare import AuditInputs, prepare
 from quantaudit.policy import load_policy
 from quantaudit.quant.schemes import SCHEMES
+from quantaudit.settings import Settings
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.run import simulate
 from quantaudit.stats.site import summary
@@ -63,19 +66,19 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, corpus: Path, **changes: Any) -> Settings:
-    return Settings(
+    return Settings.of(
         **{"model": str(folder), "corpus": str(corpus), "device": "cpu", "evaluation_tokens": 256, **changes}
     )
 
 
 @pytest.fixture(scope="module")
-def subject(folder: Path, corpus_file: Path) -> Subject:
+def subject(folder: Path, corpus_file: Path) -> AuditInputs:
     return prepare(settings(folder, corpus_file, attention="native"))
 
 
 @pytest.fixture(scope="module")
-def profile(subject: Subject) -> Profile:
-    return measure_subject(subject)
+def profile(subject: AuditInputs) -> Profile:
+    return measure_inputs(subject)
 
 
 # Text alone ----------------------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ def hooked(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[str, dict[int, 
     return seen
 
 
-def test_every_linear_is_measured_as_plain_hooks_see_it(subject: Subject, profile: Profile) -> None:
+def test_every_linear_is_measured_as_plain_hooks_see_it(subject: AuditInputs, profile: Profile) -> None:
     seen = hooked(subject.loaded, subject.corpus)
     sites = {member: site for site in profile.sites if site.tap == "input" for member in site.members}
     assert tower(subject.loaded.model) <= set(sites)
@@ -167,12 +170,12 @@ def test_what_did_not_run_although_there_were_images_is_listed(folder: Path, cor
         if name.endswith(("visual.blocks.2.mlp", "encoder.layers.2.mlp")) and "language" not in name
     )
     block.forward = lambda hidden: hidden
-    listed = {row.module: row.reason for row in measure_subject(subject).provenance.unmeasured}
+    listed = {row.module: row.reason for row in measure_inputs(subject).provenance.unmeasured}
     assert set(listed) == {name for name in tower(model) if ".2.mlp." in name}
     assert all("never ran" in reason for reason in listed.values())
 
 
-def test_patches_are_no_tokens(subject: Subject, profile: Profile, family: str) -> None:
+def test_patches_are_no_tokens(subject: AuditInputs, profile: Profile, family: str) -> None:
     vision = tower(subject.loaded.model)
     pictured = {s.index for s in subject.corpus.samples if s.pictures is not None}
     assert len(pictured) == 6
@@ -191,7 +194,7 @@ def test_patches_are_no_tokens(subject: Subject, profile: Profile, family: str) 
     assert profile.provenance.token_text[NO_TOKEN] == PATCH
 
 
-def test_the_text_holds_a_placeholder_for_every_patch_that_reaches_it(subject: Subject, family: str) -> None:
+def test_the_text_holds_a_placeholder_for_every_patch_that_reaches_it(subject: AuditInputs, family: str) -> None:
     for sample in subject.corpus.samples:
         placeholders = int((sample.ids == PLACEHOLDER[family]).sum())
         if sample.pictures is None:
@@ -204,14 +207,14 @@ def test_the_text_holds_a_placeholder_for_every_patch_that_reaches_it(subject: S
             assert placeholders == 4 * len(given["pixel_values"])
 
 
-def test_a_picture_is_a_turn_of_the_user_before_its_text(subject: Subject) -> None:
+def test_a_picture_is_a_turn_of_the_user_before_its_text(subject: AuditInputs) -> None:
     sample = next(s for s in subject.corpus.samples if s.pictures is not None)
     text = subject.loaded.tokenizer.decode(sample.ids)
     assert text.startswith("[user]")
     assert text.endswith("What is in picture 0?")
 
 
-def test_the_corpus_counts_its_images_and_any_batch_size_gives_the_same(subject: Subject, profile: Profile) -> None:
+def test_the_corpus_counts_its_images_and_any_batch_size_gives_the_same(subject: AuditInputs, profile: Profile) -> None:
     assert (subject.corpus.info.images, subject.corpus.info.samples) == (6, 12)
     again = measure(subject.loaded, subject.corpus, batch_size=4)
     vision = tower(subject.loaded.model)
@@ -234,7 +237,7 @@ def test_a_spike_planted_in_the_tower_is_found_there(family: str, corpus_file: P
     with torch.no_grad():
         model.get_submodule(first).weight[77] *= 3000
     subject = prepare(settings(SAVE[family](tmp_path / "m", model), corpus_file))
-    profile = measure_subject(subject)
+    profile = measure_inputs(subject)
     peaks = {}
     for site in profile.sites:
         whole = profile.whole(site.name)
@@ -244,7 +247,7 @@ def test_a_spike_planted_in_the_tower_is_found_there(family: str, corpus_file: P
     assert peaks[second][1] == 77
 
 
-def test_the_whole_audit_runs_with_images(subject: Subject, folder: Path, corpus_file: Path, family: str) -> None:
+def test_the_whole_audit_runs_with_images(subject: AuditInputs, folder: Path, corpus_file: Path, family: str) -> None:
     said: list[str] = []
     result = audit(settings(folder, corpus_file), say=said.append)
     assert "samples with images run one at a time" in said
@@ -267,10 +270,10 @@ def test_the_whole_audit_runs_with_images(subject: Subject, folder: Path, corpus
     assert by_sample == {PATCH}
 
 
-def test_two_runs_give_the_same_statistics(subject: Subject, profile: Profile) -> None:
+def test_two_runs_give_the_same_statistics(subject: AuditInputs, profile: Profile) -> None:
     from tests.builders import differences
 
-    again = measure_subject(subject)
+    again = measure_inputs(subject)
     assert {key: differences(profile.statistics[key], again.statistics[key]) for key in profile.statistics} == {
         key: [] for key in profile.statistics
     }
@@ -298,7 +301,7 @@ def test_a_checkpoint_without_template_takes_images_too(family: str, corpus_file
 # Cutting -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_cut_behind_its_images_only(subject: Subject) -> None:
+def test_a_sample_is_cut_behind_its_images_only(subject: AuditInputs) -> None:
     sample = next(s for s in subject.corpus.samples if s.pictures is not None and s.split == "evaluation")
     least = sample.pictures.least(sample.ids)
     (cut,) = select([sample], least + 3)

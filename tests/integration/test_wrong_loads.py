@@ -20,7 +20,7 @@ from torch import Tensor
 
 from quantaudit.card.schema import Card
 from quantaudit.errors import ModelError
-from quantaudit.pipeline.run import audit
+from quantaudit.pipeline.audit import audit
 from quantaudit.settings import Settings
 from tests.builders import save_checkpoint
 from tests.learned import VOCABULARY, corpus_rows, learned_checkpoint, word_tokenizer, write_corpus
@@ -42,7 +42,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card_of(folder: Path, text: Path) -> Card:
-    return audit(Settings(model=str(folder), corpus=str(text), score="damage", evaluation_tokens=700)).card
+    return audit(Settings.of(model=str(folder), corpus=str(text), score="damage", evaluation_tokens=700)).card
 
 
 def statuses(card: Card) -> set[str]:

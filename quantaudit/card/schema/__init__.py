@@ -119,7 +119,12 @@ class Card(Row):
 
 
 def load_card(path: str | Path) -> Card:
-    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version."""
+    """Read and validate a card. Raises FormatError when it is missing, not JSON, or not a card of this version.
+
+    >>> card = quantaudit.load_card("quantaudit-demo/card.json")
+    >>> [verdict.title for verdict in card.verdict.schemes]
+    ['INT8 static per-tensor', 'INT8 dynamic per-token']
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

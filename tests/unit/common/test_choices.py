@@ -61,4 +61,4 @@ def test_devices_of_no_machine_are_refused(name: str) -> None:
 )
 def test_settings_check_themselves(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Settings(**wrong)  # type: ignore[arg-type]
+        Settings.of(**wrong)  # type: ignore[arg-type]

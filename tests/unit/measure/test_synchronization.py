@@ -19,7 +19,9 @@ from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.pipeline.run import Settings, measure_subject, prepare
+from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.prepare import prepare
+from quantaudit.settings import Settings
 from quantaudit.stats.device import DeviceRecorder
 from tests.builders import differences, loaded_from, random_corpus
 from tests.families import family_model
@@ -133,10 +135,10 @@ def test_none_in_a_vision_model(family: str, tmp_path: Path, monkeypatch: pytest
     from tests.vision import SAVE, save_corpus
 
     corpus = save_corpus(tmp_path / "pictures")
-    subject = prepare(Settings(model=str(SAVE[family](tmp_path / family)), corpus=str(corpus), device="cpu"))
-    host = measure_subject(subject)
+    subject = prepare(Settings.of(model=str(SAVE[family](tmp_path / family)), corpus=str(corpus), device="cpu"))
+    host = measure_inputs(subject)
     with watched(monkeypatch) as waits:
-        found = measure_subject(subject)
+        found = measure_inputs(subject)
     assert waits.operations > 1000
     assert waits.found == []
     assert same(found, host)

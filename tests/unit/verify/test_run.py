@@ -23,8 +23,11 @@ from quantaudit.provenance import Arithmetic
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.simulate import evaluation
+from quantaudit.simulate.opened_recipe import OpenedRecipe
+from quantaudit.verify.compare import compare, compare_scales, conclude
 from quantaudit.verify.oneshot import Pipeline, load_saved, run_oneshot
-from quantaudit.verify.run import compare, compare_scales, conclude, make, predict
+from quantaudit.verify.predict import predict
+from quantaudit.verify.run import make
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
 from tests.recipe_cards import recipe_row
 
@@ -105,9 +108,16 @@ def verify(
         path = saved.with_suffix(".yaml")
         path.write_text(recipe, encoding="utf-8")
     loaded: LoadedModel = load(folder)
-    samples = evaluation.select(corpus.samples, 64)
-    expected = predict(loaded, profile, corpus, samples, resolve(read_recipe(path), loaded.model), path.stem)
-    calibration = make(loaded, path, corpus.samples, saved, pipeline=pipeline)
+    opened = OpenedRecipe(
+        path=path,
+        resolution=resolve(read_recipe(path), loaded.model),
+        loaded=loaded,
+        profile=profile,
+        corpus=corpus,
+        samples=evaluation.select(corpus.samples, 64),
+    )
+    expected = predict(opened)
+    checkpoint = make(loaded, path, corpus.samples, saved, pipeline=pipeline)
     if spoil:
         (file,) = saved.glob("*.safetensors")
         tensors = load_file(file)
@@ -115,10 +125,8 @@ def verify(
         save_file(tensors, file, metadata={"format": "pt"})
     return compare(
         load(folder),
-        saved,
-        samples,
+        checkpoint,
         expected,
-        calibration,
         build_card(profile, [], None, load_policy("default"), timings={}),
         policy or load_policy("default"),
     )

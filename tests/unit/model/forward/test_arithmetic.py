@@ -16,8 +16,10 @@ from quantaudit.measure.profile import Profile, merge
 from quantaudit.model.forward import arithmetic
 from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, native_products
 from quantaudit.model.forward.float32_products import in_float32
-from quantaudit.pipeline.run import measure_subject, prepare, simulate_subject
-from quantaudit.settings import Settings, own_arithmetic, repeat
+from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.prepare import prepare
+from quantaudit.pipeline.recorded import recorded_arithmetic, settings_of_profile
+from quantaudit.settings import Settings
 from tests.builders import tiny_model, weight_bytes
 
 HALF = (torch.bfloat16, torch.float16)
@@ -79,7 +81,7 @@ def test_float32_models_and_accelerators_have_nothing_to_emulate() -> None:
 
 def test_unknown_choices_are_refused() -> None:
     with pytest.raises(UsageError, match="--arithmetic double"):
-        Settings(arithmetic="double")  # type: ignore[arg-type]
+        Settings.of(arithmetic="double")  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -90,29 +92,31 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, text: Path, **changed: Any) -> Settings:
-    return Settings(model=str(folder), corpus=str(text), evaluation_tokens=64, **changed)
+    return Settings.of(model=str(folder), corpus=str(text), evaluation_tokens=64, **changed)
 
 
 @pytest.fixture(scope="module")
 def measured(tiny_folder: Path, text: Path) -> Profile:
-    return measure_subject(prepare(settings(tiny_folder, text, arithmetic="float32")))
+    return measure_inputs(prepare(settings(tiny_folder, text, arithmetic="float32")))
 
 
 def test_a_run_says_how_its_products_were_computed(tiny_folder: Path, text: Path, measured: Profile) -> None:
     assert measured.provenance.environment.arithmetic == "float32"
-    assert own_arithmetic(measured) == "float32"
+    assert recorded_arithmetic(measured) == "float32"
     assert not in_float32(torch.bfloat16)
 
-    again = prepare(repeat(measured, str(tiny_folder), corpus=str(text), evaluation_tokens=64))
+    again = prepare(settings_of_profile(measured, str(tiny_folder), corpus=str(text), evaluation_tokens=64))
     assert again.arithmetic == "float32"
     before = weight_bytes(again.loaded.model)
-    simulation = simulate_subject(again, measured)
+    simulation = simulate_inputs(again, measured)
     assert simulation.evaluation.products == "float32"
     assert weight_bytes(again.loaded.model) == before
     assert not in_float32(torch.bfloat16)
 
-    other = prepare(repeat(measured, str(tiny_folder), corpus=str(text), evaluation_tokens=64, arithmetic="native"))
-    assert simulate_subject(other, measured).evaluation.products == "native"
+    other = prepare(
+        settings_of_profile(measured, str(tiny_folder), corpus=str(text), evaluation_tokens=64, arithmetic="native")
+    )
+    assert simulate_inputs(other, measured).evaluation.products == "native"
 
 
 def test_either_arithmetic_gives_the_same_prices(tiny_folder: Path, text: Path, measured: Profile) -> None:
@@ -120,8 +124,10 @@ def test_either_arithmetic_gives_the_same_prices(tiny_folder: Path, text: Path, 
 
     prices = []
     for choice in ("native", "float32"):
-        changed = repeat(measured, str(tiny_folder), corpus=str(text), evaluation_tokens=256, arithmetic=choice)
-        rows = simulate_subject(prepare(changed), measured).groups
+        changed = settings_of_profile(
+            measured, str(tiny_folder), corpus=str(text), evaluation_tokens=256, arithmetic=choice
+        )
+        rows = simulate_inputs(prepare(changed), measured).groups
         prices.append([row.price for row in rows if row.price is not None])
     native, emulated = prices
     assert len(native) == len(emulated) > 20

@@ -13,8 +13,8 @@ import time
 import pytest
 from rich.console import Console
 
-from quantaudit.cli import progress as shown
-from quantaudit.cli.progress import duration, progress, speed, status_line
+from quantaudit.common import display as shown
+from quantaudit.common.display import duration, progress, speed, status_line
 from quantaudit.common.progress import Snapshot, Stage
 
 LONGEST = "measuring the rounding floor"
@@ -120,7 +120,7 @@ def test_an_interrupt_leaves_the_terminal_with_its_cursor() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX pipes")
 def test_a_closed_pipe_ends_nothing_and_shows_no_traceback() -> None:
     program = (
-        "import time\nfrom quantaudit.cli import console, progress\nprogress.BEAT = .05\n"
+        "import time\nfrom quantaudit.cli import console\nfrom quantaudit.common import display\ndisplay.BEAT = .05\n"
         "with console.progress() as stages:\n"
         "    stages('a', 1)\n    time.sleep(.4)\n    console.say('word')\n    stages('b', 1)\n"
         "console.out.print('result')"

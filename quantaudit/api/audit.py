@@ -1,0 +1,57 @@
+"""`quantaudit.audit`: a model and a corpus → profile, simulation and activation card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from quantaudit.api.given import model_of, plain, profile_of, shown
+from quantaudit.settings import Options, Settings
+
+if TYPE_CHECKING:
+    from quantaudit.measure.profile import Profile
+    from quantaudit.pipeline.audit import Audit
+
+
+def audit(
+    model: Any = "demo",
+    corpus: str | Path = "builtin",
+    *,
+    tokenizer: Any = None,
+    profile: Profile | str | Path | None = None,
+    policy: str | Path = "default",
+    redact_text: bool = False,
+    progress: bool | None = None,
+    **options: Unpack[Options],
+) -> Audit:
+    """Measure a model, predict what INT8 does to it, and judge it: `quantaudit report` without its files.
+
+    model: Hub id, folder, .gguf file, `demo`, or a model of transformers in evaluation mode, with its tokenizer.
+    profile: one measured before, to skip measuring. options: any field of `Settings`' parts. progress: None shows it in
+    a terminal and a notebook. Raises a QuantauditError that names cause and remedy.
+
+    >>> result = quantaudit.audit("demo", samples=6, max_length=64, evaluation_tokens=64)
+    >>> [verdict.title for verdict in result.card.verdict.schemes]
+    ['INT8 static per-tensor', 'INT8 dynamic per-token']
+    """
+    from quantaudit.pipeline.files import open_files
+    from quantaudit.policy import load_policy
+
+    load_policy(str(policy))
+    spec, loaded = model_of(model, tokenizer)
+    settings = Settings.of(spec, str(corpus), **plain(dict(options)))
+    files = open_files(settings, loaded)
+    measured = None if profile is None else profile_of(profile)
+    with shown(progress) as (stages, say):
+        stages("starting", 0)
+        from quantaudit.pipeline.audit import audit as run
+
+        return run(
+            settings,
+            files=files,
+            profile=measured,
+            policy=str(policy),
+            redact_text=redact_text,
+            stages=stages,
+            say=say,
+        )

@@ -1,0 +1,45 @@
+"""`quantaudit.measure`: a model and a corpus → a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from quantaudit.api.given import model_of, plain, shown
+from quantaudit.settings import Options, Settings
+
+if TYPE_CHECKING:
+    from quantaudit.measure.profile import Profile
+
+
+def measure(
+    model: Any = "demo",
+    corpus: str | Path = "builtin",
+    *,
+    tokenizer: Any = None,
+    shard: str | None = None,
+    progress: bool | None = None,
+    **options: Unpack[Options],
+) -> Profile:
+    """Measure activation statistics at every site of a model.
+
+    model: Hub id, folder, .gguf file, `demo`, or a model of transformers in evaluation mode, with its tokenizer. shard:
+    `I/N` to measure one part of N. options: `MeasureOptions`, `CorpusSpec` and `ModelSpec`. progress: None shows it in
+    a terminal and a notebook. Raises a QuantauditError that names cause and remedy.
+
+    >>> profile = quantaudit.measure("demo", samples=6, max_length=64)
+    >>> len(profile.samples)
+    6
+    """
+    from quantaudit.pipeline.files import open_files
+
+    spec, loaded = model_of(model, tokenizer)
+    settings = Settings.of(spec, str(corpus), **plain(dict(options)))
+    files = open_files(settings, loaded)
+    with shown(progress) as (stages, say):
+        stages("starting", 0)
+        from quantaudit.measure.shard import parse_shard
+        from quantaudit.pipeline.measure import measure as run
+
+        part = None if shard is None else parse_shard(shard)
+        return run(settings, files=files, shard=part, stages=stages, say=say)

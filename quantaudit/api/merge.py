@@ -1,0 +1,30 @@
+"""`quantaudit.merge`: shards of one run → the profile that a single run would have written."""
+
+from __future__ import annotations
+
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quantaudit.measure.profile import Profile
+
+
+def merge(*profiles: Profile | str | Path) -> Profile:
+    """Add up profiles of one run: shards, ranks. Raises FormatError where they are of different runs.
+
+    All shards of a run give the very profile that one run over its whole corpus writes; some of them, one that says
+    which.
+
+    >>> halves = [quantaudit.measure("demo", samples=6, max_length=64, shard=f"{part}/2") for part in (1, 2)]
+    >>> whole = quantaudit.merge(*halves)
+    >>> whole.provenance.shards is None
+    True
+    """
+    from quantaudit.errors import UsageError
+    from quantaudit.measure.profile import load_profile
+    from quantaudit.measure.profile import merge as add
+
+    if not profiles:
+        raise UsageError("nothing to merge", where="profiles", hint="give the shards of one run")
+    return reduce(add, [load_profile(p, whole=False) if isinstance(p, str | Path) else p for p in profiles])

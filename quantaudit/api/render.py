@@ -1,0 +1,25 @@
+"""`quantaudit.render`: a card as HTML and Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantaudit.api.given import card_of
+
+if TYPE_CHECKING:
+    from quantaudit.card.schema import Card
+
+
+def render(card: Card | str | Path, out: str | Path, *, template_dir: str | Path | None = None) -> list[Path]:
+    """Write card.json, card.html, card.md and their images below a folder; the paths written, in that order.
+
+    template_dir: templates that replace the shipped ones, file by file. Raises FormatError for a card or template that
+    cannot be read, and OutputError for a place that cannot be written to.
+
+    >>> [path.name for path in quantaudit.render("quantaudit-demo/card.json", "page")][:3]
+    ['card.json', 'card.html', 'card.md']
+    """
+    from quantaudit.card.render import write_card
+
+    return write_card(card_of(card), Path(out), None if template_dir is None else Path(template_dir))

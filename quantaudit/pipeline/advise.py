@@ -1,0 +1,78 @@
+"""Advice on a recipe: the model of a card, loaded as it was measured, priced, and a better recipe written as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from quantaudit.advise.check_recipe import amended, with_recipe
+from quantaudit.advise.goal import Goal, Offers
+from quantaudit.advise.run import Advice, advise
+from quantaudit.card.amend import amend_card
+from quantaudit.card.schema import Card
+from quantaudit.common.files import write_text
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.pipeline.case import CaseFiles, open_case
+from quantaudit.pipeline.prepare import Say, silent
+from quantaudit.pipeline.schedule import announce_stages
+from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvisedRecipe:
+    """The advice, and the recipe as text that llm-compressor reads."""
+
+    advice: Advice
+    text: str
+
+    def write(self, path: Path, card: Path) -> None:
+        """Write the recipe, and add the advice to a card with its simulation, for a gate to find by its digest."""
+        write_text(path, self.text)
+        amend_card(card, partial(self._add, name=path.stem))
+
+    def _add(self, card: Card, name: str) -> Card:
+        info = self.advice.info
+        others = [row for row in card.advice if (row.recipe, row.goal) != (info.recipe, info.goal)]
+        simulation = card.simulation and with_recipe(card.simulation, self.advice.row, name)
+        return card.model_copy(update={"advice": [*others, info], "simulation": simulation})
+
+
+def advise_case(
+    files: CaseFiles, goal: Goal, offers: Offers, *, stages: Stages = silent_stages, say: Say = silent
+) -> AdvisedRecipe:
+    """The least change of a recipe that reaches the goal, simulated before it is given.
+
+    Raises RecipeError where the recipe does what cannot be simulated, and other QuantauditErrors for files that do not
+    belong together.
+    """
+    case = open_case(files, stages, say)
+    inputs = case.inputs
+    with inputs.computed():
+        announce_stages(
+            inputs,
+            stages,
+            say,
+            f"prices on {case.evaluated:,} evaluation tokens, and some {CHOICES} choices simulated on them",
+            partial(
+                advise_stages,
+                case.evaluated,
+                inputs.corpus.info.calibration.tokens,
+                sites=len(files.card.sites),
+                smoothing=offers.smoothing,
+            ),
+        )
+        advice = advise(
+            inputs.loaded,
+            files.profile,
+            case.opened.samples,
+            case.opened.resolution,
+            goal,
+            name=files.spec.recipe.stem,
+            moving_averages=offers.moving_averages,
+            unquantized=offers.unquantized,
+            calibration=inputs.corpus.samples if offers.smoothing else (),
+            stages=stages,
+        )
+        stages(RENDERING, 0)
+        return AdvisedRecipe(advice=advice, text=amended(advice, files.card.model, inputs.loaded.model))

@@ -1,0 +1,74 @@
+"""The whole audit: checkpoint + corpus → profile → simulation → card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from quantaudit.card.build import build_card
+from quantaudit.card.redact import redact, redact_simulation
+from quantaudit.card.schema import Card
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.measure.profile import Profile
+from quantaudit.pipeline.files import InputFiles
+from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.prepare import Say, prepare, silent
+from quantaudit.pipeline.recorded import recorded_arithmetic
+from quantaudit.pipeline.schedule import announce, schedule
+from quantaudit.policy import load_policy
+from quantaudit.settings import Settings
+from quantaudit.simulate.cost import RENDERING
+from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.tensors import scale_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The outcome of a whole audit."""
+
+    card: Card
+    profile: Profile
+    simulation: Simulation
+
+
+def audit(
+    settings: Settings,
+    *,
+    files: InputFiles | None = None,
+    profile: Profile | None = None,
+    policy: str = "default",
+    redact_text: bool = False,
+    stages: Stages = silent_stages,
+    say: Say = silent,
+) -> Audit:
+    """Everything that `quantaudit report` does, except writing files.
+
+    files: those of the settings, where they are read already. profile: one measured before, to skip measuring.
+    Raises a QuantauditError that names cause and remedy.
+    """
+    rules = load_policy(policy)
+    if profile is not None and settings.model.arithmetic == "auto":
+        settings = settings.changed(arithmetic=recorded_arithmetic(profile))
+    start = perf_counter()
+    timings: dict[str, float] = {}
+
+    def stage_done(stage: str) -> None:
+        timings[stage] = perf_counter() - start - sum(timings.values())
+
+    inputs = prepare(settings, say, files=files, stages=stages)
+    stage_done("loading")
+    announce(inputs, stages, say, partial(schedule, inputs, measured=profile is not None, rendered=True))
+    stage_done("timing")
+    if profile is None:
+        profile = measure_inputs(inputs, stages)
+        stage_done("measuring")
+    simulation = simulate_inputs(inputs, profile, stages)
+    stage_done("simulating")
+    stages(RENDERING, 0)
+    scales = scale_rows(profile)
+    if redact_text or profile.provenance.corpus.redacted:
+        simulation = redact_simulation(simulation, inputs.corpus.info, inputs.corpus.sample_infos())
+        profile = redact(profile)
+    card = build_card(profile, scales, simulation, rules, timings=timings)
+    return Audit(card=card, profile=profile, simulation=simulation)

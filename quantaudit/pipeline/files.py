@@ -1,0 +1,40 @@
+"""The files that settings name, found and read before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantaudit.common.timing import timed
+from quantaudit.corpus.load import Corpus, load_corpus
+from quantaudit.model.loading.checkpoint import Checkpoint, locate
+from quantaudit.recipe.parse import check_recipe
+from quantaudit.settings import Settings
+
+if TYPE_CHECKING:
+    from quantaudit.model.loading.load import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFiles:
+    """The rows of a corpus and a model: a checkpoint that is whole, or one that is in memory already."""
+
+    settings: Settings
+    model: Checkpoint | LoadedModel
+    corpus: Corpus
+
+
+def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFiles:
+    """Read every file that the settings name, cheapest first; weights are found and not read. Imports no torch.
+
+    loaded: a model in memory, instead of the checkpoint. Raises a QuantauditError that names the cause.
+    """
+    for path in settings.simulate.recipes:
+        check_recipe(path)
+    with timed("reading the corpus"):
+        corpus = load_corpus(settings.corpus.corpus, samples=settings.corpus.samples, seed=settings.corpus.seed)
+    if loaded is not None:
+        return InputFiles(settings=settings, model=loaded, corpus=corpus)
+    with timed("locating the checkpoint"):
+        checkpoint = locate(settings.model.model, revision=settings.model.revision)
+    return InputFiles(settings=settings, model=checkpoint, corpus=corpus)

@@ -1,0 +1,33 @@
+"""Measuring: settings → profile."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.shard import Shard
+from quantaudit.pipeline.files import InputFiles
+from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.prepare import Say, prepare, silent
+from quantaudit.pipeline.schedule import announce, schedule
+from quantaudit.settings import Settings
+
+
+def measure(
+    settings: Settings,
+    *,
+    files: InputFiles | None = None,
+    shard: Shard | None = None,
+    stages: Stages = silent_stages,
+    say: Say = silent,
+) -> Profile:
+    """The profile of a model on a corpus, or on a shard of it. files: those of the settings, where they are open.
+
+    Raises a QuantauditError that names cause and remedy.
+    """
+    inputs = prepare(settings, say, files=files, stages=stages)
+    announce(
+        inputs, stages, say, partial(schedule, inputs, simulated=False, shards=1 if shard is None else shard.count)
+    )
+    return measure_inputs(inputs, stages, shard)

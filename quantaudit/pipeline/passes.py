@@ -1,0 +1,79 @@
+"""The passes of a job over a model that is loaded: measuring, and simulating what was measured."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+from quantaudit.common.choices import find_single
+from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure.profile import Profile
+from quantaudit.measure.run import measure
+from quantaudit.measure.shard import Shard
+from quantaudit.model.forward.attention import eager_attention
+from quantaudit.model.forward.causal import ahead_doubts
+from quantaudit.pipeline.prepare import AuditInputs, check_profile
+from quantaudit.simulate.cost import MEASURING
+from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.run import simulate
+
+EAGER_TOKENS = 4096
+"""Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
+
+
+def measure_samples(
+    inputs: AuditInputs, corpus: TokenizedCorpus, advance: Advance = no_advance, *, shard: Shard | None = None
+) -> Profile:
+    """One pass over samples, or over a shard of them, with every site tapped.
+
+    Attention runs eagerly, as llm-compressor calibrates it, unless another is asked for or, under `auto`, a sample of
+    the whole corpus is longer than EAGER_TOKENS.
+    """
+    longest = max(len(sample.ids) for sample in inputs.corpus.samples)
+    # Eager attention keeps a matrix of tokens by tokens for every head.
+    chosen = inputs.settings.measure.attention
+    eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
+    with inputs.computed(), eager_attention(inputs.loaded.model) if eager else nullcontext():
+        return measure(
+            inputs.loaded,
+            corpus,
+            batch_size=inputs.settings.measure.batch_size,
+            seed=inputs.settings.corpus.seed,
+            experts=inputs.settings.measure.experts,
+            shard=shard,
+            progress=advance,
+        )
+
+
+def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
+    """One pass over the corpus, or a shard of it, with every site tapped: `measure_samples` says how."""
+    advance = stages(MEASURING, inputs.corpus.info.tokens // (shard.count if shard else 1), "tokens")
+    return measure_samples(_with_doubts(inputs), inputs.corpus, advance, shard=shard)
+
+
+def _with_doubts(inputs: AuditInputs) -> AuditInputs:
+    """The inputs, with what a short run says against the model: kept by the profile, and so by every card of it."""
+    loaded = inputs.loaded
+    with inputs.computed():
+        ahead = ahead_doubts(loaded.model, inputs.corpus.samples, loaded.device)
+    info = loaded.info.model_copy(update={"doubts": [*loaded.info.doubts, *ahead]})
+    return replace(inputs, loaded=replace(loaded, info=info))
+
+
+def simulate_inputs(inputs: AuditInputs, profile: Profile, stages: Stages = silent_stages) -> Simulation:
+    """Predict what schemes and recipes do. Raises FormatError when the profile is of another model or corpus."""
+    check_profile(inputs, profile)
+    options = inputs.settings.simulate
+    with inputs.computed():
+        return simulate(
+            inputs.loaded,
+            profile,
+            inputs.corpus.samples,
+            inputs.schemes,
+            evaluation_tokens=options.evaluation_tokens,
+            score=options.score,
+            single=find_single(options.single_groups),
+            recipes=inputs.recipes,
+            stages=stages,
+        )

@@ -1,0 +1,205 @@
+"""From settings to what every job begins with: a model on its device, its text as tokens, schemes and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from transformers import PreTrainedTokenizerBase
+
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.timing import imports_done, timed
+from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.errors import FormatError, UsageError
+from quantaudit.measure.profile import Profile
+from quantaudit.model.experts import extra_work
+from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
+from quantaudit.model.forward.hooks import time_first_call
+from quantaudit.model.loading.checkpoint import Checkpoint, locate
+from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
+from quantaudit.model.loading.processor import load_processor
+from quantaudit.pipeline.files import InputFiles, open_files
+from quantaudit.provenance import Arithmetic, SampleInfo
+from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
+from quantaudit.recipe.parse import ParsedRecipe, read_recipe
+from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolved import ResolvedRecipe
+from quantaudit.settings import Options, Settings
+from quantaudit.simulate.logits.baselines import MIXED
+from quantaudit.simulate.quantized.recipe_plan import check_names
+
+Say = Callable[[str], None]
+"""Takes one line about what is going on."""
+
+
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditInputs:
+    """A model on its device, how its products are computed, and the text that will be run through it."""
+
+    settings: Settings
+    loaded: LoadedModel
+    arithmetic: Arithmetic
+    corpus: TokenizedCorpus
+    schemes: tuple[Scheme, ...]
+    recipes: tuple[ResolvedRecipe, ...]
+
+    def changed(self, **options: Unpack[Options]) -> AuditInputs:
+        """The same under other settings; what has been loaded is not loaded again."""
+        return replace(self, settings=self.settings.changed(**options))
+
+    def computed(self) -> AbstractContextManager[None]:
+        """The context that every pass of the model belongs in."""
+        return computed_in(self.arithmetic, self.loaded.model)
+
+
+def prepare(
+    settings: Settings, say: Say = silent, *, files: InputFiles | None = None, stages: Stages = silent_stages
+) -> AuditInputs:
+    """Check every option and file, cheapest first, then load. files: those of the settings, where they are open.
+
+    Raises a QuantauditError that names the cause.
+    """
+    imports_done()
+    parse_device(settings.model.device)
+    named = map(find_scheme, (*SCHEMES, *settings.simulate.schemes))
+    schemes = tuple({scheme.name: scheme for scheme in named}.values())
+    recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in schemes])
+    files = files or open_files(settings)
+    source, processor = _text_readers(files, settings, say)
+    loaded = _in_memory(files, settings, stages)
+    arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
+    if arithmetic == "float32":
+        say(f"products are computed in float32 and rounded to {loaded.info.dtype}")
+    elif is_slow(loaded.model):
+        say(f"products of {loaded.info.dtype} are slow on this processor; --arithmetic float32 is faster")
+    spec = settings.corpus
+    with timed("tokenizing the corpus"):
+        corpus = tokenize(
+            files.corpus,
+            loaded.tokenizer,
+            vocab_size=loaded.info.vocab_size,
+            context_length=loaded.info.context_length,
+            max_length=spec.max_length,
+            samples=spec.samples,
+            seed=spec.seed,
+            special_tokens=spec.special_tokens,
+            source=source,
+            processor=processor,
+        )
+    if corpus.info.truncated:
+        say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
+    resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
+    time_first_call(loaded.model, "the first forward pass")
+    return AuditInputs(
+        settings=settings, loaded=loaded, arithmetic=arithmetic, corpus=corpus, schemes=schemes, recipes=resolved
+    )
+
+
+def load_again(settings: Settings) -> LoadedModel:
+    """The model from its checkpoint, where the one in memory has been changed."""
+    return _load(locate(settings.model.model, revision=settings.model.revision), settings)
+
+
+def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
+    return load_model(
+        checkpoint,
+        device=parse_device(settings.model.device),
+        dtype=settings.model.dtype,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+
+
+def _in_memory(files: InputFiles, settings: Settings, stages: Stages) -> LoadedModel:
+    if isinstance(files.model, LoadedModel):
+        return files.model
+    stages(f"loading {files.model.name}", 0)
+    return _load(files.model, settings)
+
+
+def _text_readers(files: InputFiles, settings: Settings, say: Say) -> tuple[PreTrainedTokenizerBase | None, Any]:
+    """The tokenizer that the corpus' ids were made with, and the model's processor of images; None where not needed.
+
+    Raises UsageError for images and a model in memory, whose processor is not known.
+    """
+    name = settings.corpus.corpus_tokenizer
+    source = load_tokenizer(name) if name else None
+    if not any(row.pictures for row in files.corpus.rows):
+        return source, None
+    if not isinstance(files.model, Checkpoint):
+        raise UsageError(
+            "samples with images need the model's own processor",
+            where=files.corpus.name,
+            hint="give the model's folder or Hub id instead of a model in memory",
+        )
+    processor = load_processor(files.model, trust_remote_code=settings.model.trust_remote_code)
+    say("samples with images run one at a time")
+    return source, processor
+
+
+def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
+    """Raises RecipeError for a file that is none, and UsageError where two rows would have one name."""
+    if twice := check_names((path.stem for path in paths), (*schemes, *NAMED, MIXED)):
+        raise UsageError(
+            f"two recipes or schemes would be called {twice}", where="--recipe", hint="rename one of the files"
+        )
+    return {path: read_recipe(path) for path in paths}
+
+
+def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedRecipe:
+    return resolve(recipe, loaded.model).as_recipe(path.stem)
+
+
+def check_profile(inputs: AuditInputs, profile: Profile) -> None:
+    """Raises FormatError unless the profile was measured on this model, as it is run now, and on these samples."""
+    if profile.provenance.model.fingerprint != inputs.loaded.info.fingerprint:
+        raise FormatError(
+            f"profile was measured on other weights ({profile.provenance.model.name})",
+            where="--profile",
+            hint="measure this model, or name the one that was measured",
+        )
+    experts, asked = profile.experts, inputs.settings.measure.experts
+    asked = "routed" if asked == "auto" else asked
+    # Where no experts can run on all tokens, asking for it changes nothing.
+    able = experts == "all" or extra_work(inputs.loaded.model) is not None
+    text, corpus = profile.provenance.corpus, inputs.corpus.info
+    _check_option("dtype", "in ", profile.provenance.model.dtype, inputs.loaded.info.dtype)
+    if experts is not None and able:
+        _check_option("experts", "with --experts ", experts, asked)
+    _check_option("special-tokens", "with --special-tokens ", text.special_tokens, corpus.special_tokens)
+    if text.tokenizer != corpus.tokenizer:
+        raise FormatError(
+            f"profile was measured on ids of {text.tokenizer or 'the model itself'}",
+            where="--profile",
+            hint="give the same --corpus-tokenizer as when it was measured",
+        )
+    rows = profile.samples, inputs.corpus.sample_infos()
+    same, other = ([_identity(row, text.redacted) for row in part] for part in rows)
+    if text.sha256 != corpus.sha256 or same != other:
+        raise FormatError(
+            f"profile was measured on other text ({text.name})",
+            where="--profile",
+            hint="give the same --corpus, --samples, --max-length and --seed as when it was measured"
+            + (f"; it was read at revision {text.revision}" if text.revision else ""),
+        )
+
+
+def _check_option(option: str, how: str, measured: str, now: str) -> None:
+    """Raises FormatError where a profile was measured under another value of an option."""
+    if measured != now:
+        model = f", and the model is loaded in {now}" if option == "dtype" else ""
+        raise FormatError(
+            f"profile was measured {how}{measured}{model}",
+            where="--profile",
+            hint=f"add --{option} {measured}, or measure again",
+        )
+
+
+def _identity(sample: SampleInfo, redacted: bool) -> tuple[str, str, int]:
+    return "" if redacted else sample.id, sample.split, sample.tokens

@@ -1,0 +1,61 @@
+"""Verifying: a recipe of a card's model is run for real, and the result is added to the card."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from quantaudit.card.amend import amend_card
+from quantaudit.card.schema import Verification
+from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.pipeline.case import Case, CaseFiles, open_case
+from quantaudit.pipeline.prepare import Say, load_again, silent
+from quantaudit.pipeline.schedule import announce_stages
+from quantaudit.policy import load_policy
+from quantaudit.simulate.cost import RENDERING, verify_stages
+from quantaudit.verify.run import VerifyOptions, verify, with_verification
+
+
+def verify_case(
+    files: CaseFiles,
+    options: VerifyOptions,
+    *,
+    policy: str = "default",
+    stages: Stages = silent_stages,
+    say: Say = silent,
+) -> Verification:
+    """Let llm-compressor run a recipe on the card's calibration samples, and compare scales, KL and perplexity.
+
+    policy: name or file. Raises QuantauditErrors for files that do not belong together, and as `verify` does.
+    """
+    rules = load_policy(policy)
+    case = open_case(files, stages, say)
+    with case.inputs.computed():
+        _announce(case, stages, say)
+        opened = case.opened
+        # Quantized in place: before two more models are loaded, this one goes, so that nothing here may refer to it.
+        del case
+        result = verify(opened, partial(load_again, files.inputs.settings), files.card, rules, options, stages=stages)
+    stages(RENDERING, 0)
+    amend_card(files.spec.card, partial(with_verification, result=result))
+    return result
+
+
+def _announce(case: Case, stages: Stages, say: Say) -> None:
+    """What will not be predicted, and how long the rest takes."""
+    for change in case.opened.resolution.unsimulated:
+        say(f"not in the prediction: {change.modifier}: {change.reason}")
+    calibration = case.inputs.corpus.info.calibration.tokens
+    took: dict[str, float] = getattr(stages, "took", {})
+    announce_stages(
+        case.inputs,
+        stages,
+        say,
+        f"llm-compressor on {calibration:,} calibration tokens, and scores on {case.evaluated:,} evaluation tokens",
+        partial(
+            verify_stages,
+            case.evaluated,
+            calibration,
+            sites=len(case.files.card.sites),
+            loading=sum(seconds for title, seconds in took.items() if title.startswith("loading")),
+        ),
+    )
