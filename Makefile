@@ -14,7 +14,7 @@ DEMO := $(VENV)/.demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mutations check format bench corpus schema sweep clean
+.PHONY: help install demo test golden mutations check format bench corpus schema sweep clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -36,6 +36,9 @@ demo: $(DEMO) ## Audit SmolLM2-135M-Instruct on 96 samples of all domains: a ver
 
 test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+golden: $(INSTALLED) ## Accept what is written now as the golden files (look at the difference first)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --regen-all
 
 mutations: $(INSTALLED) ## Damage artifacts of all presets in every way, and count what conform finds (an hour)
 	OMP_NUM_THREADS=1 QUANTAUDIT_ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -s tests/integration/test_conform_presets.py

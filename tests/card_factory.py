@@ -76,9 +76,9 @@ HOSTILE_TOKENS = (
 _TYPICAL = {"qkv_proj": 9.0, "o_proj": 2.5, "gate_up_proj": 14.0, "down_proj": 3.0}
 
 
-def make_card(**overrides: Any) -> Card:
-    """The card, with top-level parts replaced by `overrides`. Equal calls give equal cards."""
-    sites = [site for layer in range(LAYERS) for site in _layer_sites(layer)] + _outer_sites()
+def make_card(layers: int = LAYERS, **overrides: Any) -> Card:
+    """The card of so many layers, with top-level parts replaced by `overrides`. Equal calls give equal cards."""
+    sites = [site for layer in range(layers) for site in _layer_sites(layer)] + _outer_sites()
     overall, quantized = _summit(sites), _summit([site for site in sites if site.kind == "linear_input"])
     simulation = _simulation(sites)
     parts: dict[str, Any] = {

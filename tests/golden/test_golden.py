@@ -1,0 +1,78 @@
+"""The card in Markdown and JSON, an advised recipe and SARIF are written as they were when somebody last looked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+
+from quantaudit.advise.check_recipe import header
+from quantaudit.advise.write_recipe import Target, config_groups, names, write_recipe
+from quantaudit.card.render import render_markdown
+from quantaudit.card.schema import Card, dump_card
+from quantaudit.common.resources import resource_dir
+from quantaudit.gate.evidence import gather
+from quantaudit.gate.formats import to_sarif
+from quantaudit.gate.run import judge
+from quantaudit.model.sites import Group
+from quantaudit.policy import load_policy
+from quantaudit.recipe.parse import parse_recipe
+from quantaudit.recipe.resolve import resolve
+from tests.card_factory import make_advice, make_card
+from tests.golden.conftest import Golden
+from tests.recipe_cards import card_of, modules_and_groups
+from tests.skeletons import skeleton
+
+LAYERS = 4
+"""Of the card: enough for one down_proj with massive inputs."""
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card(LAYERS)
+
+
+def test_the_card_in_markdown(card: Card, golden: Golden) -> None:
+    golden("card.md", render_markdown(card)[0])
+
+
+def test_the_card_in_json(card: Card, golden: Golden) -> None:
+    text = dump_card(card)
+    assert Card.model_validate_json(text) == card
+    golden("card.json", text)
+
+
+def test_an_advised_recipe(card: Card, golden: Golden) -> None:
+    """down_proj of layer 1 stays unquantized, other inputs of an MLP get dynamic scales, the rest stays static."""
+    static, dynamic = (_scheme(dynamic=dynamic) for dynamic in (False, True))
+    pairs: list[tuple[Group, QuantizationScheme | None]] = [
+        (group, None if group.name == "layers.1.mlp.down_proj" else dynamic if ".mlp." in group.name else static)
+        for group in modules_and_groups("llama")[2]
+        if group.layer is not None
+    ]
+    reasons = {group.name: "peak 20, KL 0.4 → 0" for group, scheme in pairs if scheme is not static}
+    left = [Target(names=tuple(names(group)), reason=reasons[group.name]) for group, scheme in pairs if scheme is None]
+    text = write_recipe(config_groups(pairs, reasons), header=header(make_advice(), card.model), left=left)
+    resolution = resolve(parse_recipe(text, "advised.yaml"), skeleton("llama"))
+    quantized = {member for group, scheme in pairs if scheme is not None for member in group.members}
+    assert set(resolution.schemes) == quantized
+    golden("advised.yaml", text)
+
+
+def test_the_gate_in_sarif(golden: Golden) -> None:
+    """A static recipe for a model whose down_proj it breaks."""
+    recipe = (resource_dir("recipes") / "w8a8_static.yaml").read_text(encoding="utf-8")
+    card = card_of(hurt={"down_proj": 0.5})
+    report = judge(gather(parse_recipe(recipe, "w8a8_static.yaml"), card, load_policy(), None))
+    text = to_sarif(report.model_copy(update={"quantaudit_version": "0.1.0"}))
+    assert json.loads(text)["version"] == "2.1.0"
+    golden("gate.sarif", text)
+
+
+def _scheme(*, dynamic: bool) -> QuantizationScheme:
+    scheme = preset_name_to_scheme("W8A8", ["Linear"])
+    assert scheme.input_activations is not None
+    strategy, observer = ("token", None) if dynamic else ("tensor", "minmax")
+    inputs = {"dynamic": dynamic, "strategy": strategy, "observer": observer}
+    return scheme.model_copy(update={"input_activations": scheme.input_activations.model_copy(update=inputs)})
