@@ -1,4 +1,4 @@
-"""A realistic card made of arithmetic: 30 layers, two schemes, damage over decades, hostile tokens. No torch."""
+"""A realistic card by arithmetic: 30 layers, two schemes, damage over decades, hostile tokens. No torch."""
 
 from __future__ import annotations
 
@@ -445,7 +445,7 @@ def _verdict(sites: list[SiteRow], simulation: Simulation) -> Verdict:
                 perplexity=17.94,
                 perplexity_base=17.18,
                 reason="KL 0.046 nats is within the limit of 0.1, but above the 0.02 at which nothing is noticed.",
-                remedy="Usable as it is; leaving layers.3.mlp.down_proj unquantized removes most of that loss.",
+                remedy="Usable unchanged; leaving layers.3.mlp.down_proj unquantized removes most of that loss.",
                 worst_groups=_worst(sites, simulation, DYNAMIC),
             ),
         ],

@@ -39,7 +39,10 @@ def build_card(
     redact_text: bool = False,
     created: datetime | None = None,
 ) -> Card:
-    """The card of one audit. timings: seconds by stage. redact_text: keep out of it what tells of the corpus' text."""
+    """The card of one audit.
+
+    timings: seconds by stage. redact_text: leaves out what the corpus' text could be rebuilt from. created: else now.
+    """
     if redact_text:
         simulation = simulation and redact_simulation(simulation, profile.provenance.corpus, profile.samples)
         profile = redact(profile)
@@ -140,7 +143,7 @@ def coverage(profile: Profile) -> Coverage:
         for member in site.members
         if member not in without
     }
-    seen = [site for site in profile.sites if profile.whole(site.name) is not None]
+    measured = [site for site in profile.sites if profile.whole(site.name) is not None]
     half = {
         member: split
         for split in SPLITS
@@ -149,7 +152,7 @@ def coverage(profile: Profile) -> Coverage:
     }
     return Coverage(
         sites=len(profile.sites),
-        sites_measured=len(seen),
+        sites_measured=len(measured),
         linears=len(linears),
         linears_measured=sum(member not in silent and member not in half for member in linears),
         tokens=provenance.corpus.tokens,

@@ -26,7 +26,7 @@ LATER = 1
 
 
 def redact(profile: Profile) -> Profile:
-    """The profile without its text; one that is redacted already is returned as it is."""
+    """The profile without its text; one that is redacted already is returned unchanged."""
     provenance = profile.provenance
     if provenance.corpus.redacted:
         return profile
@@ -34,7 +34,7 @@ def redact(profile: Profile) -> Profile:
     statistics = {
         key: replace(value, peaks=_peaks(value.peaks, texts)) for key, value in sorted(profile.statistics.items())
     }
-    met = {int(token) for value in statistics.values() for token in value.peaks.token}
+    at_peaks = {int(token) for value in statistics.values() for token in value.peaks.token}
     names = domain_names(provenance.corpus)
     samples = [
         sample.model_copy(update={"id": f"sample-{index}", "domain": names[sample.domain]})
@@ -46,13 +46,13 @@ def redact(profile: Profile) -> Profile:
     changed = {
         "corpus": _corpus(provenance.corpus, names, ids),
         "samples": samples,
-        "token_text": {id_: kind for kind, id_ in KIND_IDS.items() if id_ in met},
+        "token_text": {id_: kind for kind, id_ in KIND_IDS.items() if id_ in at_peaks},
     }
     return Profile(provenance=provenance.model_copy(update=changed), statistics=statistics)
 
 
 def redact_simulation(simulation: Simulation, corpus: CorpusInfo, samples: Sequence[SampleInfo]) -> Simulation:
-    """The simulation under the redacted names of domains and samples. corpus, samples: all of them, as they were."""
+    """The simulation under the redacted names of domains and samples. corpus, samples: all of them, unredacted."""
     names = domain_names(corpus)
     ids = {} if corpus.spec == PUBLIC else {row.id: f"sample-{index}" for index, row in enumerate(samples, start=1)}
     evaluation = simulation.evaluation.model_copy(
@@ -74,12 +74,12 @@ def without_other_domains(card: Card) -> Card:
     """A redacted card without scores by domains that it does not name, which a later run has added."""
     if card.simulation is None or not card.corpus.redacted:
         return card
-    known = card.corpus.domains
+    named = card.corpus.domains
     rows = [
         row.model_copy(
             update={
-                "domains": {name: score for name, score in row.domains.items() if name in known},
-                "assistant_domains": {name: score for name, score in row.assistant_domains.items() if name in known},
+                "domains": {name: score for name, score in row.domains.items() if name in named},
+                "assistant_domains": {name: score for name, score in row.assistant_domains.items() if name in named},
             }
         )
         for row in card.simulation.recipes

@@ -104,7 +104,7 @@ def _requests(browser: Any) -> list[str]:
     return [params["request"]["url"] for params in sent]
 
 
-def _colour(browser: Any, script: str) -> tuple[float, ...]:
+def _color(browser: Any, script: str) -> tuple[float, ...]:
     return tuple(float(part) for part in re.findall(r"[\d.]+", browser.execute_script(script))[:3])
 
 
@@ -146,13 +146,13 @@ def test_charts_and_legends_stay_inside_their_place(browser: Any, page: Path, wi
     assert outside == []
 
 
-def test_text_of_charts_follows_the_colour_scheme_while_open(browser: Any, page: Path) -> None:
+def test_text_of_charts_follows_the_color_scheme_while_open(browser: Any, page: Path) -> None:
     _open(browser, page, scheme="light")
     ink = "return getComputedStyle(document.querySelector('.plot svg text')).fill"
     paper = "return getComputedStyle(document.body).backgroundColor"
-    assert max(_colour(browser, ink)) < 60 < 200 < min(_colour(browser, paper))
+    assert max(_color(browser, ink)) < 60 < 200 < min(_color(browser, paper))
     _prefer(browser, "dark")
-    assert max(_colour(browser, paper)) < 60 < 200 < min(_colour(browser, ink))
+    assert max(_color(browser, paper)) < 60 < 200 < min(_color(browser, ink))
     assert browser.get_log("browser") == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from quantaudit.card.judge.simulated import zeroed_tensors
+from quantaudit.card.judge.simulated import GOOD_SQNR_DB, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.text import counted, share_in_words
 from quantaudit.policy import Policy, Status, judge, passes, scores
@@ -110,7 +110,7 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     if error is not None and error.zeroed_fraction is not None and error.scale is not None:
         zeroed = share_in_words(error.zeroed_fraction)
         text += f"; at a scale of {error.scale:.3g}, {zeroed} of its values round to zero"
-        if error.sqnr_db is not None and error.sqnr_db >= 20 and error.zeroed_fraction > 0.5:
+        if error.sqnr_db is not None and error.sqnr_db >= GOOD_SQNR_DB and error.zeroed_fraction > 0.5:
             text += f", which its SQNR of {error.sqnr_db:.1f} dB does not show"
     elif row.damage_weights_only and row.damage and row.damage_weights_only > row.damage / 2:
         text += "; most of the damage comes from its weights"
@@ -132,15 +132,16 @@ def _remedy(
         return remedies[BROKEN]
     if status == "READY":
         return "Quantize with this scheme."
-    own = next((row.kl for row in simulation.recipes if row.name == scheme.name), None)
-    own = math.inf if own is None else own  # not finite: whatever is finite does better
+    scheme_kl = next((row.kl for row in simulation.recipes if row.name == scheme.name), None)
+    if scheme_kl is None:
+        scheme_kl = math.inf  # whatever is finite does better
     better = [
         row
         for row in sorted(simulation.recipes, key=lambda row: math.inf if row.kl is None else row.kl)
         if row.name != scheme.name
         and row.kl is not None
         and row.top1 is not None
-        and row.kl < _BETTER * own
+        and row.kl < _BETTER * scheme_kl
         and not row.unsimulated
     ]
     passing = [_named(row, policy) for row in better if passes(policy, row)]

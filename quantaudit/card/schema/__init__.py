@@ -142,7 +142,7 @@ def load_card(path: str | Path) -> Card:
         raise FormatError(
             f"card has schema {card.schema_version}, this version reads {SCHEMA_VERSION}",
             where=str(path),
-            hint="make the card anew with `quantaudit report`",
+            hint="make the card again with `quantaudit report`",
         )
     return card
 

@@ -16,7 +16,7 @@ class PlaceRow(Row):
     tensors: int
     peaks: int = Field(description="the highest elements over all these tensors, a hundred at most")
     first_position: Number
-    special_tokens: Number = Field(description="as far as the token's text tells")
+    special_tokens: Number = Field(description="as far as the token's text says")
     delimiters: Number = Field(description="tokens of nothing but punctuation or white space")
     channels: int = Field(description="how many channels hold them")
 

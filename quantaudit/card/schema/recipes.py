@@ -1,4 +1,4 @@
-"""What was advised for a recipe, and what the toolkit really made of one."""
+"""What was advised for a recipe, and what llm-compressor really made of one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class VerifiedScore(Row):
 
 
 class ScaleComparison(Row):
-    """Saved scales beside predicted ones. worst: |saved − predicted| / predicted, and the module where it is.
+    """Saved scales against predicted ones. worst: |saved − predicted| / predicted, and the module where it is.
 
     Nothing is compared where the recipe changes what scales are taken of (AWQ, SmoothQuant, rotations, AutoRound).
     """
@@ -69,7 +69,7 @@ class ScaleComparison(Row):
 
 
 class Verification(Row):
-    """What llm-compressor really made of a recipe, beside what was predicted.
+    """What llm-compressor really made of a recipe, and what was predicted.
 
     outcome: `fail` where what was saved is broken or not as predicted, or where it could not be predicted and is beyond
     the policy's limits; `inconclusive` where it could not be predicted and is within them.

@@ -15,13 +15,13 @@ KINDS = ("expert_input", "expert_input_all")
 
 def experts_info(profile: Profile) -> ExpertsInfo | None:
     """Every layer's experts in the order of the layers; None for a model without routed experts."""
-    banks: dict[tuple[int | None, str], list[SiteInfo]] = {}
+    lists: dict[tuple[int | None, str], list[SiteInfo]] = {}
     for site in profile.sites:
         if site.parts and site.kind == "linear_input":
-            banks.setdefault((site.layer, _bank(site)), []).append(site)
-    if not banks:
+            lists.setdefault((site.layer, _list_of(site)), []).append(site)
+    if not lists:
         return None
-    layers = [_layer(profile, name, layer or 0, merged) for (layer, name), merged in banks.items()]
+    layers = [_layer(profile, name, layer or 0, merged) for (layer, name), merged in lists.items()]
     return ExpertsInfo(
         enough=EXPERT_TOKENS,
         layers=layers,
@@ -51,11 +51,11 @@ def _layer(profile: Profile, name: str, layer: int, merged: list[SiteInfo]) -> E
 
 def _reading(layers: list[ExpertLayer], *, unmeasured: int) -> str:
     """unmeasured: experts that saw too few tokens, and were not run on all."""
-    seen = [count for layer in layers for count in layer.tokens]
-    few = sum(count < EXPERT_TOKENS for count in seen)
+    counts = [count for layer in layers for count in layer.tokens]
+    few = sum(count < EXPERT_TOKENS for count in counts)
     text = (
-        f"{len(seen):,} experts in {len(layers):,} layers; an expert saw {min(seen):,} to {max(seen):,} tokens, "
-        f"{median(seen):,.0f} at the median. "
+        f"{len(counts):,} experts in {len(layers):,} layers; an expert saw {min(counts):,} to {max(counts):,} tokens, "
+        f"{median(counts):,.0f} at the median. "
     )
     if not few:
         return text + f"Every one saw at least {EXPERT_TOKENS}."
@@ -65,8 +65,8 @@ def _reading(layers: list[ExpertLayer], *, unmeasured: int) -> str:
     return text + (" and are not measured." if unmeasured else ", but were run on all tokens.")
 
 
-def _bank(site: SiteInfo) -> str:
-    """Name of a layer's experts: `layers.3.mlp.experts`."""
+def _list_of(site: SiteInfo) -> str:
+    """Name of a layer's list of experts: `layers.3.mlp.experts`."""
     return site.name.removesuffix(".input").rpartition(".")[0]
 
 
@@ -78,10 +78,10 @@ def _amax(profile: Profile, site: str) -> float | None:
 def _calibration(profile: Profile) -> str:
     """Which tokens static ranges of experts were taken from, against what `oneshot` takes."""
     inputs = [site for site in profile.sites if site.kind == "expert_input"]
-    known = sum(site.all_tokens is not None for site in inputs)
-    if known == len(inputs):
+    over_all = sum(site.all_tokens is not None for site in inputs)
+    if over_all == len(inputs):
         return "Static ranges of experts are those over all tokens, as llm-compressor's `oneshot` calibrates them."
-    if known:
+    if over_all:
         return (
             "Static ranges of what experts read are those over all tokens, as llm-compressor's `oneshot` calibrates "
             "them; behind the gate they are those of the routed tokens, where `oneshot` sees all: its ranges can be "

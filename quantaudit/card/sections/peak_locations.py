@@ -1,4 +1,4 @@
-"""Where peaks live: at which tokens, and in which channels; massive activations told from outlier channels."""
+"""Where peaks live: at which tokens, and in which channels; massive activations kept apart from outlier channels."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def token_bound(statistics: SiteStatistics, amax: float) -> float:
     return min(1.0, float(counts[absolute >= amax / 2].sum()) / max(statistics.tokens, 1))
 
 
-def own_median(statistics: SiteStatistics, channel: int) -> float:
+def peak_token_median(statistics: SiteStatistics, channel: int) -> float:
     """Median |x| of the token at which a channel is highest; the whole tensor's where that peak was not kept."""
     kept = np.flatnonzero(statistics.peaks.channel == channel)
     return float(statistics.peaks.median[kept[0]]) if len(kept) else quantiles(statistics.distribution, [0.5])[0]
@@ -119,7 +119,7 @@ def _channel(
     at = int(np.nanargmax(amax_L))
     layer, statistics = layers[at]
     amax, bound = float(amax_L[at]), token_bound(statistics, float(amax_L[at]))
-    massive = amax > massive_threshold(own_median(statistics, channel))
+    massive = amax > massive_threshold(peak_token_median(statistics, channel))
     return PersistentChannel(
         channel=channel,
         layers=count,

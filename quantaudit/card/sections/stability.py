@@ -77,28 +77,28 @@ def exceedance_info(profile: Profile) -> ExceedanceInfo:
     )
 
 
-def _tail(found: Tail | None) -> TailRow | None:
-    if found is None:
+def _tail(fit: Tail | None) -> TailRow | None:
+    if fit is None:
         return None
     reading = (
-        f"{found.horizon:,} new samples of this kind of text would peak at about {number(found.median)}, with "
-        f"{tail.COVERAGE:.0%} probability between {number(found.low)} and {number(found.high)}."
+        f"{fit.horizon:,} new samples of this kind of text would peak at about {number(fit.median)}, with "
+        f"{tail.COVERAGE:.0%} probability between {number(fit.low)} and {number(fit.high)}."
     )
-    if found.few:
+    if fit.few:
         reading += (
-            f" With {found.samples:,} samples, fewer than {tail.TRUSTED}, this is a rough guess: "
+            f" With {fit.samples:,} samples, fewer than {tail.TRUSTED}, this is a rough guess: "
             "the high end rests on an assumption more than on data."
         )
     return TailRow(
-        samples=found.samples,
-        exceedances=found.exceedances,
-        horizon=found.horizon,
+        samples=fit.samples,
+        exceedances=fit.exceedances,
+        horizon=fit.horizon,
         coverage=tail.COVERAGE,
-        shape=found.shape,
-        low=found.low,
-        median=found.median,
-        high=found.high,
-        few_samples=found.few,
+        shape=fit.shape,
+        low=fit.low,
+        median=fit.median,
+        high=fit.high,
+        few_samples=fit.few,
         reading=reading,
     )
 

@@ -172,9 +172,9 @@ def test_page_tells_whether_where_why_and_what_to_do(page: str, card: Card) -> N
 
 
 def test_sections_come_in_order(page: str) -> None:
-    wanted = "verdict findings peaks stability damage groups domains advice verification landscape coverage"
-    wanted += " provenance glossary"
-    assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == wanted
+    expected = "verdict findings peaks stability damage groups domains advice verification landscape coverage"
+    expected += " provenance glossary"
+    assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == expected
 
 
 def test_nulls_are_dashes(card: Card) -> None:
@@ -207,40 +207,40 @@ def test_the_table_of_groups_names_the_cause(card: Card, page: str) -> None:
     assert ">cause<" not in render_html(bare)
     first, second, third = (line.group for line in CardView(card).groups[:3])
     causes: list[tuple[str, Any]] = [(first, "massive token"), (second, "either"), (third, "neither")]
-    found = [
+    rows = [
         GranularityRow(group=group, layer=0, per_tensor=1.0, per_token=0.1, per_channel=0.1, cause=cause)
         for group, cause in causes
     ]
-    told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": found})})
-    assert [line.cause for line in CardView(told).groups[:4]] == ["massive token", "token or channel", None, None]
-    rows = [line for line in render_markdown(told)[0].splitlines() if line.startswith(f"| `{first}` |")]
-    assert [row.endswith(" massive token |") for row in rows] == [True, True]
+    changed = card.model_copy(update={"simulation": card.simulation.model_copy(update={"granularity": rows})})
+    assert [line.cause for line in CardView(changed).groups[:4]] == ["massive token", "token or channel", None, None]
+    lines = [line for line in render_markdown(changed)[0].splitlines() if line.startswith(f"| `{first}` |")]
+    assert [row.endswith(" massive token |") for row in lines] == [True, True]
     cells = re.findall(
-        r'<tr><th scope="row"><code>([^<]+)</code>.*<td class="text">([^<]+)</td></tr>', render_html(told)
+        r'<tr><th scope="row"><code>([^<]+)</code>.*<td class="text">([^<]+)</td></tr>', render_html(changed)
     )
     assert dict(cells)[first] == "massive token"
     assert dict(cells)[third] == "—"
 
 
 def test_the_section_tells_why_one_scale_is_too_coarse(card: Card, section: str) -> None:
-    found = CardView(card).granularities
+    worst = CardView(card).granularities[0]
     assert text.markdown(error_by_granularity.reading(CardView(card))) in section
-    lines = [line for line in section.splitlines() if line.startswith(f"| `{found[0].group}` |")]
-    told = [text.relative_error(value) for value in (found[0].per_tensor, found[0].per_token, found[0].per_channel)]
-    assert lines[-1] == f"| `{found[0].group}` | {' | '.join(told)} | massive token |"
+    lines = [line for line in section.splitlines() if line.startswith(f"| `{worst.group}` |")]
+    errors = [text.relative_error(value) for value in (worst.per_tensor, worst.per_token, worst.per_channel)]
+    assert lines[-1] == f"| `{worst.group}` | {' | '.join(errors)} | massive token |"
 
 
 def test_groups_that_were_simulated_alone_show_their_kl_beside_the_price(card: Card, page: str, section: str) -> None:
     assert "KL alone" not in page + section
     assert card.simulation is not None
     first, second = (line.group for line in CardView(card).groups[:2])
-    known = {first: {"kl": 0.4321, "kl_stderr": 0.0567, "sampled": True}, second: {"kl": 0.0098}}
+    scores = {first: {"kl": 0.4321, "kl_stderr": 0.0567, "sampled": True}, second: {"kl": 0.0098}}
     groups = [
-        row.model_copy(update=known[row.group] if row.scheme == STATIC and row.group in known else {})
+        row.model_copy(update=scores[row.group] if row.scheme == STATIC and row.group in scores else {})
         for row in card.simulation.groups
     ]
-    told = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
-    html, markdown = render_html(told), render_markdown(told)[0]
+    changed = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
+    html, markdown = render_html(changed), render_markdown(changed)[0]
     table = re.search(r'<section id="groups">.*?</table>', html, re.DOTALL)
     assert table is not None
     header = re.findall(r"<th [^>]*>([^<]+)</th>", table[0].split("</thead>")[0])

@@ -139,29 +139,27 @@ def test_both_schemes_are_told_apart_by_shape(card: Card) -> None:
 
 
 def _shapes_of(field: str, spec: dict[str, Any]) -> list[str]:
-    found = [node["shape"] for node in _walk(spec) if isinstance(node, dict) and isinstance(node.get("shape"), dict)]
-    return next(shape["scale"]["range"] for shape in found if shape["field"] == field)
+    shapes = [node["shape"] for node in _walk(spec) if isinstance(node, dict) and isinstance(node.get("shape"), dict)]
+    return next(shape["scale"]["range"] for shape in shapes if shape["field"] == field)
 
 
-def test_series_have_different_shapes_and_colours(card: Card) -> None:
+def test_series_have_different_shapes_and_colors(card: Card) -> None:
     spec = _specs(card)["peaks_by_layer"]
     assert len(set(_shapes_of("series", spec))) == 8
-    colours = next(
-        node["color"]["scale"]["range"] for node in _walk(spec) if isinstance(node, dict) and "color" in node
-    )
-    assert len(set(colours)) == 8
+    colors = next(node["color"]["scale"]["range"] for node in _walk(spec) if isinstance(node, dict) and "color" in node)
+    assert len(set(colors)) == 8
 
 
 @pytest.mark.parametrize("paper", [WHITE, NIGHT])
-@pytest.mark.parametrize("colour", [*theme.PALETTE.values(), *theme.SPARE_COLORS, theme.NEUTRAL])
-def test_palette_keeps_its_contrast_on_both_papers(colour: str, paper: str) -> None:
-    lighter, darker = sorted((_luminance(colour), _luminance(paper)), reverse=True)
+@pytest.mark.parametrize("color", [*theme.PALETTE.values(), *theme.SPARE_COLORS, theme.NEUTRAL])
+def test_palette_keeps_its_contrast_on_both_papers(color: str, paper: str) -> None:
+    lighter, darker = sorted((_luminance(color), _luminance(paper)), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= 3.0
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     """Relative luminance by WCAG 2.2."""
-    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+    channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -69,9 +69,8 @@ def audit(
 
 
 def only(findings: list[Finding], code: str) -> Finding:
-    found = [finding for finding in findings if finding.code == code]
-    assert len(found) == 1
-    return found[0]
+    (finding,) = (finding for finding in findings if finding.code == code)
+    return finding
 
 
 def status(verdict: Verdict, scheme: str) -> str:
@@ -149,15 +148,15 @@ def test_starved_experts_are_one_finding_whatever_they_saw(card: Card) -> None:
     rows.append(Unmeasured(module="model.visual.proj", reason="no images in the corpus", weights=True))
     coverage = card.coverage.model_copy(update={"unmeasured": rows})
     findings, _ = audit(card, simulation_of(card), coverage=coverage)
-    starved, silent = (finding for finding in findings if finding.code == "QA101")
-    assert starved.value == 9
-    assert starved.message == (
+    undersampled, silent = (finding for finding in findings if finding.code == "QA101")
+    assert undersampled.value == 9
+    assert undersampled.message == (
         "9 modules not measured (expert saw 0–8 tokens, fewer than 16), such as "
         "`model.layers.0.mlp.experts.0.up_proj`, `model.layers.0.mlp.experts.4.up_proj`, "
         "`model.layers.0.mlp.experts.8.up_proj`"
     )
-    assert "--experts all" in starved.remedy
-    assert "--samples" in starved.remedy
+    assert "--experts all" in undersampled.remedy
+    assert "--samples" in undersampled.remedy
     assert silent.message == "1 module not measured (no images in the corpus)"
     assert "--experts" not in silent.remedy
 
@@ -174,8 +173,8 @@ def test_a_part_that_the_model_does_not_have_is_information(card: Card) -> None:
     rows = [Unmeasured(module=f"layers.{i}.mlp.gate", reason="the MLP has no gate", absent=True) for i in range(3)]
     coverage = card.coverage.model_copy(update={"unmeasured": rows})
     findings, _ = audit(card, simulation_of(card), coverage=coverage)
-    found = only(findings, "QA101")
-    assert (found.severity, found.value, found.remedy) == ("info", 3, "None is needed.")
+    finding = only(findings, "QA101")
+    assert (finding.severity, finding.value, finding.remedy) == ("info", 3, "None is needed.")
 
 
 def broken_load(card: Card, perplexity: float | None, unigram: float | None, tokens: int = 10_000) -> list[Finding]:
@@ -188,10 +187,10 @@ def broken_load(card: Card, perplexity: float | None, unigram: float | None, tok
     evaluation = card.simulation.evaluation.model_copy(update={"unigram_perplexity": unigram, "tokens": tokens})
     simulation = card.simulation.model_copy(update={"recipes": recipes, "evaluation": evaluation})
     findings, verdict = audit(card, simulation)
-    found = [finding for finding in findings if finding.code == "QA104"]
-    assert ({row.status for row in verdict.schemes} == {"INCONCLUSIVE"}) == bool(found)
-    assert all(finding.message.capitalize() in verdict.schemes[0].reason for finding in found)
-    return found
+    matching = [finding for finding in findings if finding.code == "QA104"]
+    assert ({row.status for row in verdict.schemes} == {"INCONCLUSIVE"}) == bool(matching)
+    assert all(finding.message.capitalize() in verdict.schemes[0].reason for finding in matching)
+    return matching
 
 
 def test_a_model_that_predicts_worse_than_token_frequencies_stops_every_verdict(card: Card) -> None:
@@ -216,10 +215,10 @@ def test_nan_in_the_model_itself_is_not_ready_however_well_the_evaluation_went(c
 
 def test_padding_among_the_text_stops_every_verdict(card: Card) -> None:
     findings, verdict = audit(card, simulation_of(card, kl=0.001, top1=0.99), padded=["row-7", "row-9"])
-    found = only(findings, "QA106")
-    assert (found.value, "`row-7`" in found.message) == (2.0, True)
+    finding = only(findings, "QA106")
+    assert (finding.value, "`row-7`" in finding.message) == (2.0, True)
     assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
-    assert verdict.schemes[0].remedy == found.remedy
+    assert verdict.schemes[0].remedy == finding.remedy
 
 
 def test_a_scheme_that_breaks_the_model_names_what_does_better(card: Card) -> None:
@@ -253,7 +252,7 @@ def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
 
 
 def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
-    """It is null in a record, as one of NaN logits is; the KL tells them apart."""
+    """It is null in a record, as one of NaN logits is; the KL keeps them apart."""
     assert only(broken_load(card, None, 1000.0), "QA104").value is None
     assert card.simulation is not None
     broken = [row.model_copy(update={"perplexity_base": None, "kl": None}) for row in card.simulation.recipes]
@@ -280,10 +279,10 @@ def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:
 @pytest.mark.parametrize(("peak", "severity"), [(20000.0, None), (40000.0, "warning"), (70000.0, "error")])
 def test_fp16_headroom_of_the_residual_stream(card: Card, peak: float, severity: str | None) -> None:
     sites = [site.model_copy(update={"amax": peak} if site.kind == "residual" else {}) for site in card.sites]
-    found = [finding for finding in audit(card, simulation_of(card), sites=sites)[0] if finding.code == "QA201"]
-    assert [finding.severity for finding in found] == ([] if severity is None else [severity])
-    if found:
-        assert found[0].value == pytest.approx(65504 / peak)
+    matching = [finding for finding in audit(card, simulation_of(card), sites=sites)[0] if finding.code == "QA201"]
+    assert [finding.severity for finding in matching] == ([] if severity is None else [severity])
+    if matching:
+        assert matching[0].value == pytest.approx(65504 / peak)
 
 
 def test_cut_samples_and_notes_are_told(card: Card) -> None:
@@ -329,12 +328,13 @@ def test_a_verdict_on_few_tokens_says_so(card: Card, tokens: int, samples: int) 
 
 
 @pytest.mark.parametrize(
-    ("kl", "error", "told"), [(0.028, 0.0011, True), (0.028, 0.0009, False), (0.16, 0.006, True), (0.09, 0.02, False)]
+    ("kl", "error", "reported"),
+    [(0.028, 0.0011, True), (0.028, 0.0009, False), (0.16, 0.006, True), (0.09, 0.02, False)],
 )
-def test_a_kl_near_a_limit_is_told_with_its_error(card: Card, kl: float, error: float, told: bool) -> None:
-    found = few_tokens(card, 256, 2, kl=kl, kl_stderr=error)
-    assert [row.severity for row in found] == ["info"] * told
-    assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in found)
+def test_a_kl_near_a_limit_is_given_with_its_error(card: Card, kl: float, error: float, reported: bool) -> None:
+    matching = few_tokens(card, 256, 2, kl=kl, kl_stderr=error)
+    assert [row.severity for row in matching] == ["info"] * reported
+    assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in matching)
 
 
 def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> None:
@@ -349,15 +349,15 @@ def test_no_number_crosses_a_limit_by_being_rounded(card: Card, kl: float, top1:
     """What the reason says of KL and top-1, read back, comes to the same status as the numbers themselves."""
     policy = load_policy()
     _, verdict = audit(card, simulation_of(card, kl=kl, top1=top1))
-    found = verdict.schemes[0]
-    shown = re.match(r"KL (\S+) nats per token and (\S+)% of top-1", found.reason)
+    judged = verdict.schemes[0]
+    shown = re.match(r"KL (\S+) nats per token and (\S+)% of top-1", judged.reason)
     assert shown is not None
     row = (
         simulation_of(card)
         .recipes[0]
         .model_copy(update={"kl": float(shown[1]), "top1": float(Decimal(shown[2]) / 100), "nonfinite": False})
     )
-    assert judge(policy, row, [])[0] == found.status
+    assert judge(policy, row, [])[0] == judged.status
 
 
 def test_only_what_passes_the_policy_is_recommended(card: Card) -> None:

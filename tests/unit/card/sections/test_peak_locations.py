@@ -1,4 +1,4 @@
-"""Where peaks live: planted spikes are found at their tokens and channels, and few tokens are told from many."""
+"""Where peaks live: planted spikes are found at their tokens and channels, and few tokens are kept apart from many."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def test_shares_count_the_highest_peaks_of_all_tensors_of_a_kind() -> None:
     x[2, 5] = 7000.0
     profile, _ = residual([x, y], tokens)
     row = place_row(profile, "residual")
-    found = [whole.peaks for site in profile.sites if (whole := profile.whole(site.name)) is not None]
+    highest = [whole.peaks for site in profile.sites if (whole := profile.whole(site.name)) is not None]
     value, position, token = (
-        np.concatenate([getattr(p, name) for p in found]) for name in ("value", "position", "token")
+        np.concatenate([getattr(p, name) for p in highest]) for name in ("value", "position", "token")
     )
     highest = np.argsort(-np.abs(value))[:100]
     assert row is not None

@@ -28,9 +28,9 @@ def profile_of(values: list[float], *, tokens: int = 4, name: str = "layers.0.ml
     tensors = make_samples([torch.full((tokens, 2), value) for value in values])
     statistics: dict[tuple[str, Split], SiteStatistics] = {}
     for split in ("calibration", "evaluation"):
-        own = [sample for sample in tensors if splits[sample[0]] == split]
-        if own:
-            statistics[name, split] = accumulate(own)
+        members = [sample for sample in tensors if splits[sample[0]] == split]
+        if members:
+            statistics[name, split] = accumulate(members)
     return Profile(provenance=provenance([site_info(name)], samples), statistics=statistics)
 
 
@@ -97,15 +97,15 @@ def test_evaluation_beyond_calibration_is_a_finding(highest: float, severity: st
     profile = profile_of([2.0, 1.0, 1.0, 1.0, 2.0, highest])
     info = info_of(profile)
     assert info.exceedance == exceedance_info(profile)
-    found = exceedance_findings(info)
-    assert [row.severity for row in found] == ([severity] if severity else [])
-    if found:
+    findings = exceedance_findings(info)
+    assert [row.severity for row in findings] == ([severity] if severity else [])
+    if findings:
         row = info.exceedance.worst[0]
-        assert found[0].code == "QA202"
-        assert found[0].module == "layers.0.mlp.down_proj"
-        assert found[0].value == highest / 2
+        assert findings[0].code == "QA202"
+        assert findings[0].module == "layers.0.mlp.down_proj"
+        assert findings[0].value == highest / 2
         assert (row.samples, row.samples_beyond, row.elements_beyond) == (2, 1, 0.5)
-        assert "`layers.0.mlp.down_proj.input`" in found[0].message
+        assert "`layers.0.mlp.down_proj.input`" in findings[0].message
     else:
         assert "At none of 1 " in info.exceedance.reading
 
