@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile, load_profile
-from quantaudit.model.sites import Architecture, Group, discover
+from quantaudit.model.sites import Architecture, Group
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import AuditInputs, check_profile, prepare
 from quantaudit.quant.observers import QParams
@@ -176,7 +176,7 @@ def prepare_case(settings: Settings, profile: Path | None) -> Case:
     subject = prepare(settings)
     measured = load_profile(profile) if profile else measure_inputs(subject)
     check_profile(subject, measured)
-    architecture = discover(subject.loaded.model)
+    architecture = subject.loaded.architecture
     return Case(
         subject=subject,
         profile=measured,

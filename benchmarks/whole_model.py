@@ -22,7 +22,6 @@ from overhead import seconds
 
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.batches import batches, forward
-from quantaudit.model.sites import discover
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC
@@ -44,7 +43,7 @@ def main(
     """Print the cost of each scheme in bare forwards: medians over interleaved runs."""
     subject = prepare(Settings.of(model=model, samples=samples, device=device))
     loaded, corpus = subject.loaded, subject.corpus
-    architecture = discover(loaded.model)
+    architecture = loaded.architecture
     groups = [group for group in architecture.groups if group.layer is not None]
     profile = measure(loaded, corpus)
     chosen = select(corpus.samples, evaluation_tokens)

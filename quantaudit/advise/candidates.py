@@ -18,7 +18,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import Group, discover
+from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
@@ -65,7 +65,7 @@ def candidates(
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
     Raises RecipeError where a group must be quantized (`unquantized` is off) and cannot be, as the recipe has it.
     """
-    architecture = discover(loaded.model)
+    architecture = loaded.architecture
     groups = quantized_groups(architecture.groups, resolution, profile)
     smooth = smoothing is not None
     menus = {

@@ -24,7 +24,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError, UsageError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import Group, discover
+from quantaudit.model.sites import Group
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.records import RecipeRow
@@ -158,7 +158,7 @@ def _smoothing(
     """What SmoothQuant would make of groups with static inputs that it reaches; None where it reaches none."""
     groups = [
         group
-        for group, scheme in quantized_groups(discover(loaded.model).groups, resolution, profile)
+        for group, scheme in quantized_groups(loaded.architecture.groups, resolution, profile)
         if any(option.strength is not None for option in menu(scheme, smoothing=True))
     ]
     return smoothable(loaded, profile, samples, groups, STRENGTHS, stages)

@@ -25,7 +25,7 @@ from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.batches import Batch, PaddingSide, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import discover, non_text_sites
+from quantaudit.model.sites import non_text_sites
 from quantaudit.provenance import EnvironmentInfo, Provenance, ShardsInfo
 
 PACKAGES = (
@@ -61,7 +61,7 @@ def measure(
     if shard is not None:
         pictures = sum(sample.pictures is not None for sample in corpus.samples)
         shard.check(pictures + -(-(len(corpus.samples) - pictures) // batch_size))
-    architecture = discover(loaded.model, all_tokens=experts == "all")
+    architecture = loaded.architecture_on_all_tokens if experts == "all" else loaded.architecture
     non_text = non_text_sites(loaded.model, architecture.sites)
     gathered = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
 

@@ -15,7 +15,7 @@ from quantaudit.model.forward.batches import Batch, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import ALL, Architecture, discover, non_text_sites
+from quantaudit.model.sites import ALL, Architecture, non_text_sites
 from quantaudit.provenance import SiteInfo
 
 
@@ -43,7 +43,7 @@ def run_undersampled_on_all_tokens(
     """
     if not undersampled_inputs(profile):
         return profile
-    architecture = discover(loaded.model, all_tokens=True)
+    architecture = loaded.architecture_on_all_tokens
     experts = undersampled_lists(profile, architecture)
     paths = [path for of_list in experts.values() for path in of_list]
     wanted = [

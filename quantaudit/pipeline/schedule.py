@@ -15,7 +15,6 @@ from quantaudit.common.progress import Job, Stage, Stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
-from quantaudit.model.sites import discover
 from quantaudit.pipeline.passes import measure_samples
 from quantaudit.pipeline.prepare import AuditInputs, Say
 from quantaudit.simulate.cost import (
@@ -77,7 +76,7 @@ def schedule(
                 for recipe in inputs.recipes
                 if recipe.smooth
             ),
-            rendered=len(discover(inputs.loaded.model).sites) if rendered else 0,
+            rendered=len(inputs.loaded.architecture.sites) if rendered else 0,
         )
     return Schedule(work=work, speed=probe(inputs, tapped=not measured or bool(work.calibrations), scored=simulated))
 
@@ -192,7 +191,7 @@ def _single_groups(inputs: AuditInputs) -> int:
     wanted = find_single(inputs.settings.simulate.single_groups)
     if wanted == 0:
         return 0
-    inside = sum(group.layer is not None for group in discover(inputs.loaded.model).groups)
+    inside = sum(group.layer is not None for group in inputs.loaded.architecture.groups)
     return inside if wanted is None else min(wanted, inside)
 
 

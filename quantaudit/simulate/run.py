@@ -13,7 +13,7 @@ from quantaudit.errors import UsageError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import Group, discover
+from quantaudit.model.sites import Group
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.support import obstacles
@@ -55,7 +55,7 @@ def simulate(
     MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
     chosen = evaluation.select_some(samples, evaluation_tokens)
-    architecture = discover(loaded.model)
+    architecture = loaded.architecture
     for scheme in schemes:
         check_fit(scheme, loaded.model, architecture.groups)
     qparams = {

@@ -16,7 +16,6 @@ from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.sites import discover
 from quantaudit.quant.schemes import global_scaled
 from quantaudit.quant.weights import weight_range
 from quantaudit.simulate.logits.score_plans import score_plans
@@ -60,7 +59,7 @@ def predict(opened: OpenedRecipe, stages: Stages = silent_stages) -> Prediction:
     Of what the plan leaves out (`plan.unsimulated`) there is no promise: the score is of the rest.
     """
     model, profile, samples = opened.loaded.model, opened.profile, opened.samples
-    recipe, groups = opened.resolution.as_recipe(opened.name), discover(model).groups
+    recipe, groups = opened.resolution.as_recipe(opened.name), opened.loaded.architecture.groups
     plan = recipe_plan(recipe, model, groups, profile, opened.corpus.samples, stages=stages)
     advance = stages("predicting", len(samples), "samples")
     (row,) = score_plans(model, samples, [plan], progress=advance)

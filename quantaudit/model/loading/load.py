@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,12 +38,16 @@ from quantaudit.model.loading.stored_tensors import (
     watch_unused,
 )
 from quantaudit.model.loading.weights import weight_doubts
+from quantaudit.model.sites import Architecture, discover
 from quantaudit.provenance import Doubt, ModelInfo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model in evaluation mode on its device, its tokenizer, and its provenance."""
+    """A model in evaluation mode on its device, its tokenizer, and its provenance.
+
+    Its structure stays what it is: whoever replaces modules makes a `LoadedModel` of its own (`dataclasses.replace`).
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -52,6 +57,19 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the forward passes run."""
         return next(self.model.parameters()).device
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Sites, fused groups and lists of experts of the model, with experts on the tokens routed to them.
+
+        Raises ModelError where no decoder layers are found.
+        """
+        return discover(self.model)
+
+    @cached_property
+    def architecture_on_all_tokens(self) -> Architecture:
+        """The same with the inputs of experts over all tokens too, as they are observed where experts run on all."""
+        return discover(self.model, all_tokens=True)
 
 
 def parse_device(name: str) -> torch.device:
