@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from quantaudit.common.choices import SpecialTokens
 
@@ -161,13 +162,63 @@ class SiteInfo(Row):
     )
 
 
+UnmeasuredCause = Literal[
+    "undersampled",
+    "never_ran",
+    "no_images",
+    "uncalled",
+    "other_rows",
+    "one_split",
+    "not_linear",
+    "no_module",
+    "absent",
+    "other",
+]
+_CAUSES: tuple[tuple[str, UnmeasuredCause], ...] = (
+    (r"^expert saw ", "undersampled"),
+    (r"its rows are not the tokens'$", "other_rows"),
+    (r"never calls it|^never ran although", "uncalled"),
+    (r"never ran in the forward pass$", "never_ran"),
+    (r"^no images ", "no_images"),
+    (r"^saw no token of the ", "one_split"),
+    (r"which is not a Linear$|which no recipe reaches$", "not_linear"),
+    (r"^no module was recogni", "no_module"),
+)
+"""Reasons as files that name no cause have them, each with its cause."""
+
+
+def _cause_may_lack(schema: dict[str, Any]) -> None:
+    """Cards that were written before rows named a cause stay valid."""
+    schema["required"] = [name for name in schema["required"] if name != "cause"]
+
+
 class Unmeasured(Row):
-    """A module that no statistic covers, and why."""
+    """A module that no statistic covers, and why. reason: for people; cause: the same for programs."""
+
+    model_config = ConfigDict(json_schema_extra=_cause_may_lack)
 
     module: str
     reason: str
     weights: bool = Field(default=False, description="whether it holds weights that a recipe could quantize")
     absent: bool = Field(default=False, description="whether the model has no such part, so that nothing is missing")
+    cause: UnmeasuredCause = Field(
+        default="other",
+        description="for programs: an expert that too few tokens were routed to; never run; no images in the corpus;"
+        " not called by the module around it, which ran; rows that are not the tokens; no token of one split; "
+        "weights that no Linear holds; no module recognized as this part; no such part in the model; anything else. "
+        "Derived from the reason in files without it",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_cause(cls, values: Any) -> Any:
+        """Fill in the cause of a row from a file that has none."""
+        if not isinstance(values, dict) or "cause" in values:
+            return values
+        if values.get("absent"):
+            return {**values, "cause": "absent"}
+        reason = str(values.get("reason", ""))
+        return {**values, "cause": next((cause for pattern, cause in _CAUSES if re.search(pattern, reason)), "other")}
 
 
 class ShardsInfo(Row):
@@ -184,10 +235,6 @@ class ShardsInfo(Row):
     def named(self) -> str:
         """`shards 1 and 2 of 4`."""
         return f"shard{'s' if len(self.held) > 1 else ''} {', '.join(map(str, self.held))} of {self.count}"
-
-
-OTHER_ROWS = "its rows are not the tokens'"
-"""Ends the reason of a tensor that was reached and not understood: no other run makes up for that."""
 
 
 class Provenance(Row):

@@ -159,7 +159,7 @@ def coverage(profile: Profile) -> Coverage:
         unmeasured=[
             *provenance.unmeasured,
             *(
-                Unmeasured(module=member, reason=f"saw no token of the {split} split", weights=True)
+                Unmeasured(module=member, reason=f"saw no token of the {split} split", weights=True, cause="one_split")
                 for member, split in half.items()
                 if getattr(provenance.corpus, split).tokens
             ),

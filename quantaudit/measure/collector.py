@@ -16,7 +16,7 @@ from quantaudit.measure.profile import Split
 from quantaudit.model.forward.batches import NO_TOKEN, SPLITS, Batch, LabeledRows
 from quantaudit.model.forward.routing import Routing
 from quantaudit.model.sites import Architecture
-from quantaudit.provenance import OTHER_ROWS, Unmeasured
+from quantaudit.provenance import Unmeasured, UnmeasuredCause
 from quantaudit.stats.labels import ALL, Chosen, Labels
 from quantaudit.stats.site import SiteStatistics, merge
 
@@ -174,8 +174,11 @@ def unreadable(architecture: Architecture, odd: Mapping[str, str]) -> list[Unmea
     for site in architecture.sites:
         if site.name in odd:
             modules = site.members or [site.name]
-            reason = f"{odd[site.name]}: {OTHER_ROWS}"
-            rows += [Unmeasured(module=module, reason=reason, weights=bool(site.members)) for module in modules]
+            reason = f"{odd[site.name]}: its rows are not the tokens'"
+            rows += [
+                Unmeasured(module=module, reason=reason, weights=bool(site.members), cause="other_rows")
+                for module in modules
+            ]
     return rows
 
 
@@ -190,27 +193,31 @@ def never_fired(
         for expert in expert_list.experts
     }
     found = [
-        Unmeasured(module=member, reason=BYPASSED, weights=False)
+        Unmeasured(module=member, reason=BYPASSED, weights=False, cause="uncalled")
         if member.endswith(".dt_proj") and ran[_parent(member)]
-        else Unmeasured(module=member, reason=_why_silent(member, ran, images=images), weights=True)
+        else _never_ran(member, ran, images=images)
         for group in architecture.groups
         for member in group.members
         if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
     ]
     found += [
-        Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass")
+        Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass", cause="never_ran")
         for site in architecture.sites
         if site.tap == "output" and not fired[f"{site.module}:output"]
     ]
     return found
 
 
-def _why_silent(member: str, ran: Counter[str], *, images: bool) -> str:
+def _never_ran(member: str, ran: Counter[str], *, images: bool) -> Unmeasured:
+    """Why a Linear never ran, as far as can be known from the module around it."""
+    reason = "never ran in the forward pass"
+    cause: UnmeasuredCause = "never_ran"
     if not images and re.search(r"(^|\.)(vision|visual|multi_modal|image)", member):
-        return "no images in the corpus"
-    if ran[_parent(member)]:
-        return "never ran although the module around it did, which must use its weights by itself or not at all"
-    return "never ran in the forward pass"
+        reason, cause = "no images in the corpus", "no_images"
+    elif ran[_parent(member)]:
+        reason = "never ran although the module around it did, which must use its weights by itself or not at all"
+        cause = "uncalled"
+    return Unmeasured(module=member, reason=reason, weights=True, cause=cause)
 
 
 def parents(architecture: Architecture) -> set[str]:

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from quantaudit.common.files import write_bytes
 from quantaudit.errors import FormatError
-from quantaudit.provenance import OTHER_ROWS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
+from quantaudit.provenance import Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
@@ -176,13 +176,17 @@ def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
     Where one knows that the module around it ran, its reason is the one that holds.
     """
     rows_a, rows_b = (
-        {row.module: row for row in profile.provenance.unmeasured if row not in few}
-        for profile, few in ((a, undersampled_experts(a)), (b, undersampled_experts(b)))
+        {row.module: row for row in profile.provenance.unmeasured if row.cause != "undersampled"} for profile in (a, b)
     )
-    silent = [max(row, rows_b[name], key=lambda r: len(r.reason)) for name, row in rows_a.items() if name in rows_b]
+    in_both = [max(row, rows_b[name], key=_certainty) for name, row in rows_a.items() if name in rows_b]
     either = {**rows_b, **rows_a}
-    listed = {row.module for row in silent}
-    return silent + [row for name, row in either.items() if row.reason.endswith(OTHER_ROWS) and name not in listed]
+    listed = {row.module for row in in_both}
+    return in_both + [row for name, row in either.items() if row.cause == "other_rows" and name not in listed]
+
+
+def _certainty(row: Unmeasured) -> int:
+    """Which of two reasons for one module holds: what was seen of it, then what was seen around it."""
+    return 2 if row.cause == "other_rows" else 1 if row.cause == "uncalled" else 0
 
 
 def undersampled_experts(profile: Profile) -> list[Unmeasured]:
@@ -193,7 +197,9 @@ def undersampled_experts(profile: Profile) -> list[Unmeasured]:
     rows = []
     for site in undersampled_inputs(profile):
         reason = f"expert saw {tokens(profile, site.name)} tokens, fewer than {EXPERT_TOKENS}"
-        rows += [Unmeasured(module=member, reason=reason, weights=True) for member in site.members]
+        rows += [
+            Unmeasured(module=member, reason=reason, weights=True, cause="undersampled") for member in site.members
+        ]
     return rows
 
 

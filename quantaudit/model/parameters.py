@@ -32,9 +32,16 @@ def other_weights(model: nn.Module, covered: Collection[str]) -> Iterator[Unmeas
         if not matrices or _unquantized(leaf, kind):
             continue
         if _EXPERTS.search(leaf) or _EXPERTS.search(kind) or "weight" in matrices:
-            yield Unmeasured(module=name, reason=f"its weights are in a {kind}, which is not a Linear", weights=True)
+            yield Unmeasured(
+                module=name,
+                reason=f"its weights are in a {kind}, which is not a Linear",
+                weights=True,
+                cause="not_linear",
+            )
         elif any("weight" in parameter for parameter in matrices):
-            yield Unmeasured(module=name, reason=f"matrices that a {kind} holds itself, which no recipe reaches")
+            yield Unmeasured(
+                module=name, reason=f"matrices that a {kind} holds itself, which no recipe reaches", cause="not_linear"
+            )
 
 
 def _matrices(module: nn.Module) -> list[str]:

@@ -105,7 +105,7 @@ class _Listing:
         """A module's output; where there is no module, a row that says so."""
         if module is None:
             reason = reason or f"no module was recognised as {kind.replace('_', ' ')}"
-            self.missing.append(Unmeasured(module=name, reason=reason))
+            self.missing.append(Unmeasured(module=name, reason=reason, cause="no_module"))
         else:
             self.sites.append(
                 SiteInfo(
@@ -115,7 +115,7 @@ class _Listing:
 
     def absent(self, name: str, reason: str) -> None:
         """A row that says that the model has no such part."""
-        self.missing.append(Unmeasured(module=name, reason=reason, absent=True))
+        self.missing.append(Unmeasured(module=name, reason=reason, absent=True, cause="absent"))
 
     def add_inputs(self, group: Group) -> None:
         """What a group reads: one tensor, or one for each expert, merged; and, where observed, over all tokens."""

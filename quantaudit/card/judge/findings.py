@@ -15,7 +15,7 @@ from quantaudit.card.text import PRODUCTS, counted
 from quantaudit.common.findings import Hit, apply, rule, rules_of
 from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.policy import Policy
-from quantaudit.provenance import Unmeasured
+from quantaudit.provenance import Unmeasured, UnmeasuredCause
 
 NUMBER = re.compile(r"\d+")
 _EXPERTS_REMEDY = (
@@ -57,14 +57,14 @@ def unmeasured(evidence: CardEvidence) -> Iterator[Hit]:
             value=float(len(modules)),
             threshold=0.0,
             why="The model has no such part, so nothing is missing." if absent else None,
-            remedy=_remedy(reason, absent=absent),
+            remedy=_remedy(rows[0].cause),
         )
 
 
-def _remedy(reason: str, *, absent: bool) -> str | None:
-    if absent:
+def _remedy(cause: UnmeasuredCause) -> str | None:
+    if cause == "absent":
         return "None is needed."
-    return _EXPERTS_REMEDY if reason.startswith("expert saw") else None
+    return _EXPERTS_REMEDY if cause == "undersampled" else None
 
 
 def common_reason(reasons: Sequence[str]) -> str:

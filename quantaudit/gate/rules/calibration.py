@@ -156,7 +156,7 @@ def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
 )
 def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
     """Modules with weight matrices that are neither Linear nor Embedding."""
-    stacked = [row.module for row in evidence.card.coverage.unmeasured if row.weights and "not a Linear" in row.reason]
+    stacked = [row.module for row in evidence.card.coverage.unmeasured if row.weights and row.cause == "not_linear"]
     transposed = [module.name for module in evidence.card.model.modules if module.classes[:2] == ["Conv1D", "Module"]]
     modules = stacked + transposed
     if modules:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
     from quantaudit.gate.group_assignment import GroupUse
 
-STARVED = "expert saw"
-"""How measuring begins the reason of an expert that too few tokens were routed to."""
-
 
 @rule(
     "QA501",
@@ -29,10 +26,10 @@ STARVED = "expert saw"
 )
 def unmeasured(evidence: Evidence) -> Iterator[Hit]:
     """The recipe quantizes modules that no statistic of the card covers."""
-    listed = [row for row in _quantized_unmeasured(evidence) if not row.reason.startswith(STARVED)]
+    listed = [row for row in _quantized_unmeasured(evidence) if row.cause != "undersampled"]
     named = {row.module for row in evidence.card.coverage.unmeasured}
     silent = [
-        Unmeasured(module=member, reason="its input is not on the card", weights=True)
+        Unmeasured(module=member, reason="its input is not on the card", weights=True, cause="other")
         for use in evidence.uses
         if use.site is None or not use.site.tokens
         for member in use.members
@@ -96,7 +93,7 @@ def uncalibrated(evidence: Evidence) -> Iterator[Hit]:
 )
 def starved(evidence: Evidence) -> Iterator[Hit]:
     """Experts that the recipe quantizes and that the corpus hardly reached."""
-    rows = [row for row in _quantized_unmeasured(evidence) if row.reason.startswith(STARVED)]
+    rows = [row for row in _quantized_unmeasured(evidence) if row.cause == "undersampled"]
     if rows:
         modules = [row.module for row in rows]
         yield Hit(
