@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quantaudit.common.progress import Stages
     from quantaudit.model.loading.load import LoadedModel
     from quantaudit.pipeline.prepare import AuditInputs, Say
+    from quantaudit.simulate.opened_recipe import OpenedRecipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
