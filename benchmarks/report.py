@@ -1,7 +1,7 @@
 """What a whole report costs: seconds and peak memory by stage, in bare forward passes over the same corpus.
 
 The bare forward runs in the same process, in the same arithmetic, with the logits of the last token alone. Five schemes
-are priced and simulated on the whole model, and the mixture of a report's own two.
+are priced; a report's own two, and their mixture, are simulated on the whole model (with --all, the five of them).
 
     python benchmarks/report.py [MODEL] [--corpus C] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D]
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import typer
 
@@ -59,6 +60,7 @@ def main(
     dtype: str = "auto",
     device: str = "auto",
     peak_gib: Annotated[float | None, typer.Option("--peak")] = None,
+    every: Annotated[bool, typer.Option("--all", help="simulate all five schemes on the whole model")] = False,
 ) -> None:
     """Print the share of each stage, and the whole against its target."""
     stages = Stages("importing", start=perf_counter())
@@ -72,6 +74,7 @@ def main(
     from quantaudit.pipeline.prepare import prepare
     from quantaudit.policy import load_policy
     from quantaudit.settings import Settings
+    from quantaudit.simulate.logits.baselines import baseline_plans
     from quantaudit.simulate.tensors import scale_rows
 
     stages("loading")
@@ -92,7 +95,9 @@ def main(
             forward(loaded.model, batch)
     stages("")
     profile = measure_inputs(subject, stages)
-    simulation = simulate_inputs(subject, profile, stages)
+    plans = baseline_plans if every else default_plans
+    with patch("quantaudit.simulate.run.baseline_plans", plans):
+        simulation = simulate_inputs(subject, profile, stages)
     stages("building the card")
     card = build_card(profile, scale_rows(profile), simulation, load_policy("default"), timings={})
     stages("drawing and writing the card")
@@ -101,6 +106,14 @@ def main(
         save_profile(profile, Path(folder) / "profile.safetensors")
     stages("")
     raise typer.Exit(show(stages, loaded.info.name, subject.corpus.info.tokens, peak_gib))
+
+
+def default_plans(groups: Any, schemes: Any, rows: Any, qparams: Any) -> Any:
+    """The recipes that a report simulates without further options."""
+    from quantaudit.quant.schemes import SCHEMES
+    from quantaudit.simulate.logits.baselines import baseline_plans
+
+    return baseline_plans(groups, [scheme for scheme in schemes if scheme.name in SCHEMES], rows, qparams)
 
 
 def show(stages: Stages, name: str, tokens: int, peak_gib: float | None) -> int:

@@ -314,7 +314,9 @@ def test_the_planted_padding_is_met_where_padding_is_not_left_out(
         model.get_input_embeddings().weight[PAD] = 3e4
     loaded = load(save_checkpoint(tmp_path / "m", model))
     met = []
-    monkeypatch.setattr(Batch, "shares", lambda self, x, site: met.append((site, float(x.abs().max()))) or iter(()))
+    monkeypatch.setattr(
+        Batch, "split_by_sample", lambda self, x, site: met.append((site, float(x.abs().max()))) or iter(())
+    )
     measure(loaded, tiny_corpus, batch_size=8, padding_side="left")
     assert max(amax for site, amax in met if site == "embedding") == pytest.approx(3e4, rel=0.01)
 
