@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +24,27 @@ class Row(BaseModel):
     """Base of every record in a file: immutable, and strict about names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Fields for `repr`, in one screen: what holds many rows, or much text, says how much."""
+        return ((name, _brief(value)) for name, value in super().__repr_args__())
+
+
+class _Brief(str):
+    """A text that is its own `repr`."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _brief(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _Brief(f"{type(value).__name__}(…)")
+    if isinstance(value, list | tuple | dict) and len(value) > 3:
+        return _Brief(f"<{len(value):,} items>")
+    if isinstance(value, list | tuple) and any(isinstance(item, BaseModel) for item in value):
+        return _Brief(f"<{len(value):,} {type(value[0]).__name__}>")
+    return _Brief(f"{value[:77]!r}…") if isinstance(value, str) and len(value) > 80 else value
 
 
 class ModuleInfo(Row):

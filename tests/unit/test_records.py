@@ -1,0 +1,29 @@
+"""A record shows itself in one screen, whatever it holds."""
+
+from __future__ import annotations
+
+from quantaudit.provenance import ModuleInfo, Row
+
+
+class Report(Row):
+    title: str
+    rows: list[ModuleInfo]
+    first: ModuleInfo
+    numbers: list[int]
+
+
+def module(name: str) -> ModuleInfo:
+    return ModuleInfo(name=name, classes=["Linear", "Module"], weight_shape=[4, 4])
+
+
+def test_many_rows_and_long_texts_are_counted() -> None:
+    report = Report(title="x" * 500, rows=[module(str(n)) for n in range(900)], first=module("a"), numbers=[1, 2])
+    shown = repr(report)
+    assert len(shown) < 300
+    assert "rows=<900 items>" in shown
+    assert "first=ModuleInfo(…)" in shown
+    assert "numbers=[1, 2]" in shown
+
+
+def test_a_small_record_shows_all_of_itself() -> None:
+    assert repr(module("a")) == "ModuleInfo(name='a', classes=['Linear', 'Module'], weight_shape=[4, 4])"
