@@ -14,7 +14,7 @@ DEMO := $(VENV)/.demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test golden mutations check format bench corpus schema sweep clean
+.PHONY: help install demo test coverage golden mutations check format bench corpus schema sweep clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -36,6 +36,9 @@ demo: $(DEMO) ## Audit SmolLM2-135M-Instruct on 96 samples of all domains: a ver
 
 test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+coverage: $(DEMO) ## Run all tests, and list the lines that none of them ran
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=quantaudit --cov-report=term-missing:skip-covered
 
 golden: $(INSTALLED) ## Accept what is written now as the golden files (look at the difference first)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --regen-all
@@ -59,11 +62,11 @@ bench: $(DEMO) ## Run the benchmarks that README and docs quote
 	$(BIN)/python benchmarks/whole_model.py
 	$(BIN)/python benchmarks/tail_coverage.py
 
-corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count its data card anew
+corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count its data card again
 	$(BIN)/python -m quantaudit.corpus.generate
 	$(BIN)/python -m quantaudit.corpus.describe docs/corpus.md
 
-schema: $(INSTALLED) ## Write the card's JSON Schema and the list of rules anew
+schema: $(INSTALLED) ## Write the card's JSON Schema and the page of rules
 	$(BIN)/python -m tools.card_schema docs/card.schema.json
 	$(BIN)/python -m tools.rules_page docs/rules.md
 

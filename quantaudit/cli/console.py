@@ -136,7 +136,7 @@ def advice_table(advice: AdviceInfo) -> Table:
 
 
 def show_verification(result: Verification) -> None:
-    """Predicted beside actual, then what is wrong with the saved scales, and what follows."""
+    """Predicted and actual, then what is wrong with the saved scales, and what follows."""
     from quantaudit.gate.text import OUTCOMES
 
     table = Table(title=escape(f"{result.recipe}, run by llm-compressor"), title_justify="left")

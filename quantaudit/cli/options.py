@@ -129,7 +129,7 @@ MovedCorpus = Annotated[
     str | None, typer.Option("--corpus", metavar="CORPUS", help="Where the profile's corpus lies now, if it has moved.")
 ]
 CardProfile = Annotated[
-    Path | None, typer.Option("--profile", metavar="PROFILE", help="Profile of the card; beside it by default.")
+    Path | None, typer.Option("--profile", metavar="PROFILE", help="Profile of the card; in its folder by default.")
 ]
 TemplateDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")

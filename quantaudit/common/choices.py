@@ -9,7 +9,7 @@ from quantaudit.errors import UsageError
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SCORES = ("auto", "gradient", "damage")
-"""Whence prices come: from a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
+"""Where prices come from: a backward pass, demanded or where it fits, or from damage and a few simulated groups."""
 Experts = Literal["auto", "routed", "all"]
 """Which tokens experts are run on: those routed to them, or all, as `oneshot` calibrates them. Under
 `auto` those routed to them, and all for experts that saw too few."""
@@ -58,8 +58,8 @@ def check_device(name: str) -> str:
     """Refuse what cannot be a device on any machine; whether it is one here, torch knows. Raises UsageError."""
     kind, colon, index = name.partition(":")
     plugged = bool(importlib.metadata.entry_points(group="torch.backends"))
-    known = kind in DEVICES or (kind == "auto" and not colon) or (plugged and kind.isidentifier())
-    if not known or (colon and not (index.isascii() and index.isdigit())):
+    valid = kind in DEVICES or (kind == "auto" and not colon) or (plugged and kind.isidentifier())
+    if not valid or (colon and not (index.isascii() and index.isdigit())):
         raise UsageError(
             "no such device",
             where=f"--device {name}",
@@ -98,8 +98,8 @@ def find_experts(name: str) -> Experts:
 def find_arithmetic(name: str) -> ArithmeticChoice:
     """Check how products are to be computed. Raises UsageError."""
     if name not in get_args(ArithmeticChoice):
-        known = ", ".join(get_args(ArithmeticChoice))
-        raise UsageError("unknown choice", where=f"--arithmetic {name}", hint=f"one of {known}")
+        choices = ", ".join(get_args(ArithmeticChoice))
+        raise UsageError("unknown choice", where=f"--arithmetic {name}", hint=f"one of {choices}")
     return cast("ArithmeticChoice", name)
 
 

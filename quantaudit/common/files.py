@@ -10,7 +10,7 @@ from quantaudit.errors import OutputError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: temporary file beside it, fsync, rename. Raises OutputError."""
+    """Write `data` to `path` atomically: temporary file in its folder, fsync, rename. Raises OutputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

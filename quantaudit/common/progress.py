@@ -178,8 +178,8 @@ class Job:
             seconds, elapsed = now - running.began, now - self.began
             factor = self._factor(running, seconds)
             left = stage_left(running, seconds, factor) + factor * sum(stage.seconds for stage in self._pending)
-            known = running.expected is not None or bool(self._pending)
-            if known and elapsed + left > 0:
+            announced = running.expected is not None or bool(self._pending)
+            if announced and elapsed + left > 0:
                 # Corrections may push the end away; a bar that runs backwards says less than one that waits.
                 self._share = max(self._share, min(elapsed / (elapsed + left), 0.99))
             return Snapshot(
@@ -188,9 +188,9 @@ class Job:
                 stage_share=running.share,
                 stage_seconds=seconds,
                 rate=running.done / seconds if running.done and seconds > 0 else None,
-                share=self._share if known else None,
+                share=self._share if announced else None,
                 seconds=elapsed,
-                left=left if known else None,
+                left=left if announced else None,
             )
 
     def _factor(self, running: Running, seconds: float) -> float:

@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def resource_dir(name: Literal["templates", "recipes"]) -> Path:
-    """Folder of shipped files. The checkout wins: an editable install may hold a stale copy beside the package."""
+    """Folder of shipped files. The checkout wins: an editable install may hold a stale copy next to the package."""
     for candidate in (_PACKAGE.parent / name, _PACKAGE / "_resources" / name):
         if candidate.is_dir() and (candidate.parent == _PACKAGE / "_resources" or _is_checkout(candidate.parent)):
             return candidate
@@ -23,5 +23,5 @@ def resource_dir(name: Literal["templates", "recipes"]) -> Path:
 
 
 def _is_checkout(folder: Path) -> bool:
-    # In site-packages a stranger's `templates/` may lie beside the package; only our own root has our pyproject.
+    # In site-packages a stranger's `templates/` may lie next to the package; only our own root has our pyproject.
     return (folder / "pyproject.toml").is_file() and (folder / "quantaudit" / "common" / "resources.py").is_file()

@@ -16,7 +16,7 @@ SPINS = 10_000
 """How often a waiting thread looks again before it gives its processor away: tenths of a millisecond, longer than what
 lies between most operations. libgomp's own 300,000 are milliseconds, at every barrier, in which a busy machine could
 have run the thread that is waited for; at 1,000, or with a passive policy, threads that fall asleep between operations
-cost a machine of one's own more than half its speed (`benchmarks/busy.py`)."""
+cost an idle machine more than half its speed (`benchmarks/busy.py`)."""
 WAITING = (SPIN, "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND")
 """Whoever sets one of these has decided how threads wait, or where they run."""
 
@@ -79,15 +79,15 @@ def _groups(proc: Path) -> Iterator[Path]:
 
 def _paths(text: str) -> dict[int, str]:
     """Version → path of the group that bounds CPU time, from the lines `id:controllers:path` of a `cgroup` file."""
-    found: dict[int, str] = {}
+    paths: dict[int, str] = {}
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            found[2] = path
+            paths[2] = path
         elif "cpu" in controllers.split(","):
-            found[1] = path
-    return found
+            paths[1] = path
+    return paths
 
 
 def _quota(folder: Path) -> float:

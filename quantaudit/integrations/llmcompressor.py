@@ -59,7 +59,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
     policy: a shipped policy's name or a .yaml file. profile: where to save what was measured, if anywhere; an existing
     file is replaced. Raises AuditError, with nothing quantized, on: NaN or infinite inputs, static scales that round
     more than the policy's share of an input to zero, inputs that no token reached, and too little headroom in float16.
-    Statistics cannot tell what the model's output suffers: `quantaudit gate` decides on simulations.
+    Statistics do not show what happens to the model's output: `quantaudit gate` decides on simulations.
     """
 
     policy: str = "default"
@@ -75,7 +75,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
 
     @property
     def findings(self) -> list[Finding]:
-        """What the audit found; empty before it has run."""
+        """Findings of the audit; empty before it has run."""
         return self._findings
 
     def on_initialize(self, state: State, **kwargs: Any) -> bool:
@@ -124,27 +124,29 @@ class AuditModifier(Modifier):  # type: ignore[misc]
         assert observation is not None
         assert rules is not None
         try:
-            seen = observation.profile()
+            profile = observation.profile()
         except MeasurementError as error:
             raise AuditError("no calibration token was seen", where="oneshot", hint="give a dataset") from error
         finally:
             self._observation = None  # its histograms are not needed any more
         if self.profile is not None:
-            save_profile(seen, Path(self.profile))
-        judged = seen if get_calibrate_all_experts_flag() else own_tokens(seen)
+            save_profile(profile, Path(self.profile))
+        judged = profile if get_calibrate_all_experts_flag() else own_tokens(profile)
         self._findings = judge_inputs(judged, self._targets, rules)
-        if seen.provenance.environment.attention == "eager":
+        if profile.provenance.environment.attention == "eager":
             self._findings += without_mask(self._following.given_masks.absent)
-        self._report(seen, rules)
+        self._report(profile, rules)
 
     def on_finalize(self, state: State, **kwargs: Any) -> bool:
         """Detach, whatever happened."""
         self._attached.close()
         return True
 
-    def _report(self, seen: Profile, rules: Policy) -> None:
+    def _report(self, profile: Profile, rules: Policy) -> None:
         static = sum(args.dynamic is False for args in self._targets.values())
-        scope = f"{measured(seen)}; {static} static and {len(self._targets) - static} dynamic inputs; nothing simulated"
+        scope = (
+            f"{measured(profile)}; {static} static and {len(self._targets) - static} dynamic inputs; nothing simulated"
+        )
         for finding in self._findings:
             if finding.severity != "error":
                 logger.warning(f"quantaudit {finding.code} {finding.module or ''}: {finding.message}")
@@ -157,7 +159,7 @@ class AuditModifier(Modifier):  # type: ignore[misc]
         raise AuditError(
             f"policy {rules.name} failed before anything was quantized ({scope}):\n  " + "\n  ".join([*lines, *more]),
             where="AuditModifier",
-            hint=f"{failed[0].remedy} Load the model anew: the recipe's modifiers have prepared this one already.",
+            hint=f"{failed[0].remedy} Load the model again: the recipe's modifiers have prepared this one already.",
         )
 
 
@@ -165,7 +167,7 @@ class _Following:
     """Tells an observation which batch is on its way through llm-compressor's pipelines, which run layer by layer.
 
     The first pass over all batches goes through the embedding, which shows their token ids; from then on the pipeline's
-    own batch index tells them apart. Masks do not reach most layers, and are looked up in the data by their ids.
+    own batch index distinguishes them. Masks do not reach most layers, and are looked up in the data by their ids.
     """
 
     def __init__(self, observation: Observation, state: State) -> None:
@@ -216,7 +218,7 @@ class _Following:
 
 def quantized_inputs(model: nn.Module, modifiers: list[Modifier]) -> dict[str, QuantizationArgs]:
     """Linears whose inputs these modifiers quantize, as compressed-tensors matches them, with how."""
-    found: dict[str, QuantizationArgs] = {}
+    inputs: dict[str, QuantizationArgs] = {}
     for modifier in modifiers:
         if not isinstance(modifier, QuantizationMixin):
             continue
@@ -226,8 +228,8 @@ def quantized_inputs(model: nn.Module, modifiers: list[Modifier]) -> dict[str, Q
             if isinstance(module, nn.Linear):
                 args = schemes[match_targets(name, module, schemes)[0]].input_activations
                 if args is not None:
-                    found[name] = args
-    return found
+                    inputs[name] = args
+    return inputs
 
 
 def _key(ids: Tensor) -> bytes:

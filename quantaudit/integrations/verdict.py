@@ -28,7 +28,7 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
 
     targets: Linear → how its input is quantized.
     Static scales are those that the recipe's observer takes from the calibration split, sample by sample (the absolute
-    maximum where it is one that cannot be replayed); errors are of everything seen.
+    maximum where it is one that cannot be replayed); errors are of all tokens.
     """
     sites = {
         member: site
@@ -45,17 +45,19 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
             lost.append(member)
         else:
             chosen.setdefault(site.name, (site, args))
-    found = [_unseen(member) for member in lost]
+    findings = [_unseen(member) for member in lost]
     for site, args in chosen.values():
         whole = _seen(profile, site)
         assert whole is not None
         described = summary(whole)
         if described.nan or described.inf:
-            found.append(_nonfinite(site, described.nan + described.inf))
+            findings.append(_nonfinite(site, described.nan + described.inf))
         elif args.dynamic is False and args.strategy == "tensor":
-            found += _zeroed(profile, site, whole, args, policy)
-    found += _headroom(profile, policy)
-    return sorted(found, key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code, -(finding.value or 0.0)))
+            findings += _zeroed(profile, site, whole, args, policy)
+    findings += _headroom(profile, policy)
+    return sorted(
+        findings, key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code, -(finding.value or 0.0))
+    )
 
 
 def _seen(profile: Profile, site: SiteInfo) -> SiteStatistics | None:
@@ -121,10 +123,10 @@ def _zeroed(
 def _headroom(profile: Profile, policy: Policy) -> list[Finding]:
     """QA201; where the model runs in another dtype than float16 it is a warning at most, as nothing overflows here."""
     peak = peak_summary([site_row(profile, site) for site in profile.sites])
-    found = [Finding.of("QA201", hit) for hit in overflows(peak, policy)]
+    rows = [Finding.of("QA201", hit) for hit in overflows(peak, policy)]
     if profile.provenance.model.dtype == "float16":
-        return found
-    return [row.model_copy(update={"severity": "warning"}) for row in found]
+        return rows
+    return [row.model_copy(update={"severity": "warning"}) for row in rows]
 
 
 def own_tokens(profile: Profile) -> Profile:
@@ -134,7 +136,7 @@ def own_tokens(profile: Profile) -> Profile:
 
 
 def measured(profile: Profile) -> str:
-    """How much was seen, in words."""
-    seen = coverage(profile)
+    """How much was measured, in words."""
+    sites = coverage(profile)
     corpus = profile.provenance.corpus
-    return f"{corpus.samples:,} samples, {corpus.tokens:,} tokens, {seen.sites_measured:,} of {seen.sites:,} tensors"
+    return f"{corpus.samples:,} samples, {corpus.tokens:,} tokens, {sites.sites_measured:,} of {sites.sites:,} tensors"

@@ -1,4 +1,4 @@
-"""The files that settings name, found and read before anything heavy is imported."""
+"""The files that settings name, located and read before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class InputFiles:
 
 
 def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFiles:
-    """Read every file that the settings name, cheapest first; weights are found and not read. Imports no torch.
+    """Read every file that the settings name, cheapest first; weights are located and not read. Imports no torch.
 
     loaded: a model in memory, instead of the checkpoint. Raises a QuantauditError that names the cause.
     """

@@ -82,7 +82,7 @@ def schedule(
 
 
 def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
-    """Time passes over a few samples of typical length, after one that warms up. What is not wanted is NaN."""
+    """Time passes over a few samples of typical length, after one that warms up. What is not asked for is NaN."""
     loaded = inputs.loaded
     samples = typical(inputs.corpus.samples, max(PROBED, inputs.settings.measure.batch_size) + 1)
     nothing = float("nan")
@@ -111,10 +111,10 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
 def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedSample]:
     """Samples around the length at which half of all tokens are in longer ones; at least one, the shortest last."""
     order = sorted(samples, key=lambda sample: (-len(sample.ids), sample.index))
-    half, seen, middle = sum(len(sample.ids) for sample in order) / 2, 0, 0
+    half, passed, middle = sum(len(sample.ids) for sample in order) / 2, 0, 0
     for middle, sample in enumerate(order):  # noqa: B007 (read below)
-        seen += len(sample.ids)
-        if seen >= half:
+        passed += len(sample.ids)
+        if passed >= half:
             break
     start = max(0, min(middle - count // 2, len(order) - count))
     return order[start : start + count]
@@ -140,12 +140,12 @@ def _per_token(
 @contextmanager
 def _timed(device: torch.device) -> Iterator[list[float]]:
     """Gives a list that holds the seconds of the context, once it is left and the device is drained."""
-    found: list[float] = []
+    seconds: list[float] = []
     start = perf_counter()
-    yield found
+    yield seconds
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-    found.append(perf_counter() - start)
+    seconds.append(perf_counter() - start)
 
 
 def describe(inputs: AuditInputs, plan: Schedule) -> str:
@@ -159,12 +159,12 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
         passes = sum(tokens for _, tokens in work.calibrations) // max(info.calibration.tokens, 1)
         parts.append(f"{passes} passes over {info.calibration.tokens:,} calibration tokens to smooth")
     if work.evaluated:
-        told = f"about {forward_passes(work):.0f} passes over {work.evaluated:,} evaluation tokens"
+        simulating = f"about {forward_passes(work):.0f} passes over {work.evaluated:,} evaluation tokens"
         if work.single:
-            told += f", {single_passes(work.single)} of them for single groups"
+            simulating += f", {single_passes(work.single)} of them for single groups"
         if not work.by_damage:
-            told += ", one of them backward too"
-        parts.append(told)
+            simulating += ", one of them backward too"
+        parts.append(simulating)
     return f"about {minutes(plan.seconds)} from here: {' and '.join(parts)}"
 
 
@@ -188,15 +188,15 @@ def advise_samples(inputs: AuditInputs, plan: Schedule) -> str | None:
 
 def _single_groups(inputs: AuditInputs) -> int:
     """How many fused groups will be simulated alone, if all have a damage."""
-    wanted = find_single(inputs.settings.simulate.single_groups)
-    if wanted == 0:
+    count = find_single(inputs.settings.simulate.single_groups)
+    if count == 0:
         return 0
     inside = sum(group.layer is not None for group in inputs.loaded.architecture.groups)
-    return inside if wanted is None else min(wanted, inside)
+    return inside if count is None else min(count, inside)
 
 
 def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], Schedule]) -> None:
-    """Time a few samples, say what the run will take, and tell the stages. Where nobody listens, nothing is timed."""
+    """Time a few samples, say how long the run takes, and announce its stages. Where nobody listens, nothing is timed."""
     if not isinstance(stages, Job):
         return
     stages("timing a few samples", 0)
