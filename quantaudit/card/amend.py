@@ -1,4 +1,4 @@
-"""Adds the results of later runs to a card: only to one of the same weights, and to nothing else of it."""
+"""Results of later runs, added to a card: only to one of the same weights, and to nothing else of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantaudit.measure.profile import Profile
 
 
 def check_card(card: Card, profile: Profile, path: Path) -> None:
-    """Raises FormatError where a card is of other weights than a profile, so that results would go to a stranger."""
+    """Raises FormatError where a card is of other weights than a profile, so that results would go to another model."""
     if card.model.fingerprint != profile.provenance.model.fingerprint:
         raise FormatError(
             f"card is of other weights ({card.model.name}) than the profile ({profile.provenance.model.name})",

@@ -124,7 +124,7 @@ def _vega_bundle() -> str:
 
 
 def _security_policy(scripts: list[Markup]) -> str:
-    """Nothing may load, and only these very scripts may run. Charts need inline styles."""
+    """The page's content security policy: nothing may load, only these scripts may run. Charts need inline styles."""
     hashes = (hashlib.sha256(script.encode()).digest() for script in scripts)
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
     rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data:")

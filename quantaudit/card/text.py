@@ -75,12 +75,12 @@ def relative_error(value: float | None) -> str:
 
 
 def factor(value: float | None) -> str:
-    """`4.32×`; '—' for None."""
+    """A ratio, such as `4.32×`; '—' for None."""
     return ABSENT if value is None else f"{number(value)}×"
 
 
 def decibels(value: float | None) -> str:
-    """One decimal, without the unit; '—' for None."""
+    """A ratio in decibels with one decimal, without the unit; '—' for None."""
     return ABSENT if value is None else f"{value:.1f}".replace("-", MINUS)
 
 
@@ -90,7 +90,7 @@ def count(value: int | None) -> str:
 
 
 def counted(value: int, noun: str) -> str:
-    """`1 sample`, `2 samples`."""
+    """A number of things, such as `1 sample` or `2 samples`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
 
 

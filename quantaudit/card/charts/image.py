@@ -44,7 +44,7 @@ def svg(spec: dict[str, Any]) -> str:
 
 
 def _with_own_names(drawing: str, spec: dict[str, Any]) -> str:
-    """Vega counts names through the life of a process; here they depend on the specification alone."""
+    """A drawing whose names depend on the specification alone: Vega counts through the life of a process."""
     prefix = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:8]
     for index, name in enumerate(_NAME.findall(drawing)):
         drawing = drawing.replace(f' id="{name}"', f' id="{prefix}-{index}"')

@@ -1,4 +1,4 @@
-"""What rules and policies say."""
+"""Findings of rules, and verdicts of policies."""
 
 from __future__ import annotations
 

@@ -50,7 +50,10 @@ def _layer(profile: Profile, name: str, layer: int, merged: list[SiteInfo]) -> E
 
 
 def _reading(layers: list[ExpertLayer], *, unmeasured: int) -> str:
-    """unmeasured: experts that saw too few tokens, and were not run on all."""
+    """One or two sentences on how many tokens the experts saw.
+
+    unmeasured: how many experts saw too few tokens, and were not run on all.
+    """
     counts = [count for layer in layers for count in layer.tokens]
     few = sum(count < EXPERT_TOKENS for count in counts)
     text = (

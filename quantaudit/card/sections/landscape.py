@@ -57,7 +57,7 @@ def place(peak: float | None) -> Landscape:
 
 
 def _reading(magnitude: float) -> str:
-    """One sentence: how many published peaks are smaller, and the nearest neighbours on both sides."""
+    """One sentence: how many published peaks are smaller, and the nearest neighbors on both sides."""
     smaller = [row for row in PUBLISHED if abs(row.peak) < magnitude]
     not_smaller = [row for row in PUBLISHED if abs(row.peak) >= magnitude]
     below = max(smaller, key=lambda row: abs(row.peak), default=None)

@@ -26,7 +26,7 @@ def test_rank_counts_larger_magnitudes(peak: float, rank: int) -> None:
     assert place(peak).rank == rank
 
 
-def test_reading_names_both_neighbours() -> None:
+def test_reading_names_both_neighbors() -> None:
     landscape = place(15168.0)
     assert landscape.source == SOURCE
     assert landscape.published == list(PUBLISHED)
