@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from quantaudit.advise.candidates import Candidate, Choice, candidates
+from quantaudit.advise.candidates import Candidate, Choice, find_candidates
+from quantaudit.advise.goal import Offers
 from quantaudit.advise.knapsack import cheapest
 from quantaudit.common.files import write_text
 from quantaudit.common.resources import resource_dir
@@ -31,6 +32,7 @@ from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 
@@ -70,8 +72,8 @@ def greedy(found: Sequence[Candidate], kl: Sequence[Sequence[float]], share: flo
     kept, freed = [], []
     for candidate, own in zip(found, kl, strict=True):
         order = sorted(range(len(own)), key=own.__getitem__)
-        kept.append(next(i for i in order if candidate.options[i].keeps))
-        freed.append(next(i for i in order if not candidate.options[i].keeps))
+        kept.append(next(i for i in order if candidate.options[i].keeps_format))
+        freed.append(next(i for i in order if not candidate.options[i].keeps_format))
     saved = [
         (own[a] - own[b]) / max(candidate.share, 1e-12)
         for candidate, own, a, b in zip(found, kl, kept, freed, strict=True)
@@ -102,7 +104,15 @@ def run(model: str, recipe: Path, tokens: int, measured: Path | None) -> dict[st
     profile = profile or measure_inputs(subject)
     samples = evaluation.select(subject.corpus.samples, tokens)
     start = process_time()
-    found = candidates(subject.loaded, profile, samples, resolve(read_recipe(recipe), subject.loaded.model))
+    opened = OpenedRecipe(
+        path=recipe,
+        resolution=resolve(read_recipe(recipe), subject.loaded.model),
+        loaded=subject.loaded,
+        profile=profile,
+        corpus=subject.corpus,
+        samples=samples,
+    )
+    found = find_candidates(opened, Offers(smoothing=False))
     choices = {share: cheapest([candidate.item for candidate in found], 1 - share) for share in SHARES}
     priced = process_time() - start
     case = Case(subject=subject, profile=profile, found=found, tokens=tokens)

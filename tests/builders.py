@@ -17,9 +17,12 @@ from transformers import PreTrainedTokenizerFast
 from quantaudit.corpus.load import Corpus, CorpusRow, load_corpus
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
 from quantaudit.measure.collector import SiteRecorder, recorder_for
+from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.checkpoint import locate
 from quantaudit.model.loading.load import LoadedModel, load_model
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Provenance, SampleInfo, SiteInfo, SplitInfo
+from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.stats.distribution import Distribution
 from quantaudit.stats.labels import labels_of
 from quantaudit.stats.site import SiteStatistics, zero
@@ -248,3 +251,17 @@ def site_info(name: str, **changes: Any) -> SiteInfo:
     """A Linear's input without members."""
     made = SiteInfo(name=name, kind="linear_input", layer=0, module="m", tap="input", members=[])
     return made.model_copy(update=changes)
+
+
+def opened_recipe(
+    loaded: LoadedModel,
+    profile: Profile,
+    corpus: TokenizedCorpus,
+    resolution: Resolution,
+    samples: Sequence[TokenizedSample],
+    path: Path = Path("w8a8_static.yaml"),
+) -> OpenedRecipe:
+    """A resolved recipe with all that advice and verification begin with."""
+    return OpenedRecipe(
+        path=path, resolution=resolution, loaded=loaded, profile=profile, corpus=corpus, samples=samples
+    )

@@ -9,12 +9,12 @@ from typing import Any
 
 from compressed_tensors.quantization import QuantizationScheme
 
+from quantaudit.advise.goal import Offers
 from quantaudit.advise.knapsack import Item
-from quantaudit.advise.options import Option, fits, menu
+from quantaudit.advise.options import Option, fits, options_for
 from quantaudit.advise.smoothquant import Smoothable
 from quantaudit.card.schema import AdviceChange
 from quantaudit.common.progress import Stages, silent_stages
-from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
@@ -23,7 +23,9 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.replay.group_effects import steps
+from quantaudit.simulate.replay.linear_sensitivity import PriceList
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.stats.site import summary
 
@@ -40,94 +42,105 @@ class Candidate:
     @property
     def item(self) -> Item:
         """The group as the knapsack sees it."""
-        return Item(costs=self.prices, losses=tuple(0.0 if o.keeps else self.share for o in self.options))
+        return Item(costs=self.prices, lost_macs=tuple(0.0 if o.keeps_format else self.share for o in self.options))
 
 
 Choice = list[int]
 """Index of an option for each candidate."""
 
 
-def candidates(
-    loaded: LoadedModel,
-    profile: Profile,
-    samples: Sequence[TokenizedSample],
-    resolution: Resolution,
-    *,
-    moving_averages: bool = True,
-    unquantized: bool = True,
-    smoothing: Smoothable | None = None,
-    stages: Stages = silent_stages,
+def find_candidates(
+    opened: OpenedRecipe, offers: Offers, smoothable: Smoothable | None = None, *, stages: Stages = silent_stages
 ) -> list[Candidate]:
     """Groups that the recipe quantizes, each with its options and their prices, in nats per token.
 
-    smoothing: what is known of groups that could be smoothed, which are then offered it.
+    smoothable: what is known of groups that could be smoothed, which are then offered it; None offers it to none.
 
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
     Raises RecipeError where a group must be quantized (`unquantized` is off) and cannot be, as the recipe has it.
     """
-    architecture = loaded.architecture
-    groups = quantized_groups(architecture.groups, resolution, profile)
-    smooth = smoothing is not None
-    menus = {
-        id(scheme): menu(scheme, moving_averages=moving_averages, unquantized=unquantized, smoothing=smooth)
-        for _, scheme in groups
-    }
-    wanted: dict[tuple[int, str], Scheme] = {
-        (key, option.name): scheme_from_compressed_tensors(f"{index}.{option.name}", option.title, option.scheme)
-        for index, (key, options) in enumerate(menus.items())
-        for option in options
-        if option.scheme is not None
-    }
-    strengths = {
-        wanted[key, option.name].name: option.strength
-        for key, options in menus.items()
-        for option in options
-        if option.strength is not None
-    }
-    ranges = {
-        scheme.name: _ranges(
-            scheme,
-            [group for group, own in groups if id(own) == key],
-            profile,
-            smoothing,
-            strengths.get(scheme.name),
-        )
-        for (key, _), scheme in wanted.items()
-        if scheme.static
-    }
-    inside = replace(architecture, groups=tuple(group for group, _ in groups))
-    options = list(wanted.values())
-    only = {
-        group.name: {
-            wanted[id(scheme), option.name].name
-            for option in menus[id(scheme)]
-            if option.scheme is not None and fits(option, _shapes(loaded, group))
-        }
-        for group, scheme in groups
-    }
-    prices = price_groups(
-        loaded.model,
-        inside,
-        samples,
-        options,
-        ranges,
-        factors={} if smoothing is None else {name: smoothing.factors[own] for name, own in strengths.items()},
-        only=only,
-        progress=stages("pricing the menu", len(samples) + steps(inside, options, only)),
-    )
+    loaded, profile = opened.loaded, opened.profile
+    groups = quantized_groups(loaded.architecture.groups, opened.resolution, profile)
+    offers = replace(offers, smoothing=smoothable is not None)
+    options = {id(scheme): options_for(scheme, offers) for _, scheme in groups}
+    schemes = _option_schemes(options)
+    prices = _price(opened, groups, options, schemes, smoothable, stages)
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
-    found = [
-        _candidate(loaded, group, own / sum(macs), menus[id(scheme)], _prices(group, scheme, wanted, prices))
-        for (group, scheme), own in zip(groups, macs, strict=True)
+    candidates = [
+        _candidate(loaded, group, count / sum(macs), options[id(scheme)], _prices(group, scheme, schemes, prices))
+        for (group, scheme), count in zip(groups, macs, strict=True)
     ]
-    stuck = [c.group.name for c in found if not any(option.answers("as_written") for option in c.options)]
-    if stuck and not unquantized:
+    stuck = [c.group.name for c in candidates if not any(option.is_named("as_written") for option in c.options)]
+    if stuck and not offers.unquantized:
         raise RecipeError(
             f"`{stuck[0]}` cannot be quantized as written, and is not to be left unquantized",
             where="--no-unquantized",
             hint="see `quantaudit gate` for why, and give this group another scheme",
         )
-    return found
+    return candidates
+
+
+Options = Mapping[int, Sequence[Option]]
+"""By identity of a recipe's scheme, what groups under it are offered."""
+OptionSchemes = Mapping[tuple[int, str], Scheme]
+"""By identity of a recipe's scheme and name of an option that quantizes, the option's scheme."""
+
+
+def _option_schemes(options: Options) -> OptionSchemes:
+    return {
+        (key, option.name): scheme_from_compressed_tensors(f"{index}.{option.name}", option.title, option.scheme)
+        for index, (key, offered) in enumerate(options.items())
+        for option in offered
+        if option.scheme is not None
+    }
+
+
+def _price(
+    opened: OpenedRecipe,
+    groups: Sequence[tuple[Group, QuantizationScheme]],
+    options: Options,
+    schemes: OptionSchemes,
+    smoothable: Smoothable | None,
+    stages: Stages,
+) -> PriceList:
+    """Prices of every group under every option that it can have."""
+    model, samples = opened.loaded.model, opened.samples
+    strengths = {
+        schemes[key, option.name].name: option.strength
+        for key, offered in options.items()
+        for option in offered
+        if option.strength is not None
+    }
+    ranges = {
+        scheme.name: _ranges(
+            scheme,
+            [group for group, written in groups if id(written) == key],
+            opened.profile,
+            smoothable,
+            strengths.get(scheme.name),
+        )
+        for (key, _), scheme in schemes.items()
+        if scheme.static
+    }
+    only = {
+        group.name: {
+            schemes[id(written), option.name].name
+            for option in options[id(written)]
+            if option.scheme is not None and fits(option, _shapes(opened.loaded, group))
+        }
+        for group, written in groups
+    }
+    inside = replace(opened.loaded.architecture, groups=tuple(group for group, _ in groups))
+    return price_groups(
+        model,
+        inside,
+        samples,
+        list(schemes.values()),
+        ranges,
+        factors={} if smoothable is None else {name: smoothable.factors[own] for name, own in strengths.items()},
+        only=only,
+        progress=stages("pricing the menu", len(samples) + steps(inside, list(schemes.values()), only)),
+    )
 
 
 def quantized_groups(
@@ -143,26 +156,26 @@ def quantized_groups(
 
 def multiplications(loaded: LoadedModel, profile: Profile, group: Group) -> float:
     """Multiply-accumulates of a group over the profile's tokens: those that reached it, an expert's its own only."""
-    seen = profile.whole(group.site)
+    statistics = profile.whole(group.site)
     weights = sum(_weight(loaded, member).numel() for member in group.members)
-    return 0.0 if seen is None else seen.tokens * weights / max(1, len(group.experts))
+    return 0.0 if statistics is None else statistics.tokens * weights / max(1, len(group.experts))
 
 
-def uniform(found: Sequence[Candidate], option: str, otherwise: str | None = None) -> Choice | None:
+def uniform(candidates: Sequence[Candidate], option: str, otherwise: str | None = None) -> Choice | None:
     """The same option everywhere; None where some group has neither it nor `otherwise`."""
     choice = []
-    for candidate in found:
-        named = [name for name in (option, otherwise) if name and any(o.answers(name) for o in candidate.options)]
+    for candidate in candidates:
+        named = [name for name in (option, otherwise) if name and any(o.is_named(name) for o in candidate.options)]
         if not named:
             return None
-        choice.append(next(index for index, own in enumerate(candidate.options) if own.answers(named[0])))
+        choice.append(next(index for index, offered in enumerate(candidate.options) if offered.is_named(named[0])))
     return choice
 
 
-def changes(found: Sequence[Candidate], choice: Choice, profile: Profile) -> list[AdviceChange]:
-    """Groups that are treated otherwise than written, those first that gain most."""
+def changes(candidates: Sequence[Candidate], choice: Choice, profile: Profile) -> list[AdviceChange]:
+    """Groups that are treated differently than written, those first that gain most."""
     rows = []
-    for candidate, index in zip(found, choice, strict=True):
+    for candidate, index in zip(candidates, choice, strict=True):
         option = candidate.options[index]
         if option.name != "as_written":
             rows.append(
@@ -170,22 +183,27 @@ def changes(found: Sequence[Candidate], choice: Choice, profile: Profile) -> lis
                     group=candidate.group.name,
                     option=option.name,
                     title=option.title,
-                    keeps=option.keeps,
+                    keeps=option.keeps_format,
                     price_before=candidate.prices[0] if candidate.options[0].name == "as_written" else None,
                     price_after=candidate.prices[index],
-                    amax=None if (seen := profile.whole(candidate.group.site)) is None else summary(seen).amax,
+                    amax=_amax(profile, candidate.group),
                 )
             )
     return sorted(rows, key=lambda row: (row.price_after or 0.0) - (row.price_before or float("inf")))
 
 
+def _amax(profile: Profile, group: Group) -> float | None:
+    statistics = profile.whole(group.site)
+    return None if statistics is None else summary(statistics).amax
+
+
 def _scheme(group: Group, resolution: Resolution) -> QuantizationScheme | None:
     """What a recipe does to most members of a group; None where it leaves them alone."""
-    found = [resolution.schemes[member] for member in group.members if member in resolution.schemes]
-    if not found:
+    schemes = [resolution.schemes[member] for member in group.members if member in resolution.schemes]
+    if not schemes:
         return None
-    ((common, _),) = Counter(map(id, found)).most_common(1)
-    return next(scheme for scheme in found if id(scheme) == common)
+    ((common, _),) = Counter(map(id, schemes)).most_common(1)
+    return next(scheme for scheme in schemes if id(scheme) == common)
 
 
 def _candidate(
@@ -204,12 +222,12 @@ def _candidate(
 def _prices(
     group: Group,
     scheme: QuantizationScheme,
-    wanted: Mapping[tuple[int, str], Scheme],
-    prices: Mapping[tuple[str, str], float | None],
+    schemes: OptionSchemes,
+    prices: PriceList,
 ) -> dict[str, float]:
     """By option; those without a price, for want of a finite range, are left out. Unquantized costs nothing."""
-    found = {option: prices[group.name, own.name] for (key, option), own in wanted.items() if key == id(scheme)}
-    return {option: price for option, price in found.items() if price is not None} | {"unquantized": 0.0}
+    by_option = {option: prices[group.name, row.name] for (key, option), row in schemes.items() if key == id(scheme)}
+    return {option: price for option, price in by_option.items() if price is not None} | {"unquantized": 0.0}
 
 
 def _shapes(loaded: LoadedModel, group: Group) -> list[tuple[int, ...]]:
@@ -221,16 +239,16 @@ def _weight(loaded: LoadedModel, member: str) -> Any:
 
 
 def _ranges(
-    scheme: Scheme, groups: Sequence[Group], profile: Profile, smoothing: Smoothable | None, strength: float | None
+    scheme: Scheme, groups: Sequence[Group], profile: Profile, smoothable: Smoothable | None, strength: float | None
 ) -> dict[str, QParams | None]:
     """By group; under SmoothQuant only those that it reaches."""
     if scheme.input_activations is None or scheme.observer is None:
         return {}
-    if smoothing is not None and strength is not None:
+    if smoothable is not None and strength is not None:
         return {
-            group.name: smoothing.qparams(group, strength, scheme)
+            group.name: smoothable.qparams(group, strength, scheme)
             for group in groups
-            if group.name in smoothing.mappings
+            if group.name in smoothable.mappings
         }
     return {
         group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer) for group in groups

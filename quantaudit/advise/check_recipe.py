@@ -12,7 +12,6 @@ from quantaudit.errors import RecipeError
 from quantaudit.provenance import ModelInfo
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.resolve import resolve
-from quantaudit.simulate.records import RecipeRow, Simulation
 
 
 def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
@@ -42,23 +41,15 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     return text
 
 
-def with_recipe(simulation: Simulation, row: RecipeRow, name: str) -> Simulation:
-    """A simulation with the advised recipe's score, for a gate to find by its digest; it replaces one of its name."""
-    schemes = {scheme.name for scheme in simulation.schemes}
-    named = row.model_copy(update={"name": f"{name} advised" if name in schemes else name, "title": f"recipe {name}"})
-    others = [other for other in simulation.recipes if other.name != named.name]
-    return simulation.model_copy(update={"recipes": [*others, named]})
-
-
 def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
     """What the file is, for whom, and what it was simulated to cost."""
     lines = [
         f"{advice.recipe}, amended for {model.name} (weights {model.fingerprint[:16]}): {advice.goal}.",
-        f"Simulated on {advice.tokens:,} tokens: {told(advice.before)} as written, "
-        f"{told(advice.advised, advice.budget)} here,",
+        f"Simulated on {advice.tokens:,} tokens: {in_words(advice.before)} as written, "
+        f"{in_words(advice.advised, advice.budget)} here,",
         f"where {advice.advised.kept or 0.0:.1%} of the quantized Linears' MACs keep the format of the original.",
     ]
-    lines += [f"For comparison, {point.name}: {told(point)}." for point in advice.references]
+    lines += [f"For comparison, {point.name}: {in_words(point)}." for point in advice.references]
     if any(change.option.startswith("minmax") for change in advice.changes):
         lines.append(
             "Ranges of `minmax` hang on the order of calibration samples: calibrate on the card's, in its order,"
@@ -74,7 +65,7 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
     return lines
 
 
-def told(point: AdvicePoint, budget: float | None = None) -> str:
+def in_words(point: AdvicePoint, budget: float | None = None) -> str:
     """A point in words, its KL on its own side of the budget."""
     if point.kl is None:
         return "no finite KL"

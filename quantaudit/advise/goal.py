@@ -1,16 +1,11 @@
-"""What advice is to reach, and what it may offer. Imports no torch: a goal that is none is refused at once."""
+"""The goal of advice, and what advice may offer. Imports no torch: what is no goal is refused at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from quantaudit.errors import UsageError
-
-if TYPE_CHECKING:
-    from compressed_tensors.quantization import QuantizationScheme
 
 REFERENCES = ("dynamic",)
 """Options that are simulated everywhere, to compare with."""
@@ -32,22 +27,6 @@ class Goal:
             raise UsageError(
                 "no such alternative", where=f"--as-good-as {self.as_good_as}", hint=f"one of {', '.join(REFERENCES)}"
             )
-
-    def check(self, schemes: Iterable[QuantizationScheme]) -> None:
-        """Raises UsageError where a recipe's schemes have no such alternative, before anything is priced."""
-        from quantaudit.advise.options import menu
-
-        name = self.as_good_as
-        if name is None:
-            return
-        for scheme in {id(scheme): scheme for scheme in schemes}.values():
-            if not any(option.answers(name) for option in menu(scheme)):
-                raise UsageError(
-                    f"inputs that this recipe leaves alone, or quantizes to another format than 8 bits, have no "
-                    f"alternative `{name}`",
-                    where="--as-good-as",
-                    hint="give --max-kl, such as --max-kl 0.05",
-                )
 
     def __str__(self) -> str:
         return f"KL at most {self.max_kl:g}" if self.max_kl is not None else f"as good as {self.as_good_as} everywhere"

@@ -14,26 +14,26 @@ from quantaudit.errors import RecipeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One group. costs, losses: by option, what it costs in nats and what share of the MACs it takes away."""
+    """One group to choose an option for. costs: by option, nats; lost_macs: by option, share of the MACs."""
 
     costs: tuple[float, ...]
-    losses: tuple[float, ...]
+    lost_macs: tuple[float, ...]
 
 
 def cheapest(items: Sequence[Item], most_lost: float) -> list[int]:
-    """The option of each item with the least Σ costs among choices with Σ losses ≤ most_lost.
+    """The option of each item with the least Σ costs among choices with Σ lost_macs ≤ most_lost.
 
     Raises RecipeError where there is none.
     """
-    return _solve([item.costs for item in items], [item.losses for item in items], most_lost)
+    return _solve([item.costs for item in items], [item.lost_macs for item in items], most_lost)
 
 
 def least_lost(items: Sequence[Item], budget: float) -> list[int]:
-    """The option of each item with the least Σ losses among choices with Σ costs ≤ budget.
+    """The option of each item with the least Σ lost_macs among choices with Σ costs ≤ budget.
 
     Raises RecipeError where there is none.
     """
-    return _solve([item.losses for item in items], [item.costs for item in items], budget)
+    return _solve([item.lost_macs for item in items], [item.costs for item in items], budget)
 
 
 def _solve(minimised: Sequence[Sequence[float]], limited: Sequence[Sequence[float]], limit: float) -> list[int]:

@@ -1,4 +1,4 @@
-"""What can be done to a fused group instead of what a recipe does to it, as far as a recipe can say it."""
+"""Options of a fused group: what can be done to it instead of what a recipe does, as far as a recipe can say it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy, QuantizationType
 
+from quantaudit.advise.goal import Offers
 from quantaudit.quant.support import obstacles
 from quantaudit.recipe.digest import identity
 
@@ -19,53 +20,47 @@ STRENGTHS = (0.5, 0.8)
 class Option:
     """One way to treat a fused group. scheme: None where it is left unquantized.
 
-    keeps: whether the group keeps the recipe's own format, so that no speed is lost: the same bits for weights and
-    inputs, and scales that are static where they were. alias: the name that it has in other menus, where it is what a
-    recipe does already. strength: of SmoothQuant before, for a group whose input a norm alone puts out; None for none.
+    keeps_format: whether the group keeps the recipe's own format, so that no speed is lost: the same bits for weights
+    and inputs, and scales that are static where they were. alias: the name that it has among the options of other
+    schemes, where it is what a recipe does already. strength: of SmoothQuant before, for a group whose input is the
+    output of a norm alone; None for none.
     """
 
     name: str
     title: str
     scheme: QuantizationScheme | None
-    keeps: bool
+    keeps_format: bool
     alias: str | None = None
     strength: float | None = None
 
-    def answers(self, name: str) -> bool:
+    def is_named(self, name: str) -> bool:
         """Whether this is the option of that name."""
         return name in (self.name, self.alias)
 
 
-def menu(
-    scheme: QuantizationScheme, *, moving_averages: bool = True, unquantized: bool = True, smoothing: bool = False
-) -> list[Option]:
-    """Options for a group that a recipe gives `scheme`, the recipe's own first, unquantized last.
-
-    moving_averages: whether to offer the observer `minmax`, whose ranges hang on the order of the calibration samples.
-    unquantized: whether to offer that a group be left alone, which not every engine runs beside quantized ones.
-    smoothing: whether to offer static inputs as written behind SmoothQuant.
-    """
-    written = Option(name="as_written", title="as written", scheme=scheme, keeps=True)
+def options_for(scheme: QuantizationScheme, offers: Offers) -> list[Option]:
+    """Options of a group that a recipe gives `scheme`, the recipe's own first, unquantized last."""
+    written = Option(name="as_written", title="as written", scheme=scheme, keeps_format=True)
     others: list[Option] = []
-    for name, title, args, keeps in _inputs(scheme.input_activations, moving_averages):
+    for name, title, args, keeps_format in _inputs(scheme.input_activations, offers.moving_averages):
         changed = scheme.model_copy(update={"input_activations": args})
         if identity(changed) == identity(scheme):
             written = replace(written, alias=name)
         else:
-            others.append(Option(name=name, title=title, scheme=changed, keeps=keeps))
-    if smoothing and _static(scheme.input_activations):
+            others.append(Option(name=name, title=title, scheme=changed, keeps_format=keeps_format))
+    if offers.smoothing and _static(scheme.input_activations):
         others += [
             Option(
                 name=f"smoothed_{strength:g}",
                 title=f"static as written, smoothed with strength {strength:g}",
                 scheme=scheme,
-                keeps=True,
+                keeps_format=True,
                 strength=strength,
             )
             for strength in STRENGTHS
         ]
-    alone = Option(name="unquantized", title="left unquantized", scheme=None, keeps=False)
-    return [written, *others, *([alone] if unquantized else [])]
+    alone = Option(name="unquantized", title="left unquantized", scheme=None, keeps_format=False)
+    return [written, *others, *([alone] if offers.unquantized else [])]
 
 
 def fits(option: Option, shapes: list[tuple[int, ...]]) -> bool:
@@ -78,7 +73,7 @@ def _static(args: QuantizationArgs | None) -> bool:
 
 
 def _inputs(args: QuantizationArgs | None, moving_averages: bool) -> Iterator[tuple[str, str, QuantizationArgs, bool]]:
-    """(name, title, arguments, keeps) of other treatments of an input; only 8-bit formats of whole tokens have any."""
+    """(name, title, arguments, keeps_format) of other treatments of an input; only 8 bits of whole tokens have any."""
     if (
         args is None
         or args.num_bits != 8
@@ -106,6 +101,6 @@ def _inputs(args: QuantizationArgs | None, moving_averages: bool) -> Iterator[tu
 
 
 def _change(args: QuantizationArgs, **values: Any) -> QuantizationArgs:
-    """Arguments with some replaced, validated anew: the toolkit fills in what follows from them."""
+    """Arguments with some replaced, validated again: compressed_tensors fills in what follows from them."""
     kept = {"num_bits": args.num_bits, "type": args.type, "strategy": args.strategy, "dynamic": args.dynamic}
     return QuantizationArgs(**{**kept, "symmetric": args.symmetric, **values})

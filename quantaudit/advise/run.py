@@ -7,27 +7,24 @@ before it is advised, and corrected where the sum of prices was too kind (`searc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
 
-from quantaudit.advise.candidates import candidates, changes, quantized_groups, uniform
-from quantaudit.advise.goal import REFERENCES, Goal
+from quantaudit.advise.candidates import Candidate, Choice, changes, find_candidates, quantized_groups, uniform
+from quantaudit.advise.goal import REFERENCES, Goal, Offers
 from quantaudit.advise.knapsack import cheapest
-from quantaudit.advise.options import STRENGTHS, menu
+from quantaudit.advise.options import STRENGTHS, options_for
 from quantaudit.advise.search import Search
-from quantaudit.advise.smoothquant import Smoothable, smoothable
-from quantaudit.card.schema import AdviceInfo, AdvicePoint
+from quantaudit.advise.smoothquant import Smoothable, find_smoothable
+from quantaudit.card.schema import AdviceInfo, AdvicePoint, Card
 from quantaudit.common.progress import Stages, silent_stages
-from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError, UsageError
-from quantaudit.measure.profile import Profile
-from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
-from quantaudit.recipe.resolve import Resolution
 from quantaudit.recipe.resolved import SmoothQuant
-from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.opened_recipe import OpenedRecipe
+from quantaudit.simulate.records import RecipeRow, Simulation
 
 SHARES = (0.95, 0.85, 0.75, 0.6, 0.5)
 """Shares of MACs kept at which the curve is drawn."""
@@ -36,11 +33,11 @@ WRITTEN = "as written"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """schemes: by module path, of every module that the advised recipe quantizes; groups: the same by fused group.
+    """A recipe that is advised, with all that was simulated on the way to it.
 
-    smooth: what is done to norms and weights before. row: its score, with the digest of all that, by which a gate knows
-    the recipe again.
-    unmeasured: modules that the recipe quantizes and the advised one does not, as nothing is known of their inputs.
+    schemes: by module path, of every module that it quantizes; groups: the same by fused group. smooth: what is done to
+    norms and weights before. row: its score, with the digest of all that, by which a gate recognizes the recipe.
+    unmeasured: modules that the original quantizes and this one does not, as nothing is known of their inputs.
     """
 
     info: AdviceInfo
@@ -51,117 +48,159 @@ class Advice:
     unmeasured: tuple[str, ...]
 
 
-def advise(
-    loaded: LoadedModel,
-    profile: Profile,
-    samples: Sequence[TokenizedSample],
-    resolution: Resolution,
-    goal: Goal,
-    *,
-    name: str,
-    moving_averages: bool = True,
-    unquantized: bool = True,
-    calibration: Sequence[TokenizedSample] = (),
-    stages: Stages = silent_stages,
-) -> Advice:
+def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, stages: Stages = silent_stages) -> Advice:
     """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
 
-    samples: the evaluation tokens. moving_averages, unquantized: what `menu` is to offer. calibration: the samples of
-    the profile, for SmoothQuant to be offered where it reaches; their calibration split is run three times, and three
-    times more for every advised choice that smooths. Raises RecipeError where the recipe does what cannot be simulated.
+    Where smoothing is offered, the profile's calibration split is run three times, and three times more for every
+    advised choice that smooths. Raises RecipeError where the recipe does what cannot be simulated, UsageError where it
+    has no alternative that the goal names.
     """
-    if resolution.unsimulated:
-        raise RecipeError(
-            f"cannot be advised on: {resolution.unsimulated[0]}",
-            where=name,
-            hint="advise on the recipe without it; what it gains comes on top",
-        )
-    if resolution.smoothed:
-        raise RecipeError(
-            "cannot be advised on: it smooths, and prices are of the model as it is",
-            where=name,
-            hint="advise on the recipe without SmoothQuantModifier, which is on the menu where it reaches",
-        )
-    goal.check(resolution.schemes.values())
-    smoothing = _smoothing(loaded, profile, calibration, resolution, stages) if calibration else None
-    found = candidates(
-        loaded,
-        profile,
-        samples,
-        resolution,
-        moving_averages=moving_averages,
-        unquantized=unquantized,
-        smoothing=smoothing,
-        stages=stages,
-    )
-    if not found:
-        raise RecipeError("quantizes nothing that was measured", where=name, hint="see `quantaudit gate`")
-    search = Search(loaded, profile, samples, found, smoothing, calibration, stages)
-    items = [candidate.item for candidate in found]
-    unavoidable = sum(min(item.losses) for item in items)
-    choices = {WRITTEN: uniform(found, "as_written", otherwise="unquantized")}
-    choices |= {f"{option} everywhere": uniform(found, option) for option in REFERENCES}
-    choices |= {f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share}
-    known = {title: choice for title, choice in choices.items() if choice is not None}
-    simulated = search.simulate(known)
+    offers = offers or Offers()
+    _check(opened)
+    _check_alternative(goal, opened.resolution.schemes.values())
+    smoothable = _smoothable(opened, offers, stages) if offers.smoothing else None
+    candidates = find_candidates(opened, offers, smoothable, stages=stages)
+    if not candidates:
+        raise RecipeError("quantizes nothing that was measured", where=opened.name, hint="see `quantaudit gate`")
+    search = Search(opened, candidates, smoothable, stages)
+    choices = _choices(candidates)
+    simulated = search.simulate(choices.all)
     points = {title: point for title, (point, _) in simulated.items()}
-    budget = goal.max_kl
-    if goal.as_good_as is not None:
-        if f"{goal.as_good_as} everywhere" not in points:
-            raise UsageError(
-                f"this recipe has no alternative `{goal.as_good_as}`", where="--as-good-as", hint="give --max-kl"
-            )
-        budget = points[f"{goal.as_good_as} everywhere"].kl
-    if budget is None:
-        raise RecipeError("its reference is not finite", where=name, hint="give --max-kl")
-    chosen, advised, row = search.within(budget, points.values())
+    budget = _budget(goal, points, opened.name)
+    chosen, advised, row = search.within(budget, [points[title] for title in choices.curve])
     # Prices may rule out what was simulated already and is better, such as the recipe as it is written.
     for title, point in points.items():
         if _better(point, advised, budget):
-            found_again, again = search.confirmed(known[title], simulated[title])
-            if _better(found_again, advised, budget):
-                chosen, row = known[title], again
-                advised = found_again.model_copy(update={"name": advised.name})
-    met = advised.kl is not None and advised.kl <= budget
-    schemes, groups = search.schemes(chosen), search.groups(chosen)
+            confirmed, confirmed_row = search.confirmed(choices.all[title], simulated[title])
+            if _better(confirmed, advised, budget):
+                chosen, row = choices.all[title], confirmed_row
+                advised = confirmed.model_copy(update={"name": advised.name})
     info = AdviceInfo(
-        recipe=name,
+        recipe=opened.name,
         goal=str(goal),
         budget=budget,
-        met=met,
-        tokens=sum(len(sample.ids) for sample in samples),
+        met=advised.kl is not None and advised.kl <= budget,
+        tokens=sum(len(sample.ids) for sample in opened.samples),
         before=points[WRITTEN],
-        references=[point for title, point in points.items() if title.endswith(" everywhere")],
-        curve=[point for title, point in points.items() if title.endswith(" kept")],
+        references=[points[title] for title in choices.references],
+        curve=[points[title] for title in choices.curve],
         advised=advised,
-        changes=changes(found, chosen, profile),
+        changes=changes(candidates, chosen, opened.profile),
     )
-    reached = {member for candidate in found for member in candidate.group.members}
-    unmeasured = tuple(name for name in resolution.schemes if name not in reached)
+    measured = {member for candidate in candidates for member in candidate.group.members}
     return Advice(
         info=info,
-        schemes=schemes,
-        groups=groups,
+        schemes=search.schemes(chosen),
+        groups=search.groups(chosen),
         smooth=search.resolved("", chosen).smooth,
         row=row,
-        unmeasured=unmeasured,
+        unmeasured=tuple(name for name in opened.resolution.schemes if name not in measured),
     )
 
 
-def _smoothing(
-    loaded: LoadedModel,
-    profile: Profile,
-    samples: Sequence[TokenizedSample],
-    resolution: Resolution,
-    stages: Stages,
-) -> Smoothable | None:
+def with_advice(card: Card, advice: Advice, name: str) -> Card:
+    """The card with advice, in place of earlier advice of the same recipe and goal.
+
+    name: of the advised recipe, under which its score joins the card's simulation.
+    """
+    key = (advice.info.recipe, advice.info.goal)
+    others = [row for row in card.advice if (row.recipe, row.goal) != key]
+    simulation = card.simulation and with_recipe(card.simulation, advice.row, name)
+    return card.model_copy(update={"advice": [*others, advice.info], "simulation": simulation})
+
+
+def with_recipe(simulation: Simulation, row: RecipeRow, name: str) -> Simulation:
+    """A simulation with the advised recipe's score, for a gate to find by its digest; it replaces one of its name."""
+    schemes = {scheme.name for scheme in simulation.schemes}
+    named = row.model_copy(update={"name": f"{name} advised" if name in schemes else name, "title": f"recipe {name}"})
+    others = [other for other in simulation.recipes if other.name != named.name]
+    return simulation.model_copy(update={"recipes": [*others, named]})
+
+
+def _check(opened: OpenedRecipe) -> None:
+    """Raises RecipeError where a recipe does what no price or simulation holds."""
+    if opened.resolution.unsimulated:
+        raise RecipeError(
+            f"cannot be advised on: {opened.resolution.unsimulated[0]}",
+            where=opened.name,
+            hint="advise on the recipe without it; what it gains comes on top",
+        )
+    if opened.resolution.smoothed:
+        raise RecipeError(
+            "cannot be advised on: it smooths, and prices are of the unsmoothed model",
+            where=opened.name,
+            hint="advise on the recipe without SmoothQuantModifier, which is offered where it reaches",
+        )
+
+
+def _check_alternative(goal: Goal, schemes: Iterable[QuantizationScheme]) -> None:
+    """Raises UsageError where a recipe's schemes have no such alternative as the goal names."""
+    name = goal.as_good_as
+    if name is None:
+        return
+    for scheme in {id(scheme): scheme for scheme in schemes}.values():
+        if not any(option.is_named(name) for option in options_for(scheme, Offers())):
+            raise UsageError(
+                f"inputs that this recipe leaves alone, or quantizes to another format than 8 bits, have no "
+                f"alternative `{name}`",
+                where="--as-good-as",
+                hint="give --max-kl, such as --max-kl 0.05",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choices:
+    """What is simulated before anything is chosen, by title: references are uniform, the curve keeps ever less."""
+
+    written: Choice
+    references: Mapping[str, Choice]
+    curve: Mapping[str, Choice]
+
+    @property
+    def all(self) -> dict[str, Choice]:
+        return {WRITTEN: self.written, **self.references, **self.curve}
+
+
+def _choices(candidates: Sequence[Candidate]) -> _Choices:
+    items = [candidate.item for candidate in candidates]
+    unavoidable = sum(min(item.lost_macs) for item in items)
+    written = uniform(candidates, "as_written", otherwise="unquantized")
+    assert written is not None, "candidates are refused where one has neither"
+    references = {option: uniform(candidates, option) for option in REFERENCES}
+    return _Choices(
+        written=written,
+        references={everywhere(option): choice for option, choice in references.items() if choice is not None},
+        curve={f"{share:.0%} kept": cheapest(items, 1 - share) for share in SHARES if unavoidable <= 1 - share},
+    )
+
+
+def everywhere(option: str) -> str:
+    """Title of the choice that gives every group one option."""
+    return f"{option} everywhere"
+
+
+def _budget(goal: Goal, points: Mapping[str, AdvicePoint], recipe: str) -> float:
+    budget = goal.max_kl
+    if goal.as_good_as is not None:
+        reference = points.get(everywhere(goal.as_good_as))
+        if reference is None:
+            raise UsageError(
+                f"this recipe has no alternative `{goal.as_good_as}`", where="--as-good-as", hint="give --max-kl"
+            )
+        budget = reference.kl
+    if budget is None:
+        raise RecipeError("its reference is not finite", where=recipe, hint="give --max-kl")
+    return budget
+
+
+def _smoothable(opened: OpenedRecipe, offers: Offers, stages: Stages) -> Smoothable | None:
     """What SmoothQuant would make of groups with static inputs that it reaches; None where it reaches none."""
     groups = [
         group
-        for group, scheme in quantized_groups(loaded.architecture.groups, resolution, profile)
-        if any(option.strength is not None for option in menu(scheme, smoothing=True))
+        for group, scheme in quantized_groups(opened.loaded.architecture.groups, opened.resolution, opened.profile)
+        if any(option.strength is not None for option in options_for(scheme, offers))
     ]
-    return smoothable(loaded, profile, samples, groups, STRENGTHS, stages)
+    return find_smoothable(opened, groups, STRENGTHS, stages)
 
 
 def _better(point: AdvicePoint, than: AdvicePoint, budget: float) -> bool:

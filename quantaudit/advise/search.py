@@ -1,4 +1,4 @@
-"""Choices among a recipe's candidates, simulated: what they keep, and the KL that they really have."""
+"""Choices among a recipe's candidates, simulated: what they keep, and their KL."""
 
 from __future__ import annotations
 
@@ -13,67 +13,64 @@ from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.smoothquant import Smoothable
 from quantaudit.card.schema import AdvicePoint
 from quantaudit.common.progress import Stages
-from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.measure.profile import Profile
-from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.modifiers.smoothquant import identity as smoothing_identity
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import RecipeRow
 
 ROUNDS = 4
-"""How often a choice is simulated and, where it breaks its budget, made anew with a smaller one."""
+"""How often a choice is simulated and, where it breaks its budget, made again with a smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Choices, simulated."""
+    """Choices among a recipe's candidates, simulated. smoothable: None where nothing is offered smoothing."""
 
-    loaded: LoadedModel
-    profile: Profile
-    samples: Sequence[TokenizedSample]
-    found: Sequence[Candidate]
-    smoothing: Smoothable | None
-    calibration: Sequence[TokenizedSample]
+    opened: OpenedRecipe
+    candidates: Sequence[Candidate]
+    smoothable: Smoothable | None
     stages: Stages
 
     def simulate(
-        self, choices: Mapping[str, Choice], *, whole: bool = False
+        self, choices: Mapping[str, Choice], *, exact_calibration: bool = False
     ) -> dict[str, tuple[AdvicePoint, RecipeRow]]:
-        """Every choice simulated: a point of the curve, and the whole score. whole: as for `plan`."""
-        plans = [self.plan(title, choice, whole=whole) for title, choice in choices.items()]
-        advance = self.stages("simulating choices", len(plans) * len(self.samples))
-        rows = score_plans(self.loaded.model, self.samples, plans, progress=advance)
+        """Every choice simulated: a point of the curve, and the whole score. exact_calibration: as for `plan`."""
+        plans = [self.plan(title, choice, exact_calibration=exact_calibration) for title, choice in choices.items()]
+        samples = self.opened.samples
+        advance = self.stages("simulating choices", len(plans) * len(samples))
+        rows = score_plans(self.opened.loaded.model, samples, plans, progress=advance)
         return {
             title: (self.point(title, choice, row), row)
             for (title, choice), row in zip(choices.items(), rows, strict=True)
         }
 
-    def confirmed(self, choice: Choice, found: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
-        """What was found of a choice; where it smooths, what is found when it is calibrated by itself."""
+    def confirmed(self, choice: Choice, simulated: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
+        """The simulation of a choice; where it smooths, another one, in which it is calibrated by itself."""
         if not self.strengths(choice):
-            return found
-        return self.simulate({found[0].name: choice}, whole=True)[found[0].name]
+            return simulated
+        return self.simulate({simulated[0].name: choice}, exact_calibration=True)[simulated[0].name]
 
-    def within(self, budget: float, known: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow]:
+    def within(self, budget: float, curve: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow]:
         """The choice that keeps most within a simulated KL of `budget`, or where none is, the one with the least KL.
 
-        Prices are estimates: a choice that breaks the budget is made anew with as much less as it was over, until that
-        is less than the cheapest choice, where nothing may be left unquantized.
+        curve: points that were simulated, from which it is known how far sums of prices are off. Prices are estimates:
+        a choice that breaks the budget is made again with as much less as it was over, until that is less than the
+        cheapest choice, where nothing may be left unquantized.
         """
-        items = [candidate.item for candidate in self.found]
-        frugal = [item.costs.index(min(item.costs)) for item in items]
+        items = [candidate.item for candidate in self.candidates]
+        cheapest_choice = [item.costs.index(min(item.costs)) for item in items]
         least = sum(min(item.costs) for item in items)
-        ratios = sorted(p.kl / p.estimated_kl for p in known if p.kl and p.estimated_kl and p.name.endswith("kept"))
+        ratios = sorted(point.kl / point.estimated_kl for point in curve if point.kl and point.estimated_kl)
         allowed = budget / max(1.0, ratios[len(ratios) // 2] if ratios else 1.0)
         best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
         for _ in range(ROUNDS):
-            choice = least_lost(items, allowed) if allowed > least else frugal
-            point, row = self.simulate({"advised": choice}, whole=True)["advised"]
+            choice = least_lost(items, allowed) if allowed > least else cheapest_choice
+            point, row = self.simulate({"advised": choice}, exact_calibration=True)["advised"]
             if point.kl is not None and point.kl <= budget:
                 return choice, point, row
             if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
@@ -84,29 +81,32 @@ class Search:
         assert best is not None
         return best
 
-    def plan(self, title: str, choice: Choice, *, whole: bool = False) -> Plan:
-        """whole: whether a choice that smooths is calibrated by itself, as `oneshot` will; else ranges are those found
-        with every group smoothed that can be, which is the same but for rounding.
+    def plan(self, title: str, choice: Choice, *, exact_calibration: bool = False) -> Plan:
+        """A choice as a plan that can be simulated.
+
+        exact_calibration: whether one that smooths is calibrated by itself, as `oneshot` will; else its ranges are
+        those with every group smoothed that can be, which is the same but for rounding.
         """
-        recipe, groups = self.resolved(title, choice), [c.group for c in self.found]
-        if whole or not recipe.smooth or self.smoothing is None:
-            return recipe_plan(recipe, self.loaded.model, groups, self.profile, self.calibration, stages=self.stages)
-        plain = recipe_plan(replace(recipe, smooth=()), self.loaded.model, groups, self.profile)
+        recipe, groups = self.resolved(title, choice), [candidate.group for candidate in self.candidates]
+        model, profile = self.opened.loaded.model, self.opened.profile
+        if exact_calibration or not recipe.smooth or self.smoothable is None:
+            return recipe_plan(recipe, model, groups, profile, self.opened.corpus.samples, stages=self.stages)
+        plain = recipe_plan(replace(recipe, smooth=()), model, groups, profile)
         chosen = self.strengths(choice)
         ranges = {
-            member: found
+            member: qparams
             for group in groups
             if group.name in chosen
-            for found in [self.smoothing.qparams(group, chosen[group.name], plain.schemes[group.members[0]])]
+            for qparams in [self.smoothable.qparams(group, chosen[group.name], plain.schemes[group.members[0]])]
             for member in group.members
         }
-        steps = self.smoothing.calibrated(chosen)
+        steps = self.smoothable.calibrated(chosen)
         return replace(plain, qparams={**plain.qparams, **ranges}, smoothed=steps)
 
     def resolved(self, title: str, choice: Choice) -> ResolvedRecipe:
         """A choice as the recipe that it will be."""
         schemes = self.schemes(choice)
-        smooth = () if self.smoothing is None else self.smoothing.smooth(self.strengths(choice))
+        smooth = () if self.smoothable is None else self.smoothable.smooth(self.strengths(choice))
         return ResolvedRecipe(
             name=title, schemes=schemes, digest=scheme_digest(schemes, map(smoothing_identity, smooth)), smooth=smooth
         )
@@ -115,7 +115,7 @@ class Search:
         """By group name, of those that are smoothed."""
         return {
             candidate.group.name: strength
-            for candidate, index in zip(self.found, choice, strict=True)
+            for candidate, index in zip(self.candidates, choice, strict=True)
             if (strength := candidate.options[index].strength) is not None
         }
 
@@ -132,15 +132,15 @@ class Search:
         """By group name, what a choice does to it."""
         return {
             candidate.group.name: (candidate.group, candidate.options[index].scheme)
-            for candidate, index in zip(self.found, choice, strict=True)
+            for candidate, index in zip(self.candidates, choice, strict=True)
         }
 
     def point(self, title: str, choice: Choice, row: RecipeRow) -> AdvicePoint:
         """One point of the curve: what a choice keeps (share of MACs), its prices' sum, and its simulated score."""
-        picked = [(c, c.options[index], c.prices[index]) for c, index in zip(self.found, choice, strict=True)]
+        picked = [(c, c.options[index], c.prices[index]) for c, index in zip(self.candidates, choice, strict=True)]
         return AdvicePoint(
             name=title,
-            kept=sum(candidate.share for candidate, option, _ in picked if option.keeps),
+            kept=sum(candidate.share for candidate, option, _ in picked if option.keeps_format),
             estimated_kl=sum(price for _, _, price in picked),
             kl=row.kl,
             kl_stderr=row.kl_stderr,

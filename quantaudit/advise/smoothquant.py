@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor, nn
 
 from quantaudit.common.progress import Stages, silent_stages
-from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.measure.profile import Profile
-from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.recipe.modifiers.smoothquant import inferred
 from quantaudit.recipe.resolved import SmoothQuant
+from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.smoothquant import (
     CalibratedSmoothQuant,
     Ranges,
@@ -32,8 +31,9 @@ ALGORITHM = "smoothquant"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothable:
-    """mappings: by group, the norm whose output its members read, and no one else, and those members.
+    """Groups that SmoothQuant can smooth, each by itself.
 
+    mappings: by group, the norm whose output its members read, and no one else, and those members.
     ranges: of the norms' outputs over the calibration samples. profiles: by strength, the statistics of the groups'
     inputs where all of them are smoothed. factors: by strength and group, what its input is divided by, [in_features].
     """
@@ -49,13 +49,13 @@ class Smoothable:
             SmoothQuant(
                 algorithm=ALGORITHM,
                 strength=strength,
-                mappings=tuple(self.mappings[group] for group, own in chosen.items() if own == strength),
+                mappings=tuple(self.mappings[group] for group, other in chosen.items() if other == strength),
             )
             for strength in sorted(set(chosen.values()))
         )
 
     def calibrated(self, chosen: Mapping[str, float]) -> tuple[CalibratedSmoothQuant, ...]:
-        """The same with what was observed: ranges of one norm do not hang on whether another is smoothed."""
+        """The same with what was observed: ranges of one norm do not depend on whether another is smoothed."""
         return tuple(
             CalibratedSmoothQuant(spec=spec, ranges={path: self.ranges[path] for path in spec.smooth_layers})
             for spec in self.smooth(chosen)
@@ -68,37 +68,36 @@ class Smoothable:
         return site_qparams(self.profiles[strength], group.site, scheme.input_activations, scheme.observer)
 
 
-def smoothable(
-    loaded: LoadedModel,
-    profile: Profile,
-    samples: Sequence[TokenizedSample],
-    groups: Sequence[Group],
-    strengths: Sequence[float],
-    stages: Stages = silent_stages,
+def find_smoothable(
+    opened: OpenedRecipe, groups: Sequence[Group], strengths: Sequence[float], stages: Stages = silent_stages
 ) -> Smoothable | None:
     """Observe the norms before `groups`, and the groups' inputs under every strength. None where there is no such norm.
 
-    samples: those of the profile; the calibration split is run once, and once for every strength.
+    The calibration split of the profile's samples is run once, and once for every strength.
     """
-    model = loaded.model
-    found = reached(model, groups)
-    if not found:
+    model, profile, samples = opened.loaded.model, opened.profile, opened.corpus.samples
+    mappings = reached(model, groups)
+    if not mappings:
         return None
     calibration = sum(sample.split == "calibration" for sample in samples)
     advance = stages("calibrating smoothed inputs", calibration * (1 + len(strengths)), "samples")
-    ranges = observed_ranges(model, profile, samples, frozenset(norm for norm, _ in found.values()), progress=advance)
+    ranges = observed_ranges(
+        model, profile, samples, frozenset(norm for norm, _ in mappings.values()), progress=advance
+    )
     sites = {group.name: group.site for group in groups}
-    found = {name: row for name, row in found.items() if _alone(sites[name], ranges.get(row[0]), profile)}
-    whole = Smoothable(mappings=found, ranges=ranges, profiles={}, factors={})
+    mappings = {
+        name: mapping for name, mapping in mappings.items() if _alone(sites[name], ranges.get(mapping[0]), profile)
+    }
+    observed = Smoothable(mappings=mappings, ranges=ranges, profiles={}, factors={})
     profiles, factors = {}, {}
     for strength in strengths:
-        steps = whole.calibrated(dict.fromkeys(found, strength))
+        steps = observed.calibrated(dict.fromkeys(mappings, strength))
         profiles[strength] = measured_smoothed(
-            model, profile, samples, steps, [sites[name] for name in found], progress=advance
+            model, profile, samples, steps, [sites[name] for name in mappings], progress=advance
         )
-        with smoothed(model, steps) as made:
-            factors[strength] = {name: made[members[0]] for name, (_, members) in found.items()}
-    return Smoothable(mappings=found, ranges=ranges, profiles=profiles, factors=factors) if found else None
+        with smoothed(model, steps) as divisors:
+            factors[strength] = {name: divisors[members[0]] for name, (_, members) in mappings.items()}
+    return replace(observed, profiles=profiles, factors=factors) if mappings else None
 
 
 def reached(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -117,16 +116,15 @@ def _alone(site: str, ranges: tuple[Tensor, Tensor] | None, profile: Profile) ->
 
     Inferred mappings can name a norm whose output goes elsewhere (Gemma), which smoothing would break.
     """
-    seen = profile.split(site, "calibration")
-    if ranges is None or seen is None:
+    if ranges is None or profile.split(site, "calibration") is None:
         return False
     amax = np.maximum(-ranges[0].float().cpu().numpy(), ranges[1].float().cpu().numpy())
     same = [
         other.name
         for other in profile.sites
         if other.kind == "linear_input"
-        and (own := profile.split(other.name, "calibration")) is not None
-        and own.channel_amax.shape == amax.shape
-        and np.allclose(own.channel_amax, amax, rtol=0.02)
+        and (statistics := profile.split(other.name, "calibration")) is not None
+        and statistics.channel_amax.shape == amax.shape
+        and np.allclose(statistics.channel_amax, amax, rtol=0.02)
     ]
     return same == [site]

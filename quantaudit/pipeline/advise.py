@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from quantaudit.advise.check_recipe import amended, with_recipe
+from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
-from quantaudit.advise.run import Advice, advise
+from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.card.amend import amend_card
-from quantaudit.card.schema import Card
 from quantaudit.common.files import write_text
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.pipeline.case import CaseFiles, open_case
@@ -29,13 +28,7 @@ class AdvisedRecipe:
     def write(self, path: Path, card: Path) -> None:
         """Write the recipe, and add the advice to a card with its simulation, for a gate to find by its digest."""
         write_text(path, self.text)
-        amend_card(card, partial(self._add, name=path.stem))
-
-    def _add(self, card: Card, name: str) -> Card:
-        info = self.advice.info
-        others = [row for row in card.advice if (row.recipe, row.goal) != (info.recipe, info.goal)]
-        simulation = card.simulation and with_recipe(card.simulation, self.advice.row, name)
-        return card.model_copy(update={"advice": [*others, info], "simulation": simulation})
+        amend_card(card, partial(with_advice, advice=self.advice, name=path.stem))
 
 
 def advise_case(
@@ -62,17 +55,6 @@ def advise_case(
                 smoothing=offers.smoothing,
             ),
         )
-        advice = advise(
-            inputs.loaded,
-            files.profile,
-            case.opened.samples,
-            case.opened.resolution,
-            goal,
-            name=files.spec.recipe.stem,
-            moving_averages=offers.moving_averages,
-            unquantized=offers.unquantized,
-            calibration=inputs.corpus.samples if offers.smoothing else (),
-            stages=stages,
-        )
+        advice = advise(case.opened, goal, offers, stages=stages)
         stages(RENDERING, 0)
         return AdvisedRecipe(advice=advice, text=amended(advice, files.card.model, inputs.loaded.model))

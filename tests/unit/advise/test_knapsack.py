@@ -17,9 +17,9 @@ def random_items(seed: int, groups: int = 6, options: int = 4) -> list[Item]:
     items = []
     for _ in range(groups):
         costs = generator.lognormal(-5, 2, options)
-        losses = generator.uniform(0, 1 / groups, options)
-        costs[-1], losses[0] = 0.0, 0.0
-        items.append(Item(costs=tuple(map(float, costs)), losses=tuple(map(float, losses))))
+        lost_macs = generator.uniform(0, 1 / groups, options)
+        costs[-1], lost_macs[0] = 0.0, 0.0
+        items.append(Item(costs=tuple(map(float, costs)), lost_macs=tuple(map(float, lost_macs))))
     return items
 
 
@@ -37,8 +37,8 @@ def brute_force(items: list[Item], minimised: str, limited: str, limit: float) -
 def test_least_cost_within_a_share_of_losses_is_that_of_brute_force(seed: int, limit: float) -> None:
     items = random_items(seed)
     choice = cheapest(items, limit)
-    assert total(items, choice, "losses") <= limit + 1e-9
-    assert total(items, choice, "costs") == pytest.approx(brute_force(items, "costs", "losses", limit), rel=2e-4)
+    assert total(items, choice, "lost_macs") <= limit + 1e-9
+    assert total(items, choice, "costs") == pytest.approx(brute_force(items, "costs", "lost_macs", limit), rel=2e-4)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -47,8 +47,8 @@ def test_least_loss_within_a_budget_is_that_of_brute_force(seed: int, budget: fl
     items = random_items(seed)
     choice = least_lost(items, budget)
     assert total(items, choice, "costs") <= budget * (1 + 1e-6)
-    assert total(items, choice, "losses") == pytest.approx(
-        brute_force(items, "losses", "costs", budget), rel=2e-4, abs=1e-7
+    assert total(items, choice, "lost_macs") == pytest.approx(
+        brute_force(items, "lost_macs", "costs", budget), rel=2e-4, abs=1e-7
     )
 
 
@@ -56,11 +56,11 @@ def test_least_loss_within_a_budget_is_that_of_brute_force(seed: int, budget: fl
 @pytest.mark.parametrize("groups", [1, 5])
 def test_of_equal_choices_the_one_that_uses_less_of_the_limit_is_taken(order: tuple[int, ...], groups: int) -> None:
     options = [(0.3, 0.0), (0.3, 0.04), (0.5, 0.0)]
-    costs, losses = zip(*(options[i] for i in order), strict=True)
-    assert cheapest([Item(costs=costs, losses=losses)] * groups, 0.5) == [order.index(0)] * groups
-    assert least_lost([Item(costs=losses, losses=costs)] * groups, 0.5) == [order.index(0)] * groups
+    costs, lost_macs = zip(*(options[i] for i in order), strict=True)
+    assert cheapest([Item(costs=costs, lost_macs=lost_macs)] * groups, 0.5) == [order.index(0)] * groups
+    assert least_lost([Item(costs=lost_macs, lost_macs=costs)] * groups, 0.5) == [order.index(0)] * groups
 
 
 def test_a_limit_that_no_choice_meets_is_an_error() -> None:
     with pytest.raises(RecipeError, match="no choice within the limit"):
-        cheapest([Item(costs=(0.0,), losses=(0.5,))], 0.25)
+        cheapest([Item(costs=(0.0,), lost_macs=(0.5,))], 0.25)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 
-from quantaudit.advise.options import fits, menu
+from quantaudit.advise.goal import Offers
+from quantaudit.advise.options import fits, options_for
 from quantaudit.quant.schemes import INT8, INT8_PER_CHANNEL
 
 STATIC = QuantizationScheme(targets=["Linear"], weights=INT8_PER_CHANNEL, input_activations=INT8)
 
 
 def names(scheme: QuantizationScheme, **arguments: bool) -> dict[str, bool]:
-    return {option.name: option.keeps for option in menu(scheme, **arguments)}
+    return {
+        option.name: option.keeps_format for option in options_for(scheme, Offers(**{"smoothing": False, **arguments}))
+    }
 
 
 def test_static_int8_can_change_its_observer_its_symmetry_or_become_dynamic() -> None:
@@ -28,8 +31,8 @@ def test_static_int8_can_change_its_observer_its_symmetry_or_become_dynamic() ->
 
 
 def test_without_moving_averages_no_option_hangs_on_the_order_of_samples() -> None:
-    options = menu(STATIC, moving_averages=False)
-    observers = [o.scheme.input_activations.observer for o in options if o.scheme and o.keeps]
+    options = options_for(STATIC, Offers(moving_averages=False, smoothing=False))
+    observers = [o.scheme.input_activations.observer for o in options if o.scheme and o.keeps_format]
     assert set(observers) == {"static_minmax"}
 
 
@@ -61,14 +64,14 @@ def test_other_formats_can_only_be_left_out(preset: str) -> None:
 
 
 def test_options_keep_weights_as_they_are() -> None:
-    assert all(o.scheme.weights == STATIC.weights for o in menu(STATIC) if o.scheme)
+    assert all(o.scheme.weights == STATIC.weights for o in options_for(STATIC, Offers()) if o.scheme)
 
 
 def test_an_option_that_does_not_divide_does_not_fit() -> None:
     grouped = QuantizationScheme(
         targets=["Linear"], weights=QuantizationArgs(num_bits=4, type="int", strategy="group", group_size=128)
     )
-    written, unquantized = menu(grouped)
+    written, unquantized = options_for(grouped, Offers())
     assert fits(written, [(8, 256)])
     assert not fits(written, [(8, 256), (8, 100)])
     assert fits(unquantized, [(8, 100)])

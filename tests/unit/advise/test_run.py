@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 
-from quantaudit.advise.candidates import candidates, multiplications
+from quantaudit.advise.candidates import find_candidates, multiplications
 from quantaudit.advise.check_recipe import amended
-from quantaudit.advise.run import Advice, Goal, advise
+from quantaudit.advise.goal import Goal, Offers
+from quantaudit.advise.run import Advice, advise
 from quantaudit.advise.write_recipe import names
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
@@ -25,7 +26,7 @@ from quantaudit.model.sites import Group, discover
 from quantaudit.recipe.parse import parse_recipe, read_recipe
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.simulate import evaluation
-from tests.builders import load, loaded_from, random_corpus, save_checkpoint, tiny_model
+from tests.builders import load, loaded_from, opened_recipe, random_corpus, save_checkpoint, tiny_model
 from tests.families import family_model
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
@@ -40,6 +41,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
         model.get_submodule("model.layers.1.mlp.up_proj").weight[5] *= 3000
         model.get_submodule(CULPRIT).weight[:, 5] /= 3000
     return load(save_checkpoint(tmp_path_factory.mktemp("advise") / "llama", model))
+
+
+PLAIN, QUANTIZED = Offers(smoothing=False), Offers(smoothing=False, unquantized=False)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def resolution(loaded: LoadedModel) -> Resolution:
 @pytest.fixture(scope="module")
 def advice(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution) -> Advice:
     samples = evaluation.select(corpus.samples, 512)
-    return advise(loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static")
+    return advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(as_good_as="dynamic"), PLAIN)
 
 
 def test_the_goal_is_met_in_simulation_and_better_than_as_written(advice: Advice) -> None:
@@ -119,10 +123,9 @@ def test_where_nothing_may_stay_unquantized_the_best_is_given_and_a_missed_goal_
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
 ) -> None:
     samples = evaluation.select(corpus.samples, 128)
-    reached = advise(
-        loaded, profile, samples, resolution, Goal(as_good_as="dynamic"), name="w8a8_static", unquantized=False
-    )
-    missed = advise(loaded, profile, samples, resolution, Goal(max_kl=1e-9), name="w8a8_static", unquantized=False)
+    subject = opened_recipe(loaded, profile, corpus, resolution, samples)
+    reached = advise(subject, Goal(as_good_as="dynamic"), QUANTIZED)
+    missed = advise(subject, Goal(max_kl=1e-9), QUANTIZED)
     assert (reached.info.met, missed.info.met) == (True, False)
     for found in (reached, missed):
         assert set(found.schemes) == set(resolution.schemes)
@@ -146,12 +149,12 @@ def test_a_missed_goal_leaves_the_recipe_as_it_was_where_nothing_is_better(
     def worst(*args: Any, **options: Any) -> Any:
         return [
             replace(found, prices=tuple(1e-6 if option.name == "minmax" else 1.0 for option in found.options))
-            for found in candidates(*args, **options)
+            for found in find_candidates(*args, **options)
         ]
 
-    monkeypatch.setattr("quantaudit.advise.run.candidates", worst)
+    monkeypatch.setattr("quantaudit.advise.run.find_candidates", worst)
     samples = evaluation.select(corpus.samples, 128)
-    found = advise(loaded, profile, samples, resolution, Goal(max_kl=1e-9), name="r", unquantized=False)
+    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=1e-9), QUANTIZED)
     points = [found.info.before, *found.info.curve, *found.info.references]
     assert not found.info.met
     assert found.info.advised.kl == min(point.kl for point in points if point.kl is not None)
@@ -163,11 +166,12 @@ def test_a_group_whose_columns_do_not_divide_is_offered_what_fits(
     """Groups of 128 on 64 columns: such a Linear can only be left alone."""
     samples = evaluation.select(corpus.samples, 64)
     written = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
-    found = {c.group.name: [option.name for option in c.options] for c in candidates(loaded, profile, samples, written)}
+    subject = opened_recipe(loaded, profile, corpus, written, samples)
+    found = {c.group.name: [option.name for option in c.options] for c in find_candidates(subject, PLAIN)}
     assert found["layers.0.self_attn.qkv_proj"] == ["unquantized"]
     assert found["layers.0.mlp.down_proj"][0] == "as_written"
     with pytest.raises(RecipeError, match="cannot be quantized as written"):
-        candidates(loaded, profile, samples, written, unquantized=False)
+        find_candidates(subject, QUANTIZED)
 
 
 def test_what_cannot_be_quantized_as_written_and_must_be_is_refused(
@@ -176,16 +180,17 @@ def test_what_cannot_be_quantized_as_written_and_must_be_is_refused(
     site = ("layers.1.mlp.down_proj.input", "calibration")
     starved = replace(profile, statistics={key: value for key, value in profile.statistics.items() if key != site})
     samples = evaluation.select(corpus.samples, 64)
-    assert candidates(loaded, starved, samples, resolution)
+    subject = opened_recipe(loaded, starved, corpus, resolution, samples)
+    assert find_candidates(subject, PLAIN)
     with pytest.raises(RecipeError, match=r"`layers.1.mlp.down_proj` cannot be quantized as written"):
-        candidates(loaded, starved, samples, resolution, unquantized=False)
+        find_candidates(subject, QUANTIZED)
 
 
 def test_a_budget_that_everything_meets_changes_nothing_of_the_format(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
 ) -> None:
     samples = evaluation.select(corpus.samples, 128)
-    found = advise(loaded, profile, samples, resolution, Goal(max_kl=50.0), name="w8a8_static")
+    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=50.0), PLAIN)
     assert found.info.met
     assert found.info.advised.kept == pytest.approx(1.0)
 
@@ -225,7 +230,8 @@ def test_a_group_of_which_a_recipe_quantizes_a_part_is_taken_whole(
 ) -> None:
     text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: [lm_head, "re:.*q_proj$"]')
     partial = resolve(parse_recipe(text, "partial.yaml"), loaded.model)
-    found = candidates(loaded, profile, evaluation.select(corpus.samples, 64), partial)
+    subject = opened_recipe(loaded, profile, corpus, partial, evaluation.select(corpus.samples, 64))
+    found = find_candidates(subject, PLAIN)
     assert len(found) == len([g for g in discover(loaded.model).groups if g.layer is not None])
     assert sum(candidate.share for candidate in found) == pytest.approx(1.0)
 
@@ -261,10 +267,10 @@ def test_advice_needs_one_goal() -> None:
 def test_a_recipe_without_the_alternative_is_refused_before_anything_is_priced(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantaudit.advise.run.candidates", lambda *_, **__: pytest.fail("was priced"))
+    monkeypatch.setattr("quantaudit.advise.run.find_candidates", lambda *_, **__: pytest.fail("was priced"))
     weights_only = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
     with pytest.raises(UsageError, match="no alternative `dynamic`"):
-        advise(loaded, profile, corpus.samples, weights_only, Goal(as_good_as="dynamic"), name="w4a16")
+        advise(opened_recipe(loaded, profile, corpus, weights_only, corpus.samples), Goal(as_good_as="dynamic"), PLAIN)
 
 
 @pytest.mark.parametrize("recipe", ["w8a8_dynamic", "w8a8_mixed"])
@@ -273,7 +279,7 @@ def test_what_is_dynamic_already_is_its_own_reference(
 ) -> None:
     samples = evaluation.select(corpus.samples, 64)
     written = resolve(read_recipe(resource_dir("recipes") / f"{recipe}.yaml"), loaded.model)
-    found = advise(loaded, profile, samples, written, Goal(as_good_as="dynamic"), name=recipe)
+    found = advise(opened_recipe(loaded, profile, corpus, written, samples), Goal(as_good_as="dynamic"), PLAIN)
     (reference,) = found.info.references
     assert found.info.budget == reference.kl
     assert (reference.kl == found.info.before.kl) == (recipe == "w8a8_dynamic")
@@ -293,7 +299,8 @@ def test_advice_on_experts_and_the_output_embedding_resolves_to_what_was_simulat
     written = resolve(parse_recipe(text, "r.yaml"), model)
     assert "lm_head" in written.schemes
     measured = without(measure(other, corpus), "layers.0.self_attn.o_proj.input")
-    found = advise(other, measured, evaluation.select(corpus.samples, 64), written, Goal(max_kl=1e-3), name="r")
+    samples = evaluation.select(corpus.samples, 64)
+    found = advise(opened_recipe(other, measured, corpus, written, samples), Goal(max_kl=1e-3), PLAIN)
     assert "lm_head" in found.groups
     assert any(change.group.endswith("experts.down_proj") for change in found.info.changes)
     assert set(found.schemes) < set(written.schemes)
@@ -308,4 +315,4 @@ def test_a_recipe_that_cannot_be_simulated_is_refused(
 ) -> None:
     smooth = resolve(read_recipe(resource_dir("recipes") / "w8a8_smoothquant.yaml"), loaded.model)
     with pytest.raises(RecipeError, match="cannot be advised on"):
-        advise(loaded, profile, corpus.samples, smooth, Goal(max_kl=0.1), name="w8a8_smoothquant")
+        advise(opened_recipe(loaded, profile, corpus, smooth, corpus.samples), Goal(max_kl=0.1), PLAIN)

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from quantaudit.advise.check_recipe import amended
+from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.options import STRENGTHS
-from quantaudit.advise.run import Advice, Goal, advise
-from quantaudit.advise.smoothquant import Smoothable, reached, smoothable
+from quantaudit.advise.run import Advice, advise
+from quantaudit.advise.smoothquant import Smoothable, find_smoothable, reached
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import RecipeError
@@ -31,7 +32,7 @@ from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.smoothquant import smoothed
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.verify.oneshot import load_saved, run_oneshot
-from tests.builders import load, random_corpus, save_checkpoint, tiny_model, weight_bytes
+from tests.builders import load, opened_recipe, random_corpus, save_checkpoint, tiny_model, weight_bytes
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 QKV, MLP = "layers.1.self_attn.qkv_proj", "layers.1.mlp.gate_up_proj"
@@ -72,7 +73,7 @@ def resolution(loaded: LoadedModel) -> Resolution:
 @pytest.fixture(scope="module")
 def offered(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus) -> Smoothable:
     groups = discover(loaded.model).groups
-    found = smoothable(loaded, profile, corpus.samples, groups, STRENGTHS)
+    found = find_smoothable(opened_recipe(loaded, profile, corpus, Resolution(), ()), groups, STRENGTHS)
     assert found is not None
     return found
 
@@ -89,7 +90,7 @@ def advice(
     samples: Sequence[TokenizedSample],
 ) -> Advice:
     before = weight_bytes(loaded.model)
-    found = advise(loaded, profile, samples, resolution, GOAL, name="w8a8_static", calibration=corpus.samples)
+    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), GOAL)
     assert weight_bytes(loaded.model) == before
     return found
 
@@ -108,7 +109,8 @@ def test_a_norm_whose_output_goes_elsewhere_is_not_smoothed(corpus: TokenizedCor
     gemma = load(save_checkpoint(tmp_path / "gemma3", tiny_model("gemma3")))
     groups = discover(gemma.model).groups
     assert "layers.1.mlp.gate_up_proj" in reached(gemma.model, groups)
-    found = smoothable(gemma, measure(gemma, corpus), corpus.samples, groups, (0.5,))
+    opened = opened_recipe(gemma, measure(gemma, corpus), corpus, Resolution(), ())
+    found = find_smoothable(opened, groups, (0.5,))
     assert found is not None
     assert set(found.mappings) == {f"layers.{i}.self_attn.qkv_proj" for i in range(3)}
 
@@ -146,7 +148,7 @@ def test_what_smoothing_mends_is_smoothed_and_keeps_its_format(
     assert changed[QKV].option in {f"smoothed_{strength:g}" for strength in STRENGTHS}
     assert changed[QKV].keeps
     assert advice.info.met
-    without = advise(loaded, profile, samples, resolution, GOAL, name="w8a8_static")
+    without = advise(opened_recipe(loaded, profile, corpus, resolution, samples), GOAL, Offers(smoothing=False))
     assert without.smooth == ()
     assert (advice.info.advised.kept or 0.0) > (without.info.advised.kept or 0.0) + 0.05
     (before,) = [point.kl for point in [advice.info.before]]
@@ -193,12 +195,12 @@ def test_a_recipe_that_smooths_already_is_refused(
 ) -> None:
     smooth: Any = resolve(read_recipe(resource_dir("recipes") / "w8a8_smoothquant.yaml"), loaded.model)
     with pytest.raises(RecipeError, match="cannot be advised on: it smooths"):
-        advise(loaded, profile, corpus.samples, smooth, GOAL, name="w8a8_smoothquant")
+        advise(opened_recipe(loaded, profile, corpus, smooth, corpus.samples), GOAL)
 
 
 def test_dynamic_inputs_are_offered_no_smoothing(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, samples: Sequence[TokenizedSample]
 ) -> None:
     dynamic = resolve(read_recipe(resource_dir("recipes") / "w8a8_dynamic.yaml"), loaded.model)
-    found = advise(loaded, profile, samples, dynamic, Goal(max_kl=1.0), name="d", calibration=corpus.samples)
+    found = advise(opened_recipe(loaded, profile, corpus, dynamic, samples), Goal(max_kl=1.0))
     assert found.smooth == ()
