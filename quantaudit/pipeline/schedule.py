@@ -196,7 +196,7 @@ def _single_groups(inputs: AuditInputs) -> int:
 
 
 def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], Schedule]) -> None:
-    """Time a few samples, say how long the run takes, and announce its stages. Where nobody listens, nothing is timed."""
+    """Time a few samples, say how long the run takes, announce its stages; nothing where nobody listens."""
     if not isinstance(stages, Job):
         return
     stages("timing a few samples", 0)
