@@ -9,7 +9,7 @@ block damage or the price list misses a target, and prints which.
 
 It takes about as many forward passes over the evaluation tokens as the model has fused groups, and forty. Costs are
 processor time on a CPU, so that other work on the machine does not count, and wall time on a GPU. `--profile` uses a
-profile measured before; `--truth RESULT.json` takes the KLs from an earlier result and times a few groups anew.
+profile measured before; `--truth RESULT.json` takes the KLs from an earlier result and times a few groups again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What four busy processes cost: seconds of measuring alone and among them, by how waiting threads are told to wait.
+"""What four busy processes cost: seconds of measuring alone and among them, by how waiting threads are made to wait.
 
 Every setting runs in a process of its own, alone and busy in turn. A fair share of two cores for two threads among four
 other processes is 3.0 times the time alone.

@@ -21,7 +21,7 @@ WITHIN = 0.35
 
 def mixed_recipes(groups: Sequence[str], schemes: Sequence[Scheme], seed: int = 0) -> Iterator[dict[str, Scheme]]:
     """Random subsets of groups under random schemes, without end: what shares stay unquantized and go to each scheme is
-    drawn anew for every recipe, evenly over all such shares.
+    drawn again for every recipe, evenly over all such shares.
     """
     rng = np.random.default_rng(seed)
     while True:

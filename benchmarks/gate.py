@@ -4,7 +4,7 @@ python benchmarks/gate.py CARD [--layers 64] [--recipe R.yaml] [--runs N]
 
 CARD is any card; its last decoder layer is repeated until there are enough. Fresh processes, interleaved: one imports
 llm-compressor's recipes and nothing else, the other gates. Exits with 1 when the median difference is above 2 s. On a
-busy machine trust the processor's time, which is printed beside it.
+busy machine trust the processor's time, which is printed next to it.
 """
 
 from __future__ import annotations

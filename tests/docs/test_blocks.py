@@ -13,7 +13,7 @@ from tests.docs.pages import Block, blocks
 from tests.docs.workspace import RECIPES, ROOT
 from tests.llm_compressor import loader
 
-SMALL = {'Settings(model="demo"': 'Settings(model="MODEL", samples=8, max_length=48, evaluation_tokens=64'}
+SMALL = {'audit("demo", samples=96)': 'audit("MODEL", samples=8, max_length=48, evaluation_tokens=64)'}
 """How blocks are made small: what is written, and what runs."""
 
 
@@ -26,6 +26,7 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     """What readers have when they come to a block: a model, its tokenizer, batches, and a recipe in their folder."""
     monkeypatch.chdir(tmp_path)
     folder = save_checkpoint(tmp_path / "MODEL", tiny_model("llama"))
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     for name in RECIPES:
         (tmp_path / name).write_text((ROOT / "recipes/w8a8_dynamic.yaml").read_text())
     loaded = load(folder)
