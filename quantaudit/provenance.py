@@ -47,6 +47,11 @@ def _brief(value: Any) -> Any:
     return _Brief(f"{value[:77]!r}…") if isinstance(value, str) and len(value) > 80 else value
 
 
+Split = Literal["calibration", "evaluation"]
+"""What a sample is for: static scales come from the first, errors are reported on the second."""
+SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
+
+
 class ModuleInfo(Row):
     """A module of the model's skeleton, enough to rebuild it as a shell for recipe matchers."""
 
@@ -159,7 +164,7 @@ class SampleInfo(Row):
 
     id: str
     domain: str
-    split: Literal["calibration", "evaluation"]
+    split: Split
     tokens: int
 
 
@@ -182,6 +187,11 @@ class SiteInfo(Row):
     all_tokens: str | None = Field(
         default=None, description="the site that holds an expert's input over all tokens, not only those routed to it"
     )
+
+    @property
+    def parent(self) -> str:
+        """Path of the module around the tapped one."""
+        return self.module.rpartition(".")[0]
 
 
 UnmeasuredCause = Literal[

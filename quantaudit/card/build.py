@@ -19,9 +19,9 @@ from quantaudit.card.sections.landscape import place
 from quantaudit.card.sections.peak_locations import places_info, token_kind
 from quantaudit.card.sections.stability import stability_info
 from quantaudit.correlate import correlate, predictors
-from quantaudit.measure.profile import SPLITS, Profile
+from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
-from quantaudit.provenance import SiteInfo, Unmeasured
+from quantaudit.provenance import SPLITS, SiteInfo, Unmeasured
 from quantaudit.simulate.records import ScaleRow, Simulation
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics, summary

@@ -19,8 +19,8 @@ from typing import Any
 from quantaudit.common.files import write_text
 from quantaudit.corpus.generate import OUTPUT
 from quantaudit.corpus.load import BUILTIN, load_corpus
-from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import tokenize
+from quantaudit.provenance import Split
 
 BEGIN, END = "<!-- counted -->", "<!-- /counted -->"
 RUN = 8

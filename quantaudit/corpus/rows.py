@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from quantaudit.corpus.normalize import CONTENTS, SHAPE
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import explain
+from quantaudit.provenance import Split, explain
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -80,7 +80,7 @@ class CorpusRow(BaseModel):
     tools: list[dict[str, Any]] | None = None
     id: Annotated[str | None, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)] = None
     domain: str = "unlabelled"
-    split: Literal["calibration", "evaluation"] | None = None
+    split: Split | None = None
     pictures: tuple[Picture, ...] | None = None
 
     @model_validator(mode="after")

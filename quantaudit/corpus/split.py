@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Literal
 
 from quantaudit.corpus.load import CorpusRow
-
-Split = Literal["calibration", "evaluation"]
+from quantaudit.provenance import Split
 
 
 def assign(rows: Sequence[CorpusRow], seed: int) -> list[Split]:

@@ -12,12 +12,12 @@ from quantaudit.corpus.normalize import Normalized, check_columns, columns, made
 from quantaudit.corpus.rows import CorpusRow, parse_row
 from quantaudit.corpus.spec import SYNTAX, Spec
 from quantaudit.errors import CorpusError
+from quantaudit.provenance import SPLITS
 
 SAMPLES = 512
 """Rows read where --samples does not say how many: what llm-compressor's examples calibrate on."""
 BUFFER = 1000
 """Rows that are shuffled at once: more would have to be downloaded before the first sample is there."""
-_SPLITS = ("calibration", "evaluation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _lenient(row: dict[str, Any]) -> dict[str, Any]:
     """A row without what others' columns say under our names: domains that are no names, splits unlike ours."""
     unusable = {
         "domain": not isinstance(row.get("domain"), str | int | float),
-        "split": row.get("split") not in _SPLITS,
+        "split": row.get("split") not in SPLITS,
     }
     return {key: None if unusable.get(key) else value for key, value in row.items()}
 

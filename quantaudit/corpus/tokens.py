@@ -16,9 +16,9 @@ from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
 from quantaudit.corpus.load import Corpus, CorpusRow
 from quantaudit.corpus.rows import digest
-from quantaudit.corpus.split import Split, assign, stratified
+from quantaudit.corpus.split import assign, stratified
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import CorpusInfo, SampleInfo, SplitInfo
+from quantaudit.provenance import CorpusInfo, SampleInfo, Split, SplitInfo
 
 _NOTES = {
     "tools": "the chat template does not write tools: those that {count:,} chats offer were left out",

@@ -30,17 +30,11 @@ def judge_inputs(profile: Profile, targets: Mapping[str, QuantizationArgs], poli
     Static scales are those that the recipe's observer takes from the calibration split, sample by sample (the absolute
     maximum where it is one that cannot be replayed); errors are of all tokens.
     """
-    sites = {
-        member: site
-        for site in profile.sites
-        if site.kind in ("linear_input", "expert_input")
-        for member in site.members
-    }
     chosen: dict[str, tuple[SiteInfo, QuantizationArgs]] = {}
     lost: list[str] = []
     silent = {row.module for row in profile.provenance.unmeasured}
     for member, args in targets.items():
-        site = sites.get(member)
+        site = profile.input_site(member)
         if site is None or member in silent or _seen(profile, site) is None:
             lost.append(member)
         else:

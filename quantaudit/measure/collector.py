@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from quantaudit.errors import MeasurementError
-from quantaudit.measure.profile import Split
-from quantaudit.model.forward.batches import NO_TOKEN, SPLITS, Batch, LabeledRows
+from quantaudit.model.forward.batches import NO_TOKEN, Batch, LabeledRows
 from quantaudit.model.forward.routing import Routing
 from quantaudit.model.sites import Architecture
-from quantaudit.provenance import Unmeasured, UnmeasuredCause
+from quantaudit.provenance import SPLITS, Split, Unmeasured, UnmeasuredCause
 from quantaudit.stats.labels import ALL, Chosen, Labels
 from quantaudit.stats.site import SiteStatistics, merge
 

@@ -18,7 +18,7 @@ from quantaudit.common.choices import Experts
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
-from quantaudit.measure.profile import Profile, Split, merge_unmeasured, undersampled_experts
+from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import environment
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.capture import calls, capture
@@ -27,7 +27,7 @@ from quantaudit.model.forward.masked import MaskedBatch
 from quantaudit.model.loading.in_memory import info_in_memory
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover, non_text_sites
-from quantaudit.provenance import Arithmetic, CorpusInfo, Provenance, SampleInfo, SplitInfo
+from quantaudit.provenance import Arithmetic, CorpusInfo, Provenance, SampleInfo, Split, SplitInfo
 
 NAME = "observed"
 
@@ -213,11 +213,7 @@ class Observation:
             ],
             token_text={} if self._tokenizer is None else token_text(self._tokenizer, statistics),
         )
-        few = undersampled_experts(Profile(provenance=provenance, statistics=statistics))
-        return Profile(
-            provenance=provenance.model_copy(update={"unmeasured": merge_unmeasured(provenance.unmeasured, few)}),
-            statistics=statistics,
-        )
+        return Profile.assemble(provenance, statistics)
 
     def _corpus(self) -> CorpusInfo:
         samples = self._samples

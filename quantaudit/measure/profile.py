@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from quantaudit.common.files import write_bytes
 from quantaudit.errors import FormatError
-from quantaudit.provenance import Provenance, SampleInfo, ShardsInfo, SiteInfo, Unmeasured, explain
+from quantaudit.provenance import SPLITS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Split, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
@@ -30,10 +30,8 @@ from quantaudit.stats.site import SiteStatistics
 FORMAT_VERSION = 2
 """History: 1 first edition; 2 the median of a peak's own token, and the number of massive activations."""
 
-Split = Literal["calibration", "evaluation"]
 EXPERT_TOKENS = 16
 """Routed tokens that an expert must see to count as measured."""
-SPLITS: tuple[Split, Split] = ("calibration", "evaluation")
 SHARDING = "as `quantaudit measure --shard 1/2 …` and `--shard 2/2 …` make them"
 """How parts that add up are made."""
 
@@ -86,9 +84,38 @@ class Profile:
         return self.split(self.by_name[site].all_tokens or site, "calibration")
 
     def whole(self, site: str) -> SiteStatistics | None:
-        """One site's statistics over both splits; None where it saw nothing."""
-        parts = [part for name in SPLITS if (part := self.split(site, name)) is not None]
-        return reduce(statistics.merge, parts) if parts else None
+        """One site's statistics over both splits, merged once and kept; None where it saw nothing."""
+        if site not in self._wholes:
+            parts = [part for name in SPLITS if (part := self.split(site, name)) is not None]
+            self._wholes[site] = reduce(statistics.merge, parts) if parts else None
+        return self._wholes[site]
+
+    @cached_property
+    def _wholes(self) -> dict[str, SiteStatistics | None]:
+        return {}
+
+    def input_site(self, member: str) -> SiteInfo | None:
+        """The tensor that one Linear reads: of an expert's Linear its own, not its layer's. None where none is tapped.
+
+        member: full module path.
+        """
+        return self._input_sites.get(member)
+
+    @cached_property
+    def _input_sites(self) -> Mapping[str, SiteInfo]:
+        by_kind = {"linear_input": 0, "expert_input": 1}
+        sites = sorted((site for site in self.sites if site.kind in by_kind), key=lambda site: by_kind[site.kind])
+        return {member: site for site in sites for member in site.members}
+
+    @classmethod
+    def assemble(cls, provenance: Provenance, statistics: Mapping[tuple[str, Split], SiteStatistics]) -> Profile:
+        """A profile whose undersampled experts are listed as unmeasured, next to what never ran.
+
+        provenance: its `unmeasured` lists everything but undersampled experts.
+        """
+        profile = cls(provenance=provenance, statistics=statistics)
+        unmeasured = merge_unmeasured(provenance.unmeasured, undersampled_experts(profile))
+        return cls(provenance=provenance.model_copy(update={"unmeasured": unmeasured}), statistics=statistics)
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -107,18 +134,17 @@ def merge(a: Profile, b: Profile) -> Profile:
     combined = dict(a.statistics)
     for key, value in b.statistics.items():
         combined[key] = statistics.merge(combined[key], value) if key in combined else value
-    few = undersampled_experts(Profile(provenance=a.provenance, statistics=combined))
     padded = {*a.provenance.corpus.padded, *b.provenance.corpus.padded}
     corpus = a.provenance.corpus.model_copy(update={"padded": [s.id for s in a.samples if s.id in padded]})
     provenance = a.provenance.model_copy(
         update={
             "corpus": corpus,
             "token_text": _token_text(a, b, combined),
-            "unmeasured": merge_unmeasured(_silent_in_both(a, b), few),
+            "unmeasured": _never_fired_in_both(a, b),
             "shards": shards,
         }
     )
-    return Profile(provenance=provenance, statistics=combined)
+    return Profile.assemble(provenance, combined)
 
 
 def _check_one_run(a: Provenance, b: Provenance) -> None:
@@ -170,7 +196,7 @@ def _token_text(a: Profile, b: Profile, combined: Mapping[tuple[str, Split], Sit
     return dict(sorted(known.items()))
 
 
-def _silent_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
+def _never_fired_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
     """What ran in neither profile, or was not understood in one.
 
     Where one knows that the module around it ran, its reason is the one that holds.
@@ -206,27 +232,23 @@ def undersampled_experts(profile: Profile) -> list[Unmeasured]:
 def undersampled_inputs(profile: Profile) -> list[SiteInfo]:
     """Inputs of experts that saw too few tokens."""
     inputs = [site for site in profile.sites if site.kind == "expert_input"]
-    only_routed = {_parent(site.module) for site in inputs if site.all_tokens is None}
+    only_routed = {site.parent for site in inputs if site.all_tokens is None}
 
     def known(site: SiteInfo) -> str:
-        return site.name if _parent(site.module) in only_routed else site.all_tokens or site.name
+        return site.name if site.parent in only_routed else site.all_tokens or site.name
 
     return [site for site in inputs if tokens(profile, known(site)) < EXPERT_TOKENS]
 
 
-def merge_unmeasured(silent: Sequence[Unmeasured], few: Sequence[Unmeasured]) -> list[Unmeasured]:
+def merge_unmeasured(never_fired: Sequence[Unmeasured], undersampled: Sequence[Unmeasured]) -> list[Unmeasured]:
     """All that was not measured, each module for one reason: what never ran is not called undersampled too."""
-    listed = {row.module for row in silent}
-    return [*silent, *(row for row in few if row.module not in listed)]
+    listed = {row.module for row in never_fired}
+    return [*never_fired, *(row for row in undersampled if row.module not in listed)]
 
 
 def tokens(profile: Profile, site: str) -> int:
     """Tokens that a site has seen in both splits."""
     return sum(part.tokens for split in SPLITS if (part := profile.split(site, split)) is not None)
-
-
-def _parent(module: str) -> str:
-    return module.rpartition(".")[0]
 
 
 def _samples(profile: Profile) -> set[int]:

@@ -17,12 +17,12 @@ from quantaudit.common.choices import Experts
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
-from quantaudit.measure.profile import Profile, merge_unmeasured, undersampled_experts
+from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
 from quantaudit.measure.undersampled import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, PaddingSide, batches, forward, last_logit_only
+from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import non_text_sites
@@ -46,7 +46,6 @@ def measure(
     corpus: TokenizedCorpus,
     *,
     batch_size: int = 1,
-    padding_side: PaddingSide = "right",
     seed: int = 0,
     experts: Experts = "routed",
     shard: Shard | None = None,
@@ -66,7 +65,7 @@ def measure(
     gathered = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
 
     def in_batches() -> Iterator[Batch]:
-        return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device, side=padding_side)
+        return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device)
 
     with ExitStack() as stack:
         if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
@@ -97,11 +96,7 @@ def measure(
         token_text=token_text(loaded.tokenizer, statistics),
         shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
     )
-    few = undersampled_experts(Profile(provenance=provenance, statistics=statistics))
-    profile = Profile(
-        provenance=provenance.model_copy(update={"unmeasured": merge_unmeasured(provenance.unmeasured, few)}),
-        statistics=statistics,
-    )
+    profile = Profile.assemble(provenance, statistics)
     if experts != "auto" or provenance.shards is not None:
         return profile
     return run_undersampled_on_all_tokens(loaded, profile, in_batches)

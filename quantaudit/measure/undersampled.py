@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from quantaudit.measure.collector import StatisticsCollector
-from quantaudit.measure.profile import Profile, merge_unmeasured, tokens, undersampled_experts, undersampled_inputs
+from quantaudit.measure.profile import Profile, tokens, undersampled_experts, undersampled_inputs
 from quantaudit.model.forward.batches import Batch, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import ALL, Architecture, non_text_sites
-from quantaudit.provenance import SiteInfo
+from quantaudit.provenance import SiteInfo, Split
+from quantaudit.stats.site import SiteStatistics
 
 
 def undersampled_lists(profile: Profile, architecture: Architecture) -> dict[str, list[str]]:
@@ -46,12 +46,12 @@ def run_undersampled_on_all_tokens(
     architecture = loaded.architecture_on_all_tokens
     experts = undersampled_lists(profile, architecture)
     paths = [path for of_list in experts.values() for path in of_list]
-    wanted = [
+    inputs = [
         site
         for site in architecture.sites
         if site.kind == "expert_input_all" and not site.parts and any(_inside(site.module, path) for path in paths)
     ]
-    if not wanted:
+    if not inputs:
         return profile
     gathered = StatisticsCollector(
         architecture, non_text=non_text_sites(loaded.model, architecture.sites), all_tokens=True
@@ -59,15 +59,16 @@ def run_undersampled_on_all_tokens(
     extra = _ExtraRuns(loaded.model, experts, gathered)
     with ExitStack() as stack:
         stack.enter_context(gathered.routing.follow(loaded.model))
-        stack.enter_context(capture(loaded.model, wanted, extra.receive, gathered.refuse))
+        stack.enter_context(capture(loaded.model, inputs, extra.receive, gathered.refuse))
         stack.enter_context(last_logit_only(loaded.model))
         extra.attach(stack)
         for batch in batches():
             gathered.batch = batch
             forward(loaded.model, batch)
-    names = {site.name for site in wanted}
-    found = {key: value for key, value in gathered.result().items() if key[0] in names}
-    return _joined(profile, [site for site in wanted if any(name == site.name for name, _ in found)], found)
+    names = {site.name for site in inputs}
+    over_all = {key: value for key, value in gathered.result().items() if key[0] in names}
+    reached = {name for name, _ in over_all}
+    return _joined(profile, [site for site in inputs if site.name in reached], over_all)
 
 
 class _ExtraRuns:
@@ -105,18 +106,18 @@ class _ExtraRuns:
             self._running = False
 
 
-def _joined(profile: Profile, over_all: list[SiteInfo], found: Mapping[Any, Any]) -> Profile:
+def _joined(
+    profile: Profile, over_all: list[SiteInfo], over_all_statistics: Mapping[tuple[str, Split], SiteStatistics]
+) -> Profile:
     routed = {site.name.removesuffix(ALL): site for site in over_all}
     sites = []
     for site in profile.sites:
         other = routed.get(site.name)
         sites += [site] if other is None else [site.model_copy(update={"all_tokens": other.name}), other]
     few = {row.module for row in undersampled_experts(profile)}
-    silent = [row for row in profile.provenance.unmeasured if row.module not in few]
-    provenance = profile.provenance.model_copy(update={"sites": sites})
-    joined = replace(profile, provenance=provenance, statistics={**profile.statistics, **found})
-    unmeasured = merge_unmeasured(silent, undersampled_experts(joined))
-    return replace(joined, provenance=provenance.model_copy(update={"unmeasured": unmeasured}))
+    never_fired = [row for row in profile.provenance.unmeasured if row.module not in few]
+    provenance = profile.provenance.model_copy(update={"sites": sites, "unmeasured": never_fired})
+    return Profile.assemble(provenance, {**profile.statistics, **over_all_statistics})
 
 
 def _inside(module: str, path: str) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from compressed_tensors.quantization import (
-    DynamicType,
     QuantizationArgs,
     QuantizationScheme,
     QuantizationStrategy,
@@ -175,8 +174,3 @@ def dump_args(args: QuantizationArgs | None) -> dict[str, Any] | None:
 def global_scaled(args: QuantizationArgs) -> bool:
     """Whether group scales hang on one scale of the whole tensor, as NVFP4's do."""
     return bool(args.strategy == QuantizationStrategy.TENSOR_GROUP)
-
-
-def locally_dynamic(args: QuantizationArgs) -> bool:
-    """Whether group scales are found at run time under a global scale that calibration fixed."""
-    return bool(args.dynamic == DynamicType.LOCAL)

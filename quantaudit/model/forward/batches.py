@@ -8,26 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from quantaudit.corpus.split import Split
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError, QuantauditError
 from quantaudit.model.forward.hooks import replace_inputs
 from quantaudit.model.forward.routing import Routed
+from quantaudit.provenance import SPLITS
 from quantaudit.stats.labels import ALL, Chosen, Labels
 
 LabeledRows = tuple[Labels, Chosen]
 """What the tokens of a batch are, and which of them the rows of a tensor are."""
 
 PaddingSide = Literal["left", "right"]
-SPLITS: tuple[Split, ...] = get_args(Split)
-"""A split's place here is its number in labels."""
 _PACKAGE = Path(__file__).parents[2]
 NO_TOKEN = -1
 """Stands for the token at rows of a vision tower: they are patches of an image."""
@@ -92,6 +90,7 @@ class Batch:
             position=position,
             token=token,
             sample=np.array([sample.index for sample in self.samples], np.int64),
+            # A split's number in labels is its place in SPLITS.
             split=np.array([SPLITS.index(sample.split) for sample in self.samples], np.int64),
         )
 

@@ -47,7 +47,7 @@ class _State:
     where: str
     hidden: Tensor | None = None
     chosen: Tensor | None = None
-    lists: _Lists | None = None
+    lists: RoutedLists | None = None
     called: bool = False
     current: Routed | None = None
     everything: Routed | None = None
@@ -141,7 +141,7 @@ def _enter_layer(state: _State, tensors: list[Tensor]) -> None:
 def _enter_list(state: _State, experts: int, tensors: list[Tensor]) -> None:
     state.called = True
     state.chosen = next((x for x in tensors if not x.is_floating_point() and x.ndim == 2), None)
-    state.lists = None if state.chosen is None else _Lists.of(state.chosen, experts)
+    state.lists = None if state.chosen is None else RoutedLists.of(state.chosen, experts)
 
 
 def _enter_expert(state: _State, expert_list: ExpertList, index: int, tensors: list[Tensor]) -> None:
@@ -182,7 +182,7 @@ def _enter_expert_on_all(state: _State, expert_list: ExpertList, index: int, ten
 
 
 @dataclass(frozen=True, slots=True)
-class _Lists:
+class RoutedLists:
     """Tokens routed to each expert, one expert after another, in the order of the linearized experts: by rank of the
     choice, then by token. tokens: int64 [choices]; starts, counts: int64 [experts + 1], the last for no expert.
     """
@@ -192,7 +192,7 @@ class _Lists:
     counts: Tensor
 
     @classmethod
-    def of(cls, chosen: Tensor, experts: int) -> _Lists:
+    def of(cls, chosen: Tensor, experts: int) -> RoutedLists:
         """chosen: int [tokens, k], the experts of each token; others than 0 … experts − 1 stand for none."""
         by_rank = chosen.T.reshape(-1).long()
         by_rank = torch.where((by_rank >= 0) & (by_rank < experts), by_rank, experts)
@@ -208,27 +208,12 @@ class _Lists:
         return self.tokens.index_select(0, place.clamp(max=last)), self.counts[expert] != count
 
 
-def routed_tokens(chosen: Tensor, expert: int) -> Tensor:
-    """Tokens routed to an expert, in the order of the linearized experts: by rank of the choice, then by token.
-
-    chosen: int [tokens, k], the experts of each token. Returns int64 [routed].
-    """
-    return chosen.T.eq(expert).nonzero()[:, 1]
-
-
-def match_rows(x: Tensor, given: Tensor, *, where: str) -> Tensor:
-    """For every row of x the row of `given` with the same bits; equal rows are told apart by their order.
-
-    x: [n, channels]; given: [tokens, channels]. Returns int64 [n]. Raises MeasurementError where a row is in none.
-    """
-    tokens, wrong = find_rows(x, given)
-    if bool(wrong):
-        raise MeasurementError(NOT_ITS_TOKENS, where=where)
-    return tokens
-
-
 def find_rows(x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without waiting: the rows, and whether one of x is in none, bool, on the device."""
+    """For every row of x the row of `given` with the same bits, and whether a row of x is in none.
+
+    x: [n, channels]; given: [tokens, channels]. Returns int64 [n] and a bool on the device, which nobody waits for
+    here. Equal rows are told apart by their order.
+    """
     if not len(x) or not len(given):
         return torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.tensor(len(x) > 0, device=x.device)
     wanted, offered = _hash(x), _hash(given)

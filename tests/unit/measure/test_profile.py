@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from quantaudit.errors import FormatError, UsageError
-from quantaudit.measure.profile import FORMAT_VERSION, SPLITS, Profile, Split, load_profile, merge, save_profile
+from quantaudit.measure.profile import FORMAT_VERSION, Profile, load_profile, merge, save_profile
 from quantaudit.measure.shard import Shard, parse_shard
-from quantaudit.provenance import SampleInfo, ShardsInfo, Unmeasured
+from quantaudit.provenance import SPLITS, SampleInfo, ShardsInfo, Split, Unmeasured
 from quantaudit.stats import site
 from tests.builders import Sample, accumulate, differences, make_samples, provenance, site_info
 from tests.unit.stats.strategies import sample_lists
@@ -145,6 +145,25 @@ def test_shards_of_different_runs_are_refused(part: str) -> None:
     b = Profile(provenance=a.provenance.model_copy(update={part: changed}), statistics=a.statistics)
     with pytest.raises(FormatError, match=f"differ in their {part}"):
         merge(a, b)
+
+
+def test_every_linear_has_the_site_that_it_reads(tiny_profile: Profile) -> None:
+    readers = {member: site for site in tiny_profile.sites for member in site.members}
+    assert readers
+    assert {member: tiny_profile.input_site(member) for member in readers} == readers
+    assert tiny_profile.input_site("model.norm") is None
+
+
+def test_an_expert_s_linear_reads_its_own_tokens_and_not_its_layer_s() -> None:
+    layer = site_info("layers.0.experts.up_proj.input", members=["e.0.up", "e.1.up"])
+    own = [site_info(f"layers.0.experts.{i}.up_proj.input", kind="expert_input", members=[f"e.{i}.up"]) for i in (0, 1)]
+    profile = Profile(provenance=provenance([*own, layer], SAMPLES), statistics={})
+    assert [profile.input_site(f"e.{i}.up") for i in (0, 1)] == own
+
+
+def test_the_whole_of_a_site_is_merged_once(tiny_profile: Profile) -> None:
+    assert tiny_profile.whole("embedding") is tiny_profile.whole("embedding")
+    assert tiny_profile.whole("nowhere") is None
 
 
 def test_the_whole_of_a_site_is_both_splits_together() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import MeasurementError, UsageError
+from quantaudit.measure import run
 from quantaudit.measure.profile import Profile, merge, save_profile
 from quantaudit.measure.run import measure, padded_samples
 from quantaudit.measure.shard import Shard
-from quantaudit.model.forward.batches import Batch, PaddingSide
+from quantaudit.model.forward.batches import Batch, PaddingSide, batches
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.provenance import ShardsInfo
@@ -38,6 +39,14 @@ from tests.builders import (
 from tests.builders import (
     sample as one_sample,
 )
+
+
+def measure_padded(loaded: LoadedModel, corpus: TokenizedCorpus, batch_size: int, side: PaddingSide) -> Profile:
+    """`measure` with batches padded on this side, which it pads on the right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "batches", partial(batches, side=side))
+        return measure(loaded, corpus, batch_size=batch_size)
+
 
 Captured = dict[str, dict[int, Tensor]]
 """Site → sample → tensor [tokens, channels]."""
@@ -249,7 +258,7 @@ def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
 ) -> None:
     """Padded attention may round otherwise: where it does, the test says so and asks for closeness instead."""
     loaded = load(save_checkpoint(tmp_path / "m", tiny_model("llama", dtype=dtype)))
-    one, eight = (measure(loaded, tiny_corpus, batch_size=size, padding_side=side) for size in (1, 8))
+    one, eight = (measure_padded(loaded, tiny_corpus, size, side) for size in (1, 8))
     alone, together = (plain_capture(loaded.model, tiny_corpus, size, side) for size in (1, 8))
     assert one.statistics.keys() == eight.statistics.keys()
     moved = []
@@ -275,7 +284,7 @@ def test_batches_change_no_count_and_no_number_where_the_forward_is_bit_equal(
 def test_at_any_batch_size_the_statistics_are_of_the_unpadded_tensors(
     tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int, side: PaddingSide
 ) -> None:
-    profile = measure(tiny_loaded, tiny_corpus, batch_size=batch_size, padding_side=side)
+    profile = measure_padded(tiny_loaded, tiny_corpus, batch_size, side)
     seen = plain_capture(tiny_loaded.model, tiny_corpus, batch_size, side)
     for (name, split), found in profile.statistics.items():
         own = [s for s in tiny_corpus.samples if s.split == split]
@@ -296,7 +305,7 @@ def test_the_padding_tokens_own_embedding_changes_nothing(
             model.get_input_embeddings().weight[PAD] = value
         loaded = load(save_checkpoint(tmp_path / str(value), model))
         assert loaded.tokenizer.pad_token_id == PAD
-        profiles.append(measure(loaded, tiny_corpus, batch_size=batch_size, padding_side=side))
+        profiles.append(measure_padded(loaded, tiny_corpus, batch_size, side))
     a, b = profiles
     assert a.statistics.keys() == b.statistics.keys()
     assert {key: differences(a.statistics[key], b.statistics[key]) for key in a.statistics} == {
@@ -317,7 +326,7 @@ def test_the_planted_padding_is_met_where_padding_is_not_left_out(
     monkeypatch.setattr(
         Batch, "split_by_sample", lambda self, x, site: met.append((site, float(x.abs().max()))) or iter(())
     )
-    measure(loaded, tiny_corpus, batch_size=8, padding_side="left")
+    measure_padded(loaded, tiny_corpus, 8, "left")
     assert max(amax for site, amax in met if site == "embedding") == pytest.approx(3e4, rel=0.01)
 
 
@@ -333,8 +342,7 @@ def test_both_padding_sides_count_the_same_in_families_that_place_tokens_otherwi
     linearize(model)
     loaded, corpus = loaded_from(model, tiny_loaded), random_corpus([30, 21, 13, 8, 5, 3])
     one, right, left = (
-        measure(loaded, corpus, batch_size=size, padding_side=side)
-        for size, side in ((1, "right"), (4, "right"), (4, "left"))
+        measure_padded(loaded, corpus, size, side) for size, side in ((1, "right"), (4, "right"), (4, "left"))
     )
     for key, a in one.statistics.items():
         if "experts" in key[0]:  # near-ties may route otherwise after other rounding

@@ -12,9 +12,9 @@ from quantaudit.card.build import peak_summary, site_row
 from quantaudit.card.judge.findings import exceedance
 from quantaudit.card.schema import Finding, GlobalPeak, StabilityInfo
 from quantaudit.card.sections.stability import exceedance_info, peak_stability, stability_info
-from quantaudit.measure.profile import Profile, Split
+from quantaudit.measure.profile import Profile
 from quantaudit.policy import load_policy
-from quantaudit.provenance import SampleInfo
+from quantaudit.provenance import SampleInfo, Split
 from quantaudit.stats.site import SiteStatistics
 from tests.builders import accumulate, make_samples, provenance, site_info
 
