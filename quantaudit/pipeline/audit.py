@@ -31,6 +31,10 @@ class Audit:
     profile: Profile
     simulation: Simulation
 
+    def _repr_html_(self) -> str:
+        """The card's verdict tiles and layer map, for a notebook."""
+        return self.card._repr_html_()
+
 
 def audit(
     settings: Settings,

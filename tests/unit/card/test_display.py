@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from rich.console import Console
 
 from quantaudit.card.schema import Card
 from quantaudit.measure.profile import Profile
-from quantaudit.simulate.records import Simulation
 from tests.card_factory import STATIC, make_card
 from tests.unit.card.test_render import PAYLOADS, hostile_card, structure
 
@@ -70,11 +68,7 @@ def test_rich_unfolds_no_fields() -> None:
 
 
 def test_parts_of_an_audit_are_lines(tiny_profile: Profile) -> None:
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Parts:
-        card: Card
-        profile: Profile
-        simulation: Simulation
+    from quantaudit.pipeline.audit import Audit
 
     card = crowded()
     assert card.simulation is not None
@@ -84,8 +78,9 @@ def test_parts_of_an_audit_are_lines(tiny_profile: Profile) -> None:
     simulation = make_card().simulation
     assert simulation is not None
     assert "'INT8 static per tensor' KL 1.01" in repr(simulation)
-    whole = repr(Parts(card=card, profile=tiny_profile, simulation=card.simulation))
-    assert len(whole.splitlines()) <= 10
+    audit = Audit(card=card, profile=tiny_profile, simulation=card.simulation)
+    assert len(repr(audit).splitlines()) <= 10
+    assert audit._repr_html_() == card._repr_html_()
 
 
 def test_the_notebook_shows_verdicts_and_the_layer_map() -> None:
