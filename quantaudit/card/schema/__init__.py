@@ -7,6 +7,7 @@ NumPy's `inverted_cdf`. Magnitudes are in the units of the tensor; errors carry 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -103,7 +104,7 @@ class Card(Row):
 
     def __repr__(self) -> str:
         """At most ten lines: a card has megabytes."""
-        return summary(self)
+        return summary(self.model, self.corpus, self.verdict, self.findings)
 
     __str__ = __repr__
 
@@ -113,9 +114,9 @@ class Card(Row):
 
     def _repr_html_(self) -> str:
         """The verdict tiles and the layer map, for a notebook."""
-        from quantaudit.card.notebook import render_notebook  # pages read the schema, so they are looked up late
-
-        return render_notebook(self)
+        # Pages read the schema, which does not know them: they are looked up by name, in a notebook.
+        html: str = import_module("quantaudit.card.notebook").render_notebook(self)
+        return html
 
 
 def load_card(path: str | Path) -> Card:
