@@ -63,8 +63,8 @@ bench: $(DEMO) ## Run the benchmarks that README and docs quote
 	$(BIN)/python benchmarks/tail_coverage.py
 
 corpus: $(DEMO) ## Generate the structured part of the built-in corpus and count its data card again
-	$(BIN)/python -m quantaudit.corpus.generate
-	$(BIN)/python -m quantaudit.corpus.describe docs/corpus.md
+	$(BIN)/python -m tools.generate_corpus
+	$(BIN)/python -m tools.describe_corpus docs/corpus.md
 
 schema: $(INSTALLED) ## Write the card's JSON Schema and the page of rules
 	$(BIN)/python -m tools.card_schema docs/card.schema.json

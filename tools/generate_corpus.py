@@ -1,6 +1,6 @@
-"""Seeded generators of the corpus's structured domain: documents, configuration, tables and server logs.
+"""Seeded generators of the built-in corpus's structured domain: documents, configuration, tables and server logs.
 
-Run as ``python -m quantaudit.corpus.generate`` to rewrite ``builtin/structured.jsonl``.
+`python -m tools.generate_corpus` rewrites `structured.jsonl`.
 """
 
 from __future__ import annotations
@@ -8,17 +8,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
+import typer
+
+from quantaudit.common.files import write_text
+from quantaudit.corpus.load import BUILTIN
+
 SEED = 20240229
-OUTPUT = Path(__file__).parent / "builtin" / "structured.jsonl"
+OUTPUT = BUILTIN / "structured.jsonl"
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -40,7 +44,7 @@ AGENTS = _words("curl/8.5.0 | Mozilla/5.0 (X11; Linux x86_64) Firefox/124.0 | Ex
 
 
 class Generator(Protocol):
-    """Makes one text; ``size`` is its number of records, to which its length is roughly proportional."""
+    """Makes one text. size: how many records it has; its length is roughly proportional."""
 
     __name__: str
 
@@ -274,7 +278,6 @@ PLAN: tuple[tuple[Generator, tuple[int, ...]], ...] = (
     (xml_document, (1, 2)),
     (markdown_table, (2, 4)),
 )
-GENERATORS: dict[str, Generator] = {function.__name__: function for function, _ in PLAN}
 
 
 def rows(seed: int = SEED) -> Iterator[dict[str, str]]:
@@ -286,13 +289,15 @@ def rows(seed: int = SEED) -> Iterator[dict[str, str]]:
         yield {"id": f"structured-{number:03d}", "domain": "structured", "language": "en", "text": text}
 
 
-def main() -> None:
-    """Write the rows to OUTPUT, all or nothing."""
-    temporary = OUTPUT.with_name(f"{OUTPUT.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(_dump(row) + "\n" for row in rows())
-    os.replace(temporary, OUTPUT)
+def structured_jsonl() -> str:
+    """The file of the structured domain: one JSON object a line, in the order of the rows."""
+    return "".join(_dump(row) + "\n" for row in rows())
+
+
+def main(path: Annotated[Path, typer.Argument(help="File to write.")] = OUTPUT) -> None:
+    """Write the structured domain of the built-in corpus."""
+    write_text(path, structured_jsonl())
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

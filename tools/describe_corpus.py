@@ -1,4 +1,4 @@
-"""The numbers of docs/corpus.md. `python -m quantaudit.corpus.describe docs/corpus.md` counts and writes them anew.
+"""The numbers of docs/corpus.md, counted: `python -m tools.describe_corpus docs/corpus.md` writes them again.
 
 Tokens are counted with the demo checkpoint's tokenizer, so its package must be installed; no weights are read.
 """
@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median_low
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from quantaudit.common.files import write_text
-from quantaudit.corpus.generate import OUTPUT
 from quantaudit.corpus.load import BUILTIN, load_corpus
 from quantaudit.corpus.tokens import tokenize
 from quantaudit.provenance import Split
+from tools.generate_corpus import OUTPUT
 
 BEGIN, END = "<!-- counted -->", "<!-- /counted -->"
 RUN = 8
 """Words in a row that two samples may not share by accident."""
 MAX_LENGTH = 2048
-"""Where `report` cuts a sample unless told otherwise."""
+"""Where `report` cuts a sample by default."""
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 _NAMES = (
     "ar Arabic|de German|el Greek|en English|es Spanish|fr French|he Hebrew|hi Hindi|id Indonesian|it Italian"
@@ -61,7 +63,7 @@ def text_of(row: Mapping[str, Any]) -> str:
     return str(row["text"]) if "text" in row else "\n".join(turn["content"] for turn in row["messages"])
 
 
-def count(tokenizer: Any, seed: int = 0) -> list[Counted]:
+def count_samples(tokenizer: Any, seed: int = 0) -> list[Counted]:
     """Every sample of the built-in corpus, split as `report --seed SEED` splits it."""
     corpus = load_corpus("builtin")
     samples = tokenize(
@@ -84,9 +86,9 @@ def shared_runs(texts: Mapping[str, str], words: int = RUN) -> dict[tuple[str, s
     """How many different runs of that many words occur in both of two texts, by the pair of their names."""
     holders: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
     for name, text in texts.items():
-        found = _WORD.findall(text.casefold())
-        for start in range(len(found) - words + 1):
-            holders[tuple(found[start : start + words])].add(name)
+        all_words = _WORD.findall(text.casefold())
+        for start in range(len(all_words) - words + 1):
+            holders[tuple(all_words[start : start + words])].add(name)
     return dict(Counter(pair for names in holders.values() for pair in combinations(sorted(names), 2)))
 
 
@@ -168,16 +170,17 @@ def demo_tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(demo.folder, gguf_file=demo.gguf)
 
 
-def main(arguments: list[str]) -> None:
-    """Write the tables between the marks of the file named first, or to standard output."""
-    tables = markdown(count(demo_tokenizer()))
-    if not arguments:
-        sys.stdout.write(tables + "\n")
+def main(
+    path: Annotated[Path | None, typer.Argument(help="Page with the marks; standard output without it.")] = None,
+) -> None:
+    """Write the tables of the built-in corpus between the marks of a page."""
+    tables = markdown(count_samples(demo_tokenizer()))
+    if path is None:
+        typer.echo(tables)
         return
-    path = Path(arguments[0])
     before, rest = path.read_text(encoding="utf-8").split(BEGIN)
     write_text(path, f"{before}{BEGIN}\n\n{tables}\n\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    typer.run(main)

