@@ -11,7 +11,7 @@ from torch import nn
 from quantaudit.common.resources import resource_dir
 from quantaudit.model.experts import linearize
 from quantaudit.provenance import ModuleInfo
-from quantaudit.recipe.skeleton import class_names, shell_model
+from quantaudit.recipe.skeleton import class_names, skeleton_model
 from tests.builders import tiny_model
 from tests.families import family_model
 
@@ -38,7 +38,7 @@ def module_infos(model: nn.Module) -> list[ModuleInfo]:
 
 def shell_of(model: nn.Module) -> nn.Module:
     """The model as it comes back from a card."""
-    return shell_model(module_infos(model))
+    return skeleton_model(module_infos(model))
 
 
 def stem(path: Path) -> str:

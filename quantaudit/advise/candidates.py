@@ -137,7 +137,9 @@ def _price(
         samples,
         list(schemes.values()),
         ranges,
-        factors={} if smoothable is None else {name: smoothable.factors[own] for name, own in strengths.items()},
+        factors={}
+        if smoothable is None
+        else {name: smoothable.factors[strength] for name, strength in strengths.items()},
         only=only,
         progress=stages("pricing the menu", len(samples) + steps(inside, list(schemes.values()), only)),
     )

@@ -30,9 +30,9 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
         left=left,
         smooth=smooth_groups(advice.smooth, [group for group, _ in advice.groups.values()], reasons),
     )
-    found = resolve(parse_recipe(text, "advised recipe"), model)
-    reached = tuple(smoothing.does for smoothing in found.smoothings)
-    if found.digest != advice.row.digest or reached != advice.smooth or found.unsimulated:
+    resolved = resolve(parse_recipe(text, "advised recipe"), model)
+    reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
+    if resolved.digest != advice.row.digest or reached != advice.smooth or resolved.unsimulated:
         raise RecipeError(
             "the advised recipe does not resolve to what was simulated",
             where=advice.info.recipe,

@@ -75,14 +75,14 @@ def config_groups(
     groups: Iterable[tuple[Group, QuantizationScheme | None]], reasons: Mapping[str, str]
 ) -> list[ConfigGroup]:
     """One entry for each distinct scheme, in the order of the model. reasons: by group name."""
-    found: dict[str, tuple[QuantizationScheme, list[Target]]] = {}
+    by_scheme: dict[str, tuple[QuantizationScheme, list[Target]]] = {}
     for group, scheme in groups:
         if scheme is not None:
             target = Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
-            found.setdefault(identity(scheme), (scheme, []))[1].append(target)
+            by_scheme.setdefault(identity(scheme), (scheme, []))[1].append(target)
     return [
         ConfigGroup(name=f"group_{index}", arguments=arguments(scheme), targets=tuple(targets))
-        for index, (scheme, targets) in enumerate(found.values())
+        for index, (scheme, targets) in enumerate(by_scheme.values())
     ]
 
 

@@ -15,20 +15,20 @@ def input_sites(card: Card) -> dict[str, SiteRow]:
     """
     by_name = {site.name: site for site in card.sites}
     peaks = _expert_peaks(card)
-    found: dict[str, SiteRow] = {}
+    inputs: dict[str, SiteRow] = {}
     for group, members in fused_groups(card).items():
         merged = by_name.get(f"{group}.input")
-        own: dict[str, SiteRow] = {}
+        single: dict[str, SiteRow] = {}
         if merged is not None and group in peaks:
             bank, _, projection = group.rpartition(".")
             parents = list(dict.fromkeys(_parent(member) for member in members))
             for parent, amax in zip(parents, peaks[group], strict=True):
-                own[parent] = _single(merged, f"{bank}.{parent.rpartition('.')[2]}.{projection}.input", amax)
+                single[parent] = _single(merged, f"{bank}.{parent.rpartition('.')[2]}.{projection}.input", amax)
         for member in members:
-            site = own.get(_parent(member)) or merged
+            site = single.get(_parent(member)) or merged
             if site is not None:
-                found[member] = site
-    return found
+                inputs[member] = site
+    return inputs
 
 
 def fused_groups(card: Card) -> dict[str, list[str]]:

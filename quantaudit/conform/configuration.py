@@ -16,7 +16,7 @@ from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo, explain
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.matching import attends
-from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.skeleton import skeleton_model
 
 METHOD = "compressed-tensors"
 _ORDERED = ("group", "dynamic")
@@ -87,8 +87,8 @@ def configure(
         for target in scheme.targets:
             schemes[target] = (group, scheme)
     _check_patterns([*schemes, *(parsed.ignore or [])], where)
-    model = shell_model(modules)
-    found = Configuration(parsed=parsed, assigned={}, attention={}, ordered=ordered)
+    model = skeleton_model(modules)
+    configuration = Configuration(parsed=parsed, assigned={}, attention={}, ordered=ordered)
     rivals: dict[tuple[str, str], list[str]] = {}
     for name, module in model.named_modules():
         names = {name, saved.get(name, name)} if name else set()
@@ -101,17 +101,17 @@ def configure(
         group, scheme = schemes[ranked[0]]
         assignment = Assignment(scheme=scheme, group=group, target=ranked[0])
         if isinstance(module, nn.Linear | nn.Embedding):
-            found.assigned[name] = assignment
+            configuration.assigned[name] = assignment
             for other in ranked[1:]:
                 if _same_rank(ranked[0], other) and identity(schemes[other][1]) != identity(scheme):
                     rivals.setdefault((ranked[0], other), []).append(name)
         elif scheme.input_activations is not None and attends(model, name, module, ranked):
-            found.attention[name] = assignment
+            configuration.attention[name] = assignment
     for (first, second), names_ in rivals.items():
         groups = schemes[first][0], schemes[second][0]
-        found.rivalries.append(_rivalry(groups, (first, second), names_))
-    found.rivalries.extend(_shared_targets(parsed, found.assigned))
-    return found
+        configuration.rivalries.append(_rivalry(groups, (first, second), names_))
+    configuration.rivalries.extend(_shared_targets(parsed, configuration.assigned))
+    return configuration
 
 
 def _shared_targets(parsed: QuantizationConfig, assigned: Mapping[str, Assignment]) -> list[Rivalry]:

@@ -59,7 +59,7 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
         padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % width)).reshape(len(codes), -1, width)
         peaks.append(padded.abs().amax(-1))
         energies.append(padded.double().square().sum(-1))
-    known = WeightContents(
+    contents = WeightContents(
         module=row.module,
         tensor=f"{row.saved}.{leaf}",
         bits=args.num_bits,
@@ -71,15 +71,15 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
         constant=_constant(tensors.tensor(f"{row.saved}.{leaf}")),
     )
     if scale is None or ordered:
-        return known, None
-    return _against_scale(tensors, row, args, known, scale, zero, torch.cat(peaks), torch.cat(energies))
+        return contents, None
+    return _against_scale(tensors, row, args, contents, scale, zero, torch.cat(peaks), torch.cat(energies))
 
 
 def _against_scale(
     tensors: TensorSource,
     row: QuantizedModule,
     args: QuantizationArgs,
-    known: WeightContents,
+    contents: WeightContents,
     scale: NDArray[np.float64],
     zero: Tensor | None,
     peaks: Tensor,
@@ -97,14 +97,14 @@ def _against_scale(
         step = scale / (whole[0] if whole is not None else 1.0)
         total = float(np.sum(np.where(idle, 0.0, energy * step**2)))
     gain = math.sqrt(total / row.shape[0]) if math.isfinite(total) else None
-    end = max(known.last, -known.first) if zero is None else (known.last - known.first) / 2
+    end = max(contents.last, -contents.first) if zero is None else (contents.last - contents.first) / 2
     live = peak[~idle]
     edged = None
     if zero is not None and zero.numel():
-        ends = (zero == known.first) | (zero == known.last)
+        ends = (zero == contents.first) | (zero == contents.last)
         edged = float(ends.double().mean())
     return replace(
-        known,
+        contents,
         reach=float(np.median(live)) / end if len(live) else None,
         full=float(np.mean(live >= FULL * end)) if len(live) and _fills(args) else None,
         gain=gain if len(live) else 0.0,

@@ -77,10 +77,10 @@ def linear_forms(
     dtype: of the unquantized model. group_index: whether its columns are assigned to groups one by one. Raises
     ValueError where compressed-tensors cannot quantize this shape by this scheme.
     """
-    found = dict(_linear_forms(scheme.model_dump_json(exclude={"targets", "format"}), format, shape, dtype))
+    forms = dict(_linear_forms(scheme.model_dump_json(exclude={"targets", "format"}), format, shape, dtype))
     if group_index:
-        found[GROUP_INDEX] = Form(shape=shape[-1:], dtypes=(torch.int32,))
-    return found
+        forms[GROUP_INDEX] = Form(shape=shape[-1:], dtypes=(torch.int32,))
+    return forms
 
 
 @cache

@@ -75,12 +75,12 @@ def _structural(modules: Mapping[str, nn.Module], name: str) -> bool:
     return not any(True for _ in modules[parent].parameters(recurse=False))
 
 
-def _more_layers(modules: Mapping[str, nn.Module], known: set[str]) -> str | None:
+def _more_layers(modules: Mapping[str, nn.Module], listed: set[str]) -> str | None:
     """A numbered child of a list on the card that the card does not have."""
     for name, module in modules.items():
-        if isinstance(module, nn.ModuleList) and name in known and len(module):
+        if isinstance(module, nn.ModuleList) and name in listed and len(module):
             last = f"{name}.{len(module) - 1}"
-            if last not in known and f"{name}.0" in known:
+            if last not in listed and f"{name}.0" in listed:
                 return last
     return None
 
@@ -89,10 +89,10 @@ def _check_numbers(artifact: Artifact, card: Card, config: Mapping[str, Any]) ->
     """For models whose code comes with the checkpoint: the sizes that nearly all configurations name."""
     text = config.get("text_config")
     parts = [config, text] if isinstance(text, Mapping) else [config]
-    for key, known in (("num_hidden_layers", card.model.layers), ("hidden_size", card.model.hidden_size)):
-        told = next((part[key] for part in reversed(parts) if isinstance(part.get(key), int)), None)
-        if told is not None and told != known:
-            raise _other_model(artifact, card, f"its config.json says {key} {told}, the card {known}")
+    for key, expected in (("num_hidden_layers", card.model.layers), ("hidden_size", card.model.hidden_size)):
+        stated = next((part[key] for part in reversed(parts) if isinstance(part.get(key), int)), None)
+        if stated is not None and stated != expected:
+            raise _other_model(artifact, card, f"its config.json says {key} {stated}, the card {expected}")
 
 
 def _other_model(artifact: Artifact, card: Card, what: str) -> ModelError:

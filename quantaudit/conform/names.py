@@ -78,14 +78,14 @@ def _renamed(model: nn.Module, modules: Sequence[str], *, prefixes: bool) -> dic
         for conversion in reversed(conversions)
         if isinstance(conversion, WeightRenaming) and (prefixes or not isinstance(conversion, PrefixChange))
     ]
-    found = {}
+    names = {}
     for name in modules:
         saved = name + _PROBE
         for renaming in renamings:
             renamed, matched = renaming.rename_source_key(saved)
             saved = saved if matched is None else renamed
-        found[name] = saved.removesuffix(_PROBE)
-    return found
+        names[name] = saved.removesuffix(_PROBE)
+    return names
 
 
 def tied(config: Mapping[str, Any], model: nn.Module | None) -> bool:

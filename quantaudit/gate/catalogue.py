@@ -24,10 +24,10 @@ def all_rules() -> dict[str, Rule]:
 
 def explain(code: str) -> str:
     """One code in words. Raises UsageError where there is no such code."""
-    known = all_rules()
-    if code.upper() not in known:
-        raise UsageError("no such rule", where=f"--explain {code}", hint=f"one of {', '.join(known)}")
-    rule = known[code.upper()]
+    by_code = all_rules()
+    if code.upper() not in by_code:
+        raise UsageError("no such rule", where=f"--explain {code}", hint=f"one of {', '.join(by_code)}")
+    rule = by_code[code.upper()]
     if rule.stage == "card" and not has_entry(rule):
         return f"{rule.code}: {rule.title}\n\n{SOURCES['card']}"
     about = {"card": [], "recipe": [rule.description], "artifact": [SOURCES["artifact"]]}[rule.stage]

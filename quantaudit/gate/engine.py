@@ -75,15 +75,15 @@ def units(names: Sequence[str], banks: Sequence[ExpertList], model_type: str | N
         yield Unit(name=f"{prefix}{projection}", kind="fused" if len(members) > 1 else "linear", members=members)
     for path, held in inside.items():
         first = paths[path].experts[0]
-        own = tuple(name for name in held if name == first or name.startswith(f"{first}."))
-        yield Unit(name=path, kind="experts", members=tuple(held), first=own or tuple(held))
+        of_first = tuple(name for name in held if name == first or name.startswith(f"{first}."))
+        yield Unit(name=path, kind="experts", members=tuple(held), first=of_first or tuple(held))
 
 
 def saved_config(schemes: Mapping[str, QuantizationScheme], model: nn.Module, model_type: str | None) -> SavedConfig:
     """What llm-compressor would save for these schemes, by module path in the model's order."""
     groups: list[QuantizationScheme] = []
     for scheme in schemes.values():
-        if not any(scheme is known or scheme == known for known in groups):
+        if not any(scheme is other or scheme == other for other in groups):
             groups.append(scheme)
     targets: dict[str, QuantizationScheme] = {}
     for scheme in groups:
@@ -101,7 +101,7 @@ def saved_config(schemes: Mapping[str, QuantizationScheme], model: nn.Module, mo
 
 
 def partings(
-    found: Sequence[Unit],
+    candidates: Sequence[Unit],
     schemes: Mapping[str, QuantizationScheme],
     model: nn.Module,
     model_type: str | None,
@@ -111,7 +111,7 @@ def partings(
     Those whose members are saved under several schemes are left out: they are wrong already, as every engine sees it.
     """
     config = saved_config(schemes, model, model_type)
-    for unit in found:
+    for unit in candidates:
         saved = {_stored(schemes.get(name)): schemes.get(name) for name in unit.members}
         if len(saved) > 1:
             continue
@@ -133,14 +133,14 @@ def _readings(
         yield None, None
         return
     if unit.kind == "experts":
-        found = [_first(name, config) or _of_class(_EXPERTS, config) for name in members]
+        targets = [_first(name, config) or _of_class(_EXPERTS, config) for name in members]
     elif unit.kind == "fused":
         parts = [_first(name, config) for name in members]
         whole = _first(engine_name(unit.name, model_type), config)
-        found = [whole or (parts[0] if all(parts) else None) or _of_class(_MERGED, config)]
+        targets = [whole or (parts[0] if all(parts) else None) or _of_class(_MERGED, config)]
     else:
-        found = [_first(members[0], config) or _of_class(_LINEAR, config)]
-    for target in found:
+        targets = [_first(members[0], config) or _of_class(_LINEAR, config)]
+    for target in targets:
         yield target, None if target is None else config.targets[target]
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.gate.engine import Parting, Unit, partings, units
-from quantaudit.gate.group_assignment import GroupUse
+from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.recipe_kl import info_scheme, score
 from quantaudit.gate.report import SchemeUse, Score
-from quantaudit.gate.scheme_summary import Quantized, describe
+from quantaudit.gate.scheme_summary import SchemeSummary, describe
 from quantaudit.model.engine_units import BuiltUnquantized, built_unquantized
 from quantaudit.model.groups import Group, layer_groups, outer_groups
 from quantaudit.model.structure import ExpertList, expert_lists
@@ -26,7 +26,7 @@ from quantaudit.recipe.modifiers.smoothquant import Smoothing
 from quantaudit.recipe.modifiers.trial import Trial, try_scheme
 from quantaudit.recipe.parse import ParsedRecipe
 from quantaudit.recipe.resolve import Resolution, resolve
-from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.skeleton import skeleton_model
 from quantaudit.recipe.yaml_positions import Keys
 from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
 
@@ -39,7 +39,7 @@ class TriedScheme:
     """One scheme of the recipe on the Linears that it is given to, and what came of trying it."""
 
     scheme: QuantizationScheme
-    way: Quantized
+    summary: SchemeSummary
     members: tuple[str, ...]
     trial: Trial
 
@@ -60,7 +60,7 @@ class Evidence:
     card: Card
     policy: Policy
     simulation: Simulation | None
-    uses: tuple[GroupUse, ...]
+    assignments: tuple[GroupAssignment, ...]
     linears: int
     score: Score
     smoothings: tuple[Smoothing, ...]
@@ -69,55 +69,61 @@ class Evidence:
     partings: tuple[Parting, ...]
     unquantized: Mapping[str, BuiltUnquantized]
     trials: tuple[TriedScheme, ...]
-    shell: nn.Module
+    skeleton: nn.Module
     linear_inputs: tuple[tuple[tuple[str, ...], SiteRow], ...]
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
         """The model's modules by path, without weights."""
-        return dict(self.shell.named_modules())
+        return dict(self.skeleton.named_modules())
 
     def is_linear(self, name: str) -> bool:
         """Whether a module is a Linear."""
         return isinstance(self.modules.get(name), nn.Linear)
 
     @cached_property
-    def ways_of_linears(self) -> dict[str, Quantized]:
+    def schemes_of_linears(self) -> dict[str, SchemeSummary]:
         """Every Linear that the recipe quantizes, measured or not, and how."""
-        return {name: tried.way for tried in self.trials for name in tried.members}
+        return {name: tried.summary for tried in self.trials for name in tried.members}
 
     @cached_property
-    def ways(self) -> dict[str, Quantized]:
+    def schemes(self) -> dict[str, SchemeSummary]:
         """Module path → how it is quantized."""
-        return {member: way for use in self.uses for way, members in use.schemes.items() if way for member in members}
+        return {
+            member: summary
+            for assignment in self.assignments
+            for summary, members in assignment.schemes.items()
+            if summary
+            for member in members
+        }
 
     def place(self, name: str) -> Keys | None:
         """Where the recipe gives a module, or a fused group, its scheme; None where it gives it none."""
-        members = next((use.members for use in self.uses if use.name == name), (name,))
+        members = next((assignment.members for assignment in self.assignments if assignment.name == name), (name,))
         origin = next((self.resolution.origins[m] for m in members if m in self.resolution.origins), None)
         if origin is None:
             return None
         modifier = self.recipe.modifiers[origin.modifier].keys
         group = (*modifier, "config_groups", origin.group)
-        return self.recipe.lines.find(group if group in self.recipe.lines.places else modifier, origin.target)
+        return self.recipe.positions.find(group if group in self.recipe.positions.places else modifier, origin.target)
 
     @property
     def incomplete(self) -> bool:
         """Whether part of the recipe is in no number here, so that the score cannot speak for it."""
         return bool(self.resolution.unsimulated or self.score.left_out)
 
-    def as_simulated(self, use: GroupUse) -> bool:
+    def as_simulated(self, assignment: GroupAssignment) -> bool:
         """Whether what the recipe quantizes in a group is what was simulated: no transform has come before."""
         if any(parsed.name in ROTATIONS for parsed in self.recipe.modifiers):
             return False
-        return not any(set(use.members) & smoothing.balance_layers for smoothing in self.smoothings)
+        return not any(set(assignment.members) & smoothing.balance_layers for smoothing in self.smoothings)
 
     @cached_property
     def quantized(self) -> list[SchemeUse]:
         """The recipe's schemes and how many modules each has, most first."""
         counts: dict[str, int] = {}
-        for way in self.ways.values():
-            counts[way.title] = counts.get(way.title, 0) + 1
+        for summary in self.schemes.values():
+            counts[summary.title] = counts.get(summary.title, 0) + 1
         return [
             SchemeUse(title=title, modules=count) for title, count in sorted(counts.items(), key=lambda item: -item[1])
         ]
@@ -128,15 +134,15 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
 
     simulation: one beside the card's own, whose scores go first. Raises RecipeError.
     """
-    shell = shell_model(card.model.modules, card.model.architecture)
-    resolution = resolve(recipe, shell)
-    simulations = [found for found in (simulation, card.simulation) if found is not None]
-    banks = _banks(card, shell)
-    groups = _fused_groups(card, shell, banks)
+    skeleton = skeleton_model(card.model.modules, card.model.architecture)
+    resolution = resolve(recipe, skeleton)
+    simulations = [one for one in (simulation, card.simulation) if one is not None]
+    banks = _banks(card, skeleton)
+    groups = _fused_groups(card, skeleton, banks)
     sites = {site.name: site for site in card.sites}
-    uses = tuple(_uses(groups, resolution, card, simulations))
+    assignments = tuple(_assignments(groups, resolution, card, simulations))
     kind = card.model.model_type
-    linears = [name for name, module in shell.named_modules() if isinstance(module, nn.Linear)]
+    linears = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
     every = tuple(units(linears, [bank for bank, _ in banks], kind))
     touched = [unit for unit in every if any(member in resolution.schemes for member in unit.members)]
     return Evidence(
@@ -145,34 +151,34 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         card=card,
         policy=policy,
         simulation=next(iter(simulations), None),
-        uses=uses,
+        assignments=assignments,
         linears=len(linears),
-        score=score(resolution, uses, simulations, card.corpus.sha256),
+        score=score(resolution, assignments, simulations, card.corpus.sha256),
         smoothings=resolution.smoothings,
         shapes={
             name: tuple(module.weight.shape)
-            for name, module in shell.named_modules()
+            for name, module in skeleton.named_modules()
             if name in resolution.schemes and isinstance(getattr(module, "weight", None), nn.Parameter)
         },
         units=every,
-        partings=tuple(partings(touched, resolution.schemes, shell, kind)),
-        unquantized=_unquantized(resolution, shell, kind),
+        partings=tuple(partings(touched, resolution.schemes, skeleton, kind)),
+        unquantized=_unquantized(resolution, skeleton, kind),
         trials=tuple(_tried(resolution, set(linears))),
-        shell=shell,
+        skeleton=skeleton,
         linear_inputs=tuple((group.members, sites[group.site]) for group in groups if group.site in sites),
     )
 
 
-def _unquantized(resolution: Resolution, shell: nn.Module, model_type: str) -> dict[str, BuiltUnquantized]:
-    modules = dict(shell.named_modules())
-    found = {}
+def _unquantized(resolution: Resolution, skeleton: nn.Module, model_type: str) -> dict[str, BuiltUnquantized]:
+    modules = dict(skeleton.named_modules())
+    unquantized = {}
     for name in resolution.schemes:
         holder = modules[name.rpartition(".")[0]]
         above = modules[name.rpartition(".")[0].rpartition(".")[0]]
         row = built_unquantized(name, {*holder._modules, *above._modules}, model_type)
         if row is not None:
-            found[name] = row
-    return found
+            unquantized[name] = row
+    return unquantized
 
 
 def _tried(resolution: Resolution, linears: AbstractSet[str]) -> Iterator[TriedScheme]:
@@ -184,17 +190,17 @@ def _tried(resolution: Resolution, linears: AbstractSet[str]) -> Iterator[TriedS
     by_id = {id(scheme): scheme for scheme in resolution.schemes.values()}
     for key, names in members.items():
         scheme = by_id[key]
-        yield TriedScheme(scheme=scheme, way=describe(scheme), members=tuple(names), trial=try_scheme(scheme))
+        yield TriedScheme(scheme=scheme, summary=describe(scheme), members=tuple(names), trial=try_scheme(scheme))
 
 
-def fused_groups(card: Card, shell: nn.Module) -> list[Group]:
+def fused_groups(card: Card, skeleton: nn.Module) -> list[Group]:
     """The fused groups that measuring found, from the card's decoder blocks (its residual sites)."""
-    return _fused_groups(card, shell, _banks(card, shell))
+    return _fused_groups(card, skeleton, _banks(card, skeleton))
 
 
-def _banks(card: Card, shell: nn.Module) -> list[tuple[ExpertList, SiteRow]]:
+def _banks(card: Card, skeleton: nn.Module) -> list[tuple[ExpertList, SiteRow]]:
     """The routed experts of every decoder block, each with the block's residual site."""
-    modules = dict(shell.named_modules())
+    modules = dict(skeleton.named_modules())
     blocks = [site for site in card.sites if site.kind == "residual" and site.layer is not None]
     return [
         (bank, site)
@@ -204,23 +210,23 @@ def _banks(card: Card, shell: nn.Module) -> list[tuple[ExpertList, SiteRow]]:
     ]
 
 
-def _fused_groups(card: Card, shell: nn.Module, banks: Sequence[tuple[ExpertList, SiteRow]]) -> list[Group]:
+def _fused_groups(card: Card, skeleton: nn.Module, banks: Sequence[tuple[ExpertList, SiteRow]]) -> list[Group]:
     groups = []
-    modules = dict(shell.named_modules())
+    modules = dict(skeleton.named_modules())
     for site in card.sites:
         if site.kind == "residual" and site.layer is not None and site.module in modules:
-            own = [bank for bank, block in banks if block is site]
-            groups += layer_groups(modules[site.module], site.module, site.layer, own)
+            inside = [bank for bank, block in banks if block is site]
+            groups += layer_groups(modules[site.module], site.module, site.layer, inside)
     head = next((site.module for site in card.sites if site.name == "lm_head.input"), None)
-    return groups + list(outer_groups(shell, {member for group in groups for member in group.members}, head))
+    return groups + list(outer_groups(skeleton, {member for group in groups for member in group.members}, head))
 
 
-def _uses(
+def _assignments(
     groups: Sequence[Group], resolution: Resolution, card: Card, simulations: Sequence[Simulation]
-) -> Iterator[GroupUse]:
+) -> Iterator[GroupAssignment]:
     sites = {site.name: site for site in card.sites}
     distinct = {id(scheme): scheme for scheme in resolution.schemes.values()}
-    known = {key: (identity(scheme), describe(scheme)) for key, scheme in distinct.items()}
+    summaries = {key: (identity(scheme), describe(scheme)) for key, scheme in distinct.items()}
     rows: dict[tuple[str, str], GroupRow] = {}
     errors: dict[tuple[str, str, str], TensorErrorRow] = {}
     for simulation in reversed(simulations):
@@ -229,25 +235,25 @@ def _uses(
         errors |= {(row.group, row.scheme, row.observer): row for row in simulation.sites}
     static_inputs = {input_identity(args): name for name, args in STATIC_INPUTS.items()}
     for group in groups:
-        found: dict[Quantized | None, list[str]] = {}
+        members_of: dict[SchemeSummary | None, list[str]] = {}
         for member in group.members:
             scheme = resolution.schemes.get(member)
-            found.setdefault(None if scheme is None else known[id(scheme)][1], []).append(member)
-        if set(found) == {None}:
+            members_of.setdefault(None if scheme is None else summaries[id(scheme)][1], []).append(member)
+        if set(members_of) == {None}:
             continue
         scheme = next(resolution.schemes[member] for member in group.members if member in resolution.schemes)
-        way = known[id(scheme)][1]
+        summary = summaries[id(scheme)][1]
         named = static_inputs.get(input_identity(scheme.input_activations)) if scheme.input_activations else None
-        if way.observer == "minmax" and scheme.input_activations and scheme.input_activations.observer_kwargs:
+        if summary.observer == "minmax" and scheme.input_activations and scheme.input_activations.observer_kwargs:
             named = None
-        yield GroupUse(
+        yield GroupAssignment(
             name=group.name,
             projection=group.projection,
             layer=group.layer,
             members=group.members,
-            schemes={way: tuple(members) for way, members in found.items()},
+            schemes={summary: tuple(members) for summary, members in members_of.items()},
             site=sites.get(group.site),
             inputs=named,
-            errors=errors.get((group.name, named, way.observer)) if named and way.observer else None,
-            row=rows.get((group.name, known[id(scheme)][0])) if len(found) == 1 else None,
+            errors=errors.get((group.name, named, summary.observer)) if named and summary.observer else None,
+            row=rows.get((group.name, summaries[id(scheme)][0])) if len(members_of) == 1 else None,
         )

@@ -51,20 +51,20 @@ def _escaped(text: str) -> str:
 
 def to_junit(report: GateReport) -> str:
     """One test case a rule: a failure where it fails the gate, an error where it is inconclusive, else output."""
-    found: dict[str, list[GateFinding]] = {code: [] for code in report.rules}
+    by_rule: dict[str, list[GateFinding]] = {code: [] for code in report.rules}
     for finding in report.findings:
-        found[finding.code].append(finding)
-    failed = [code for code, rows in found.items() if any(row.fails for row in rows)]
+        by_rule[finding.code].append(finding)
+    failed = [code for code, rows in by_rule.items() if any(row.fails for row in rows)]
     open_ = [
         code
-        for code, rows in found.items()
+        for code, rows in by_rule.items()
         if code not in failed and any(row.severity == "inconclusive" for row in rows)
     ]
-    totals = {"tests": len(found), "failures": len(failed), "errors": len(open_), "skipped": 0, "time": 0}
+    totals = {"tests": len(by_rule), "failures": len(failed), "errors": len(open_), "skipped": 0, "time": 0}
     attributes = {key: str(value) for key, value in totals.items()}
     root = ElementTree.Element("testsuites", {"name": "quantaudit gate", **attributes})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _legal(report.recipe), **attributes})
-    for code, rows in found.items():
+    for code, rows in by_rule.items():
         name = {"name": f"{code} {report.rules[code]}", "classname": "quantaudit.gate", "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", name)
         text = "\n".join(_junit_text(report, row) for row in rows)

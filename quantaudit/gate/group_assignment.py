@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantaudit.card.schema import SiteRow
-from quantaudit.gate.scheme_summary import Quantized
+from quantaudit.gate.scheme_summary import SchemeSummary
 from quantaudit.simulate.records import GroupRow, TensorErrorRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupUse:
+class GroupAssignment:
     """One fused group under the recipe.
 
     schemes: the ways in which members are quantized → those members; None for those that are left alone.
@@ -24,7 +24,7 @@ class GroupUse:
     projection: str
     layer: int | None
     members: tuple[str, ...]
-    schemes: Mapping[Quantized | None, tuple[str, ...]]
+    schemes: Mapping[SchemeSummary | None, tuple[str, ...]]
     site: SiteRow | None
     inputs: str | None
     errors: TensorErrorRow | None
@@ -36,11 +36,11 @@ class GroupUse:
         return len(self.schemes) > 1
 
     @property
-    def quantized(self) -> tuple[Quantized, ...]:
+    def quantized(self) -> tuple[SchemeSummary, ...]:
         """The ways in which members are quantized; empty where the whole group is left alone."""
-        return tuple(way for way in self.schemes if way is not None)
+        return tuple(scheme for scheme in self.schemes if scheme is not None)
 
     @property
     def static(self) -> bool:
         """Whether any member's input has a range that calibration fixes."""
-        return any(way.static for way in self.quantized)
+        return any(scheme.static for scheme in self.quantized)

@@ -10,7 +10,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from pydantic import ValidationError
 
 from quantaudit.errors import FormatError
-from quantaudit.gate.group_assignment import GroupUse
+from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.report import Score
 from quantaudit.provenance import explain
 from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
@@ -18,20 +18,22 @@ from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
 
-_OURS = {ours: toolkit for toolkit, ours in LLM_COMPRESSOR_NAMES.items()}
+_OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
-def score(resolution: Resolution, uses: Sequence[GroupUse], simulations: Sequence[Simulation], corpus: str) -> Score:
+def score(
+    resolution: Resolution, assignments: Sequence[GroupAssignment], simulations: Sequence[Simulation], corpus: str
+) -> Score:
     """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not.
 
     corpus: SHA-256 of the card's text.
     """
     rows = ((row, simulation) for simulation in simulations for row in _rows(simulation, resolution.digest))
-    found = next((_measured(row, own=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
-    found = found or estimate(uses, resolution.smoothed)
-    left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *found.left_out]))
-    notes = [found.note, *(f"nearly: {text}" for text in found.approximate), *(f"but {text}" for text in left_out)]
-    return found.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
+    result = next((_measured(row, of_card=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
+    result = result or estimate(assignments, resolution.smoothed)
+    left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *result.left_out]))
+    notes = [result.note, *(f"nearly: {text}" for text in result.approximate), *(f"but {text}" for text in left_out)]
+    return result.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
 
 
 def _rows(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
@@ -73,7 +75,7 @@ def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
     return None if data is None else QuantizationArgs.model_validate(data)
 
 
-def _measured(row: RecipeRow, *, own: bool) -> Score:
+def _measured(row: RecipeRow, *, of_card: bool) -> Score:
     """own: whether the text is the card's."""
     return Score(
         source="measured",
@@ -84,19 +86,22 @@ def _measured(row: RecipeRow, *, own: bool) -> Score:
         nonfinite=row.nonfinite,
         approximate=row.approximate,
         left_out=row.unsimulated,
-        note=f"measured on {row.tokens:,} evaluation tokens {'' if own else 'of another corpus '}({row.title})",
+        note=f"measured on {row.tokens:,} evaluation tokens {'' if of_card else 'of another corpus '}({row.title})",
     )
 
 
-def estimate(uses: Sequence[GroupUse], smoothed: AbstractSet[str] = frozenset()) -> Score:
+def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str] = frozenset()) -> Score:
     """Prices add up over fused groups, in nats; each must be of the very scheme that the recipe gives the group.
 
     smoothed: modules that are changed before they are quantized, so that their groups' prices are of something else.
     """
-    if not uses:
+    if not assignments:
         return Score(source="measured", kl=0.0, top1=1.0, note="nothing is quantized")
     prices = {
-        use.name: use.row.price if use.row is not None and smoothed.isdisjoint(use.members) else None for use in uses
+        assignment.name: assignment.row.price
+        if assignment.row is not None and smoothed.isdisjoint(assignment.members)
+        else None
+        for assignment in assignments
     }
     missing = [name for name, price in prices.items() if price is None]
     if missing:

@@ -88,7 +88,7 @@ def _finding(rule: Rule, hit: Hit, evidence: Evidence) -> GateFinding:
         severity=severity,
         fails=severity == "error" or (severity == "warning" and rules.fail_on == "warning"),
         module=None if hit.module is None else visible(hit.module),
-        line=evidence.recipe.lines.line(keys) if keys is not None else None,
+        line=evidence.recipe.positions.line(keys) if keys is not None else None,
         message=visible(hit.message),
         value=hit.value,
         threshold=hit.threshold,
@@ -122,7 +122,7 @@ def _sentences(findings: Sequence[GateFinding]) -> Iterator[str]:
 
 def _quantized(evidence: Evidence) -> str:
     kl = evidence.score.kl
-    return f"{len(evidence.ways):,} of {evidence.linears:,} Linears quantized" + (
+    return f"{len(evidence.schemes):,} of {evidence.linears:,} Linears quantized" + (
         ""
         if kl is None
         else f", KL {significant(kl, *evidence.policy.kl.both)} nats per token ({evidence.score.source})"

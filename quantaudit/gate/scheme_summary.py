@@ -11,7 +11,7 @@ from quantaudit.quant.observers import observer_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
+class SchemeSummary:
     """A way to quantize Linears.
 
     static: calibration fixes the input range; observer: the card's name for how. weight_strategy: what one scale of the
@@ -29,7 +29,7 @@ class Quantized:
     bits: int | None
 
 
-def describe(scheme: QuantizationScheme) -> Quantized:
+def describe(scheme: QuantizationScheme) -> SchemeSummary:
     """What is quantized, how, and over what one scale reaches."""
     weights, inputs = scheme.weights, scheme.input_activations
     parts = [f"{_format(weights)} weights {_strategy(weights)}" if weights else "weights as they are"]
@@ -37,7 +37,7 @@ def describe(scheme: QuantizationScheme) -> Quantized:
     if inputs is not None:
         observer = f" ({inputs.observer or 'minmax'})" if static else ""
         parts.append(f"{_format(inputs)} inputs {'static' if static else 'dynamic'} {_strategy(inputs)}{observer}")
-    return Quantized(
+    return SchemeSummary(
         title=", ".join(parts),
         weights=weights is not None,
         inputs=inputs is not None,

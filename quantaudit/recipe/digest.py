@@ -19,11 +19,11 @@ def scheme_digest(schemes: Mapping[str, QuantizationScheme], changes: Iterable[s
 
     schemes: by module path, in any order. Targets, storage formats and observers that come to the same are left out.
     """
-    known: dict[int, str] = {}
+    identities: dict[int, str] = {}
     for scheme in schemes.values():
-        if id(scheme) not in known:
-            known[id(scheme)] = identity(scheme)
-    rows = [f"{name} {known[id(schemes[name])]}" for name in sorted(schemes)]
+        if id(scheme) not in identities:
+            identities[id(scheme)] = identity(scheme)
+    rows = [f"{name} {identities[id(schemes[name])]}" for name in sorted(schemes)]
     return hashlib.sha256("\n".join([*rows, *changes]).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from quantaudit.errors import RecipeError
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
-from quantaudit.recipe.suggest import nearest
+from quantaudit.recipe.suggest import suggestions
 from quantaudit.recipe.yaml_positions import Keys
 
 Field = Literal["targets", "ignore"]
@@ -46,7 +46,7 @@ class Pattern:
     text: str
     effect: Effect
     modules: int
-    nearest: tuple[str, ...]
+    suggestions: tuple[str, ...]
     keys: Keys
 
 
@@ -87,7 +87,7 @@ class Matching:
         self._identities = {target: identity(scheme) for target, scheme in self.schemes.items()}
         self._ignore: list[str] = list(dict.fromkeys(config.ignore or []))
         patterns = [*self.schemes, *self._ignore]
-        self._places = {text: recipe.lines.find(parsed.keys, text) for text in patterns}
+        self._places = {text: recipe.positions.find(parsed.keys, text) for text in patterns}
         self._hits = {text: self._matched(text, recipe) for text in patterns}
         ignored = set().union(*(self._hits[text] for text in self._ignore))
         targeted = set().union(*(self._hits[text] for text in self.schemes))
@@ -122,14 +122,14 @@ class Matching:
             if effect == "full" and field == "targets" and text not in claimed and hits & self.origins.keys():
                 effect = "overruled"
             if effect != "full":
-                near = nearest(text, self._modules) if effect in ("nothing", "container") else ()
+                near = suggestions(text, self._modules) if effect in ("nothing", "container") else ()
                 yield Pattern(
                     modifier=self._index,
                     field=field,
                     text=text,
                     effect=effect,
                     modules=len(hits),
-                    nearest=near,
+                    suggestions=near,
                     keys=self._places[text],
                 )
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from quantaudit.common.logs import stdout_to_stderr
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import explain
-from quantaudit.recipe.yaml_positions import Keys, Lines
+from quantaudit.recipe.yaml_positions import Keys, YamlPositions
 
 NESTING = "nest it as `quant_stage:` → `quant_modifiers:` → `QuantizationModifier:` → its arguments"
 
@@ -47,11 +47,11 @@ class ParsedRecipe:
     path: str
     modifiers: tuple[ParsedModifier, ...]
     passed_over: tuple[Keys, ...]
-    lines: Lines
+    positions: YamlPositions
 
     def where(self, keys: Keys = ()) -> str:
         """`path:line` of a node."""
-        return f"{self.path}:{self.lines.line(keys)}"
+        return f"{self.path}:{self.positions.line(keys)}"
 
 
 def read_recipe(path: Path) -> ParsedRecipe:
@@ -77,17 +77,20 @@ def _read(path: Path) -> str:
 
 def parse_recipe(text: str, path: str) -> ParsedRecipe:
     """Read a recipe from text; `path` names it in messages. Raises RecipeError."""
-    data, lines, modifiers, passed_over = _outline(text, path)
+    data, positions, modifiers, passed_over = _outline(text, path)
     return ParsedRecipe(
-        path=path, modifiers=_create(data, modifiers, lines, path), passed_over=tuple(passed_over), lines=lines
+        path=path,
+        modifiers=_create(data, modifiers, positions, path),
+        passed_over=tuple(passed_over),
+        positions=positions,
     )
 
 
-def _outline(text: str, path: str) -> tuple[Any, Lines, list[Keys], list[Keys]]:
+def _outline(text: str, path: str) -> tuple[Any, YamlPositions, list[Keys], list[Keys]]:
     """What the YAML says by itself: its data and lines, where its modifiers are, and the keys that are passed over."""
-    data, lines = _load(text, path)
-    if lines.duplicates:
-        again = lines.duplicates[0]
+    data, positions = _load(text, path)
+    if positions.duplicates:
+        again = positions.duplicates[0]
         raise RecipeError(
             f"`{again.key}` is given twice, on lines {again.first} and {again.second}: the first is silently lost",
             where=f"{path}:{again.second}",
@@ -95,16 +98,16 @@ def _outline(text: str, path: str) -> tuple[Any, Lines, list[Keys], list[Keys]]:
         )
     if data is None:
         raise RecipeError("recipe is empty", where=path, hint=NESTING)
-    modifiers, passed_over = _structure(data, lines, path)
+    modifiers, passed_over = _structure(data, positions, path)
     if not modifiers:
         raise RecipeError("recipe quantizes nothing: it holds no modifier", where=path, hint=NESTING)
-    return data, lines, modifiers, passed_over
+    return data, positions, modifiers, passed_over
 
 
-def _load(text: str, path: str) -> tuple[Any, Lines]:
+def _load(text: str, path: str) -> tuple[Any, YamlPositions]:
     try:
-        lines = Lines(text)
-        return yaml.safe_load(text), lines
+        positions = YamlPositions(text)
+        return yaml.safe_load(text), positions
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(
@@ -126,35 +129,37 @@ def _tag_hint(text: str) -> str:
     return "write plain text, numbers and lists; `Recipe.yaml()` can emit tags that nothing reads back"
 
 
-def _structure(data: Any, lines: Lines, path: str) -> tuple[list[Keys], list[Keys]]:
+def _structure(data: Any, positions: YamlPositions, path: str) -> tuple[list[Keys], list[Keys]]:
     """(stage, group, name) of every modifier that llm-compressor finds, and the keys that it passes over."""
-    found: list[Keys] = []
+    modifiers: list[Keys] = []
     passed_over: list[Keys] = []
-    for stage, groups in _mapping(data, (), "the recipe", lines, path):
+    for stage, groups in _mapping(data, (), "the recipe", positions, path):
         if stage == "args":
             continue
         if not stage.endswith("_stage"):
-            _lost(groups, (stage,), "is not inside a stage (a key that ends in `_stage`)", lines, path)
+            _lost(groups, (stage,), "is not inside a stage (a key that ends in `_stage`)", positions, path)
             passed_over.append((stage,))
             continue
-        for group, members in _mapping(groups, (stage,), f"stage `{stage}`", lines, path):
+        for group, members in _mapping(groups, (stage,), f"stage `{stage}`", positions, path):
             if not group.endswith("_modifiers"):
-                _lost(members, (stage, group), "is not inside a group (a key that ends in `_modifiers`)", lines, path)
+                _lost(
+                    members, (stage, group), "is not inside a group (a key that ends in `_modifiers`)", positions, path
+                )
                 passed_over.append((stage, group))
                 continue
-            for name, arguments in _mapping(members, (stage, group), f"group `{group}`", lines, path):
+            for name, arguments in _mapping(members, (stage, group), f"group `{group}`", positions, path):
                 if not isinstance(arguments, dict):
                     raise RecipeError(
                         f"`{name}` has {_kind(arguments)} where its arguments belong",
-                        where=f"{path}:{lines.line((stage, group, name))}",
+                        where=f"{path}:{positions.line((stage, group, name))}",
                         hint=f"indent its arguments below it, or write `{name}: {{}}`",
                     )
-                found.append((stage, group, name))
-    return found, passed_over
+                modifiers.append((stage, group, name))
+    return modifiers, passed_over
 
 
-def _mapping(value: Any, keys: Keys, what: str, lines: Lines, path: str) -> Iterator[tuple[str, Any]]:
-    where = f"{path}:{lines.line(keys)}"
+def _mapping(value: Any, keys: Keys, what: str, positions: YamlPositions, path: str) -> Iterator[tuple[str, Any]]:
+    where = f"{path}:{positions.line(keys)}"
     if not isinstance(value, dict):
         raise RecipeError(
             f"{what} is {_kind(value)}, not a mapping: nothing is read from it", where=where, hint=NESTING
@@ -169,11 +174,11 @@ def _kind(value: Any) -> str:
     return "nothing" if value is None else "a list" if isinstance(value, list) else "a single value"
 
 
-def _lost(value: Any, keys: Keys, why: str, lines: Lines, path: str) -> None:
+def _lost(value: Any, keys: Keys, why: str, positions: YamlPositions, path: str) -> None:
     """Raises RecipeError where a modifier stands at, or below, a key that llm-compressor passes over."""
     for place in _modifier_keys(value, keys):
         raise RecipeError(
-            f"recipe quantizes nothing: `{place[-1]}` {why}", where=f"{path}:{lines.line(place)}", hint=NESTING
+            f"recipe quantizes nothing: `{place[-1]}` {why}", where=f"{path}:{positions.line(place)}", hint=NESTING
         )
 
 
@@ -188,53 +193,55 @@ def _modifier_keys(value: Any, keys: Keys) -> Iterator[Keys]:
             yield from _modifier_keys(child, (*keys, index))
 
 
-def _create(data: Any, places: Sequence[Keys], lines: Lines, path: str) -> tuple[ParsedModifier, ...]:
+def _create(data: Any, places: Sequence[Keys], positions: YamlPositions, path: str) -> tuple[ParsedModifier, ...]:
     with stdout_to_stderr():
         from llmcompressor.recipe import Recipe
 
         try:
             modifiers = Recipe.from_dict(data).modifiers
         except Exception as error:  # what its modifiers raise on bad arguments is theirs to choose
-            raise _culprit(data, places, lines, path, error) from error
+            raise _culprit(data, places, positions, path, error) from error
     parsed = tuple(
         ParsedModifier(name=type(modifier).__name__, keys=keys, modifier=modifier)
         for keys, modifier in zip(places, modifiers, strict=True)
     )
     for one in parsed:
-        _check(one, lines, path)
+        _check(one, positions, path)
     return parsed
 
 
-def _check(parsed: ParsedModifier, lines: Lines, path: str) -> None:
+def _check(parsed: ParsedModifier, positions: YamlPositions, path: str) -> None:
     """Raises RecipeError on what llm-compressor would find only once it runs the modifier."""
     try:
         getattr(parsed.modifier, "resolved_config", None)
     except (
         Exception
     ) as error:  # arguments that contradict each other; which error that is, is llm-compressor's to choose
-        raise _explained(error, parsed.keys, lines, path) from error
+        raise _explained(error, parsed.keys, positions, path) from error
     from quantaudit.recipe.modifiers.arguments import (
         refusals,  # torch comes with it, which checking a file's form can do without
     )
 
     refusal = next(refusals(parsed.modifier), None)
     if refusal is not None:
-        place = lines.find(parsed.keys, refusal.value) if refusal.value else (*parsed.keys, refusal.argument)
-        raise RecipeError(f"{parsed.name}: {refusal.reason}", where=f"{path}:{lines.line(place)}", hint=refusal.hint)
+        place = positions.find(parsed.keys, refusal.value) if refusal.value else (*parsed.keys, refusal.argument)
+        raise RecipeError(
+            f"{parsed.name}: {refusal.reason}", where=f"{path}:{positions.line(place)}", hint=refusal.hint
+        )
 
 
-def _culprit(data: Any, places: Sequence[Keys], lines: Lines, path: str, whole: Exception) -> RecipeError:
+def _culprit(data: Any, places: Sequence[Keys], positions: YamlPositions, path: str, whole: Exception) -> RecipeError:
     """The error of the first modifier that cannot be made; of the recipe as a whole, where each can."""
     from llmcompressor.modifiers import ModifierFactory
 
-    known = {*ModifierFactory._main_registry, *ModifierFactory._registered_registry} - {"Modifier"}
+    names = {*ModifierFactory._main_registry, *ModifierFactory._registered_registry} - {"Modifier"}
     for stage, group, name in cast(Sequence[tuple[str, str, str]], places):
         keys: Keys = (stage, group, name)
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 3) or sorted(known)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3) or sorted(names)
             return RecipeError(
                 f"llm-compressor has no modifier `{name}`",
-                where=f"{path}:{lines.line(keys)}",
+                where=f"{path}:{positions.line(keys)}",
                 hint=f"did you mean {' or '.join(near)}?" if len(near) <= 3 else f"one of {', '.join(near)}",
             )
         try:
@@ -242,11 +249,11 @@ def _culprit(data: Any, places: Sequence[Keys], lines: Lines, path: str, whole: 
                 name, allow_registered=True, allow_experimental=True, **deepcopy(data[stage][group][name])
             )
         except Exception as error:
-            return _explained(error, keys, lines, path)
-    return _explained(whole, (), lines, path)
+            return _explained(error, keys, positions, path)
+    return _explained(whole, (), positions, path)
 
 
-def _explained(error: Exception, keys: Keys, lines: Lines, path: str) -> RecipeError:
+def _explained(error: Exception, keys: Keys, positions: YamlPositions, path: str) -> RecipeError:
     name = keys[-1] if keys else "recipe"
     hint = "llm-compressor refuses this recipe; correct the argument"
     if isinstance(error, ValidationError):
@@ -259,6 +266,6 @@ def _explained(error: Exception, keys: Keys, lines: Lines, path: str) -> RecipeE
                     f"{name} only rescales: give `scheme`, `targets` and `ignore` to a QuantizationModifier, or "
                     "GPTQModifier, below it; to remove them alone leaves nothing quantized"
                 )
-        return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{lines.line(place)}", hint=hint)
+        return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{positions.line(place)}", hint=hint)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return RecipeError(f"{name}: {reason}", where=f"{path}:{lines.line(keys)}", hint=hint)
+    return RecipeError(f"{name}: {reason}", where=f"{path}:{positions.line(keys)}", hint=hint)

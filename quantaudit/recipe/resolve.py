@@ -1,6 +1,6 @@
 """Which modules a recipe quantizes, and how: llm-compressor's own configuration on compressed_tensors' own matchers.
 
-The model may be a live one, a skeleton on the meta device, or a shell rebuilt from a card (`shell_model`); its experts
+The model may be a live one, one on the meta device, or a skeleton rebuilt from a card (`skeleton_model`); its experts
 must have been linearized, as `oneshot` does and as loading does here.
 """
 
@@ -28,7 +28,8 @@ from quantaudit.recipe.unsimulated import Unsimulated, unsimulated
 class Resolution:
     """A recipe on a model.
 
-    schemes: by module path, in the model's order, of every Linear and Embedding that is quantized; origins: whence.
+    schemes: by module path, in the model's order, of every Linear and Embedding that is quantized; origins: the
+    patterns that gave them.
     unmatched: targets and ignores without effect. overlaps: targets between which the alphabet decides.
     requantized: by path, index of an earlier modifier that had quantized the module already; emptied: the same of
     modules from which a later modifier, which names no scheme, takes theirs away.
@@ -59,7 +60,7 @@ class Resolution:
     @property
     def smoothed(self) -> frozenset[str]:
         """Modules whose weights or inputs are smoothed before they are quantized."""
-        return frozenset(path for smoothing in self.smoothings for path in smoothing.does.changed)
+        return frozenset(path for smoothing in self.smoothings for path in smoothing.spec.changed)
 
     def as_recipe(self, name: str) -> ResolvedRecipe:
         """What a simulation needs of it."""
@@ -67,7 +68,7 @@ class Resolution:
             name=name,
             schemes=self.schemes,
             digest=self.digest,
-            smooth=tuple(smoothing.does for smoothing in self.smoothings if smoothing.simulated),
+            smooth=tuple(smoothing.spec for smoothing in self.smoothings if smoothing.simulated),
             unsimulated=tuple(dict.fromkeys(change.reason for change in self.unsimulated)),
         )
 

@@ -13,7 +13,7 @@ CONSIDERED = 2000
 """Full names are compared among so many at most: with thousands of experts, one layer is like the next."""
 
 
-def nearest(pattern: str, modules: Mapping[str, nn.Module], count: int = 3) -> tuple[str, ...]:
+def suggestions(pattern: str, modules: Mapping[str, nn.Module], count: int = 3) -> tuple[str, ...]:
     """Patterns that do match something: the same one unanchored, else names and classes that are spelled alike."""
     core = pattern.removeprefix("re:")
     for repaired in (f"re:{core}", f"re:.*{core.lstrip('.*^')}"):

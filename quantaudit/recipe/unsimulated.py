@@ -53,7 +53,7 @@ class Unsimulated:
 
 def unsimulated(parsed: ParsedModifier, model: nn.Module, smoothing: Smoothing | None) -> Iterator[Unsimulated]:
     """Everything about one modifier that a simulation leaves out. smoothing: what the modifier smooths, if it does."""
-    reason = _reason(parsed) if smoothing is None else smoothing.beyond
+    reason = _reason(parsed) if smoothing is None else smoothing.unsimulated
     if reason is not None:
         yield _row(parsed, reason, _arguments(parsed.modifier), ())
     config = getattr(parsed.modifier, "resolved_config", None)

@@ -28,13 +28,13 @@ class Duplicate:
     second: int
 
 
-class Lines:
+class YamlPositions:
     """Every place of a document. An alias is placed where its anchor stands, what a merge key brings in nowhere."""
 
     def __init__(self, text: str) -> None:
         self.places: dict[Keys, Place] = {}
         self.duplicates: list[Duplicate] = []
-        self._seen: set[int] = set()
+        self._walked: set[int] = set()
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is not None:
             self._walk(root, (), root.start_mark.line + 1)
@@ -55,9 +55,9 @@ class Lines:
     def _walk(self, node: yaml.Node, keys: Keys, line: int) -> None:
         self.places[keys] = Place(line=line, scalar=node.value if isinstance(node, yaml.ScalarNode) else None)
         # A node that is aliased is walked once: aliases may nest to exponential size, or contain themselves.
-        if id(node) in self._seen:
+        if id(node) in self._walked:
             return
-        self._seen.add(id(node))
+        self._walked.add(id(node))
         for key, value, at in self._children(node):
             self._walk(value, (*keys, key), at)
 

@@ -127,12 +127,14 @@ def compare_scales(predicted: Scales, saved: Mapping[str, Tensor], leaf: str) ->
     """The worst relative difference; infinite where a scale was not saved, or is no number."""
     worst, where = 0.0, None
     for path, expected in predicted.items():
-        found = saved.get(f"{path}.{leaf}")
-        if found is None or found.numel() != expected.numel():
+        scale = saved.get(f"{path}.{leaf}")
+        if scale is None or scale.numel() != expected.numel():
             difference = float("inf")
         else:
-            want = expected.double().flatten().cpu()
-            error = (found.double().flatten().cpu() - want).abs() / want.abs().clamp_min(torch.finfo(torch.double).tiny)
+            target = expected.double().flatten().cpu()
+            error = (scale.double().flatten().cpu() - target).abs() / target.abs().clamp_min(
+                torch.finfo(torch.double).tiny
+            )
             difference = float(error.nan_to_num(float("inf")).max())
         if where is None or difference > worst:
             worst, where = difference, path

@@ -152,12 +152,12 @@ def saved_parameters(folder: Path) -> dict[str, Tensor]:
 
 def saved_inputs(parameters: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Module path → what is saved about its input: `scale`, `zero_point`, `global_scale`, as far as they are."""
-    found: dict[str, dict[str, Tensor]] = {}
+    by_module: dict[str, dict[str, Tensor]] = {}
     for name, value in parameters.items():
         module, _, kind = name.rpartition(".")
         if kind.startswith("input_"):
-            found.setdefault(module, {})[kind.removeprefix("input_")] = value
-    return found
+            by_module.setdefault(module, {})[kind.removeprefix("input_")] = value
+    return by_module
 
 
 def with_saved_ranges(plan: Plan, parameters: Mapping[str, Tensor]) -> Plan:
@@ -166,8 +166,8 @@ def with_saved_ranges(plan: Plan, parameters: Mapping[str, Tensor]) -> Plan:
     Raises ModelError where a module of the plan has no saved scale although its scheme is static.
     """
     saved = saved_inputs(parameters)
-    found: dict[str, QParams | None] = {}
-    made: dict[tuple[str, ...], QParams] = {}
+    qparams: dict[str, QParams | None] = {}
+    distinct: dict[tuple[str, ...], QParams] = {}
     for path, scheme in plan.schemes.items():
         if not scheme.static:
             continue
@@ -175,8 +175,8 @@ def with_saved_ranges(plan: Plan, parameters: Mapping[str, Tensor]) -> Plan:
             raise ModelError("no input scale was saved", where=path, hint="compare with the recipe that made it")
         # Equal parameters are one object: modules that read one tensor then share its quantized form.
         key = tuple(str(value.float().tolist()) for _, value in sorted(saved[path].items()))
-        found[path] = made.setdefault(key, _qparams(saved[path]))
-    return replace(plan, qparams=found)
+        qparams[path] = distinct.setdefault(key, _qparams(saved[path]))
+    return replace(plan, qparams=qparams)
 
 
 def _qparams(saved: Mapping[str, Tensor]) -> QParams:

@@ -107,9 +107,9 @@ def _input_scales(plan: Plan) -> Scales:
 @torch.no_grad()
 def weight_scales(model: nn.Module, schemes: Mapping[str, QuantizationScheme]) -> Scales:
     """The scale that llm-compressor will save for every weight, where no global scale is shared."""
-    found: Scales = {}
+    scales: Scales = {}
     for path, scheme in schemes.items():
         module = model.get_submodule(path)
         if scheme.weights is not None and isinstance(module, nn.Linear) and not global_scaled(scheme.weights):
-            found[path], _ = calculate_qparams(*weight_range(module.weight, scheme.weights), scheme.weights)
-    return found
+            scales[path], _ = calculate_qparams(*weight_range(module.weight, scheme.weights), scheme.weights)
+    return scales

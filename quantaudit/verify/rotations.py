@@ -17,9 +17,9 @@ def attach_rotations(model: nn.Module, folder: Path) -> None:
     Those of weights are in the saved weights already. Raises ModelError where a file cannot be read.
     """
     settings = read_json(folder / "config.json").get("quantization_config") or {}
-    found = TransformConfig.model_validate(settings.get("transform_config") or {"config_groups": {}})
+    transforms = TransformConfig.model_validate(settings.get("transform_config") or {"config_groups": {}})
     online: set[str] = set()
-    for name, scheme in found.config_groups.items():
+    for name, scheme in transforms.config_groups.items():
         scheme.apply = [args for args in scheme.apply if args.is_online()]
         online |= {f"{name}_{args.location}" for args in scheme.apply}
         TransformFactory.from_scheme(scheme, name=name).apply_to_model(model, use_tqdm=False)

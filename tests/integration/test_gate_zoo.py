@@ -86,10 +86,10 @@ def head_priced() -> Card:
     """A card on which the dynamic recipe that takes lm_head too was simulated."""
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
-    from quantaudit.recipe.skeleton import shell_model
+    from quantaudit.recipe.skeleton import skeleton_model
 
     card = card_of()
-    digest = resolve(read_recipe(ZOO / "broken" / "head.yaml"), shell_model(card.model.modules)).digest
+    digest = resolve(read_recipe(ZOO / "broken" / "head.yaml"), skeleton_model(card.model.modules)).digest
     assert card.simulation is not None
     rows = [*card.simulation.recipes, recipe_row("with head", 0.01, digest=digest)]
     return card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": rows})})

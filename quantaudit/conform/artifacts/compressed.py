@@ -183,8 +183,8 @@ def _attention(
         heads = _heads_of(config)
         for leaf, form in attention_forms(args, {base: heads[base] for base in bases}, dtype).items():
             # The number of heads is the configuration's; layers may differ from it.
-            known = form if args.strategy == "tensor" else None
-            yield ExpectedTensor(name=f"{saved[name]}.{leaf}", module=name, leaf=leaf, form=known, quantized=True)
+            constant = form if args.strategy == "tensor" else None
+            yield ExpectedTensor(name=f"{saved[name]}.{leaf}", module=name, leaf=leaf, form=constant, quantized=True)
 
 
 def _caching(modules: Mapping[str, ModuleInfo], model: nn.Module | None) -> list[str]:
@@ -216,16 +216,16 @@ def _more(
     model: nn.Module | None,
     modules: Mapping[str, ModuleInfo],
     saved: Mapping[str, str],
-    known: set[str],
+    expected: set[str],
 ) -> Iterable[ExpectedTensor]:
     """Parameters that a card does not list, such as biases: what the model's class has, and what other layers store."""
     holders = {other: name for name, other in saved.items()}
     by_role: dict[tuple[str, str], Counter[tuple[int, ...]]] = {}
     for name in tensors:
         stem, _, leaf = name.rpartition(".")
-        if stem in holders and name not in known and not STORAGE.match(leaf) and leaf != "weight":
+        if stem in holders and name not in expected and not STORAGE.match(leaf) and leaf != "weight":
             by_role.setdefault((_role(stem, modules[holders[stem]]), leaf), Counter())[tensors.shape(name)] += 1
-    found: dict[str, ExpectedTensor] = {}
+    parameters: dict[str, ExpectedTensor] = {}
     roles: dict[str, list[str]] = {}
     for stem in holders:
         roles.setdefault(_role(stem, modules[holders[stem]]), []).append(stem)
@@ -234,7 +234,7 @@ def _more(
         if 2 * sum(shapes.values()) > len(roles[role]) or len(roles[role]) == 2:
             form = Form(shape=shapes.most_common(1)[0][0], dtypes=tuple(FLOATS)) if len(shapes) == 1 else None
             for stem in roles[role]:
-                found[f"{stem}.{leaf}"] = ExpectedTensor(
+                parameters[f"{stem}.{leaf}"] = ExpectedTensor(
                     name=f"{stem}.{leaf}", module=holders[stem], leaf=leaf, form=form, quantized=False
                 )
     for path, parameter in model.named_parameters() if model is not None else ():
@@ -242,8 +242,8 @@ def _more(
         if leaf == "bias" and stem in modules and "Linear" in modules[stem].classes:
             form = Form(shape=tuple(parameter.shape), dtypes=tuple(FLOATS))
             name = f"{saved[stem]}.{leaf}"
-            found[name] = ExpectedTensor(name=name, module=stem, leaf=leaf, form=form, quantized=False)
-    return found.values()
+            parameters[name] = ExpectedTensor(name=name, module=stem, leaf=leaf, form=form, quantized=False)
+    return parameters.values()
 
 
 def _role(stem: str, info: ModuleInfo) -> str:
@@ -269,9 +269,9 @@ def _dtype(config: Mapping[str, Any], tensors: TensorSource) -> torch.dtype:
     """Of the unquantized model: what config.json says, else what most plain tensors have."""
     for part in (config, config.get("text_config") or {}):
         named = str(part.get("dtype") or part.get("torch_dtype") or "")
-        found = getattr(torch, named.removeprefix("torch."), None) if named else None
-        if found in FLOATS:
-            return found  # type: ignore[no-any-return]
+        dtype = getattr(torch, named.removeprefix("torch."), None) if named else None
+        if dtype in FLOATS:
+            return dtype  # type: ignore[no-any-return]
     stored = Counter(tensors.dtype(name) for name in tensors if name.endswith("norm.weight"))
     common = stored.most_common(1)[0][0] if stored else None
     return common if common in FLOATS and common is not None else torch.bfloat16
@@ -289,10 +289,10 @@ def _inputs(checkpoint: Checkpoint) -> Iterable[InputRange]:
         for leaf in ("input_scale", "input_global_scale"):
             if leaf in module.forms:
                 yield from _input_range(checkpoint.tensors, module.module, module.saved, leaf, args)
-    known = set(checkpoint.saved.values())
+    names = set(checkpoint.saved.values())
     for name in checkpoint.tensors:
         stem, _, leaf = name.rpartition(".")
-        if leaf == "input_scale" and stem not in known:
+        if leaf == "input_scale" and stem not in names:
             yield from _input_range(checkpoint.tensors, stem, stem, leaf, _any(checkpoint.configuration))
 
 

@@ -59,10 +59,10 @@ def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
 
 def _module(operation: Any, linears: Sequence[str]) -> str | None:
     """The card's Linear that a MatMul computes; exporters may put a wrapper's name before it, or leave one out."""
-    found = _MODULE.match(operation.get_friendly_name())
-    if found is None:
+    match = _MODULE.match(operation.get_friendly_name())
+    if match is None:
         return None
-    name = found["module"]
+    name = match["module"]
     if name in linears:
         return name
     near = [linear for linear in linears if name.endswith(f".{linear}") or linear.endswith(f".{name}")]
@@ -120,8 +120,8 @@ def _smoothing(quantizer: Any) -> NDArray[np.float64] | None:
     node = _producer(quantizer, 0)
     if node.get_type_name() != "Multiply" or "smooth_quant" not in node.get_friendly_name():
         return None  # an activation function's product, such as that of a gated MLP
-    found = [values for index in (0, 1) if (values := _constant(node, index)) is not None]
-    return found[0] if found else None
+    constants = [values for index in (0, 1) if (values := _constant(node, index)) is not None]
+    return constants[0] if constants else None
 
 
 def _weight_scale(module: str, matmul: Any) -> OtherScale | None:

@@ -56,12 +56,12 @@ def read_quanto(folder: Path) -> Artifact:
             elif leaf == "input_scale":
                 inputs.append(_input_range(tensors, module, _last_code(quantized, path)))
             else:
-                found = values(tensors, name)
-                idle = np.zeros(len(found), bool)
+                scales = values(tensors, name)
+                idle = np.zeros(len(scales), bool)
                 codes = f"{module}.weight._data"
-                if leaf == "weight._scale" and codes in tensors and tensors.shape(codes)[0] == len(found) > 1:
+                if leaf == "weight._scale" and codes in tensors and tensors.shape(codes)[0] == len(scales) > 1:
                     idle = ~tensors.tensor(codes).float().bool().any(1).numpy()
-                others.append(OtherScale(module=module, tensor=name, values=found, idle=idle))
+                others.append(OtherScale(module=module, tensor=name, values=scales, idle=idle))
     return Artifact(
         kind="optimum-quanto",
         path=str(folder),
@@ -105,9 +105,9 @@ def _input_range(tensors: Tensors, module: str, last: float) -> InputRange:
 
 def _weights(tensors: Tensors) -> dict[str, tuple[int, ...]]:
     """Module → shape; weights below 8 bits are packed, and tell none."""
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name in tensors:
         module, weight, rest = name.partition(".weight")
         if weight:
-            found[module] = tensors.shape(name) if rest in ("", "._data") else found.get(module, ())
-    return found
+            shapes[module] = tensors.shape(name) if rest in ("", "._data") else shapes.get(module, ())
+    return shapes

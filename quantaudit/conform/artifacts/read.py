@@ -51,7 +51,7 @@ def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
         artifact = quanto.read_quanto(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else None
         return replace(artifact, config=config if isinstance(config, dict) else None)
-    networks = [found for found in sorted(path.glob("*.xml")) if "tokenizer" not in found.name]
+    networks = [file for file in sorted(path.glob("*.xml")) if "tokenizer" not in file.name]
     if networks:
         return openvino.read_openvino(networks[0], modules)
     return _checkpoint(path, modules)
@@ -82,9 +82,9 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
     parts = [config, *(part for key in _NESTED if isinstance(part := config.get(key), Mapping))]
     for part in parts:
         for key in ("quantization_config", _OLD_KEY):
-            found = part.get(key)
-            if isinstance(found, Mapping) and found:
-                inner = found.get("quantization_config")
+            section = part.get(key)
+            if isinstance(section, Mapping) and section:
+                inner = section.get("quantization_config")
                 # compressed-tensors once nested the quantization beside the sparsity.
-                return {**found, **inner} if isinstance(inner, Mapping) else dict(found)
+                return {**section, **inner} if isinstance(inner, Mapping) else dict(section)
     return None

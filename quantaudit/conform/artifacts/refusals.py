@@ -59,9 +59,9 @@ def refuse_unnamed(folder: Path, settings: Mapping[str, Any]) -> ModelError:
     algorithm, producer = settings.get("quant_algo"), settings.get("producer")
     maker = producer.get("name") if isinstance(producer, Mapping) else None
     if algorithm is not None or maker == "modelopt":
-        told = f" with the algorithm {algorithm}" if algorithm else ""
+        detail = f" with the algorithm {algorithm}" if algorithm else ""
         return ModelError(
-            f"is quantized by ModelOpt{told}, which conform does not read",
+            f"is quantized by ModelOpt{detail}, which conform does not read",
             where=str(folder),
             hint=METHODS["modelopt"][1],
         )
@@ -110,9 +110,9 @@ def refuse_unquantized(folder: Path) -> ModelError:
             inside = data.get("quantization", data) if isinstance(data, dict) else {}
             algorithm = inside.get("quant_algo") if isinstance(inside, Mapping) else None
             whose, remedy = METHODS[method]
-            told = f" with the algorithm {algorithm}" if algorithm else ""
+            detail = f" with the algorithm {algorithm}" if algorithm else ""
             return ModelError(
-                f"is quantized by {whose}{told}, as {name} says, which conform does not read",
+                f"is quantized by {whose}{detail}, as {name} says, which conform does not read",
                 where=str(folder),
                 hint=remedy,
             )

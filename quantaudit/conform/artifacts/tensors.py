@@ -112,8 +112,8 @@ class Tensors:
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor as it is stored."""
         with self._file(name) as file:
-            found: torch.Tensor = file.get_tensor(name)
-            return found
+            stored: torch.Tensor = file.get_tensor(name)
+            return stored
 
     @contextmanager
     def _file(self, name: str) -> Iterator[Any]:
@@ -129,14 +129,14 @@ def values(tensors: TensorSource, name: str) -> NDArray[np.float64]:
 
 def scalar(tensors: TensorSource, name: str) -> float | None:
     """The only value of a tensor; None where it holds several."""
-    found = values(tensors, name)
-    return float(found[0]) if len(found) == 1 else None
+    numbers = values(tensors, name)
+    return float(numbers[0]) if len(numbers) == 1 else None
 
 
 def epsilons(dtype: torch.dtype) -> tuple[float, ...]:
     """What stands for a scale of zero: the eps of its own dtype, and of float32, in which it may have been computed."""
-    own = torch.finfo(dtype).eps if dtype.is_floating_point else 1.0
-    return own, float(torch.tensor(torch.finfo(torch.float32).eps).to(dtype))
+    of_dtype = torch.finfo(dtype).eps if dtype.is_floating_point else 1.0
+    return of_dtype, float(torch.tensor(torch.finfo(torch.float32).eps).to(dtype))
 
 
 def read_json(path: Path) -> Any:
@@ -157,15 +157,15 @@ def _shards(folder: Path) -> tuple[list[Path], list[str]]:
         where = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
             raise ModelError("has no weight_map", where=str(folder / INDEX), hint="copy the checkpoint again")
-        named, found = list(where), [folder / name for name in sorted(set(where.values()))]
+        named, shards = list(where), [folder / name for name in sorted(set(where.values()))]
     else:
-        found = sorted(folder.glob("*.safetensors"))
-    missing = [path for path in found if not path.is_file()]
-    if missing or not found:
+        shards = sorted(folder.glob("*.safetensors"))
+    missing = [path for path in shards if not path.is_file()]
+    if missing or not shards:
         names = ", ".join(path.name for path in missing[:5])
         what = f"{names} {'is' if len(missing) == 1 else 'are'} missing" if missing else "no .safetensors files"
         raise ModelError(what, where=str(folder), hint="give a complete quantized checkpoint")
-    return found, named
+    return shards, named
 
 
 @contextmanager

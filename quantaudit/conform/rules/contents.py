@@ -35,19 +35,19 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def contents(checkpoint: Checkpoint) -> list[Finding]:
     """QA603, QA612, QA614, QA615, QA616 and QA623 for what is stored in the right form."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     shared = _local_peaks(checkpoint)
     for row in checkpoint.weights:
-        found += _codes(row)
+        findings += _codes(row)
         if row.local_peak is not None and shared[row.module] < LOCAL_PEAK and row.gain:
-            found.append(_unfilled(row, shared[row.module]))
-    found += _gains([(row.module, row.tensor, row.gain) for row in checkpoint.weights if row.gain is not None])
+            findings.append(_unfilled(row, shared[row.module]))
+    findings += _gains([(row.module, row.tensor, row.gain) for row in checkpoint.weights if row.gain is not None])
     for dense in checkpoint.dense:
-        found += _plain(dense)
+        findings += _plain(dense)
     matrices = [(row.module, row.tensor, row.gain) for row in checkpoint.dense if row.matrix and not row.nonfinite]
-    found += _gains(matrices)
-    found += _vectors([row for row in checkpoint.dense if not row.matrix])
-    return [*found, *_described(checkpoint)]
+    findings += _gains(matrices)
+    findings += _vectors([row for row in checkpoint.dense if not row.matrix])
+    return [*findings, *_described(checkpoint)]
 
 
 def _codes(row: WeightContents) -> Iterator[Finding]:
@@ -111,16 +111,16 @@ def _unfilled(row: WeightContents, peak: float) -> Finding:
 
 def _local_peaks(checkpoint: Checkpoint) -> Mapping[str, float]:
     """Module → largest local scale among the modules that share its parent, which may share a global scale."""
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     parents: dict[str, float] = {}
     for row in checkpoint.weights:
         if row.local_peak is not None:
             parent = row.module.rpartition(".")[0]
             parents[parent] = max(parents.get(parent, 0.0), row.local_peak)
-            found[row.module] = row.local_peak
+            peaks[row.module] = row.local_peak
     return {
-        name: peak if peak >= LOCAL_PEAK or not _shares(name, found) else parents[name.rpartition(".")[0]]
-        for name, peak in found.items()
+        name: peak if peak >= LOCAL_PEAK or not _shares(name, peaks) else parents[name.rpartition(".")[0]]
+        for name, peak in peaks.items()
     }
 
 
@@ -201,16 +201,18 @@ def _described(checkpoint: Checkpoint) -> Iterator[Finding]:
     for module in checkpoint.quantized.values():
         shape = f"{module.saved}.weight_shape"
         if "weight_shape" in module.forms and shape in checkpoint.tensors:
-            told = [int(size) for size in values(checkpoint.tensors, shape)]
-            if told != list(module.shape):
-                yield finding("QA612", module.module, f"`{shape}` says {told}, the model has {list(module.shape)}")
+            stored = [int(size) for size in values(checkpoint.tensors, shape)]
+            if stored != list(module.shape):
+                yield finding("QA612", module.module, f"`{shape}` says {stored}, the model has {list(module.shape)}")
         index = f"{module.saved}.{GROUP_INDEX}"
         if GROUP_INDEX in module.forms and index in checkpoint.tensors:
             groups = module.forms["weight_scale"].shape[-1]
-            found = values(checkpoint.tensors, index)
-            if len(found) and (found.min() < 0 or found.max() >= groups or (groups > 1 and found.min() == found.max())):
+            indices = values(checkpoint.tensors, index)
+            if len(indices) and (
+                indices.min() < 0 or indices.max() >= groups or (groups > 1 and indices.min() == indices.max())
+            ):
                 yield finding(
                     "QA615",
                     module.module,
-                    f"`{index}` assigns columns to the groups {found.min():g} to {found.max():g} of {groups}",
+                    f"`{index}` assigns columns to the groups {indices.min():g} to {indices.max():g} of {groups}",
                 )

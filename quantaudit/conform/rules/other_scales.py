@@ -27,22 +27,22 @@ CACHE_RANGE = (1e-7, 100.0)
 
 def broken_others(scales: Iterable[OtherScale]) -> list[Finding]:
     """QA601, QA602, QA603 for every other scale: a card knows no weights, so one is held against its own tensor."""
-    found = []
+    findings = []
     for row in scales:
         wrong = ~np.isfinite(row.values)
         if wrong.any():
             message = f"{_count(wrong, row)} {not_finite(float(row.values[wrong][0]))}"
-            found.append(_scale_finding("QA601", row, message, wrong, None, BROKEN))
+            findings.append(_scale_finding("QA601", row, message, wrong, None, BROKEN))
             continue
         used = row.values[~row.idle]
         used = np.abs(used) if row.tensor.endswith(SIGNED) else used
         wrong = used <= 0
         if wrong.any():
             message = f"{_count(wrong, row)} {used[wrong][0]:g}, which is no scale"
-            found.append(_scale_finding("QA602", row, message, wrong, 0.0, BROKEN))
+            findings.append(_scale_finding("QA602", row, message, wrong, 0.0, BROKEN))
             continue
-        found += _stray(row, used)
-    return found
+        findings += _stray(row, used)
+    return findings
 
 
 def _stray(row: OtherScale, used: np.ndarray) -> list[Finding]:

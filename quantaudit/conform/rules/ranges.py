@@ -48,12 +48,12 @@ def _factor(row: InputRange, channel: int) -> float:
 
 def broken_inputs(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
     """QA601, QA602, QA603 for static input scales."""
-    found = []
+    findings = []
     for row, site in pairs:
         problem = broken(row, site, policy)
         if problem is not None:
             code, message, threshold, reason = problem
-            found.append(
+            findings.append(
                 finding(
                     code,
                     row.module,
@@ -65,7 +65,7 @@ def broken_inputs(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
                     remedy=RECALIBRATE,
                 )
             )
-    return found
+    return findings
 
 
 def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, str, float | None, str] | None:
@@ -109,7 +109,7 @@ def missing(rows: Iterable[Missing]) -> list[Finding]:
 
 def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
     """QA604: ranges that clip the measured peak, or waste most of their levels; garbage is not reported twice."""
-    found = []
+    findings = []
     for row, site in pairs:
         share = None if site is None else covered(row, site)
         if share is None or site is None or math.isinf(share) or broken(row, site, policy):
@@ -129,7 +129,7 @@ def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
             remedy = "Calibrate on text like the text that is served, or audit on text like that of the calibration."
         else:
             continue
-        found.append(
+        findings.append(
             finding(
                 "QA604",
                 row.module,
@@ -141,7 +141,7 @@ def coverage(pairs: Iterable[Pair], policy: Policy) -> list[Finding]:
                 remedy=remedy,
             )
         )
-    return found
+    return findings
 
 
 def _by_design(row: InputRange, site: SiteRow) -> bool:
@@ -156,7 +156,7 @@ def disagreement(
     inputs: Sequence[InputRange], groups: Mapping[str, Sequence[str]], sites: Mapping[str, SiteRow]
 ) -> list[Finding]:
     """QA605: Linears of one fused group that read one tensor, at scales that differ. Names the smallest."""
-    found = []
+    findings = []
     scales = {row.module: row for row in inputs if math.isfinite(row.scale) and row.scale > 0}
     for group, members in groups.items():
         readers: dict[str, list[InputRange]] = {}
@@ -167,7 +167,7 @@ def disagreement(
             smallest = min(rows, key=lambda row: row.scale)
             largest = max(rows, key=lambda row: row.scale)
             if largest.scale > smallest.scale * (1 + SAME):
-                found.append(
+                findings.append(
                     finding(
                         "QA605",
                         smallest.module,
@@ -177,17 +177,17 @@ def disagreement(
                         threshold=1 - SAME,
                     )
                 )
-    return found
+    return findings
 
 
 def unknown(pairs: Iterable[Pair]) -> list[Finding]:
     """QA607."""
-    found = []
+    findings = []
     for row, site in pairs:
         if site is not None and site.amax is not None and covered(row, site) is not None:
             continue
         what = "the card does not know" if site is None else "the card did not measure"
-        found.append(
+        findings.append(
             finding(
                 UNKNOWN,
                 row.module,
@@ -195,7 +195,7 @@ def unknown(pairs: Iterable[Pair]) -> list[Finding]:
                 value=row.scale,
             )
         )
-    return found
+    return findings
 
 
 def nothing_static(artifact: Artifact) -> list[Finding]:

@@ -58,14 +58,14 @@ def _siblings(modules: Sequence[str]) -> dict[str, list[str]]:
 def _rivals(checkpoint: Checkpoint) -> Iterator[Finding]:
     for row in checkpoint.configuration.rivalries:
         same = row.target == row.other
-        told = f"both target `{row.target}`" if same else f"match it by `{row.target}` and `{row.other}`"
+        claim = f"both target `{row.target}`" if same else f"match it by `{row.target}` and `{row.other}`"
         number = f" and {len(row.modules) - 1:,} more modules" if len(row.modules) > 1 else ""
         module = row.modules[0] if row.modules else None
         subject = f"`{module}`{number}: " if module else ""
         yield finding(
             "QA618",
             module,
-            f"{subject}the groups `{row.group}` and `{row.rival}` {told}, with different schemes",
+            f"{subject}the groups `{row.group}` and `{row.rival}` {claim}, with different schemes",
             severity="error" if same else "warning",
         )
 
@@ -76,8 +76,8 @@ def _mixed(checkpoint: Checkpoint) -> Iterator[Finding]:
         kinds: dict[str, list[str]] = {}
         for name in members:
             row = checkpoint.quantized.get(name)
-            told = "none" if row is None else f"{identity(row.scheme)} {row.format.value}"
-            kinds.setdefault(told, []).append(name)
+            kind = "none" if row is None else f"{identity(row.scheme)} {row.format.value}"
+            kinds.setdefault(kind, []).append(name)
         if len(kinds) < 2:
             continue
         fewest = min(kinds.values(), key=len)
@@ -125,17 +125,17 @@ def _tied_head(checkpoint: Checkpoint) -> Iterator[Finding]:
         return
     for name, row in checkpoint.quantized.items():
         if "Embedding" in checkpoint.modules[name].classes and row.scheme.weights is not None:
-            told = (
+            text = (
                 f"`{row.saved}` is quantized, and tie_word_embeddings of config.json makes it the output embedding too"
             )
-            yield finding("QA621", name, told)
+            yield finding("QA621", name, text)
     stored = {name.rpartition(".")[0] for name in checkpoint.tensors if STORAGE.match(name.rpartition(".")[2])}
     for tensor in sorted(checkpoint.optional):
         saved = tensor.rpartition(".")[0]
         module = next(name for name, other in checkpoint.saved.items() if other == saved)
         if module in checkpoint.quantized or saved in stored:
-            told = f"`{saved}` is quantized, and tie_word_embeddings of config.json ties it to the embedding"
-            yield finding("QA621", module, told)
+            text = f"`{saved}` is quantized, and tie_word_embeddings of config.json ties it to the embedding"
+            yield finding("QA621", module, text)
 
 
 # The configuration itself ---------------------------------------------------------------------------------------------
@@ -174,12 +174,12 @@ def _formats(checkpoint: Checkpoint, scheme: QuantizationScheme) -> Iterator[str
     if named and whole not in (named, CompressionFormat.mixed_precision.value, "fakequant"):
         yield f"its format is {named}, that of the whole configuration {whole}"
     used = named or whole
-    known = {format.value for format in CompressionFormat} - {CompressionFormat.mixed_precision.value}
+    formats = {format.value for format in CompressionFormat} - {CompressionFormat.mixed_precision.value}
     usual = usual_format(scheme).value
     # Versions before 0.13 wrote FP8 weights without inputs, and INT8 ones, under one of these names.
     naive = {"naive-quantized", "float-quantized"} if _type(scheme.weights) == "float" else {"naive-quantized"}
     alike = used == usual or {used, usual} <= naive | {"int-quantized"}
-    if scheme.weights is not None and used in known and not alike:
+    if scheme.weights is not None and used in formats and not alike:
         yield f"its format is {used}, and compressed-tensors stores such a scheme as {usual}"
 
 

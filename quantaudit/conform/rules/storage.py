@@ -41,14 +41,14 @@ def stored_tensors(checkpoint: Checkpoint) -> list[Finding]:
     expected: dict[str, list[ExpectedTensor]] = {}
     for row in checkpoint.expected.values():
         expected.setdefault(row.module, []).append(row)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for module, saved in checkpoint.saved.items():
         stored = by_stem.get(saved, {})
         if module in checkpoint.quantized:
-            found += _quantized(checkpoint, checkpoint.quantized[module], stored, expected.get(module, ()))
+            findings += _quantized(checkpoint, checkpoint.quantized[module], stored, expected.get(module, ()))
         elif module in expected or any(STORAGE.match(leaf) for leaf in stored):
-            found += _plain(checkpoint, module, saved, stored, expected.get(module, ()))
-    return [*found, *_strangers(checkpoint, by_stem), *_lost(checkpoint)]
+            findings += _plain(checkpoint, module, saved, stored, expected.get(module, ()))
+    return [*findings, *_strangers(checkpoint, by_stem), *_lost(checkpoint)]
 
 
 def mismatches(forms: Mapping[str, Form | None], stored: Stored) -> Iterator[Mismatch]:
@@ -123,8 +123,8 @@ def _plain(
         codes.append("weight")
     if codes:
         names = ", ".join(f"`{saved}.{leaf}`" for leaf in sorted(codes))
-        told = "leaves the module unquantized" if "weight" in forms else "does not quantize what they scale"
-        yield finding("QA611", module, f"the artifact's quantization_config {told}, and the files hold {names}")
+        what = "leaves the module unquantized" if "weight" in forms else "does not quantize what they scale"
+        yield finding("QA611", module, f"the artifact's quantization_config {what}, and the files hold {names}")
     scales = {row.leaf for row in rows if row.quantized}
     for row in mismatches(forms, stored):
         name = f"{saved}.{row.leaf}"
@@ -136,21 +136,21 @@ def _plain(
 
 def _strangers(checkpoint: Checkpoint, by_stem: Mapping[str, Stored]) -> Iterator[Finding]:
     """Quantized storage below modules that the card does not know, such as experts that were merged."""
-    known = set(checkpoint.saved.values())
-    if not known & set(by_stem):
+    stems = set(checkpoint.saved.values())
+    if not stems & set(by_stem):
         return
-    parents = {stem.rpartition(".")[0] for stem in known}
+    parents = {stem.rpartition(".")[0] for stem in stems}
     for stem, stored in by_stem.items():
         leaves = [leaf for leaf in stored if STORAGE.match(leaf) and leaf != "input_scale"]
-        if stem in known or not leaves or not any(stem.startswith(f"{parent}.") for parent in parents if parent):
+        if stem in stems or not leaves or not any(stem.startswith(f"{parent}.") for parent in parents if parent):
             continue
         names = ", ".join(f"`{stem}.{leaf}`" for leaf in sorted(leaves)[:3])
-        told = f"the files hold {names}, of a module that the card does not know"
+        text = f"the files hold {names}, of a module that the card does not know"
         if _targeted(checkpoint, stem):
             why = "Its contract follows from the shape of the module, which a card of this model would have."
-            yield finding("QA607", stem, told, why=why)
+            yield finding("QA607", stem, text, why=why)
         else:
-            yield finding("QA611", stem, f"{told} and no group targets")
+            yield finding("QA611", stem, f"{text} and no group targets")
 
 
 def _targeted(checkpoint: Checkpoint, stem: str) -> bool:

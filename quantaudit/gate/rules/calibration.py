@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
     """The recipe fixes input ranges at calibration."""
-    static = sum(way.static for way in evidence.ways.values())
+    static = sum(scheme.static for scheme in evidence.schemes.values())
     if static:
         yield Hit(message=f"{counted(static, 'module')} with static input scales", value=float(static))
 
@@ -39,7 +39,9 @@ def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
 )
 def order_dependent(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs are observed by a moving average, by default or by name; with the factor by which scales vary."""
-    groups = [use for use in evidence.uses if any(way.toolkit_observer == "minmax" for way in use.quantized)]
+    groups = [
+        use for use in evidence.assignments if any(scheme.toolkit_observer == "minmax" for scheme in use.quantized)
+    ]
     if not groups:
         return
     keys = {(use.name, use.inputs) for use in groups}
@@ -51,9 +53,9 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
             if row.observer == "minmax" and row.order_spread is not None:
                 spreads[row.group] = row.order_spread
     ratios = {
-        group: found["minmax"] / found["absolute_maximum"]
-        for group, found in scales.items()
-        if {"minmax", "absolute_maximum"} <= found.keys()
+        group: observed["minmax"] / observed["absolute_maximum"]
+        for group, observed in scales.items()
+        if {"minmax", "absolute_maximum"} <= observed.keys()
     }
     measured = "" if spreads or ratios else "; this card does not hold its scales"
     if spreads:
@@ -77,7 +79,7 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
     yield Hit(
         message=f"inputs of {counted(len(groups), 'fused group')} are observed by `minmax`{measured}",
         module=groups[0].name,
-        keys=evidence.recipe.lines.find(first.keys, "minmax") if first else None,
+        keys=evidence.recipe.positions.find(first.keys, "minmax") if first else None,
         value=max(spreads.values(), default=None),
     )
 
@@ -91,13 +93,13 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
 )
 def indivisible(evidence: Evidence) -> Iterator[Hit]:
     """Weights in groups whose in_features is no multiple of the group size; the toolkit's own condition."""
-    found = {
-        name: (evidence.shapes[name][-1], way.group_size)
-        for name, way in evidence.ways.items()
-        if way.group_size and name in evidence.shapes and evidence.shapes[name][-1] % way.group_size
+    sizes = {
+        name: (evidence.shapes[name][-1], scheme.group_size)
+        for name, scheme in evidence.schemes.items()
+        if scheme.group_size and name in evidence.shapes and evidence.shapes[name][-1] % scheme.group_size
     }
-    short = {name: pair for name, pair in found.items() if pair[0] < pair[1]}
-    split = {name: pair for name, pair in found.items() if name not in short}
+    short = {name: pair for name, pair in sizes.items() if pair[0] < pair[1]}
+    split = {name: pair for name, pair in sizes.items() if name not in short}
     bypass = any(getattr(parsed.modifier, "bypass_divisibility_checks", False) for parsed in evidence.recipe.modifiers)
     for rows, text in ((split, "with in_features that are no multiple of"), (short, "with fewer in_features than")):
         if rows:
@@ -120,7 +122,7 @@ def indivisible(evidence: Evidence) -> Iterator[Hit]:
 )
 def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
     """A scheme with input_activations and without weights."""
-    modules = [name for name, way in evidence.ways.items() if way.inputs and not way.weights]
+    modules = [name for name, scheme in evidence.schemes.items() if scheme.inputs and not scheme.weights]
     if modules:
         yield Hit(
             message=f"{counted(len(modules), 'module')} with quantized inputs and unquantized weights: {some(modules)}",
@@ -138,11 +140,11 @@ def inputs_alone(evidence: Evidence) -> Iterator[Hit]:
 )
 def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
     """GPTQ, AWQ, AutoRound, rotations, late SmoothQuant, pruning, cache, attention, outputs, embeddings, observers."""
-    known = {change.reason for change in evidence.resolution.unsimulated}
+    reasons = {change.reason for change in evidence.resolution.unsimulated}
     for change in evidence.resolution.unsimulated:
         yield Hit(message=f"{change.modifier}: {change.reason}", keys=change.keys)
     for reason in evidence.score.left_out:
-        if reason not in known:
+        if reason not in reasons:
             yield Hit(message=f"left out of the simulation: {reason}")
 
 
@@ -182,6 +184,6 @@ MASKLESS = {"mistral": "Mistral", "mixtral": "Mixtral", "phi3": "Phi-3", "qwen3_
 def maskless(evidence: Evidence) -> Iterator[Hit]:
     """The recipe needs calibration, and the model is one whose mask the default pipeline loses."""
     name = MASKLESS.get(evidence.card.model.model_type)
-    calibrated = any(way.static for way in evidence.ways.values()) or evidence.resolution.unsimulated
+    calibrated = any(scheme.static for scheme in evidence.schemes.values()) or evidence.resolution.unsimulated
     if name is not None and calibrated:
         yield Hit(message=f"a {name} model, which the sequential pipeline calibrates without a causal mask")

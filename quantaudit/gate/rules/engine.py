@@ -30,7 +30,7 @@ def refused(evidence: Evidence) -> Iterator[Hit]:
     for tried in evidence.trials:
         if tried.trial.refused is not None:
             yield Hit(
-                message=f"{counted(len(tried.members), 'module')} with {tried.way.title}: {tried.trial.refused}",
+                message=f"{counted(len(tried.members), 'module')} with {tried.summary.title}: {tried.trial.refused}",
                 module=tried.members[0],
             )
     for index, names in evidence.resolution.reached.items():
@@ -100,10 +100,10 @@ def unquantizable(evidence: Evidence) -> Iterator[Hit]:
     measured = {site.module for site in evidence.card.sites if site.kind == "router_logits"}
     rows = [(row, name) for name, row in evidence.unquantized.items() if name not in measured]
     for what, same in groupby(sorted(rows, key=lambda row: (row[0].what, row[1])), key=lambda row: row[0].what):
-        found = list(same)
-        dequantized = found[0][0].fp8_weights
-        plain = [name for _, name in found if dequantized and _fp8_weights(evidence, name)]
-        other = [name for _, name in found if name not in plain]
+        alike = list(same)
+        dequantized = alike[0][0].fp8_weights
+        plain = [name for _, name in alike if dequantized and _fp8_weights(evidence, name)]
+        other = [name for _, name in alike if name not in plain]
         for names, severity, said in (
             (other, None, "which vLLM builds unquantized"),
             (plain, "info", "which vLLM turns back into 16 bits as it loads"),
@@ -147,7 +147,7 @@ def without_kernel(evidence: Evidence) -> Iterator[Hit]:
             if members and not has_kernel(tried.scheme, tried.trial.format, experts=experts):
                 what = "routed experts" if experts else "Linears"
                 yield Hit(
-                    message=f"no kernel for {what} with {tried.way.title}, stored as {tried.trial.format}: "
+                    message=f"no kernel for {what} with {tried.summary.title}, stored as {tried.trial.format}: "
                     f"{some(members)}",
                     module=members[0],
                     value=float(len(members)),
@@ -174,7 +174,7 @@ def one_scale(evidence: Evidence) -> Iterator[Hit]:
     """Weights of four bits and fewer with one scale a tensor, given or by default."""
     for tried in evidence.trials:
         weights = tried.scheme.weights
-        if weights is not None and weights.num_bits <= FEW_BITS and tried.way.weight_strategy == "tensor":
+        if weights is not None and weights.num_bits <= FEW_BITS and tried.summary.weight_strategy == "tensor":
             yield Hit(
                 message=f"{counted(len(tried.members), 'module')} with {weights.num_bits}-bit weights and one scale a "
                 f"tensor: {some(tried.members)}",
@@ -237,8 +237,8 @@ def without_effect(evidence: Evidence) -> Iterator[Hit]:
             key = argument.rpartition(".")[2]
             place = evidence.place(tried.members[0])
             above = () if place is None else place
-            found = next((keys for keys in evidence.recipe.lines.places if keys and keys[-1] == key), above)
+            place = next((keys for keys in evidence.recipe.positions.places if keys and keys[-1] == key), above)
             yield Hit(
                 message=f"`{argument}` is not read by the observer of {counted(len(tried.members), 'module')}",
-                keys=found,
+                keys=place,
             )

@@ -14,7 +14,7 @@ from quantaudit.provenance import Unmeasured
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
-    from quantaudit.gate.group_assignment import GroupUse
+    from quantaudit.gate.group_assignment import GroupAssignment
 
 
 @rule(
@@ -30,10 +30,10 @@ def unmeasured(evidence: Evidence) -> Iterator[Hit]:
     named = {row.module for row in evidence.card.coverage.unmeasured}
     silent = [
         Unmeasured(module=member, reason="its input is not on the card", weights=True, cause="other")
-        for use in evidence.uses
+        for use in evidence.assignments
         if use.site is None or not use.site.tokens
         for member in use.members
-        if member in evidence.ways and member not in named
+        if member in evidence.schemes and member not in named
     ]
     for reason, rows in groupby(sorted([*listed, *silent], key=lambda row: row.reason), key=lambda row: row.reason):
         modules = [row.module for row in rows]
@@ -53,7 +53,7 @@ def unmeasured(evidence: Evidence) -> Iterator[Hit]:
 )
 def nonfinite(evidence: Evidence) -> Iterator[Hit]:
     """Non-finite activations at inputs that the recipe quantizes."""
-    broken = [use for use in evidence.uses if use.site is not None and use.site.nonfinite and _inputs(use)]
+    broken = [use for use in evidence.assignments if use.site is not None and use.site.nonfinite and _inputs(use)]
     if broken:
         values = sum(use.site.nonfinite for use in broken if use.site is not None)
         yield Hit(
@@ -75,7 +75,9 @@ def nonfinite(evidence: Evidence) -> Iterator[Hit]:
 def uncalibrated(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs for which the card could derive no scale."""
     scaled = {row.group for row in evidence.card.scales if row.scale is not None}
-    missing = [use.name for use in evidence.uses if use.static and use.site is not None and use.name not in scaled]
+    missing = [
+        use.name for use in evidence.assignments if use.static and use.site is not None and use.name not in scaled
+    ]
     if missing:
         yield Hit(
             message=f"{counted(len(missing), 'fused group')} without a calibrated range: {some(missing)}",
@@ -114,7 +116,7 @@ def starved(evidence: Evidence) -> Iterator[Hit]:
 def fp16_headroom(evidence: Evidence) -> Iterator[Hit]:
     """Headroom below the policy's limits: an error where the checkpoint is float16 and overflows."""
     headroom, limits = evidence.card.peak.fp16_headroom, evidence.policy.fp16_headroom
-    if headroom is None or headroom >= limits.warning or not evidence.ways:
+    if headroom is None or headroom >= limits.warning or not evidence.schemes:
         return
     fails = headroom < limits.error and evidence.card.model.dtype == "float16"
     yield Hit(
@@ -141,7 +143,7 @@ def damaged(evidence: Evidence) -> Iterator[Hit]:
     rows = sorted(
         (
             (use.row.damage, use.name, use)
-            for use in evidence.uses
+            for use in evidence.assignments
             if use.row is not None and use.row.damage is not None and use.row.damage > limit.warning
             if evidence.as_simulated(use)
         ),
@@ -173,7 +175,7 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
     rows = sorted(
         (
             (use.errors.zeroed_fraction, use.name)
-            for use in evidence.uses
+            for use in evidence.assignments
             if use.errors is not None
             and use.errors.zeroed_fraction is not None
             and use.errors.zeroed_fraction > limit.warning
@@ -203,7 +205,7 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
 def exceeded(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs whose peak on the evaluation split is above the calibration split's, by the policy's factor."""
     stability, limit = evidence.card.stability, evidence.policy.calibration_excess
-    static = {f"{use.name}.input" for use in evidence.uses if use.static}
+    static = {f"{use.name}.input" for use in evidence.assignments if use.static}
     rows = [
         (row.ratio, row.site)
         for row in (stability.exceedance.worst if stability is not None else [])
@@ -234,7 +236,7 @@ def missed(evidence: Evidence) -> Iterator[Hit]:
     if not evidence.smoothings or any(smoothing.problem for smoothing in evidence.smoothings):
         return
     reached = {name for smoothing in evidence.smoothings for name in smoothing.balance_layers}
-    hurting = [use for use in evidence.uses if use.static and _hurts(use, evidence)]
+    hurting = [use for use in evidence.assignments if use.static and _hurts(use, evidence)]
     out_of_reach = [use.name for use in hurting if not reached & set(use.members)]
     if out_of_reach:
         yield Hit(
@@ -250,11 +252,11 @@ def _quantized_unmeasured(evidence: Evidence) -> list[Unmeasured]:
     return [row for row in evidence.card.coverage.unmeasured if row.module in evidence.resolution.schemes]
 
 
-def _inputs(use: GroupUse) -> bool:
+def _inputs(use: GroupAssignment) -> bool:
     return any(way.inputs for way in use.quantized)
 
 
-def _hurts(use: GroupUse, evidence: Evidence) -> bool:
+def _hurts(use: GroupAssignment, evidence: Evidence) -> bool:
     damage = use.row.damage if use.row is not None else None
     share = use.errors.zeroed_fraction if use.errors is not None else None
     return (damage or 0.0) > evidence.policy.damage.warning or (share or 0.0) > evidence.policy.zeroed_fraction.warning

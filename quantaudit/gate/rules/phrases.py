@@ -6,24 +6,24 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quantaudit.gate.scheme_summary import Quantized
+    from quantaudit.gate.scheme_summary import SchemeSummary
 
 FEW_BITS = 4
 """Bits of weights at and below which they, and not the inputs, may well be what hurts."""
 
 
-def gentler(ways: Iterable[Quantized], what: str) -> str:
+def gentler(schemes: Iterable[SchemeSummary], what: str) -> str:
     """How to quantize modules with less harm, as fits their schemes: advice to become what one is helps nobody.
 
     Without a full stop. what: these modules, such as `these groups`.
     """
-    found = list(ways)
+    schemes = list(schemes)
     options = []
-    if any(way.static for way in found):
+    if any(scheme.static for scheme in schemes):
         options.append(f"quantize static inputs of {what} dynamically per token")
-    elif any(way.inputs for way in found):
+    elif any(scheme.inputs for scheme in schemes):
         options.append(f"quantize the weights of {what} alone")
-    if any(way.bits is not None and way.bits <= FEW_BITS for way in found):
+    if any(scheme.bits is not None and scheme.bits <= FEW_BITS for scheme in schemes):
         options.append(f"give the weights of {what} more bits or smaller groups")
     text = ", or ".join([*options, "leave them unquantized" if options else f"leave {what} unquantized"])
     return f"{text[0].upper()}{text[1:]}"

@@ -14,8 +14,8 @@ from quantaudit.gate.rules.phrases import either, some
 if TYPE_CHECKING:
     from quantaudit.gate.engine import Unit
     from quantaudit.gate.evidence import Evidence
-    from quantaudit.gate.group_assignment import GroupUse
-    from quantaudit.gate.scheme_summary import Quantized
+    from quantaudit.gate.group_assignment import GroupAssignment
+    from quantaudit.gate.scheme_summary import SchemeSummary
     from quantaudit.recipe.unsimulated import Unsimulated
 
 
@@ -89,7 +89,7 @@ def idle_targets(evidence: Evidence) -> Iterator[Hit]:
                 message=f"target `{pattern.text}` " + texts[pattern.effect].format(counted(pattern.modules, "module")),
                 keys=pattern.keys,
                 module=pattern.text,
-                remedy=f"Did you mean {either(pattern.nearest)}?" if pattern.nearest else None,
+                remedy=f"Did you mean {either(pattern.suggestions)}?" if pattern.suggestions else None,
                 severity="warning" if pattern.effect == "overruled" else None,
             )
 
@@ -118,7 +118,7 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
                 keys=pattern.keys,
                 module=pattern.text,
                 severity=grave.get(pattern.effect, "info"),
-                remedy=f"Did you mean {either(pattern.nearest)}?" if pattern.nearest else None,
+                remedy=f"Did you mean {either(pattern.suggestions)}?" if pattern.suggestions else None,
             )
 
 
@@ -165,7 +165,7 @@ def contested(evidence: Evidence) -> Iterator[Hit]:
         yield Hit(
             message=f"`{overlap.chosen}` wins over {some(overlap.others)} at "
             f"{counted(len(overlap.modules), 'module')}: {some(overlap.modules)}",
-            keys=evidence.recipe.lines.find(evidence.recipe.modifiers[overlap.modifier].keys, overlap.chosen),
+            keys=evidence.recipe.positions.find(evidence.recipe.modifiers[overlap.modifier].keys, overlap.chosen),
             module=overlap.modules[0],
             value=float(len(overlap.modules)),
         )
@@ -188,7 +188,7 @@ def repeated_targets(evidence: Evidence) -> Iterator[Hit]:
                 groups = [name for name, scheme in config.config_groups.items() if target in scheme.targets]
                 yield Hit(
                     message=f"target `{target}` is in {some(groups)}: `{groups[-1]}` counts",
-                    keys=evidence.recipe.lines.find((*parsed.keys, "config_groups", groups[-1]), target),
+                    keys=evidence.recipe.positions.find((*parsed.keys, "config_groups", groups[-1]), target),
                     module=target,
                 )
 
@@ -235,8 +235,8 @@ def requantized(evidence: Evidence) -> Iterator[Hit]:
 )
 def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
     """Members of a fused group, or experts of a layer, are quantized differently, or some of them not at all."""
-    mixed = [use for use in evidence.uses if use.mixed]
-    by_projection: dict[str, list[GroupUse]] = {}
+    mixed = [use for use in evidence.assignments if use.mixed]
+    by_projection: dict[str, list[GroupAssignment]] = {}
     for use in mixed:
         by_projection.setdefault(use.projection, []).append(use)
     for projection, uses in by_projection.items():
@@ -246,8 +246,8 @@ def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
             module=use.name,
             value=float(len(uses)),
         )
-    told = {member for use in mixed for member in use.members}
-    units = [unit for unit in evidence.units if len(unit.members) > 1 and told.isdisjoint(unit.members)]
+    reported = {member for use in mixed for member in use.members}
+    units = [unit for unit in evidence.units if len(unit.members) > 1 and reported.isdisjoint(unit.members)]
     for kind, what in (("experts", "layer's experts"), ("fused", "fused group")):
         rows = [(unit, schemes) for unit in units if unit.kind == kind and len(schemes := _schemes(unit, evidence)) > 1]
         if rows:
@@ -266,17 +266,17 @@ def _number(number: int, what: str) -> str:
     return counted(number, what)
 
 
-def _schemes(unit: Unit, evidence: Evidence) -> dict[Quantized | None, list[str]]:
+def _schemes(unit: Unit, evidence: Evidence) -> dict[SchemeSummary | None, list[str]]:
     """The ways in which the members of a unit are quantized, None for left alone, and the members of each."""
-    found: dict[Quantized | None, list[str]] = {}
+    by_scheme: dict[SchemeSummary | None, list[str]] = {}
     for member in unit.members:
-        found.setdefault(evidence.ways_of_linears.get(member), []).append(member)
-    return found
+        by_scheme.setdefault(evidence.schemes_of_linears.get(member), []).append(member)
+    return by_scheme
 
 
-def _sides(schemes: Mapping[Quantized | None, Sequence[str]]) -> str:
+def _sides(schemes: Mapping[SchemeSummary | None, Sequence[str]]) -> str:
     return "; ".join(
-        f"{some(members, 2)} {'left alone' if way is None else way.title}" for way, members in schemes.items()
+        f"{some(members, 2)} {'left alone' if scheme is None else scheme.title}" for scheme, members in schemes.items()
     )
 
 
@@ -290,7 +290,7 @@ def _sides(schemes: Mapping[Quantized | None, Sequence[str]]) -> str:
 )
 def output_embedding(evidence: Evidence) -> Iterator[Hit]:
     """The Linear that makes logits is quantized."""
-    for use in evidence.uses:
+    for use in evidence.assignments:
         if use.projection == "lm_head":
             yield Hit(message=f"`{use.members[0]}` is quantized ({use.quantized[0].title})", module=use.members[0])
 
@@ -304,14 +304,14 @@ def output_embedding(evidence: Evidence) -> Iterator[Hit]:
 )
 def routers(evidence: Evidence) -> Iterator[Hit]:
     """Linears whose outputs are router logits are quantized."""
-    found = [
+    quantized = [
         site.module
         for site in evidence.card.sites
         if site.kind == "router_logits" and site.module in evidence.resolution.schemes
     ]
-    if found:
+    if quantized:
         yield Hit(
-            message=f"{counted(len(found), 'router')} quantized: {some(found)}",
-            module=found[0],
-            value=float(len(found)),
+            message=f"{counted(len(quantized), 'router')} quantized: {some(quantized)}",
+            module=quantized[0],
+            value=float(len(quantized)),
         )

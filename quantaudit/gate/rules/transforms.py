@@ -70,7 +70,7 @@ def _changed(evidence: Evidence, index: int) -> frozenset[str] | None:
     """Modules whose weights a transform changes; None where that may be any."""
     for smoothing in evidence.smoothings:
         if smoothing.modifier == index:
-            return smoothing.does.changed if smoothing.problem is None else None
+            return smoothing.spec.changed if smoothing.problem is None else None
     for reach in evidence.resolution.awq:
         if reach.modifier == index:
             return reach.changed if reach.problem is None else None
@@ -87,7 +87,7 @@ def _changed(evidence: Evidence, index: int) -> frozenset[str] | None:
 )
 def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
     """SmoothQuant or AWQ balance some readers of a norm only; a warning where llm-compressor inferred the mapping."""
-    found: dict[tuple[str, Keys, bool, bool], list[tuple[str, tuple[str, ...]]]] = {}
+    by_step: dict[tuple[str, Keys, bool, bool], list[tuple[str, tuple[str, ...]]]] = {}
     for step in _steps(evidence):
         for norm, balanced in step.mappings:
             for router, forgotten in (
@@ -96,8 +96,8 @@ def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
             ):
                 if forgotten:
                     key = (step.name, step.keys, step.inferred, router)
-                    found.setdefault(key, []).append((norm, forgotten))
-    for (name, keys, inferred, router), rows in found.items():
+                    by_step.setdefault(key, []).append((norm, forgotten))
+    for (name, keys, inferred, router), rows in by_step.items():
         norm, forgotten = rows[0]
         readers = [reader for _, row in rows for reader in row]
         yield Hit(
@@ -121,7 +121,7 @@ class _Step:
 
 
 def _steps(evidence: Evidence) -> Iterator[_Step]:
-    smoothings = [(row.modifier, row.does.mappings) for row in evidence.smoothings if row.problem is None]
+    smoothings = [(row.modifier, row.spec.mappings) for row in evidence.smoothings if row.problem is None]
     awq = [(row.modifier, row.mappings) for row in evidence.resolution.awq if row.problem is None]
     for index, mappings in (*smoothings, *awq):
         parsed = evidence.recipe.modifiers[index]
@@ -147,18 +147,18 @@ def _forgotten(evidence: Evidence, norm: str, balanced: Sequence[str]) -> tuple[
     if any(f"{parent}.{sibling}" in evidence.modules for sibling in OUTPUT_NORMS.get(leaf, ())):
         return (f"{parent} (its residual stream)",)
     inside = frozenset(balanced)
-    found: dict[str, None] = {}
+    forgotten: dict[str, None] = {}
     for unit in evidence.units:
         if unit.kind == "fused" and not inside.isdisjoint(unit.members):
-            found |= dict.fromkeys(member for member in unit.members if member not in inside)
+            forgotten |= dict.fromkeys(member for member in unit.members if member not in inside)
         if unit.kind == "experts" and not inside.isdisjoint(unit.members):
             leaves = _stacked_with({member.rpartition(".")[2] for member in unit.members if member in inside})
-            found |= dict.fromkeys(
+            forgotten |= dict.fromkeys(
                 member for member in unit.members if member.rpartition(".")[2] in leaves and member not in inside
             )
-    found |= dict.fromkeys(_of_one_block(evidence, inside))
-    found |= dict.fromkeys(_same_input(evidence, inside, parent))
-    return tuple(found)
+    forgotten |= dict.fromkeys(_of_one_block(evidence, inside))
+    forgotten |= dict.fromkeys(_same_input(evidence, inside, parent))
+    return tuple(forgotten)
 
 
 def _stacked_with(leaves: set[str]) -> set[str]:
@@ -213,10 +213,10 @@ def _routers(evidence: Evidence, balanced: Sequence[str]) -> tuple[str, ...]:
     """Routers of blocks whose experts, routed or shared, are balanced, and which are not."""
     inside = frozenset(balanced)
     routers = {site.module for site in evidence.card.sites if site.kind == "router_logits"}
-    found = []
+    forgotten = []
     for unit in evidence.units:
         block = unit.name.rpartition(".")[0]
         if unit.kind == "experts" and any(name.startswith(f"{block}.") for name in balanced):
-            own = [name for name in routers if name.startswith(f"{block}.") and name not in inside]
-            found += [name for name in own if not any(name.startswith(f"{other}.") for other in inside)]
-    return tuple(found)
+            outside = [name for name in routers if name.startswith(f"{block}.") and name not in inside]
+            forgotten += [name for name in outside if not any(name.startswith(f"{other}.") for other in inside)]
+    return tuple(forgotten)

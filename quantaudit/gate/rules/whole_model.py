@@ -87,7 +87,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
     if score.nonfinite and score.kl is None:
         yield Hit(
             message=f"logits turn NaN or infinite ({score.note})",
-            remedy=f"{gentler(evidence.ways_of_linears.values(), 'some of these modules')}.",
+            remedy=f"{gentler(evidence.schemes_of_linears.values(), 'some of these modules')}.",
         )
     elif score.nonfinite:
         yield Hit(
@@ -160,7 +160,7 @@ def stopped(evidence: Evidence) -> Iterator[Hit]:
 def _gentler(evidence: Evidence) -> str:
     """What would hurt less, by the schemes of the worst groups where these are known, else by all."""
     names = _worst_groups(evidence)
-    uses = [use for use in evidence.uses if use.name in names] or list(evidence.uses)
+    uses = [use for use in evidence.assignments if use.name in names] or list(evidence.assignments)
     return (
         f"{gentler((way for use in uses for way in use.quantized), 'the worst groups')}; "
         "`quantaudit advise` finds the smallest such change."
@@ -174,6 +174,8 @@ def _worst(evidence: Evidence) -> str:
 
 
 def _worst_groups(evidence: Evidence) -> list[str]:
-    prices = [(use.row.price, use.name) for use in evidence.uses if use.row is not None and use.row.price]
-    rows = prices or [(use.row.damage, use.name) for use in evidence.uses if use.row is not None and use.row.damage]
+    prices = [(use.row.price, use.name) for use in evidence.assignments if use.row is not None and use.row.price]
+    rows = prices or [
+        (use.row.damage, use.name) for use in evidence.assignments if use.row is not None and use.row.damage
+    ]
     return [name for _, name in sorted(rows, key=lambda row: -(row[0] or 0.0))[:2]]

@@ -47,21 +47,21 @@ def _reach(index: int, parsed: ParsedModifier, model: nn.Module, schemes: Mappin
         from llmcompressor.modifiers.transform.awq.dynamic_mappings import get_layer_mappings_from_model
 
     problem = None
-    found: list[tuple[str, tuple[str, ...]]] = []
+    resolved: list[tuple[str, tuple[str, ...]]] = []
     try:
         mappings = parsed.modifier.mappings
         if mappings is None:
             mappings = get_layer_mappings_from_model(model)
         # On a copy: resolving is what `oneshot` does first.
-        own = parsed.modifier.model_copy(update={"mappings": mappings})
+        modifier = parsed.modifier.model_copy(update={"mappings": mappings})
         with _attached(model, schemes):
-            own._set_resolved_mappings(model)
-        found = [(row.smooth_name, tuple(row.balance_names)) for row in own._resolved_mappings]
-        problem = _unfit(own.duo_scaling, found, schemes)
+            modifier._set_resolved_mappings(model)
+        resolved = [(row.smooth_name, tuple(row.balance_names)) for row in modifier._resolved_mappings]
+        problem = _unfit(modifier.duo_scaling, resolved, schemes)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         problem = lines[0] if lines else type(error).__name__
-    return AwqReach(modifier=index, keys=parsed.keys, mappings=tuple(found), problem=problem)
+    return AwqReach(modifier=index, keys=parsed.keys, mappings=tuple(resolved), problem=problem)
 
 
 def _unfit(

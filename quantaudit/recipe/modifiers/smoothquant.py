@@ -23,32 +23,32 @@ ARGUMENTS = ("num_calibration_steps", "calibration_function", "start", "end")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothing:
-    """One SmoothQuant modifier. does: what it smooths, as far as that can be told; problem: why it cannot run, or None.
+    """One SmoothQuant modifier. spec: what it smooths, as far as that is known; problem: why it cannot run, or None.
 
-    unmatched: mappings that hit nothing, as text. beyond: why it is not simulated, or None.
+    unmatched: mappings that hit nothing, as text. unsimulated: why it is not simulated, or None.
     """
 
     modifier: int
     keys: Keys
-    does: SmoothQuant
+    spec: SmoothQuant
     unmatched: tuple[str, ...]
     problem: str | None
-    beyond: str | None
+    unsimulated: str | None
 
     @property
     def balance_layers(self) -> frozenset[str]:
         """Linears whose input it smooths."""
-        return self.does.balance_layers
+        return self.spec.balance_layers
 
     @property
     def simulated(self) -> bool:
         """Whether it does anything, and all that it does is simulated."""
-        return self.beyond is None and bool(self.does.mappings)
+        return self.unsimulated is None and bool(self.spec.mappings)
 
     @property
     def identity(self) -> str:
         """What it does, for telling recipes apart: equal where it is written differently and does the same."""
-        return identity(self.does)
+        return identity(self.spec)
 
 
 def smoothings(recipe: ParsedRecipe, model: nn.Module, claimed: Mapping[str, int]) -> Iterator[Smoothing]:
@@ -65,10 +65,10 @@ def smoothings(recipe: ParsedRecipe, model: nn.Module, claimed: Mapping[str, int
             yield _smoothing(index, parsed, model, earlier)
 
 
-def identity(does: SmoothQuant) -> str:
+def identity(spec: SmoothQuant) -> str:
     """What a step does, as text."""
-    strength = does.strength if does.algorithm == "smoothquant" else None
-    return json.dumps(["smoothing", does.algorithm, strength, does.mappings])
+    strength = spec.strength if spec.algorithm == "smoothquant" else None
+    return json.dumps(["smoothing", spec.algorithm, strength, spec.mappings])
 
 
 def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -80,23 +80,22 @@ def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
     parsed = ParsedModifier(name="SmoothQuantModifier", keys=(), modifier=SmoothQuantModifier())
-    found = _smoothing(0, parsed, model, frozenset())
-    return () if found.problem is not None else found.does.mappings
+    smoothing = _smoothing(0, parsed, model, frozenset())
+    return () if smoothing.problem is not None else smoothing.spec.mappings
 
 
 def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, earlier: AbstractSet[str]) -> Smoothing:
     """earlier: modules that were quantized before it comes."""
     names = {module: name for name, module in model.named_modules()}
-    found: list[tuple[str, tuple[str, ...]]] = []
+    mappings: list[tuple[str, tuple[str, ...]]] = []
     unmatched: list[str] = []
     problem = None
     try:
-        mappings = parsed.modifier._infer_mappings_from_model(model)
-        for mapping in mappings:
+        for mapping in parsed.modifier._infer_mappings_from_model(model):
             # One mapping at a time, on a copy: resolving is what `oneshot` does first, and it fails as a whole.
             one = parsed.modifier.model_copy(update={"mappings": [mapping], "ignore": parsed.modifier.ignore or []})
             resolved = one._resolve_mappings(model)
-            found += [(row.smooth_name, tuple(names[layer] for layer in row.balance_layers)) for row in resolved]
+            mappings += [(row.smooth_name, tuple(names[layer] for layer in row.balance_layers)) for row in resolved]
             if not resolved:
                 balance, smooth = mapping
                 unmatched.append(f"{smooth} → {balance}")
@@ -104,19 +103,19 @@ def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, earlier: Ab
         cause = error.__cause__ or error
         problem = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
     modifier = parsed.modifier
-    does = SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(found))
-    late = bool(earlier) if problem is not None else not does.changed.isdisjoint(earlier)
+    spec = SmoothQuant(algorithm=modifier.algorithm, strength=modifier.smoothing_strength, mappings=tuple(mappings))
+    late = bool(earlier) if problem is not None else not spec.changed.isdisjoint(earlier)
     return Smoothing(
         modifier=index,
         keys=parsed.keys,
-        does=does,
+        spec=spec,
         unmatched=tuple(unmatched),
         problem=problem,
-        beyond=_beyond(modifier, late=late, misfit=problem is not None),
+        unsimulated=_unsimulated(modifier, late=late, misfit=problem is not None),
     )
 
 
-def _beyond(modifier: Any, *, late: bool, misfit: bool) -> str | None:
+def _unsimulated(modifier: Any, *, late: bool, misfit: bool) -> str | None:
     given = [name for name in ARGUMENTS if getattr(modifier, name, None) not in (None, -1)]
     if given:
         return f"SmoothQuant is given `{given[0]}`, which is not simulated"

@@ -44,10 +44,10 @@ def try_scheme(scheme: QuantizationScheme) -> Trial:
     with stdout_to_stderr(), warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        own = deepcopy(scheme)
-        reads = {part: _watch(getattr(own, part)) for part in _PARTS}
+        copy = deepcopy(scheme)
+        reads = {part: _watch(getattr(copy, part)) for part in _PARTS}
         try:
-            stored = _quantized(own)
+            stored = _quantized(copy)
         except Exception as error:  # what it raises on an argument is llm-compressor's to choose
             return Trial(refused=_reason(error), format=None)
     unread = [f"{part}.observer_kwargs.{key}" for part, watched in reads.items() if watched for key in watched.unread()]
@@ -65,7 +65,7 @@ def known_observer(name: str) -> bool:
     """Whether llm-compressor finds an observer by this name; it minds neither case nor the kind of hyphen."""
     from compressed_tensors.registry.registry import standardize_lookup_name
 
-    return standardize_lookup_name(name) in {standardize_lookup_name(known) for known in observers()}
+    return standardize_lookup_name(name) in {standardize_lookup_name(observer) for observer in observers()}
 
 
 class _Watched(dict[str, Any]):

@@ -140,6 +140,7 @@ def test_what_smoothing_mends_is_smoothed_and_keeps_its_format(
     advice: Advice,
     loaded: LoadedModel,
     profile: Profile,
+    corpus: TokenizedCorpus,
     resolution: Resolution,
     samples: Sequence[TokenizedSample],
 ) -> None:
@@ -172,7 +173,7 @@ def test_the_file_smooths_exactly_the_intended_modules_and_is_what_oneshot_makes
         if change.option.startswith("smoothed")
     }
     members = {group.name: group.members for group in discover(loaded.model).groups}
-    smoothed_by = {path: s.does.strength for s in found.smoothings for path in s.balance_layers}
+    smoothed_by = {path: s.spec.strength for s in found.smoothings for path in s.balance_layers}
     assert smoothed_by == {path: strength for name, strength in intended.items() for path in members[name]}
     assert all(not s.unmatched and s.problem is None for s in found.smoothings)
     line = next(line for line in text.splitlines() if "model.layers.1.input_layernorm" in line)

@@ -18,7 +18,7 @@ from quantaudit.model.sites import Group, discover
 from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.parse import parse_recipe
-from quantaudit.recipe.skeleton import shell_model
+from quantaudit.recipe.skeleton import skeleton_model
 from tests.recipe_cards import CALM, DYNAMIC, SCHEMES, STATIC, card_of, modules_and_groups, recipe_row, scales_of
 from tests.skeletons import FAMILIES, skeleton
 
@@ -64,7 +64,7 @@ def with_rows(card: Card, *rows: Any) -> Card:
 def test_groups_rebuilt_from_a_card_are_those_that_were_measured(family: str) -> None:
     modules, _, groups = modules_and_groups(family)
     card = card_of(family)
-    found = fused_groups(card, shell_model(modules))
+    found = fused_groups(card, skeleton_model(modules))
 
     def plain(rows: Iterable[Group]) -> list[Group]:
         # Who made the experts is not on a card, and no matter of the gate's.
@@ -75,7 +75,7 @@ def test_groups_rebuilt_from_a_card_are_those_that_were_measured(family: str) ->
 
 def test_no_weights_are_made() -> None:
     modules, _, _ = modules_and_groups("llama")
-    assert {parameter.device.type for parameter in shell_model(modules).parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in skeleton_model(modules).parameters()} == {"meta"}
 
 
 # Scores --------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from llmcompressor.recipe import Recipe
 
 from quantaudit.errors import RecipeError
 from quantaudit.recipe.parse import parse_recipe, read_recipe
-from quantaudit.recipe.yaml_positions import Lines
+from quantaudit.recipe.yaml_positions import YamlPositions
 from tests.skeletons import RECIPES, stem
 
 GOOD = """# a comment
@@ -46,10 +46,10 @@ def test_places_are_lines_of_the_file() -> None:
     recipe = parse_recipe(GOOD, "r.yaml")
     keys = recipe.modifiers[0].keys
     assert recipe.where(keys) == "r.yaml:4"
-    assert recipe.where(recipe.lines.find(keys, "re:.*gate")) == "r.yaml:8"
+    assert recipe.where(recipe.positions.find(keys, "re:.*gate")) == "r.yaml:8"
     assert recipe.where((*keys, "scheme")) == "r.yaml:5"
     assert recipe.where((*keys, "targets", 0)) == "r.yaml:4"  # not written: the modifier's own line
-    assert recipe.where(recipe.lines.find(keys, "absent")) == "r.yaml:4"
+    assert recipe.where(recipe.positions.find(keys, "absent")) == "r.yaml:4"
 
 
 def test_several_stages_and_groups_keep_their_places() -> None:
@@ -160,8 +160,8 @@ def test_aliases_neither_explode_nor_loop() -> None:
     bomb = "a: &a [x, x]\n" + "".join(
         f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
     )
-    assert len(Lines(bomb).places) < 200
-    assert Lines("a: &a [*a]\n").places[("a", 0)].line == 1
+    assert len(YamlPositions(bomb).places) < 200
+    assert YamlPositions("a: &a [*a]\n").places[("a", 0)].line == 1
 
 
 def test_results_on_stdout_stay_clean(tmp_path: Path) -> None:

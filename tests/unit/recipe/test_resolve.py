@@ -134,7 +134,7 @@ def test_patterns_without_effect_are_named(
     if effect == "container":  # the repaired pattern is offered only where it matches a Linear
         assert (pattern.field, pattern.effect) == (field, effect)
     else:
-        assert (pattern.field, pattern.effect, set(pattern.nearest)) == (field, effect, set(nearest))
+        assert (pattern.field, pattern.effect, set(pattern.suggestions)) == (field, effect, set(nearest))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
-from quantaudit.gate.rules.remedies import gentler
 
 from quantaudit.errors import RecipeError
 from quantaudit.gate.kernels import has_kernel
+from quantaudit.gate.rules.phrases import gentler
 from quantaudit.gate.scheme_summary import describe
 from quantaudit.recipe.modifiers.trial import known_observer, observers, try_scheme
 from quantaudit.recipe.parse import parse_recipe
