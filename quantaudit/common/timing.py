@@ -32,8 +32,9 @@ def is_shown() -> bool:
 
 
 def show_timings() -> None:
-    """Write every stage to stderr, and at which second since the start of the program it ended."""
-    LOG.addHandler(_Stderr())
+    """Write every stage to stderr, once, and at which second since the start of the program it ended."""
+    if not any(isinstance(handler, _Stderr) for handler in LOG.handlers):
+        LOG.addHandler(_Stderr())
     LOG.setLevel(logging.DEBUG)
     LOG.propagate = False
 
