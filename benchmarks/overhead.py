@@ -22,9 +22,9 @@ from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.pipeline.prepare import AuditInputs, prepare
 from quantaudit.settings import Settings
-from quantaudit.stats import host
-from quantaudit.stats.host_count import CHANNELS, EXTREMES, HISTOGRAM, MASSIVE, PEAKS
-from quantaudit.stats.host_kernel import compile_record
+from quantaudit.stats.kernels import host
+from quantaudit.stats.kernels.host_count import CHANNELS, EXTREMES, HISTOGRAM, MASSIVE, PEAKS
+from quantaudit.stats.kernels.host_kernel import compile_record
 
 STATISTICS = {
     "hooks, labels, threads": 0,

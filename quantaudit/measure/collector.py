@@ -43,10 +43,10 @@ class SiteRecorder(Protocol):
 def recorder_for(device: torch.device) -> Recorder:
     """Compiled code for main memory, PyTorch's operations for an accelerator."""
     if device.type == "cpu":
-        from quantaudit.stats.host import HostRecorder
+        from quantaudit.stats.kernels.host import HostRecorder
 
         return HostRecorder()
-    from quantaudit.stats.device import DeviceRecorder
+    from quantaudit.stats.kernels.device import DeviceRecorder
 
     return DeviceRecorder()
 

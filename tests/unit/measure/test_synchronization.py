@@ -22,7 +22,7 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.settings import Settings
-from quantaudit.stats.device import DeviceRecorder
+from quantaudit.stats.kernels.device import DeviceRecorder
 from tests.builders import differences, loaded_from, random_corpus
 from tests.families import family_model
 

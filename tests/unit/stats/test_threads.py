@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quantaudit.stats.host import HostRecorder
+from quantaudit.stats.kernels.host import HostRecorder
 from quantaudit.stats.labels import labels_of
 from tests.builders import differences
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from quantaudit.stats.host_layout import (
+from quantaudit.stats.kernels.host_layout import (
     BINS,
     LOCKS,
     RANGES,

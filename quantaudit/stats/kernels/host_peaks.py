@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from quantaudit.stats import host_layout as layout
-from quantaudit.stats.host_count import EXTREMES, MASSIVE, PEAKS
-from quantaudit.stats.host_layout import BINS, LIMIT, UNKNOWN, array, batch_of, row_of, rows_of, sign_of
+from quantaudit.stats.kernels import host_layout as layout
+from quantaudit.stats.kernels.host_count import EXTREMES, MASSIVE, PEAKS
+from quantaudit.stats.kernels.host_layout import BINS, LIMIT, UNKNOWN, array, batch_of, row_of, rows_of, sign_of
 
 _BLOCK = 64
 """Channels of which the largest is looked at first."""

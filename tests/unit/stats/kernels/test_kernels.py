@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantaudit.stats import distribution
-from quantaudit.stats.device import DeviceRecorder
-from quantaudit.stats.host import HostRecorder
+from quantaudit.stats.kernels.device import DeviceRecorder
+from quantaudit.stats.kernels.host import HostRecorder
 from quantaudit.stats.labels import Chosen, Labels, labels_of
 from quantaudit.stats.site import SiteStatistics
 from tests.builders import Sample, differences
@@ -167,7 +167,7 @@ def test_rows_of_padding_alone_are_nothing(kernel: Callable[[], Any]) -> None:
 
 
 def test_counters_that_are_emptied_lose_nothing(kernel: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantaudit.stats import device, host
+    from quantaudit.stats.kernels import device, host
 
     monkeypatch.setattr(host, "_FOLD", 1000)
     monkeypatch.setattr(device, "SPARSE_BYTES", 1)

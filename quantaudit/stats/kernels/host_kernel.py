@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numba import cfunc, types
 
-from quantaudit.stats.host_count import ALL, count_chunk
-from quantaudit.stats.host_layout import FINISHED, NEXT_CHUNK, add_to, site_at
-from quantaudit.stats.host_peaks import finish_tensor
+from quantaudit.stats.kernels.host_count import ALL, count_chunk
+from quantaudit.stats.kernels.host_layout import FINISHED, NEXT_CHUNK, add_to, site_at
+from quantaudit.stats.kernels.host_peaks import finish_tensor
 
 _SOURCES = ("host_layout.py", "host_count.py", "host_peaks.py")
 

@@ -45,7 +45,7 @@ def _team() -> Any:
 
 @cache
 def _compiled() -> Any:
-    from quantaudit.stats.host_kernel import compile_record  # compiles, or loads what was compiled
+    from quantaudit.stats.kernels.host_kernel import compile_record  # compiles, or loads what was compiled
 
     return compile_record()
 
@@ -57,7 +57,7 @@ class HostRecorder:
     """
 
     def __init__(self, compiled: Any = None) -> None:
-        from quantaudit.stats import host_layout
+        from quantaudit.stats.kernels import host_layout
 
         self.layout = host_layout
         compiled = compiled or _compiled()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from quantaudit.stats.host import HostRecorder
-from quantaudit.stats.host_count import HISTOGRAM
-from quantaudit.stats.host_kernel import compile_record
+from quantaudit.stats.kernels.host import HostRecorder
+from quantaudit.stats.kernels.host_count import HISTOGRAM
+from quantaudit.stats.kernels.host_kernel import compile_record
 from quantaudit.stats.labels import labels_of
 from tests.builders import differences
 
