@@ -18,7 +18,7 @@ FEWEST = 8
 """Groups below which a rank correlation says nothing."""
 RESAMPLES = 500
 PARTIAL = "partial"
-"""Scope of a correlation over all groups after each projection's mean rank is taken off: what the predictor tells
+"""Scope of a correlation over all groups after each projection's mean rank is taken off: what the predictor says
 beyond which projection a group is."""
 OUTCOMES: dict[Outcome, str] = {
     "damage": "block damage",
@@ -41,15 +41,15 @@ Floats = NDArray[np.float64]
 
 def predictors(profile: Profile) -> dict[Predictor, dict[str, float | None]]:
     """Each of PREDICTORS by group, of the group's input on the evaluation split, which errors are reported on."""
-    found: dict[Predictor, dict[str, float | None]] = {name: {} for name in PREDICTORS}
+    values: dict[Predictor, dict[str, float | None]] = {name: {} for name in PREDICTORS}
     for site in profile.sites:
         evaluation = profile.split(site.name, "evaluation") if site.kind == "linear_input" else None
         if evaluation is not None:
             group, described = site.name.removesuffix(".input"), summary(evaluation)
-            found["amax"][group] = _finite(described.amax)
-            found["peak_over_rms"][group] = _finite(described.amax / described.rms if described.rms else math.nan)
-            found["kurtosis"][group] = _finite(kurtosis(evaluation.distribution))
-    return found
+            values["amax"][group] = _finite(described.amax)
+            values["peak_over_rms"][group] = _finite(described.amax / described.rms if described.rms else math.nan)
+            values["kurtosis"][group] = _finite(kurtosis(evaluation.distribution))
+    return values
 
 
 def kurtosis(distribution: Distribution) -> float:
@@ -89,7 +89,7 @@ def correlate(
                 if predictor != "amax" and outcome not in FEW_OUTCOMES:
                     continue
                 for scope in scopes if predictor == "amax" else scopes[:2]:
-                    names = [name for name, own in projections.items() if scope in ("all", PARTIAL, own)]
+                    names = [name for name, projection in projections.items() if scope in ("all", PARTIAL, projection)]
                     row = _row(scheme, scope, predictor, outcome, _Pairs.of(names, values, errors, projections), seed)
                     if row is not None:
                         rows.append(row)
@@ -101,7 +101,7 @@ def _outcomes(simulation: Simulation, scheme: SchemeInfo) -> dict[Outcome, Value
     groups = [row for row in simulation.groups if row.scheme == scheme.name]
     # A price that was fitted to damage would only repeat it.
     priced = simulation.evaluation.price_source != "damage"
-    found: dict[Outcome, Values] = {
+    by_outcome: dict[Outcome, Values] = {
         "damage": {row.group: row.damage for row in groups},
         "price": {row.group: row.price for row in groups if priced},
         # Groups that were simulated for another purpose are no fair sample: see `simulate.single.spread`.
@@ -112,7 +112,7 @@ def _outcomes(simulation: Simulation, scheme: SchemeInfo) -> dict[Outcome, Value
         "zeroed_fraction": {row.group: row.zeroed_fraction for row in errors},
         "effective_levels": {row.group: row.effective_levels for row in errors},
     }
-    return found
+    return by_outcome
 
 
 class _Pairs:
@@ -127,12 +127,12 @@ class _Pairs:
     @classmethod
     def of(cls, names: Sequence[str], x: Values, y: Values, projections: Mapping[str, str]) -> _Pairs:
         """Those of `names` for which both sides are a number, in that order; projections: by group."""
-        known = [(x[n], y[n], projections[n]) for n in names if x.get(n) is not None and y.get(n) is not None]
-        kinds = sorted({kind for _, _, kind in known})
+        complete = [(x[n], y[n], projections[n]) for n in names if x.get(n) is not None and y.get(n) is not None]
+        kinds = sorted({kind for _, _, kind in complete})
         return cls(
-            np.array([a for a, _, _ in known], np.float64),
-            np.array([b for _, b, _ in known], np.float64),
-            np.array([kinds.index(kind) for _, _, kind in known], np.int64),
+            np.array([a for a, _, _ in complete], np.float64),
+            np.array([b for _, b, _ in complete], np.float64),
+            np.array([kinds.index(kind) for _, _, kind in complete], np.int64),
             len(names),
         )
 
@@ -147,21 +147,21 @@ def spearman(x: Floats, y: Floats, kind: NDArray[np.int64] | None = None) -> Flo
     else:
         a, b = _within(a, kind), _within(b, kind)
     norm = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    found: Floats = np.divide((a * b).sum(1), norm, out=np.full(len(a), np.nan), where=norm > 1e-9)
-    return found
+    rho: Floats = np.divide((a * b).sum(1), norm, out=np.full(len(a), np.nan), where=norm > 1e-9)
+    return rho
 
 
 def kendall(x: Floats, y: Floats, kind: NDArray[np.int64] | None = None) -> Floats:
     """Kendall's τ-b of each row, [draws]; with `kind`, over pairs of one kind only. NaN where a side does not vary."""
-    found = np.empty(len(x))
+    tau = np.empty(len(x))
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
         left, right = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
         if kind is not None:
             same = kind[i][:, None] == kind[i]
             left, right = left * same, right * same
         norm = math.sqrt(float((left * left).sum()) * float((right * right).sum()))
-        found[i] = float((left * right).sum()) / norm if norm else math.nan
-    return found
+        tau[i] = float((left * right).sum()) / norm if norm else math.nan
+    return tau
 
 
 def resampled_kendall(x: Floats, y: Floats, draws: NDArray[np.int64], kind: NDArray[np.int64] | None = None) -> Floats:
@@ -177,8 +177,8 @@ def resampled_kendall(x: Floats, y: Floats, draws: NDArray[np.int64], kind: NDAr
     counts = np.stack([np.bincount(draw, minlength=len(x)) for draw in draws]).astype(np.float64)
     concordant, a, b = (((counts @ form) * counts).sum(1) for form in (left * right, left * left, right * right))
     norm = np.sqrt(a * b)
-    found: Floats = np.divide(concordant, norm, out=np.full(len(draws), np.nan), where=norm > 0)
-    return found
+    tau: Floats = np.divide(concordant, norm, out=np.full(len(draws), np.nan), where=norm > 0)
+    return tau
 
 
 def resampled_spearman(x: Floats, y: Floats, draws: NDArray[np.int64], kind: NDArray[np.int64] | None = None) -> Floats:
@@ -240,7 +240,7 @@ def _row(
         kendall_low=tau_low,
         kendall_high=tau_high,
         reading=read(
-            scheme.title, scope, outcome, rho, rho_low, rho_high, predictor, known=(len(pairs.x), pairs.groups)
+            scheme.title, scope, outcome, rho, rho_low, rho_high, predictor, rests_on=(len(pairs.x), pairs.groups)
         ),
     )
 
@@ -254,13 +254,13 @@ def read(
     high: float,
     predictor: Predictor = "amax",
     *,
-    known: tuple[int, int] = (0, 0),
+    rests_on: tuple[int, int] = (0, 0),
 ) -> str:
     """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size.
 
     known: on how many of the scope's groups it rests; named where they are not all.
     """
-    count, groups = known
+    count, groups = rests_on
     some = f"{count} of {groups} " if count < groups else ""
     places = {
         "all": f"over {some or 'all '}groups",
@@ -268,12 +268,12 @@ def read(
     }
     where = f"{scheme}, {places.get(scope) or f'within {some}{scope} inputs'}"
     numbers = f"(ρ = {_signed(rho)}, 95% interval {_signed(low)} to {_signed(high)})"
-    name, told = PREDICTORS[predictor], OUTCOMES[outcome]
+    name, error = PREDICTORS[predictor], OUTCOMES[outcome]
     if low <= 0 <= high:
-        return f"{where}: the {name} does not tell the {told} {numbers}."
+        return f"{where}: the {name} does not tell the {error} {numbers}."
     strength = "closely" if abs(rho) >= 0.8 else "in part" if abs(rho) >= 0.4 else "only weakly"
     direction = "higher" if rho > 0 else "lower"
-    return f"{where}: a higher {name} goes with a {direction} {told}, {strength} {numbers}."
+    return f"{where}: a higher {name} goes with a {direction} {error}, {strength} {numbers}."
 
 
 def _signed(value: float) -> str:

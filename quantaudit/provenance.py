@@ -123,14 +123,14 @@ class CorpusInfo(Row):
     special_tokens: SpecialTokens = Field(
         default="auto", description="auto: the tokenizer's own and its chat template; none: neither"
     )
-    tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize anew")
+    tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize again")
     images: int = Field(default=0, description="samples with images")
     available: int | None = Field(
         default=None, description="samples of the corpus, where a part was taken, fairly over domains; null for all"
     )
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
     redacted: bool = Field(
-        default=False, description="whether what tells of its text was taken out: tokens, positions, names"
+        default=False, description="whether what reveals its text was taken out: tokens, positions, names"
     )
     padded: list[str] = Field(
         default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"

@@ -36,10 +36,10 @@ def _rendered(
     if not turns:
         return np.empty(0, np.int64)
     try:
-        found = tokenizer.apply_chat_template(turns, tools=tools, return_dict=True, add_generation_prompt=prompt)
+        encoded = tokenizer.apply_chat_template(turns, tools=tools, return_dict=True, add_generation_prompt=prompt)
     except Exception:  # templates raise whatever they like
         return None
-    return np.asarray(found["input_ids"], np.int64)
+    return np.asarray(encoded["input_ids"], np.int64)
 
 
 def _begins(ids: NDArray[np.int64], start: NDArray[np.int64]) -> bool:

@@ -101,10 +101,10 @@ def _turn(turn: dict[str, Any]) -> dict[str, Any]:
         *(said or ())[:1],
     }
     content = _content(role, content)
-    found = (
+    plain_turn = (
         {"role": role} | ({} if content is None else {"content": content}) | ({"tool_calls": calls} if calls else {})
     )
-    return {**found, **{key: item for key, item in turn.items() if key not in used}}
+    return {**plain_turn, **{key: item for key, item in turn.items() if key not in used}}
 
 
 def _content(role: Any, content: Any) -> Any:

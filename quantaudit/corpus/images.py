@@ -1,4 +1,4 @@
-"""Samples with images, made ready by the model's own processor: token ids with placeholders, and pixels beside them."""
+"""Samples with images, made ready by the model's own processor: token ids with placeholders, and their pixels."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _calls(message: Message) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """A row with its images, encoded anew whenever it is run: the pixels of a whole corpus would not fit in memory.
+    """A row with its images, encoded again whenever it is run: the pixels of a whole corpus would not fit in memory.
 
-    With a chat template, the images and a text beside them are one turn of a user; else placeholders before the text.
+    With a chat template, the images and their text are one turn of a user; else placeholders before the text.
     """
 
     row: CorpusRow
@@ -47,7 +47,7 @@ class Pictures:
         return np.asarray(self._encode()["input_ids"][0], np.int64)
 
     def inputs(self, tokens: int) -> dict[str, Any]:
-        """What the model is given beside the first `tokens` ids: torch tensors by argument, such as pixel_values.
+        """What the model is given with the first `tokens` ids: torch tensors by argument, such as pixel_values.
 
         Those with one column for each token, [1, tokens], are cut like the ids.
         """
@@ -58,8 +58,8 @@ class Pictures:
 
     def least(self, ids: NDArray[np.int64]) -> int:
         """Tokens that cannot be cut away: those up to the last one that stands for an image."""
-        found = np.flatnonzero(self.stand_ins(ids))
-        return int(found[-1]) + 1 if len(found) else 0
+        places = np.flatnonzero(self.stand_ins(ids))
+        return int(places[-1]) + 1 if len(places) else 0
 
     def stand_ins(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """bool [tokens]: which of them stand for images."""

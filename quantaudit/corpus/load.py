@@ -92,15 +92,15 @@ def _read(path: Path, column: str | None) -> tuple[list[CorpusRow], list[str]]:
     """All rows of a file, and notes on how their content was made."""
     table = _suffix(path) == ".parquet"
     how = f"{path}:::COLUMN"
-    rows, made = [], []
+    rows, contents = [], []
     for number, raw in _parquet(path, column) if table else _records(path):
         where = f"{path}:{number}"
-        known = normalize(raw, column, where=where, how=how)
-        several = isinstance(known.fields, dict) and sum(bool(known.fields.get(name)) for name in CONTENTS) > 1
+        content = normalize(raw, column, where=where, how=how)
+        several = isinstance(content.fields, dict) and sum(bool(content.fields.get(name)) for name in CONTENTS) > 1
         hint = f"{SHAPE}; {'leave one of them out, or ' if several else ''}choose the column for all rows: {how}"
-        rows.append(parse_row(known.fields, where=where, folder=None if table else path.parent, hint=hint))
-        made.append(known)
-    return rows, [*made_of(made), *(_unread_images(path, column) if table else [])]
+        rows.append(parse_row(content.fields, where=where, folder=None if table else path.parent, hint=hint))
+        contents.append(content)
+    return rows, [*made_of(contents), *(_unread_images(path, column) if table else [])]
 
 
 def _unread_images(path: Path, column: str | None) -> list[str]:
@@ -113,12 +113,12 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line or row number from 1, record) for every line or row that is not empty."""
     text = _text(path)
     if (suffix := str(_suffix(path))).startswith(".json") and not suffix.startswith(".jsonl"):
-        found = _json(text, str(path), "one JSON list of rows")
-        if not isinstance(found, list):
+        records = _json(text, str(path), "one JSON list of rows")
+        if not isinstance(records, list):
             raise CorpusError(
                 "not a list of rows", where=str(path), hint="one JSON list of rows, or .jsonl: one a line"
             )
-        yield from enumerate(found, start=1)
+        yield from enumerate(records, start=1)
         return
     # Only \n ends a line: str.splitlines would also break at separators that JSON strings may hold.
     # Files that were joined have byte order marks inside.

@@ -117,11 +117,11 @@ def filled(value: Any) -> bool:
 
 def _content(row: dict[str, Any], where: str) -> tuple[dict[str, Any], str | None]:
     """Content under its own name wherever that is filled; else from ShareGPT's column, else from a pair of columns."""
-    own = {name: row[name] for name in CONTENTS if name in row}
-    if any(filled(value) for value in own.values()):
-        if "messages" in own:
-            own["messages"] = chat(own["messages"])
-        return own, None
+    under_own_names = {name: row[name] for name in CONTENTS if name in row}
+    if any(filled(value) for value in under_own_names.values()):
+        if "messages" in under_own_names:
+            under_own_names["messages"] = chat(under_own_names["messages"])
+        return under_own_names, None
     for name in CHATS:
         if filled(row.get(name)):
             return {"messages": _led(row, chat(row[name]))}, f"{name} were read as chats"
@@ -136,7 +136,7 @@ def _content(row: dict[str, Any], where: str) -> tuple[dict[str, Any], str | Non
             return {"messages": _pair(row, asked, answered, where)}, (
                 f"{asked} and {answered} were read as a user's and an assistant's turn"
             )
-    return own, None
+    return under_own_names, None
 
 
 def _pair(row: dict[str, Any], asked: str, answered: str, where: str) -> Any:
@@ -187,11 +187,11 @@ def _led(row: dict[str, Any], turns: Any) -> Any:
 
 def _labels(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     """id, domain and split; numbers are names, and a number without fraction is one without a point."""
-    found = {name: _label(row[name]) for name in LABELS if name in row and name != column}
-    if found.get("domain") is None and column != CATEGORY:
+    labels = {name: _label(row[name]) for name in LABELS if name in row and name != column}
+    if labels.get("domain") is None and column != CATEGORY:
         category = _label(row.get(CATEGORY))
-        found["domain"] = category if isinstance(category, str) else None
-    return {name: value for name, value in found.items() if value is not None}
+        labels["domain"] = category if isinstance(category, str) else None
+    return {name: value for name, value in labels.items() if value is not None}
 
 
 def _label(value: Any) -> Any:
@@ -228,7 +228,7 @@ def _chosen(row: dict[str, Any], raw: dict[str, Any], column: str, *, where: str
 
 
 def _kind(value: Any, column: str, where: str) -> str:
-    """Text, a chat or token ids, told from a value."""
+    """Text, a chat or token ids: what kind of content a value is."""
     if isinstance(value, str):
         return "messages" if column.split(".")[-1] in ("messages", *CHATS) else "text"
     if isinstance(value, dict) or (isinstance(value, list) and all(isinstance(item, dict) for item in value)):

@@ -54,7 +54,7 @@ class Message(BaseModel):
 
     @property
     def tool_calls(self) -> list[Any]:
-        """The calls of the turn; it has them beside its declared fields, as all that only templates read."""
+        """The calls of the turn; it has them next to its declared fields, as all that only templates read."""
         calls = (self.model_extra or {}).get("tool_calls") or []
         return list(calls) if isinstance(calls, list) else [calls]
 
@@ -106,20 +106,20 @@ class CorpusRow(BaseModel):
         The order of a call's or a tool's own fields says nothing: tables have one order for all rows.
         """
         content = {"text", "messages", "input_ids", *(("domain", "split", "pictures") if labels else ())}
-        found = self.model_dump(mode="json", include=content, exclude_none=True)
-        if "messages" in found:
-            found["messages"] = [_ordered(turn) for turn in found["messages"]]
+        content_fields = self.model_dump(mode="json", include=content, exclude_none=True)
+        if "messages" in content_fields:
+            content_fields["messages"] = [_ordered(turn) for turn in content_fields["messages"]]
         tools = self.offered()
-        line = _compact(found) + ("" if tools is None else "\n" + _compact(tools, sort_keys=True))
+        line = _compact(content_fields) + ("" if tools is None else "\n" + _compact(tools, sort_keys=True))
         return line.encode()
 
 
 def digest(rows: Sequence[CorpusRow]) -> str:
     """SHA-256 over the content, domain and split of samples in their order: of what they are, not of where they lie."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for row in rows:
-        found.update(row.canonical(labels=True) + b"\n")
-    return found.hexdigest()
+        sha256.update(row.canonical(labels=True) + b"\n")
+    return sha256.hexdigest()
 
 
 def _ordered(turn: dict[str, Any]) -> dict[str, Any]:

@@ -41,14 +41,14 @@ def parse(text: str) -> Spec:
     """Read a spec. What exists on this machine under the whole text is that file or folder, colons and all."""
     if Path(text).expanduser().exists():
         return Spec(place=text)
-    found = _PARTS.fullmatch(text)
-    if found is None:
+    match = _PARTS.fullmatch(text)
+    if match is None:
         return Spec(place=text)
-    parts = {name: value or None for name, value in found.groupdict().items() if name != "place"}
-    place, _, revision = found["place"].partition("@")
+    parts = {name: value or None for name, value in match.groupdict().items() if name != "place"}
+    place, _, revision = match["place"].partition("@")
     if revision and _HUB_ID.fullmatch(place):
         return Spec(place=place, revision=revision, **parts)
-    return Spec(place=found["place"], **parts)
+    return Spec(place=match["place"], **parts)
 
 
 def pinned(text: str, revision: str | None) -> str:

@@ -37,7 +37,7 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
     """
     revision = _commit(spec) if spec.hub else None
     rows: list[CorpusRow] = []
-    made: list[Normalized] = []
+    contents: list[Normalized] = []
     empty = 0
     with _explained(spec):
         dataset = _split(spec, _load(spec, revision))
@@ -46,15 +46,15 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
         shuffled = dataset.select_columns(columns(names, spec.column)).shuffle(seed=seed, buffer_size=BUFFER)
         for number, raw in enumerate(shuffled, start=1):
             where = f"{spec}: row {number} of the stream"
-            known = normalize(_lenient(raw), spec.column, where=where, how=SYNTAX)
-            if known.empty:
+            content = normalize(_lenient(raw), spec.column, where=where, how=SYNTAX)
+            if content.empty:
                 empty += 1
                 continue
-            made.append(known)
-            rows.append(parse_row(known.fields, where=where, hint=f"choose a column of text or of chats: {SYNTAX}"))
+            contents.append(content)
+            rows.append(parse_row(content.fields, where=where, hint=f"choose a column of text or of chats: {SYNTAX}"))
             if len(rows) == samples:
                 break
-    notes = made_of(made)
+    notes = made_of(contents)
     notes += [f"{empty} empty rows of the dataset were passed over"] if empty else []
     notes += unread_images(names, spec.column)
     return Read(name=spec.place if spec.hub else spec.path.resolve().name, revision=revision, rows=rows, notes=notes)
@@ -71,11 +71,11 @@ def _load(spec: Spec, revision: str | None) -> Mapping[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
-    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is told once, by us
+    datasets.utils.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is reported once, by us
     place = spec.place if spec.hub else str(spec.path)
-    found = datasets.load_dataset(place, name=spec.config, revision=revision, streaming=True)
-    assert isinstance(found, Mapping)  # no split was asked for
-    return found
+    splits = datasets.load_dataset(place, name=spec.config, revision=revision, streaming=True)
+    assert isinstance(splits, Mapping)  # no split was asked for
+    return splits
 
 
 def _split(spec: Spec, splits: Mapping[str, Any]) -> Any:
@@ -104,12 +104,12 @@ def _commit(spec: Spec) -> str:
 
     with _explained(spec):
         try:
-            found = HfApi().dataset_info(spec.place, revision=spec.revision)
+            repository = HfApi().dataset_info(spec.place, revision=spec.revision)
         except RevisionNotFoundError as error:
             raise CorpusError(
                 f"the dataset has no revision {spec.revision}", where=str(spec), hint="give a branch, tag or commit"
             ) from error
-    return str(found.sha)
+    return str(repository.sha)
 
 
 @contextlib.contextmanager

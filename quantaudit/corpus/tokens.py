@@ -95,7 +95,7 @@ def tokenize(
             hint="scales come from one split and errors from the other: name both, or leave `split` out",
         )
     taken: list[TokenizedSample] = []
-    told: Counter[str] = Counter()
+    noted: Counter[str] = Counter()
     truncated = 0
     for index, (row, split) in enumerate(zip(rows, splits, strict=True)):
         label = row.id or f"row-{chosen[index] + 1}"
@@ -106,7 +106,7 @@ def tokenize(
         if pictures:
             pictures.check(encoded.ids, limit)
         truncated += len(encoded.ids) > limit
-        told.update(encoded.notes)
+        noted.update(encoded.notes)
         taken.append(
             TokenizedSample(
                 index=index,
@@ -140,7 +140,7 @@ def tokenize(
             tokenizer=source.name_or_path if source is not None else None,
             images=sum(sample.pictures is not None for sample in taken),
             available=len(corpus.rows) if len(chosen) < len(corpus.rows) else None,
-            notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(told, tokenizer)],
+            notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(noted, tokenizer)],
         ),
     )
 
@@ -183,25 +183,28 @@ def text_ids(text: str, tokenizer: Any, special_tokens: SpecialTokens) -> tuple[
 
     if special_tokens == "none":
         return np.asarray(encode(False), np.int64), False
-    found = encode(True)
+    encoded_ids = encode(True)
     most = len(tokenizer("", verbose=False, add_special_tokens=True)["input_ids"])
-    if not found or max(found[: most + 1].count(found[0]), found[-most - 1 :].count(found[-1])) < 2:
-        return np.asarray(found, np.int64), False
+    if (
+        not encoded_ids
+        or max(encoded_ids[: most + 1].count(encoded_ids[0]), encoded_ids[-most - 1 :].count(encoded_ids[-1])) < 2
+    ):
+        return np.asarray(encoded_ids, np.int64), False
     bare = encode(False)
-    added = len(found) - len(bare)
-    first = next((n for n in range(added + 1) if bare and found[n : n + len(bare)] == bare), None)
+    added = len(encoded_ids) - len(bare)
+    first = next((n for n in range(added + 1) if bare and encoded_ids[n : n + len(bare)] == bare), None)
     if not added or first is None:
-        return np.asarray(found, np.int64), False
-    before, after = found[:first], found[first + len(bare) :]
+        return np.asarray(encoded_ids, np.int64), False
+    before, after = encoded_ids[:first], encoded_ids[first + len(bare) :]
     twice_before = bool(before) and bare[: len(before)] == before
     twice_after = bool(after) and bare[-len(after) :] == after
     once = [*([] if twice_before else before), *bare, *([] if twice_after else after)]
     return np.asarray(once, np.int64), twice_before or twice_after
 
 
-def _counted(told: Counter[str], tokenizer: Any) -> list[str]:
+def _counted(noted: Counter[str], tokenizer: Any) -> list[str]:
     token = tokenizer.bos_token or tokenizer.eos_token or "[CLS]"
-    return [text.format(count=told[key], token=token) for key, text in _NOTES.items() if told[key]]
+    return [text.format(count=noted[key], token=token) for key, text in _NOTES.items() if noted[key]]
 
 
 def _chat_notes(rows: Sequence[CorpusRow], tokenizer: Any, special_tokens: SpecialTokens) -> list[str]:

@@ -76,7 +76,7 @@ class StatisticsCollector:
 
     @property
     def batch(self) -> Batch:
-        """The batch on its way."""
+        """The batch that runs now."""
         assert self._batch is not None
         return self._batch
 
@@ -90,7 +90,7 @@ class StatisticsCollector:
     def receive(self, site: str, tensor: Tensor) -> None:
         """Add a site's tensor: only valid tokens, padding never enters a statistic.
 
-        One whose rows are not those of the tokens is set aside, with all that it had, and listed in `odd`.
+        A site whose rows are not those of the tokens is dropped, with all that it had, and listed in `odd`.
         """
         if site in self.odd:
             return
@@ -105,13 +105,13 @@ class StatisticsCollector:
             self.refuse(site, error)
 
     def refuse(self, site: str, error: MeasurementError) -> None:
-        """Set a site aside that is not understood: what it had is of no more use."""
+        """Drop a site that is not understood, with all that it had."""
         self.odd.setdefault(site, error.message)
         for key in [key for key in self._records if key[0] == site]:
             del self._records[key]
 
     def _settle_routing(self) -> None:
-        """Set aside the experts that were given other rows in the last batch than were routed to them."""
+        """Drop the experts that were given other rows in the last batch than were routed to them."""
         for where, reason in self.routing.problems().items():
             for site in [name for name, experts in self._experts_of.items() if experts == where]:
                 self.refuse(site, MeasurementError(reason))
@@ -132,24 +132,24 @@ class StatisticsCollector:
     def _start(self, site: str, tensor: Tensor) -> SiteRecorder:
         if tensor.device not in self._recorders:
             self._recorders[tensor.device] = recorder_for(tensor.device)
-        made = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._experts_of)
-        return self._records.setdefault((site, tensor.dtype, tensor.device), made)
+        recorder = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._experts_of)
+        return self._records.setdefault((site, tensor.dtype, tensor.device), recorder)
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
-        """What was gathered; a site with parts is their merge."""
+        """Statistics of every site that fired; a site with parts is their merge."""
         self._settle_routing()
-        found: dict[tuple[str, Split], SiteStatistics] = {}
+        statistics: dict[tuple[str, Split], SiteStatistics] = {}
         for (site, _, _), record in self._records.items():
             for index, split in enumerate(SPLITS):
                 part, key = record.result(index), (site, split)
                 if part is not None:
-                    found[key] = merge(found[key], part) if key in found else part
+                    statistics[key] = merge(statistics[key], part) if key in statistics else part
         for info in self._sites:
             for split in SPLITS:
-                parts = [found[part, split] for part in info.parts if (part, split) in found]
+                parts = [statistics[part, split] for part in info.parts if (part, split) in statistics]
                 if parts:
-                    found[info.name, split] = reduce(merge, parts)
-        return found
+                    statistics[info.name, split] = reduce(merge, parts)
+        return statistics
 
 
 def by_token(x: Tensor, shape: Sequence[int]) -> Sequence[Tensor]:
@@ -191,7 +191,7 @@ def never_fired(
         if ran[_parent(expert_list.path)]
         for expert in expert_list.experts
     }
-    found = [
+    rows = [
         Unmeasured(module=member, reason=BYPASSED, weights=False, cause="uncalled")
         if member.endswith(".dt_proj") and ran[_parent(member)]
         else _never_ran(member, ran, images=images)
@@ -199,12 +199,12 @@ def never_fired(
         for member in group.members
         if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
     ]
-    found += [
+    rows += [
         Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass", cause="never_ran")
         for site in architecture.sites
         if site.tap == "output" and not fired[f"{site.module}:output"]
     ]
-    return found
+    return rows
 
 
 def _never_ran(member: str, ran: Counter[str], *, images: bool) -> Unmeasured:

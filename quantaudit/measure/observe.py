@@ -36,7 +36,7 @@ NAME = "observed"
 def observe(
     model: nn.Module, *, tokenizer: Any = None, split: Split = "calibration", domain: str = NAME
 ) -> Iterator[Observation]:
-    """Observe every forward pass of `model` while the context lasts; `observation.profile()` is what was seen.
+    """Observe every forward pass of `model` while the context lasts; `observation.profile()` holds their statistics.
 
     The model is called as usual, with input_ids and, where there is padding on either side, a 2-D attention_mask;
     every row is a sample of its own, and padding enters no statistic. `observation.split` and `.domain` may be set
@@ -140,7 +140,7 @@ class Observation:
     def begin(self, input_ids: Any, attention_mask: Any = None) -> MaskedBatch:
         """A batch is on its way. input_ids: int [batch, longest]; attention_mask: the same shape, zero at padding.
 
-        Raises MeasurementError where the tokens cannot be told.
+        Raises MeasurementError where the tokens cannot be known.
         """
         if not isinstance(input_ids, Tensor) or input_ids.ndim != 2:
             raise MeasurementError(
@@ -187,9 +187,9 @@ class Observation:
         return sum(len(sample.ids) for sample in self._samples)
 
     def profile(self) -> Profile:
-        """Everything that was seen so far. Its model is identified by its weights in memory.
+        """The profile of all batches so far. Its model is identified by its weights in memory.
 
-        Raises MeasurementError where nothing was seen.
+        Raises MeasurementError where no tokens passed.
         """
         if not self.tokens:
             raise MeasurementError("no tokens passed through the model", hint="run the model inside the context")
@@ -221,8 +221,8 @@ class Observation:
         for sample in samples:
             ids.update(len(sample.ids).to_bytes(8, "little") + sample.ids.tobytes())
 
-        def count(**wanted: str) -> SplitInfo:
-            chosen = [s for s in samples if all(getattr(s, key) == value for key, value in wanted.items())]
+        def count(**labels: str) -> SplitInfo:
+            chosen = [s for s in samples if all(getattr(s, key) == value for key, value in labels.items())]
             return SplitInfo(samples=len(chosen), tokens=sum(len(s.ids) for s in chosen))
 
         return CorpusInfo(

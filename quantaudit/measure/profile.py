@@ -79,7 +79,7 @@ class Profile:
     def calibration(self, site: str) -> SiteStatistics | None:
         """What a static scale is taken from: the calibration split, of an expert's input over all tokens where known.
 
-        llm-compressor's `oneshot` calibrates experts on all tokens, routed to them or not. None where nothing was seen.
+        llm-compressor's `oneshot` calibrates experts on all tokens, routed to them or not. None without any token.
         """
         return self.split(self.by_name[site].all_tokens or site, "calibration")
 
@@ -189,11 +189,11 @@ def _united_shards(a: ShardsInfo | None, b: ShardsInfo | None) -> ShardsInfo | N
 
 def _token_text(a: Profile, b: Profile, combined: Mapping[tuple[str, Split], SiteStatistics]) -> dict[int, str]:
     """Text of the tokens of both; of shards, only of those that are still at peaks, as one run would list them."""
-    known = {**a.provenance.token_text, **b.provenance.token_text}
+    texts = {**a.provenance.token_text, **b.provenance.token_text}
     if a.provenance.shards is not None:
         kept = {int(token) for value in combined.values() for token in np.unique(value.peaks.token)}
-        known = {token: text for token, text in known.items() if token in kept}
-    return dict(sorted(known.items()))
+        texts = {token: text for token, text in texts.items() if token in kept}
+    return dict(sorted(texts.items()))
 
 
 def _never_fired_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
@@ -211,7 +211,7 @@ def _never_fired_in_both(a: Profile, b: Profile) -> list[Unmeasured]:
 
 
 def _certainty(row: Unmeasured) -> int:
-    """Which of two reasons for one module holds: what was seen of it, then what was seen around it."""
+    """Which of two reasons for one module holds: what is known of the module, then of the one around it."""
     return 2 if row.cause == "other_rows" else 1 if row.cause == "uncalled" else 0
 
 
@@ -234,10 +234,10 @@ def undersampled_inputs(profile: Profile) -> list[SiteInfo]:
     inputs = [site for site in profile.sites if site.kind == "expert_input"]
     only_routed = {site.parent for site in inputs if site.all_tokens is None}
 
-    def known(site: SiteInfo) -> str:
+    def counted_site(site: SiteInfo) -> str:
         return site.name if site.parent in only_routed else site.all_tokens or site.name
 
-    return [site for site in inputs if tokens(profile, known(site)) < EXPERT_TOKENS]
+    return [site for site in inputs if tokens(profile, counted_site(site)) < EXPERT_TOKENS]
 
 
 def merge_unmeasured(never_fired: Sequence[Unmeasured], undersampled: Sequence[Unmeasured]) -> list[Unmeasured]:
@@ -247,12 +247,12 @@ def merge_unmeasured(never_fired: Sequence[Unmeasured], undersampled: Sequence[U
 
 
 def tokens(profile: Profile, site: str) -> int:
-    """Tokens that a site has seen in both splits."""
+    """Tokens of a site in both splits."""
     return sum(part.tokens for split in SPLITS if (part := profile.split(site, split)) is not None)
 
 
 def _samples(profile: Profile) -> set[int]:
-    """Samples that any site has seen."""
+    """Samples that reached any site."""
     return {int(sample) for value in profile.statistics.values() for sample in value.extremes.sample}
 
 

@@ -116,7 +116,7 @@ def _padded(ids: NDArray[np.int64], pad: int) -> bool:
 
 
 def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
-    """What the numbers of this run depend on beside the model and the text."""
+    """What the numbers of this run depend on, in addition to the model and the text."""
     config: Any = loaded.model.config
     return EnvironmentInfo(
         python=platform.python_version(),

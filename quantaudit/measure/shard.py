@@ -40,8 +40,8 @@ class Shard:
 
 def parse_shard(text: str) -> Shard:
     """Read `2/4`. Raises UsageError."""
-    found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
-    shard = Shard(*map(int, found.groups())) if found else None
+    match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text)
+    shard = Shard(*map(int, match.groups())) if match else None
     if shard is None or not 1 <= shard.index <= shard.count:
         raise UsageError(
             f"no shard: {text!r}", where="--shard", hint="give which and of how many, from 1/4 to 4/4 for four shards"

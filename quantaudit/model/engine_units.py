@@ -31,7 +31,7 @@ class FusedLinears:
 class BuiltUnquantized:
     """Linears that the engine builds without a quantization method, so that quantized tensors of theirs do not load.
 
-    path: regular expression that the whole module path must match. beside: name of a sibling of the module, or of its
+    path: regular expression that the whole module path must match. sibling: name of a sibling of the module, or of its
     parent, without which the row does not hold. fp8_weights: whether FP8 weights are dequantized on loading.
     """
 
@@ -39,7 +39,7 @@ class BuiltUnquantized:
     path: str
     source: str
     model_types: frozenset[str] | None = None
-    beside: str | None = None
+    sibling: str | None = None
     fp8_weights: bool = False
 
 
@@ -106,7 +106,7 @@ BUILT_UNQUANTIZED: tuple[BuiltUnquantized, ...] = (
         what="a router",
         path=r"(.*\.)?(gate|router)(\.(layer|classifier|proj|linear|wg|gate))?",
         source="model_executor/layers/fused_moe/router/gate_linear.py",
-        beside="experts",
+        sibling="experts",
     ),
     BuiltUnquantized(
         what="a sparse indexer's keys and head weights",
@@ -171,9 +171,9 @@ def fuse(names: Sequence[str], model_type: str | None = None) -> Iterator[tuple[
         leaves: tuple[str, ...] = (leaf,)
         for row in rows:
             if leaf in row.members:
-                found = tuple(member for member in row.members if f"{prefix}{member}" in present)
-                if len(found) > 1:
-                    projection, leaves = row.name, found
+                present_members = tuple(member for member in row.members if f"{prefix}{member}" in present)
+                if len(present_members) > 1:
+                    projection, leaves = row.name, present_members
                     break
         done.update(f"{prefix}{leaf}" for leaf in leaves)
         yield parent, projection, leaves
@@ -182,12 +182,12 @@ def fuse(names: Sequence[str], model_type: str | None = None) -> Iterator[tuple[
 def built_unquantized(path: str, siblings: Collection[str], model_type: str | None) -> BuiltUnquantized | None:
     """The row by which the engine builds a Linear unquantized, if there is one.
 
-    siblings: names of the modules beside it, and of those beside its parent.
+    siblings: names of the modules next to it, and of those next to its parent.
     """
     for row, pattern in _unquantized():
         if row.model_types is not None and model_type not in row.model_types:
             continue
-        if row.beside is not None and row.beside not in siblings:
+        if row.sibling is not None and row.sibling not in siblings:
             continue
         if pattern.fullmatch(path):
             return row

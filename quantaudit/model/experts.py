@@ -26,7 +26,7 @@ LEFT = "experts of {} layers are not split into Linears: llm-compressor does not
 def linearize(model: nn.Module) -> list[str]:
     """Replace stacked experts by lists of experts made of Linears, in place, on any device; returns notes for a card.
 
-    The first of each class is run on a small random input, and must put out what the stacked ones do. Experts of a
+    The first of each class is run on a small random input, and must return what the stacked ones do. Experts of a
     layout that llm-compressor does not know, or does not get right, stay as they are, to be listed as unmeasured.
     """
     stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
@@ -39,11 +39,11 @@ def linearize(model: nn.Module) -> list[str]:
         stacked.reverse()
         while stacked:  # emptied on the way, so that what was replaced is freed
             path, module = stacked.pop()
-            made = _linear(module, getattr(module, "config", model.config))
-            if made is not None and type(module) not in right:
-                right[type(module)] = same_outputs(module, made)
-            if made is not None and right[type(module)]:
-                model.set_submodule(path, made)
+            replacement = _linear(module, getattr(module, "config", model.config))
+            if replacement is not None and type(module) not in right:
+                right[type(module)] = same_outputs(module, replacement)
+            if replacement is not None and right[type(module)]:
+                model.set_submodule(path, replacement)
                 split += 1
             else:
                 left += "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
@@ -51,7 +51,7 @@ def linearize(model: nn.Module) -> list[str]:
 
 
 def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
-    """Whether experts put out the same as Linears of their own as they did stacked, for a few random tokens.
+    """Whether experts return the same as Linears of their own as they did stacked, for a few random tokens.
 
     The output is compared within what another order of the same products in its dtype can change. True for experts
     without values.
@@ -69,18 +69,18 @@ def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
     given = (x, order, shares)[: len(parts)]
     try:
         with torch.no_grad():
-            expected, found = stacked(*given).float(), linear(*given).float()
+            expected, actual = stacked(*given).float(), linear(*given).float()
     except Exception:  # whatever a forward of an unknown kind raises: it is not the same
         return False
-    error = (found - expected).abs().max()
+    error = (actual - expected).abs().max()
     return bool(error <= 16 * torch.finfo(weight.dtype).eps * expected.abs().max())
 
 
 def is_linearized(module: nn.Module) -> bool:
     """Whether these are experts that llm-compressor split, and so can run on all tokens."""
     # Where its module was never imported, nothing was split.
-    toolkit: Any = sys.modules.get("llmcompressor.modeling.moe.linear_experts")
-    return toolkit is not None and isinstance(module, toolkit.LinearExperts2D)
+    linear_experts: Any = sys.modules.get("llmcompressor.modeling.moe.linear_experts")
+    return linear_experts is not None and isinstance(module, linear_experts.LinearExperts2D)
 
 
 def extra_work(model: nn.Module) -> float | None:
@@ -103,7 +103,7 @@ def _chosen(config: Any) -> int:
 def calibrate_all_experts() -> Iterator[None]:
     """While this lasts, linearized experts are given every token, as `oneshot` calibrates them.
 
-    What they put out for tokens that are not routed to them is dropped: the model's own outputs stay what they are.
+    Their outputs for tokens that are not routed to them are dropped: the model's own outputs stay what they are.
     """
     from llmcompressor.modeling.moe.context import moe_calibration_context
 
@@ -142,11 +142,13 @@ def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
     weight = next(experts.parameters())
     for view in (config, _OfOneLayer(config.get_text_config(), experts)):
         with contextlib.suppress(Exception):  # of lists for numbers, names that it does not know, other shapes
-            made = _skeleton(cls, experts, view) if weight.is_meta else cls.from_experts_module(experts, _outer(view))
+            replacement = (
+                _skeleton(cls, experts, view) if weight.is_meta else cls.from_experts_module(experts, _outer(view))
+            )
             for name, value in vars(experts).items():
-                if not name.startswith("_") and not hasattr(made, name):
-                    setattr(made, name, value)  # such as a limit that its activation is to keep
-            return made if weight.is_meta else made.eval().to(device=weight.device, dtype=weight.dtype)
+                if not name.startswith("_") and not hasattr(replacement, name):
+                    setattr(replacement, name, value)  # such as a limit that its activation is to keep
+            return replacement if weight.is_meta else replacement.eval().to(device=weight.device, dtype=weight.dtype)
     return None
 
 
@@ -156,8 +158,8 @@ def _skeleton(cls: Any, experts: Any, config: Any) -> nn.Module:
 
     with torch.device("meta"), skip_weights_initialize():
         sizes = (experts.num_experts, experts.hidden_size, experts.expert_dim) if hasattr(experts, "expert_dim") else ()
-        made: nn.Module = cls(*sizes, config.get_text_config())
-        return made
+        skeleton: nn.Module = cls(*sizes, config.get_text_config())
+        return skeleton
 
 
 class _OfOneLayer:

@@ -46,7 +46,7 @@ class Group:
 def layer_groups(layer: nn.Module, block: str, index: int, expert_lists: Sequence[ExpertList]) -> list[Group]:
     """Fused groups of one decoder layer at path `block`, in definition order."""
     inside = {path for expert_list in expert_lists for path in expert_list.experts}
-    own = [name for name in linears(layer) if not _below(f"{block}.{name}", inside)]
+    outside = [name for name in linears(layer) if not _below(f"{block}.{name}", inside)]
     groups = [
         Group(
             name=f"layers.{index}.{join(parent, projection)}",
@@ -54,7 +54,7 @@ def layer_groups(layer: nn.Module, block: str, index: int, expert_lists: Sequenc
             layer=index,
             members=tuple(f"{block}.{join(parent, leaf)}" for leaf in leaves),
         )
-        for parent, projection, leaves in fuse(own)
+        for parent, projection, leaves in fuse(outside)
     ]
     return groups + [
         group for expert_list in expert_lists for group in _expert_groups(layer, block, index, expert_list)

@@ -46,8 +46,8 @@ def other_weights(model: nn.Module, covered: Collection[str]) -> Iterator[Unmeas
 
 def _matrices(module: nn.Module) -> list[str]:
     """Parameters of a module itself that have two axes or more, not counting those of length one."""
-    own = module.named_parameters(recurse=False)
-    return [name for name, parameter in own if sum(length > 1 for length in parameter.shape) > 1]
+    parameters = module.named_parameters(recurse=False)
+    return [name for name, parameter in parameters if sum(length > 1 for length in parameter.shape) > 1]
 
 
 def _unquantized(leaf: str, kind: str) -> bool:

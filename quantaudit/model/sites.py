@@ -93,7 +93,7 @@ def non_text_sites(model: nn.Module, sites: Sequence[SiteInfo]) -> frozenset[str
 
 @dataclass(slots=True)
 class _Listing:
-    """Sites found so far, and what was looked for in vain."""
+    """Sites so far, and parts of a model that were looked for in vain."""
 
     all_tokens: bool
     sites: list[SiteInfo] = field(default_factory=list)
@@ -133,12 +133,12 @@ class _Listing:
         over_all = {name: f"{name}{ALL}" for name in (group.site, *parts) if everywhere}
         if group.reads_tokens:
             over_all = dict.fromkeys(parts, group.site)
-        made = [_input(group.site, "linear_input", group, group.members, list(parts), over_all)]
+        inputs = [_input(group.site, "linear_input", group, group.members, list(parts), over_all)]
         for name, (expert, members) in parts.items():
-            made.append(_input(name, "expert_input", group, members, [], over_all, expert))
-        self.sites += made
+            inputs.append(_input(name, "expert_input", group, members, [], over_all, expert))
+        self.sites += inputs
         if everywhere:
-            self.sites += [_over_all(site) for site in made]
+            self.sites += [_over_all(site) for site in inputs]
 
 
 @dataclass(frozen=True, slots=True)

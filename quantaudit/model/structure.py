@@ -1,4 +1,4 @@
-"""What a module is, told from its structure and the words in its name, never from the name of the model."""
+"""What a module is, by its structure and the words in its name, never from the name of the model."""
 
 from __future__ import annotations
 
@@ -116,17 +116,17 @@ def _has_layers(module: nn.Module) -> bool:
 
 def mixers(layer: nn.Module) -> list[Component]:
     """What mixes a layer's tokens: attention, linear attention (it has a convolution), a state-space mixer."""
-    found = []
+    components = []
     for child, module in layer.named_children():
         if not (_ATTENTION.search(child) or _MIXER.search(child)) or not has_linears(module):
             continue
         recurrent = any(isinstance(part, _ConvNd) for part in module.modules())
         if _ATTENTION.search(child):
             name, kind = ("linear_attn", "linear_attention_output") if recurrent else ("self_attn", "attention_output")
-            found.append(Component(name=name, kind=kind, child=child))
+            components.append(Component(name=name, kind=kind, child=child))
         elif recurrent:
-            found.append(Component(name="mixer", kind="mixer_output", child=child))
-    return found
+            components.append(Component(name="mixer", kind="mixer_output", child=child))
+    return components
 
 
 def mlp(layer: nn.Module) -> Component | None:
@@ -134,21 +134,21 @@ def mlp(layer: nn.Module) -> Component | None:
     for child, module in layer.named_children():
         if _MLP.search(child) and not _NORM.search(child) and any(p.ndim > 1 for p in module.parameters()):
             return Component(name="mlp", kind="mlp_output", child=child)
-    own = [child for child, module in layer.named_children() if isinstance(module, nn.Linear | Conv1D)]
-    return Component(name="mlp", kind="mlp_output", child=own[1]) if len(own) == 2 else None
+    projections = [child for child, module in layer.named_children() if isinstance(module, nn.Linear | Conv1D)]
+    return Component(name="mlp", kind="mlp_output", child=projections[1]) if len(projections) == 2 else None
 
 
 def is_gate(path: str, fused: Sequence[str]) -> bool:
-    """Whether a Linear makes an MLP's gate, alone or (`gate_up_proj`) as the first half of what it puts out.
+    """Whether a Linear makes an MLP's gate, alone or (`gate_up_proj`) as the first half of its output.
 
-    fused: the Linears of its group. Beside `w3`, `w1` is the gate.
+    fused: the Linears of its group. Next to `w3`, `w1` is the gate.
     """
     stem, _, leaf = path.rpartition(".")
     return leaf in ("gate_proj", FUSED_GATE) or (leaf == "w1" and join(stem, "w3") in fused)
 
 
 def output_module(component: nn.Module) -> str:
-    """Relative path of the module that puts out a component's own contribution; empty for the component itself.
+    """Relative path of the module whose output is a component's own contribution; empty for the component itself.
 
     A component that is given the residual adds it (BLOOM): there, its last Linear is the one.
     """
@@ -158,7 +158,7 @@ def output_module(component: nn.Module) -> str:
 
 def expert_lists(layer: nn.Module, path: str) -> list[ExpertList]:
     """Lists of experts in a layer at `path`: modules alike in their Linears, in a ModuleList that is called so."""
-    found = []
+    lists = []
     for name, module in layer.named_modules():
         leaf = name.rpartition(".")[2]
         if not isinstance(module, nn.ModuleList) or "expert" not in leaf or "shared" in leaf:
@@ -168,14 +168,14 @@ def expert_lists(layer: nn.Module, path: str) -> list[ExpertList]:
         if len(experts) > 1 and all(shapes[child] == shapes[experts[0]] for child in experts):
             container = f"{path}.{name}"
             paths = tuple(f"{container}.{child}" for child in experts)
-            found.append(ExpertList(path=container, experts=paths, linearized=is_linearized(module)))
-    return found
+            lists.append(ExpertList(path=container, experts=paths, linearized=is_linearized(module)))
+    return lists
 
 
 def router(model: nn.Module, expert_list: ExpertList) -> str | None:
     """Path of the module whose output holds the logits over a list of experts; None where it is not recognized.
 
-    It stands beside the experts and has one row of weights for each of them, itself or in a Linear of its own.
+    It is a sibling of their list and has one row of weights for each of them, itself or in a Linear of its own.
     """
     parent = expert_list.path.rpartition(".")[0]
     for name, sibling in model.get_submodule(parent).named_children():

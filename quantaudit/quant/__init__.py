@@ -1,1 +1,1 @@
-"""Quantization as the toolkit does it: schemes, scales and errors, thin over compressed_tensors."""
+"""Quantization as compressed-tensors does it: schemes, scales and errors, thin over its functions."""

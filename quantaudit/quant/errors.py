@@ -34,7 +34,7 @@ def tensor_errors(
     """Errors of the finite values, each distinct one quantized once by compressed_tensors and weighted by its count.
 
     exact: the tensor's true minimum and maximum, where known; float32 values that the distribution rounded past them
-    would look clipped, and are drawn back. Quantization runs in the scale's dtype, as the toolkit does; sums in
+    would look clipped, and are drawn back. Quantization runs in the scale's dtype, as in compressed-tensors; sums in
     float64. NaN for an empty tensor.
     """
     values, counts = finite(distribution)

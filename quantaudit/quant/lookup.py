@@ -1,4 +1,4 @@
-"""The toolkit's fake quantization of activations, to the same bit and several times as fast on a processor.
+"""Fake quantization of activations as in compressed-tensors, to the same bit and several times as fast on a CPU.
 
 compressed_tensors clamps with bounds that are tensors, which takes most of its time on a CPU. Handed to its own
 arithmetic as numbers, the same bounds cost nothing; a 16-bit tensor under one static scale has no more than 65,536
@@ -23,7 +23,7 @@ _BROADCAST = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN, Quantizat
 def fake_quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs) -> Tensor:
     """`fake_quantize` for scales that broadcast against x, those of tensors, tokens and a weight's rows.
 
-    Others go the toolkit's way.
+    Others are quantized by compressed-tensors.
     """
     if args.strategy not in _BROADCAST:
         return fake_quantize(x, scale, zero_point, args)  # type: ignore[no-any-return]
@@ -42,10 +42,10 @@ def dynamic_scales(x: Tensor, args: QuantizationArgs, global_scale: Tensor | Non
     if args.strategy == QuantizationStrategy.TOKEN and args.symmetric:
         amax = x.to(torch.float32, copy=True).abs_().amax(-1, keepdim=True).to(x.dtype)
         short = amax.element_size() == 2
-        found: tuple[Tensor, Tensor] = _scales(amax, args) if short else calculate_qparams(-amax, amax, args)
+        scales: tuple[Tensor, Tensor] = _scales(amax, args) if short else calculate_qparams(-amax, amax, args)
     else:
-        found = compute_dynamic_scales_and_zp(x, args, module=None, global_scale=global_scale)
-    return found
+        scales = compute_dynamic_scales_and_zp(x, args, module=None, global_scale=global_scale)
+    return scales
 
 
 def _scales(amax: Tensor, args: QuantizationArgs) -> tuple[Tensor, Tensor]:

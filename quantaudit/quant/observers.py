@@ -1,4 +1,4 @@
-"""Observers: from a tensor's calibration distribution to a range, and from there to a scale as the toolkit does."""
+"""Observers: from a tensor's calibration distribution to a range, and from that to compressed-tensors' scale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from quantaudit.stats.distribution import Distribution, finite, quantiles
 
 ORDERS = 100
-"""Orders of the calibration batches over which it is told how far a moving average's scale depends on theirs."""
+"""Orders of the calibration batches over which the spread of a moving average's scale is taken."""
 
 Range = tuple[float, float]
 """(minimum, maximum) that the quantization grid spans; what lies outside is clipped."""
@@ -39,11 +39,11 @@ class QParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What calibration saw of one tensor.
+    """What is known of one tensor from calibration.
 
     exact: its true minimum and maximum. lows, highs: float32 [samples], those of each sample in the order of the
-    corpus, which is the order of calibration batches of one sample. dtype: the checkpoint's, in which the toolkit's
-    observers compute and scales are stored.
+    corpus, which is the order of calibration batches of one sample. dtype: the checkpoint's, in which
+    llm-compressor's observers compute and scales are stored.
     """
 
     distribution: Distribution
@@ -56,33 +56,33 @@ class Observed:
 Observer = Callable[[Observed, QuantizationArgs], Range]
 
 
-def absolute_maximum(seen: Observed, args: QuantizationArgs) -> Range:
-    """The whole range: the toolkit's `static_minmax`. INT8 symmetric gives amax / 127.5."""
-    return seen.exact
+def absolute_maximum(observed: Observed, args: QuantizationArgs) -> Range:
+    """The whole range: llm-compressor's `static_minmax`. INT8 symmetric gives amax / 127.5."""
+    return observed.exact
 
 
-def absolute_maximum_127(seen: Observed, args: QuantizationArgs) -> Range:
+def absolute_maximum_127(observed: Observed, args: QuantizationArgs) -> Range:
     """The convention of arXiv 2605.15572, scale = amax / 127: a range wider by 127.5 / 127, so that amax is a code."""
-    return seen.exact[0] * 127.5 / 127, seen.exact[1] * 127.5 / 127
+    return observed.exact[0] * 127.5 / 127, observed.exact[1] * 127.5 / 127
 
 
-def minmax(seen: Observed, args: QuantizationArgs) -> Range:
-    """The toolkit's `minmax`, replayed: a moving average of each batch's extremes, seeded by the first batch.
+def minmax(observed: Observed, args: QuantizationArgs) -> Range:
+    """llm-compressor's `minmax`, replayed: a moving average of each batch's extremes, seeded by the first batch.
 
     Batches are single samples in the order of the corpus; the average is taken in the checkpoint's dtype, as there.
     """
-    low, high = _moving_average(torch.from_numpy(np.stack([seen.lows, seen.highs], 1)).to(seen.dtype), args)
+    low, high = _moving_average(torch.from_numpy(np.stack([observed.lows, observed.highs], 1)).to(observed.dtype), args)
     return float(low), float(high)
 
 
-def order_spread(seen: Observed, args: QuantizationArgs) -> float:
-    """Largest over smallest scale that the toolkit's `minmax` gives, over ORDERS orders of the batches.
+def order_spread(observed: Observed, args: QuantizationArgs) -> float:
+    """Largest over smallest scale that llm-compressor's `minmax` gives, over ORDERS orders of the batches.
 
     The first is their own, the others are shuffles by NumPy's default generator, seeded with 0. The range is finite.
     """
-    generator, own = np.random.default_rng(0), np.arange(len(seen.lows))
-    orders = np.stack([own, *(generator.permutation(own) for _ in range(ORDERS - 1))], 1)
-    batches = torch.from_numpy(np.stack([seen.lows[orders], seen.highs[orders]], 1)).to(seen.dtype)
+    generator, corpus_order = np.random.default_rng(0), np.arange(len(observed.lows))
+    orders = np.stack([corpus_order, *(generator.permutation(corpus_order) for _ in range(ORDERS - 1))], 1)
+    batches = torch.from_numpy(np.stack([observed.lows[orders], observed.highs[orders]], 1)).to(observed.dtype)
     low, high = _moving_average(batches, args)
     scales = calculate_qparams(low[:, None], high[:, None], args)[0].double()
     return float(scales.max() / scales.min())
@@ -97,28 +97,28 @@ def _moving_average(batches: Tensor, args: QuantizationArgs) -> Tensor:
     return average
 
 
-def last_batch(seen: Observed, args: QuantizationArgs) -> Range:
-    """The toolkit's `memoryless_minmax`: the extremes of the last batch alone."""
-    return float(seen.lows[-1]), float(seen.highs[-1])
+def last_batch(observed: Observed, args: QuantizationArgs) -> Range:
+    """llm-compressor's `memoryless_minmax`: the extremes of the last batch alone."""
+    return float(observed.lows[-1]), float(observed.highs[-1])
 
 
 def percentile(level: float) -> Observer:
     """Clip at the quantile of |x| (`inverted_cdf`)."""
 
-    def observe(seen: Observed, args: QuantizationArgs) -> Range:
-        (limit,) = quantiles(seen.distribution, [level])
-        return max(seen.exact[0], -limit), min(seen.exact[1], limit)
+    def observe(observed: Observed, args: QuantizationArgs) -> Range:
+        (limit,) = quantiles(observed.distribution, [level])
+        return max(observed.exact[0], -limit), min(observed.exact[1], limit)
 
     return observe
 
 
-def mse(seen: Observed, args: QuantizationArgs) -> Range:
+def mse(observed: Observed, args: QuantizationArgs) -> Range:
     """The range, shrunk about zero, with the least Σ(x − x̂)²: a coarse search to 1/1000, then a fine one around it.
 
     In float32, over the distribution; the exact range bounds it.
     """
-    values, counts = finite(seen.distribution)
-    exact = seen.exact
+    values, counts = finite(observed.distribution)
+    exact = observed.exact
     x = torch.from_numpy(values.clip(*exact))
     weights = torch.from_numpy(counts.astype(np.float64))
     coarse = torch.logspace(0, -3, 61, dtype=torch.float32)
@@ -151,9 +151,9 @@ _ALL: dict[str, Observer] = {**OBSERVERS, "last_batch": last_batch}
 
 
 def observer_of(args: QuantizationArgs) -> str:
-    """Ours for the observer that the toolkit would use for a static activation, `minmax` unless one is named.
+    """Ours for the observer that llm-compressor would use for a static activation, `minmax` unless one is named.
 
-    An unknown one is returned as it is: `quant.limits` names it as one that cannot be replayed.
+    An unknown one is returned unmodified: `quant.support` names it as one that cannot be replayed.
     """
     name = args.observer or "minmax"
     return LLM_COMPRESSOR_NAMES.get(name, name)
@@ -164,19 +164,19 @@ def applies(observer: str, args: QuantizationArgs) -> bool:
     return observer != "absolute_maximum_127" or (args.symmetric and args.type == QuantizationType.INT)
 
 
-def qparams_from(seen: Observed, args: QuantizationArgs, observer: str) -> QParams | None:
+def qparams_from(observed: Observed, args: QuantizationArgs, observer: str) -> QParams | None:
     """Quantization parameters of one tensor. None where the range is not finite, which no grid can span."""
-    if not all(np.isfinite(seen.exact)):
+    if not all(np.isfinite(observed.exact)):
         return None
-    low, high = _ALL[observer](seen, args)
-    return _on_grid(low, high, seen.dtype, args)
+    low, high = _ALL[observer](observed, args)
+    return _on_grid(low, high, observed.dtype, args)
 
 
 def in_dtype(qparams: QParams, dtype: torch.dtype, args: QuantizationArgs) -> QParams:
     """The same range with its scale in another dtype.
 
-    A Linear that keeps its own, such as a float32 router in a bfloat16 model, reads tensors of that dtype, and the
-    toolkit computes and stores its scale in it.
+    A Linear that keeps its own, such as a float32 router in a bfloat16 model, reads tensors of that dtype, and
+    llm-compressor computes and stores its scale in it.
     """
     if qparams.global_scale is not None or qparams.scale.dtype == dtype:
         return qparams

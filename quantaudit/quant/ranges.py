@@ -17,15 +17,15 @@ def quantizable(profile: Profile) -> list[SiteInfo]:
 
 
 def model_dtype(profile: Profile) -> torch.dtype:
-    """The checkpoint's dtype, in which the toolkit computes and stores scales."""
+    """The checkpoint's dtype, in which llm-compressor computes and stores scales."""
     dtype: torch.dtype = getattr(torch, profile.provenance.model.dtype)
     return dtype
 
 
 def site_qparams(profile: Profile, site: str, args: QuantizationArgs, observer: str) -> QParams | None:
-    """Quantization parameters of one tensor from what calibrates it; None where that saw nothing finite."""
-    seen = observed(profile, site)
-    return None if seen is None else qparams_from(seen, args, observer)
+    """Quantization parameters of one tensor from what calibrates it; None without a finite value."""
+    calibrated = observed(profile, site)
+    return None if calibrated is None else qparams_from(calibrated, args, observer)
 
 
 def observed(profile: Profile, site: str) -> Observed | None:

@@ -1,4 +1,4 @@
-"""Quantization schemes by name, the toolkit's presets, and what recipes resolve to, as compressed_tensors has them."""
+"""Quantization schemes by name, presets of compressed-tensors, and what recipes resolve to, in its types."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from quantaudit.quant.observers import observer_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """What happens to a Linear: its weights and its input, in the toolkit's own terms.
+    """What happens to a Linear: its weights and its input, in the types of compressed-tensors.
 
-    observer: whence the range of the input comes that calibration fixes (`quant.scales.OBSERVERS`); None without one.
+    observer: what a calibrated input's range is taken from (`quant.observers.OBSERVERS`); None without calibration.
     """
 
     name: str
@@ -61,7 +61,7 @@ INT8_PER_CHANNEL = QuantizationArgs(
 
 
 def scheme_from_compressed_tensors(name: str, title: str, scheme: QuantizationScheme) -> Scheme:
-    """A scheme as a recipe resolves to it. Its observer is our nearest: `quant.limits` says where they differ."""
+    """A scheme as a recipe resolves to it. Its observer is our nearest: `quant.support` says where they differ."""
     args = scheme.input_activations
     return Scheme(
         name=name,
@@ -129,7 +129,7 @@ NAMED: dict[str, Scheme] = {
         MXFP4,
     )
 }
-"""Schemes that can be asked for by name; the toolkit's presets can be too."""
+"""Schemes that can be asked for by name; so can the presets of compressed-tensors."""
 
 STATIC_INPUTS: dict[str, QuantizationArgs] = {
     INT8_STATIC.name: INT8,
@@ -172,5 +172,5 @@ def dump_args(args: QuantizationArgs | None) -> dict[str, Any] | None:
 
 
 def global_scaled(args: QuantizationArgs) -> bool:
-    """Whether group scales hang on one scale of the whole tensor, as NVFP4's do."""
+    """Whether group scales depend on one scale of the whole tensor, as NVFP4's do."""
     return bool(args.strategy == QuantizationStrategy.TENSOR_GROUP)

@@ -28,22 +28,22 @@ def weight_obstacle(args: QuantizationArgs, shape: tuple[int, ...]) -> str | Non
 
 def obstacles(scheme: QuantizationScheme, shape: tuple[int, ...]) -> list[str]:
     """Why a Linear with a weight [out, in] of this shape cannot be simulated under a scheme; empty where it can."""
-    found = []
+    reasons = []
     weights, inputs = scheme.weights, scheme.input_activations
     if weights is not None:
         if reason := weight_obstacle(weights, shape):
-            found.append(reason)
+            reasons.append(reason)
         if weights.observer not in (None, *_WEIGHT_OBSERVERS):
-            found.append(f"the weight observer {weights.observer} needs data that are not kept")
+            reasons.append(f"the weight observer {weights.observer} needs data that are not kept")
     if inputs is not None:
-        found += _input_obstacles(inputs, shape[-1])
+        reasons += _input_obstacles(inputs, shape[-1])
     if scheme.output_activations is not None:
-        found.append("output activations are not measured")
-    return found
+        reasons.append("output activations are not measured")
+    return reasons
 
 
 def approximations(scheme: QuantizationScheme) -> list[str]:
-    """Where a simulation is near the toolkit's own but not the same."""
+    """Where a simulation is near llm-compressor's result but not the same."""
     args = scheme.input_activations
     if args is None or args.dynamic is True:
         return []
@@ -55,13 +55,13 @@ def approximations(scheme: QuantizationScheme) -> list[str]:
 
 
 def _input_obstacles(args: QuantizationArgs, width: int) -> list[str]:
-    found = []
+    reasons = []
     if args.strategy in _GROUPED and width % args.group_size:
-        found.append(f"{width} input channels do not divide into groups of {args.group_size}")
+        reasons.append(f"{width} input channels do not divide into groups of {args.group_size}")
     if args.strategy == QuantizationStrategy.ATTN_HEAD:
-        found.append("inputs of a Linear have no attention heads to scale by")
+        reasons.append("inputs of a Linear have no attention heads to scale by")
     if args.dynamic is False and args.strategy in _GROUPED:
-        found.append("static scales for groups of input channels need ranges that are not kept")
+        reasons.append("static scales for groups of input channels need ranges that are not kept")
     if args.dynamic is not True and (args.observer or "minmax") not in LLM_COMPRESSOR_NAMES:
-        found.append(f"the input observer {args.observer} cannot be replayed from a profile")
-    return found
+        reasons.append(f"the input observer {args.observer} cannot be replayed from a profile")
+    return reasons

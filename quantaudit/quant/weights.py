@@ -72,8 +72,8 @@ def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Te
 
 def quantize_linears(linears: Sequence[nn.Module], args: QuantizationArgs) -> list[Tensor]:
     """`quantize_weights` of Linears, each in its own layout."""
-    found = quantize_weights([weight_out_in(linear) for linear in linears], args)
-    return [_as_laid(linear, new) for linear, new in zip(linears, found, strict=True)]
+    quantized = quantize_weights([weight_out_in(linear) for linear in linears], args)
+    return [_as_laid(linear, new) for linear, new in zip(linears, quantized, strict=True)]
 
 
 def weight_out_in(linear: nn.Module) -> Tensor:
@@ -90,8 +90,8 @@ def scale_group(path: str, others: Sequence[str]) -> list[str]:
     """`path` and those of `others` that share its global scale: its siblings in a fused projection, in one order."""
     parent, _, leaf = path.rpartition(".")
     names = next((group for group in SHARED if leaf in group), (leaf,))
-    wanted = [f"{parent}.{name}" if parent else name for name in names]
-    return [name for name in wanted if name == path or name in others]
+    siblings = [f"{parent}.{name}" if parent else name for name in names]
+    return [name for name in siblings if name == path or name in others]
 
 
 def row_by_row(args: QuantizationArgs) -> bool:

@@ -1,4 +1,4 @@
-"""The largest magnitude of every channel: tells an outlier channel from a massive token."""
+"""The largest magnitude of every channel: separates an outlier channel from a massive token."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def interpolated_quantiles(distribution: Distribution, levels: list[float]) -> l
 def massive_threshold(median: float) -> float:
     """Magnitude above which an activation is massive: 100 and 1,000 medians (Sun et al. 2024, arXiv 2402.17762).
 
-    median: of |x| over the token's own channels; that of a whole tensor where tokens cannot be told apart.
+    median: of |x| over the token's own channels; that of a whole tensor where tokens cannot be separated.
     """
     return max(MASSIVE_FLOOR, MASSIVE_RATIO * median)
 

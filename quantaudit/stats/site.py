@@ -29,7 +29,7 @@ class SiteStatistics:
 
     @property
     def tokens(self) -> int:
-        """Token positions seen."""
+        """Token positions that were counted."""
         return int(self.extremes.tokens.sum())
 
     @property

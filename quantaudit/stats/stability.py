@@ -93,34 +93,34 @@ def maxima_by(amax: Floats, labels: Sequence[str]) -> dict[str, Bucket]:
     values: dict[str, list[float]] = {}
     for label, value in zip(labels, amax, strict=True):
         values.setdefault(label, []).append(float(value))
-    return {label: Bucket(samples=len(own), amax=max(own)) for label, own in sorted(values.items())}
+    return {label: Bucket(samples=len(of_label), amax=max(of_label)) for label, of_label in sorted(values.items())}
 
 
 def maxima_by_length(amax: Floats, tokens: NDArray[np.int32]) -> list[tuple[int, int | None, Bucket]]:
     """(first, last, bucket) of every length bucket that holds samples, in tokens; last is None for the open one."""
     ends: list[int | None] = [start - 1 for start in LENGTHS[1:]]
-    found = []
+    buckets = []
     for first, last in zip(LENGTHS, [*ends, None], strict=True):
         inside = (tokens >= first) & (tokens <= (last or np.inf))
         if inside.any():
-            found.append((first, last, Bucket(samples=int(inside.sum()), amax=float(amax[inside].max()))))
-    return found
+            buckets.append((first, last, Bucket(samples=int(inside.sum()), amax=float(amax[inside].max()))))
+    return buckets
 
 
 def exceedance(calibration: SiteStatistics, evaluation: SiteStatistics) -> Exceedance | None:
     """The evaluation split against the calibration range; None where a split has no finite sample, or only zeros."""
-    reference, seen = finite_amax(calibration.extremes), finite_amax(evaluation.extremes)
-    if not len(reference) or not len(seen) or not reference.max():
+    reference, evaluated = finite_amax(calibration.extremes), finite_amax(evaluation.extremes)
+    if not len(reference) or not len(evaluated) or not reference.max():
         return None
     limit = float(reference.max())
     absolute, counts = distribution.magnitudes(evaluation.distribution)
     covered = distribution.magnitudes(calibration.distribution)[0].max()
     return Exceedance(
         calibration_amax=limit,
-        evaluation_amax=float(seen.max()),
-        ratio=float(seen.max()) / limit,
-        samples=len(seen),
-        samples_beyond=int((seen > limit).sum()),
+        evaluation_amax=float(evaluated.max()),
+        ratio=float(evaluated.max()) / limit,
+        samples=len(evaluated),
+        samples_beyond=int((evaluated > limit).sum()),
         share_elements=float(counts[absolute > covered].sum() / counts.sum()),
     )
 
@@ -135,10 +135,10 @@ def worst_exceedances(
     splits: Mapping[str, tuple[SiteStatistics | None, SiteStatistics | None]],
 ) -> list[tuple[str, Exceedance]]:
     """Site → (calibration, evaluation) as (site, exceedance) where it goes beyond, the largest ratio first."""
-    found = [
+    beyond = [
         (name, row)
         for name, (calibration, evaluation) in splits.items()
         if calibration is not None and evaluation is not None
         if (row := exceedance(calibration, evaluation)) is not None and row.samples_beyond
     ]
-    return sorted(found, key=lambda pair: (-pair[1].ratio, pair[0]))
+    return sorted(beyond, key=lambda pair: (-pair[1].ratio, pair[0]))

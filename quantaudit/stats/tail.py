@@ -1,7 +1,7 @@
 """How much higher would ten times the samples go: a generalized Pareto tail with a prediction interval.
 
 The largest of n sample maxima says little about the largest of many more. Above a high threshold u, excesses of almost
-any distribution follow a generalized Pareto law (Pickands 1975), S(y) = (1 + ξ·y/σ)^(−1/ξ), whose shape ξ tells
+any distribution follow a generalized Pareto law (Pickands 1975), S(y) = (1 + ξ·y/σ)^(−1/ξ), whose shape ξ says
 how heavy the tail is. ξ and σ are not known but estimated from a few excesses, and most of the uncertainty of an
 extrapolation comes from there: they are integrated out over their posterior on a grid (predictive likelihood). Nothing
 is drawn at random. `benchmarks/tail_coverage.py` measures how often the interval is right.

@@ -4,7 +4,7 @@ The baseline gives a token t the probability λ·(n_t − 1)/(N − 1) + (1 − 
 neighbours in the whole corpus, n_t how many of them end in t, V the size of the vocabulary. Three choices keep it fair:
 
 - Pairs are counted once (as Kneser and Ney 1995 do for lower orders). A chat template or a system prompt that every
-  sample repeats would otherwise teach the baseline what the model must find out anew in each sample.
+  sample repeats would otherwise teach the baseline what the model must find out again in each sample.
 - The pair at hand is left out (−1): the baseline never profits from the very token it predicts.
 - The rest is shared by the whole vocabulary, and λ is the likeliest for the corpus. On a few tokens the baseline comes
   down to uniform guessing; the plug-in entropy of so few would be a bar that no sane model clears.
@@ -44,9 +44,9 @@ def unigram_perplexity(
 
 def best_weight(share: NDArray[np.float64], vocabulary: int) -> float:
     """λ in [0, 1) of the highest likelihood, where tokens have these shares of the other pairs: a concave problem."""
-    found = minimize_scalar(
+    optimum = minimize_scalar(
         lambda weight: -np.log(weight * share + (1 - weight) / vocabulary).mean(),
         bounds=(0.0, 1 - 1e-6),
         method="bounded",
     )
-    return float(found.x)
+    return float(optimum.x)

@@ -184,9 +184,9 @@ def test_the_kl_of_single_groups_rests_on_the_sample_alone(simulation: Simulatio
     ],
 )
 def test_readings_tell_on_how_many_groups_they_rest(scope: str, words: str) -> None:
-    told = read("INT8", scope, "kl", 0.9, 0.8, 0.95, known=(9, 30))
+    told = read("INT8", scope, "kl", 0.9, 0.8, 0.95, rests_on=(9, 30))
     assert words in told
-    assert "9 of" not in read("INT8", scope, "kl", 0.9, 0.8, 0.95, known=(30, 30))
+    assert "9 of" not in read("INT8", scope, "kl", 0.9, 0.8, 0.95, rests_on=(30, 30))
 
 
 @pytest.mark.parametrize("spread", [1.0, 30.0])

@@ -1,4 +1,4 @@
-"""Which implementation of attention runs, and with which mask: activations hang on both, and so do scales."""
+"""Which implementation of attention runs, and with which mask: activations depend on both, and so do scales."""
 
 from __future__ import annotations
 

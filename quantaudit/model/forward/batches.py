@@ -35,7 +35,7 @@ NO_TOKEN = -1
 class Batch:
     """input_ids: int64 [batch, longest], padded on one side: row b holds samples[b] in its first or last columns.
 
-    inputs: what the model is given beside them, such as pixel_values, by argument; only for a batch of one sample.
+    inputs: what the model is given in addition, such as pixel_values, by argument; only for a batch of one sample.
     """
 
     samples: tuple[TokenizedSample, ...]
@@ -61,13 +61,13 @@ class Batch:
 
     def positions(self) -> Tensor:
         """Position of every column in its row's sample, −1 at padding: int64 [batch, longest], on the host."""
-        found = torch.full(self.input_ids.shape, -1, dtype=torch.int64)
-        for row, sample in zip(found, self.samples, strict=True):
+        positions = torch.full(self.input_ids.shape, -1, dtype=torch.int64)
+        for row, sample in zip(positions, self.samples, strict=True):
             row[self.columns(sample)] = torch.arange(len(sample.ids))
-        return found
+        return positions
 
     def labels(self, patches: int | None = None) -> Labels:
-        """What the columns of all rows are, one row after another; made once. patches: those of so many patches."""
+        """What the columns of all rows are, one row after another; built once. patches: those of so many patches."""
         if patches not in self._labels:
             self._labels[patches] = self._token_labels() if patches is None else self._patch_labels(patches)
         return self._labels[patches]
@@ -148,18 +148,18 @@ def batches(
 def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """What the model is called with: ids without cache, a mask where there is padding, images in the model's dtype."""
     dtype = next(model.parameters()).dtype
-    found: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    given: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
     for name, value in batch.inputs.items():
-        found[name] = value.to(dtype) if value.is_floating_point() else value
+        given[name] = value.to(dtype) if value.is_floating_point() else value
     if batch.padded:
         mask = torch.zeros(batch.input_ids.shape, dtype=torch.int64)
         for row, sample in zip(mask, batch.samples, strict=True):
             row[batch.columns(sample)] = 1
-        mask = found["attention_mask"] = mask.to(batch.input_ids.device)
+        mask = given["attention_mask"] = mask.to(batch.input_ids.device)
         if batch.side == "left" and "position_ids" in inspect.signature(model.forward).parameters:
             # Without them, most models count from the first column on, padding included.
-            found["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
-    return found
+            given["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
+    return given
 
 
 @torch.no_grad()

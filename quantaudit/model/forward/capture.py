@@ -17,7 +17,7 @@ from quantaudit.provenance import SiteInfo
 Receiver = Callable[[str, Tensor], None]
 """Called with a site's name and its tensor, [batch, tokens, channels], at each firing."""
 Refuser = Callable[[str, MeasurementError], None]
-"""Called with a site's name where its module was given, or put out, no tensor that is understood."""
+"""Called with a site's name where its module was given, or returned, no tensor that is understood."""
 
 
 @contextmanager
@@ -65,10 +65,10 @@ def first_tensor(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     parts = values.values() if isinstance(values, Mapping) else values if isinstance(values, tuple | list) else ()
-    found = next((value for value in parts if isinstance(value, Tensor)), None)
-    if found is None:
+    tensor = next((value for value in parts if isinstance(value, Tensor)), None)
+    if tensor is None:
         raise MeasurementError(f"no tensor in a {type(values).__name__}")
-    return found
+    return tensor
 
 
 def with_first_tensor(values: Any, tensor: Tensor) -> Any:

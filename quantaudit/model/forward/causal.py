@@ -28,8 +28,8 @@ def ahead_doubts(model: nn.Module, samples: Sequence[TokenizedSample], device: t
     if sample is None:
         return []
     rows = torch.from_numpy(sample.ids[:_TOKENS].copy()).repeat(3, 1)
-    known = (int(token) for other in samples if other.pictures is None for token in other.ids)
-    rows[2, -1] = next((token for token in known if token != rows[2, -1]), 0)
+    tokens = (int(token) for other in samples if other.pictures is None for token in other.ids)
+    rows[2, -1] = next((token for token in tokens if token != rows[2, -1]), 0)
     cut = tuple(replace(sample, ids=row.numpy(), assistant=None) for row in rows)
     logits = forward(model, Batch(samples=cut, input_ids=rows.to(device)))[:, :-1].float()
     noise = float((logits[0] - logits[1]).abs().max())

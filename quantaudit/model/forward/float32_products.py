@@ -97,11 +97,11 @@ class Float32Products:
         return wide.to(x.dtype)
 
     def convolution_backward(self, keys: Any, gradient: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Any:
-        """Gradients with respect to input, weight and bias, each as far as it is wanted."""
+        """Gradients with respect to input, weight and bias, each as far as it is asked for."""
         if not self._is_ours(x, weight):
             return self._run("convolution_backward", keys, gradient, x, weight, *rest)
-        found = self._run("convolution_backward", keys, gradient.float(), x.float(), self.weights.of(weight), *rest)
-        return tuple(None if part is None else part.to(x.dtype) for part in found)
+        result = self._run("convolution_backward", keys, gradient.float(), x.float(), self.weights.of(weight), *rest)
+        return tuple(None if part is None else part.to(x.dtype) for part in result)
 
     def attention(
         self, keys: Any, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False, **named: Any
@@ -121,8 +121,8 @@ class Float32Products:
         if not self._is_ours(q, k):
             return self._run(name, keys, *given, *rest, **named)
         named["attn_mask"] = _wide(named.get("attn_mask"))
-        found = self._run(name, keys, *(x.float() for x in given), *rest, **named)
-        return tuple(part.to(q.dtype) for part in found)
+        result = self._run(name, keys, *(x.float() for x in given), *rest, **named)
+        return tuple(part.to(q.dtype) for part in result)
 
     def grouped_mm(
         self,
@@ -156,8 +156,8 @@ class Float32Products:
 
     def _tensor(self, name: str, keys: Any, *args: Any, **named: Any) -> Tensor:
         """The same of kernels that return one tensor."""
-        found: Tensor = self._run(name, keys, *args, **named)
-        return found
+        result: Tensor = self._run(name, keys, *args, **named)
+        return result
 
     def _product(
         self, keys: Any, a_MK: Tensor, b_KN: Tensor, c: Tensor | None = None, *, beta: float = 1, alpha: float = 1
@@ -214,10 +214,10 @@ def _into(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A kernel whose result goes into a tensor that the caller gives."""
 
     def into(keys: Any, *args: Any, out: Tensor, **named: Any) -> Tensor:
-        found = kernel(keys, *args, **named)
-        if out.shape != found.shape:
-            out.resize_(found.shape)
-        return out.copy_(found)
+        result = kernel(keys, *args, **named)
+        if out.shape != result.shape:
+            out.resize_(result.shape)
+        return out.copy_(result)
 
     return into
 

@@ -1,4 +1,4 @@
-"""A batch as other people's loops make it: which of its columns hold tokens is told by an attention mask."""
+"""A batch as other people's loops make it: an attention mask says which of its columns hold tokens."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def rounded_attention(
         top = scores.amax(-1, keepdim=True).clamp_min_(torch.finfo(torch.float32).min)
         p = scores.sub_(top).exp_()
         total = p.sum(-1, keepdim=True)
-        seen = p.to(q.dtype).float() @ v_wide[:, :, :end]
-        out[:, :, rows] = seen.div_(total.clamp_min(torch.finfo(torch.float32).tiny))
+        weighted = p.to(q.dtype).float() @ v_wide[:, :, :end]
+        out[:, :, rows] = weighted.div_(total.clamp_min(torch.finfo(torch.float32).tiny))
         sums[:, :, rows] = total.log().add_(top)[..., 0]
     return out, sums

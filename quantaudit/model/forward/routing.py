@@ -1,4 +1,4 @@
-"""Which token each row of an expert's tensors is, told from how the layer routes, and checked.
+"""Which token each row of an expert's tensors is, from how the layer routes them, and checked.
 
 An expert sees rows [n, channels] of the tokens routed to it. There are three ways in which models call their experts:
 the container of the experts is given the indices of the chosen experts (transformers, linearized); it is given every
@@ -61,7 +61,7 @@ class _State:
 
 
 class Routing:
-    """Follows the experts of a model while it runs; `of` tells about the expert that runs just now.
+    """Follows the experts of a model while it runs; `of` describes the expert that runs just now.
 
     all_tokens: whether linearized experts are run on all tokens.
     """
@@ -73,7 +73,7 @@ class Routing:
 
     @contextmanager
     def follow(self, model: nn.Module) -> Iterator[None]:
-        """While this lasts, every call of an expert is seen."""
+        """Within the context, every call of an expert is followed."""
         with ExitStack() as stack:
             for expert_list in self._expert_lists:
                 state = self._states[expert_list.path]
@@ -212,17 +212,17 @@ def find_rows(x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     """For every row of x the row of `given` with the same bits, and whether a row of x is in none.
 
     x: [n, channels]; given: [tokens, channels]. Returns int64 [n] and a bool on the device, which nobody waits for
-    here. Equal rows are told apart by their order.
+    here. Equal rows are distinguished by their order.
     """
     if not len(x) or not len(given):
         return torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.tensor(len(x) > 0, device=x.device)
-    wanted, offered = _hash(x), _hash(given)
-    sorted_wanted, order_wanted = wanted.sort(stable=True)
+    queried, offered = _hash(x), _hash(given)
+    sorted_queried, order_queried = queried.sort(stable=True)
     sorted_offered, order_offered = offered.sort(stable=True)
-    occurrence = torch.arange(len(x), device=x.device) - torch.searchsorted(sorted_wanted, sorted_wanted)
-    place = torch.searchsorted(sorted_offered, sorted_wanted) + occurrence
-    found = order_offered.index_select(0, place.clamp(max=len(given) - 1))
-    tokens = torch.empty_like(order_wanted).scatter_(0, order_wanted, found)
+    occurrence = torch.arange(len(x), device=x.device) - torch.searchsorted(sorted_queried, sorted_queried)
+    place = torch.searchsorted(sorted_offered, sorted_queried) + occurrence
+    matched = order_offered.index_select(0, place.clamp(max=len(given) - 1))
+    tokens = torch.empty_like(order_queried).scatter_(0, order_queried, matched)
     ordered = tokens.sort().values
     twice = (ordered[1:] == ordered[:-1]).any()
     return tokens, twice | (_bits(given.index_select(0, tokens)) != _bits(x)).any()

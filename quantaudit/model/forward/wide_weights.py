@@ -87,12 +87,12 @@ class WideWeights:
         storage = weight.untyped_storage()
         key = (int(storage._cdata), int(weight.storage_offset()), weight.numel())
         self._clock += 1
-        found = self._copies.get(key)
-        if found is not None and found.version == weight._version:
-            found.used = self._clock
+        copy = self._copies.get(key)
+        if copy is not None and copy.version == weight._version:
+            copy.used = self._clock
             self._copies.move_to_end(key)
-            return found.wide
-        if found is not None:
+            return copy.wide
+        if copy is not None:
             self._drop(key)
         size = 4 * weight.numel()
         if not self._room(size):

@@ -88,9 +88,9 @@ def _refuse_sequence_to_sequence(config: PretrainedConfig, where: str) -> None:
 
 def _refuse_other_heads(config: PretrainedConfig, named: str | None, where: str) -> None:
     """A class of transformers that is no language model. A bare decoder may have a tied head, and goes on."""
-    known: Any = getattr(transformers, named, None) if named else None
+    named_cls: Any = getattr(transformers, named, None) if named else None
     bare = named is not None and named.endswith("Model") and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if known is not None and not bare and not _is_language_model(known.__name__):
+    if named_cls is not None and not bare and not _is_language_model(named_cls.__name__):
         raise ModelError(
             f"config.json names the class {named}, which does not predict the next token", where=where, hint=HINT
         )

@@ -42,7 +42,7 @@ def model_info(
     files: dict[str, str],
     digest: str,
 ) -> ModelInfo:
-    """Provenance of a model, wherever it came from. digest: what tells its weights from others.
+    """Provenance of a model, wherever it came from. digest: identifies its weights.
 
     Raises ModelError where it has no vocabulary.
     """

@@ -145,7 +145,7 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
             trust_remote_code=trust_remote_code,
             use_safetensors=None if checkpoint.gguf else True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, with the names that transformers would only log
+            ignore_mismatched_sizes=True,  # reported below, with the names that transformers would only log
             **_gguf_argument(checkpoint),
             **_dequantization(checkpoint),
         )
@@ -190,10 +190,10 @@ def _refuse_incomplete(checkpoint: Checkpoint, report: Mapping[str, Any]) -> Non
             hint="give a complete checkpoint of a causal language model",
         )
     if mismatched := sorted(report["mismatched_keys"]):
-        name, stored, wanted = mismatched[0]
+        name, stored, configured = mismatched[0]
         raise ModelError(
             f"{len(mismatched)} weights have another shape than its configuration says: "
-            f"{name} is {list(stored)}, not {list(wanted)}",
+            f"{name} is {list(stored)}, not {list(configured)}",
             where=str(checkpoint.folder),
             hint="give the config.json that belongs to these weights",
         )
@@ -202,7 +202,7 @@ def _refuse_incomplete(checkpoint: Checkpoint, report: Mapping[str, Any]) -> Non
 def _compare(
     checkpoint: Checkpoint, model: Any, unused: Collection[str], stored: Mapping[str, Stored]
 ) -> tuple[list[str], list[Doubt]]:
-    """Notes and doubts from what was loaded beside what is stored, before experts are split into Linears."""
+    """Notes and doubts from what was loaded next to what is stored, before experts are split into Linears."""
     notes, doubts = judge_unused(checkpoint, model, unused, stored)
     if not checkpoint.gguf:
         doubts += class_doubts(model.config, model) + head_doubts(model, stored)

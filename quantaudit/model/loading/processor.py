@@ -46,7 +46,7 @@ def _without_video(processor: Any) -> Any:
     """A processor class that leaves out its video part, which alone needs torchvision; images go through Pillow."""
 
     def get_attributes(cls: Any) -> list[str]:
-        return [name for name in super(made, cls).get_attributes() if "video" not in name]
+        return [name for name in super(subclass, cls).get_attributes() if "video" not in name]
 
-    made: Any = type(processor.__name__, (processor,), {"get_attributes": classmethod(get_attributes)})
-    return made
+    subclass: Any = type(processor.__name__, (processor,), {"get_attributes": classmethod(get_attributes)})
+    return subclass

@@ -54,13 +54,13 @@ def stored_tensors(checkpoint: Checkpoint) -> dict[str, Stored]:
     """Every tensor of a checkpoint's safetensors files by name; nothing for a GGUF. Only headers are read."""
     if checkpoint.gguf:
         return {}
-    found = {}
+    stored = {}
     for path in checkpoint.weights:
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118  (not a mapping)
                 tensor = file.get_slice(name)
-                found[name] = Stored(str(tensor.get_dtype()), tuple(tensor.get_shape()))
-    return found
+                stored[name] = Stored(str(tensor.get_dtype()), tuple(tensor.get_shape()))
+    return stored
 
 
 def check_quantized_storage(checkpoint: Checkpoint, stored: Mapping[str, Stored]) -> None:
@@ -142,9 +142,9 @@ def judge_unused(
             hint="audit the unquantized checkpoint that it was made from",
         )
     reasons = {name: _why_harmless(name, unused, stored) for name in sorted(unused)}
-    known = Counter(reason for reason in reasons.values() if reason)
+    harmless = Counter(reason for reason in reasons.values() if reason)
     unknown = [name for name, reason in reasons.items() if not reason]
-    notes = [f"{count} stored tensors are not used: {reason}" for reason, count in sorted(known.items())]
+    notes = [f"{count} stored tensors are not used: {reason}" for reason, count in sorted(harmless.items())]
     if unknown:
         notes.append(f"{len(unknown)} stored tensors are not used, such as {unknown[0]}")
     modules = Counter(_outermost(name, model) for name in unknown)

@@ -146,9 +146,9 @@ class _State:
 
     def result(self, encoding: Encoding, dtype: torch.dtype) -> site.SiteStatistics | None:
         """The statistics; None where no row counted."""
-        found = torch.cat(self._extremes).cpu().numpy()
-        found = found[found[:, 1] > 0]
-        if not len(found):
+        rows = torch.cat(self._extremes).cpu().numpy()
+        rows = rows[rows[:, 1] > 0]
+        if not len(rows):
             return None
         self.fold()
         assert self._folded is not None
@@ -159,7 +159,7 @@ class _State:
                 return pattern.astype(np.uint32).view(np.float32)
             return decode(encoding, pattern.astype(np.uint16))
 
-        low, high = found[:, 2], found[:, 3]
+        low, high = rows[:, 2], rows[:, 3]
         broken = (high > infinity) | (-low - 1 > infinity)
         sign = 1 << (31 if dtype == torch.float32 else 15)
         low, high = (np.where(key < 0, sign + (-key - 1), key) for key in (low, high))
@@ -170,8 +170,8 @@ class _State:
         return site.SiteStatistics(
             distribution=distribution.from_dense(encoding, self._folded),
             extremes=extremes.from_arrays(
-                found[:, 0].astype(np.int32),
-                found[:, 1].astype(np.int32),
+                rows[:, 0].astype(np.int32),
+                rows[:, 1].astype(np.int32),
                 values(np.where(broken, nan, low)),
                 values(np.where(broken, nan, high)),
             ),
