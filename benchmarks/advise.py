@@ -24,7 +24,7 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import AuditInputs, prepare
-from quantaudit.pipeline.recorded import settings_of_profile
+from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve

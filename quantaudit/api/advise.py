@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from quantaudit.advise.goal import Goal, Offers
-from quantaudit.api.given import case_of, shown
+from quantaudit.api.arguments import case_of, shown
 from quantaudit.settings import CaseOptions
 
 if TYPE_CHECKING:

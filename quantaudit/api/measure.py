@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from quantaudit.api.given import model_of, plain, shown
+from quantaudit.api.arguments import model_of, plain, shown
 from quantaudit.settings import Options, Settings
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantaudit.api.given import card_of
+from quantaudit.api.arguments import card_of
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from quantaudit.api.given import model_of, plain, profile_of, shown
+from quantaudit.api.arguments import model_of, plain, profile_of, shown
 from quantaudit.settings import Options
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def simulate(
     ['recipe w8a8_static']
     """
     from quantaudit.pipeline.files import open_files
-    from quantaudit.pipeline.recorded import settings_of_profile
+    from quantaudit.pipeline.settings_of_profile import settings_of_profile
 
     measured = profile_of(profile)
     spec, loaded = model_of(measured.provenance.model.spec if model is None else model, tokenizer)

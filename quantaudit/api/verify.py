@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from quantaudit.api.given import case_of, shown
+from quantaudit.api.arguments import case_of, shown
 from quantaudit.settings import CaseOptions
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def run(
 
     from quantaudit.measure.profile import load_profile
     from quantaudit.pipeline.files import open_files
-    from quantaudit.pipeline.recorded import settings_of_profile
+    from quantaudit.pipeline.settings_of_profile import settings_of_profile
 
     measured = load_profile(profile)
     changed = asdict(model) | asdict(simulate) | {"special_tokens": special_tokens}

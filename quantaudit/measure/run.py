@@ -19,7 +19,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
-from quantaudit.measure.undersampled import run_undersampled_on_all_tokens
+from quantaudit.measure.undersampled_experts import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only

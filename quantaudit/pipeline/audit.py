@@ -14,8 +14,8 @@ from quantaudit.measure.profile import Profile
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
 from quantaudit.pipeline.prepare import Say, prepare, silent
-from quantaudit.pipeline.recorded import recorded_arithmetic
 from quantaudit.pipeline.schedule import announce, schedule
+from quantaudit.pipeline.settings_of_profile import recorded_arithmetic
 from quantaudit.policy import load_policy
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import RENDERING

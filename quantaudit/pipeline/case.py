@@ -9,7 +9,7 @@ from quantaudit.card.amend import check_card
 from quantaudit.card.schema import Card, load_card
 from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.pipeline.files import InputFiles, open_files
-from quantaudit.pipeline.recorded import settings_of_profile
+from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from quantaudit.recipe.parse import check_recipe
 from quantaudit.settings import CaseSpec
 

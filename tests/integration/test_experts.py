@@ -26,7 +26,7 @@ from quantaudit.model.experts import calibrate_all_experts, extra_work, lineariz
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
-from quantaudit.pipeline.recorded import settings_of_profile
+from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from quantaudit.policy import load_policy
 from quantaudit.settings import Settings
 from quantaudit.simulate.granularity import watch_inputs

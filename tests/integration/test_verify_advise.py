@@ -20,7 +20,7 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.measure.profile import load_profile
 from quantaudit.model.loading import load
 from quantaudit.pipeline import prepare as preparing
-from quantaudit.pipeline.recorded import settings_of_profile
+from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from tests.builders import save_checkpoint, tiny_model
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"

@@ -100,4 +100,5 @@ def test_no_module_is_there_for_tests_alone() -> None:
     tools = (ROOT / folder for folder in ("tools", "benchmarks", "optimum"))
     used |= {other for folder in tools for path in folder.rglob("*.py") for other in imports(path)}
     alone = {m for m in MODULES if room(m) not in ENTRANCES and MODULES[m].name != "__init__.py"} - used
-    assert alone == {"integrations.llmcompressor"}, "what users import by its own name"
+    alone -= {"integrations.llmcompressor", "card.notebook"}  # imported by users, and by name
+    assert alone == set()

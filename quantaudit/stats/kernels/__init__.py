@@ -1,1 +1,1 @@
-"""How statistics of a tensor are gathered where it lies: compiled loops in main memory, torch operations on an accelerator."""
+"""How statistics are gathered where a tensor lies: compiled loops in main memory, torch operations on accelerators."""

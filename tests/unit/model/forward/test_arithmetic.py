@@ -18,7 +18,7 @@ from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, 
 from quantaudit.model.forward.float32_products import in_float32
 from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
 from quantaudit.pipeline.prepare import prepare
-from quantaudit.pipeline.recorded import recorded_arithmetic, settings_of_profile
+from quantaudit.pipeline.settings_of_profile import recorded_arithmetic, settings_of_profile
 from quantaudit.settings import Settings
 from tests.builders import tiny_model, weight_bytes
 
