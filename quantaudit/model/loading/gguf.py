@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from struct import Struct
 from typing import Any
 
@@ -18,6 +18,7 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, GGUFValueType
 from numpy.typing import NDArray
+from transformers import modeling_gguf_pytorch_utils
 
 _LENGTH = Struct("=Q")
 
@@ -68,8 +69,10 @@ def parsed_once() -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        _serve(stack, "GGUFReader", _Readers())
-        _serve(stack, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        _serve(stack, gguf, "GGUFReader", _Readers())
+        _serve(stack, gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        # Its bar would be drawn over ours, and over a notebook's output.
+        _serve(stack, modeling_gguf_pytorch_utils, "tqdm", partial(modeling_gguf_pytorch_utils.tqdm, disable=True))
         yield
 
 
@@ -87,6 +90,6 @@ class _Readers:
         return self.readers[key]
 
 
-def _serve(stack: ExitStack, name: str, substitute: Any) -> None:
-    stack.callback(setattr, gguf, name, getattr(gguf, name))
-    setattr(gguf, name, substitute)
+def _serve(stack: ExitStack, module: Any, name: str, substitute: Any) -> None:
+    stack.callback(setattr, module, name, getattr(module, name))
+    setattr(module, name, substitute)

@@ -143,3 +143,13 @@ def test_a_file_that_has_changed_is_parsed_again(tmp_path: Path) -> None:
         before = gguf.GGUFReader(path)
         write_llama(path)
         assert gguf.GGUFReader(path).fields.keys() != before.fields.keys()
+
+
+def test_no_bar_of_transformers_is_drawn_over_ours(capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import modeling_gguf_pytorch_utils as theirs
+
+    before = theirs.tqdm
+    with once.parsed_once():
+        assert list(theirs.tqdm([1, 2])) == [1, 2]
+    assert theirs.tqdm is before
+    assert capfd.readouterr().err == ""
