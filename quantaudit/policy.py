@@ -129,7 +129,7 @@ class Policy(Row):
 def load_policy(spec: str = "default") -> Policy:
     """A shipped policy by name, or a YAML file. Raises FormatError with every mistake in it.
 
-    `extends: default` takes the sections that a policy does not give from another one, beside it or shipped.
+    `extends: default` takes the sections that a policy does not give from another one, next to it or shipped.
     """
     path = _policy_path(spec)
     try:
@@ -202,13 +202,13 @@ def scores(policy: Policy, recipe: RecipeRow) -> tuple[str, str]:
     )
 
 
-def _policy_path(spec: str, beside: Path | None = None) -> Path:
+def _policy_path(spec: str, extending: Path | None = None) -> Path:
     if spec.endswith((".yaml", ".yml")):
-        return Path(spec) if beside is None else beside.parent / spec
+        return Path(spec) if extending is None else extending.parent / spec
     return resource_dir("recipes") / "policies" / f"{spec}.yaml"
 
 
-def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
+def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
     """The sections of a policy file, those of the policy that it extends filled in."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def _sections(path: Path, seen: tuple[Path, ...]) -> Any:
         ) from error
     if not isinstance(data, dict) or "extends" not in data:
         return data
-    if path in seen:
+    if path in extending:
         raise FormatError("extends itself", where=str(path), hint="start from recipes/policies/default.yaml")
-    base = _sections(_policy_path(str(data.pop("extends")), path), (*seen, path))
+    base = _sections(_policy_path(str(data.pop("extends")), path), (*extending, path))
     return {**base, **data} if isinstance(base, dict) else base

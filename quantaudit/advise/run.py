@@ -68,7 +68,7 @@ def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, st
     points = {title: point for title, (point, _) in simulated.items()}
     budget = _budget(goal, points, opened.name)
     chosen, advised, row = search.within(budget, [points[title] for title in choices.curve])
-    # Prices may rule out what was simulated already and is better, such as the recipe as it is written.
+    # Prices may rule out what was simulated already and is better, such as the recipe as written.
     for title, point in points.items():
         if _better(point, advised, budget):
             confirmed, confirmed_row = search.confirmed(choices.all[title], simulated[title])

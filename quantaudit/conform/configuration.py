@@ -83,7 +83,7 @@ def configure(
     parsed, ordered = parse(settings, where)
     schemes: dict[str, tuple[str, QuantizationScheme]] = {}
     for group, scheme in parsed.config_groups.items():
-        assert isinstance(scheme, QuantizationScheme)  # names of presets were resolved as it was parsed
+        assert isinstance(scheme, QuantizationScheme)  # names of presets were resolved while it was parsed
         for target in scheme.targets:
             schemes[target] = (group, scheme)
     _check_patterns([*schemes, *(parsed.ignore or [])], where)

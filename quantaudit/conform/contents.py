@@ -85,7 +85,7 @@ def _against_scale(
     peaks: Tensor,
     energies: Tensor,
 ) -> tuple[WeightContents, NDArray[np.bool_]]:
-    """Codes by group beside the scale of each group. peaks, energies: [out, groups along a row]."""
+    """Codes by group next to the scale of each group. peaks, energies: [out, groups along a row]."""
     from dataclasses import replace
 
     height = _group_height(args, row.shape)

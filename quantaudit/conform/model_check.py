@@ -1,4 +1,4 @@
-"""Whether an artifact is of the model that a card is about: told from its configuration, not from what lacks in it."""
+"""Whether an artifact is of the model that a card is about: by its configuration, not by what lacks in it."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def saved_names(model: nn.Module | None, modules: Sequence[str], stored: Collect
     """Module path in memory → path that the files have for it.
 
     stored: the modules in the files. Of the ways that transformers may have named them, those of most modules count for
-    modules that are not in the files at all; some prefixes are saved only if they were there as it was loaded.
+    modules that are not in the files at all; some prefixes are saved only if they were there when it was loaded.
     """
     ways = [{name: name for name in modules}]
     if model is not None:

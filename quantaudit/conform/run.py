@@ -22,7 +22,7 @@ from quantaudit.provenance import Number, Row
 
 
 class RangeRow(Row):
-    """One static input range beside what was measured. low, high: the ends of the grid, in the tensor's units."""
+    """One static input range, next to what was measured. low, high: the ends of the grid, in the tensor's units."""
 
     module: str
     site: str | None = Field(description="null where the card does not know the module, or did not measure it")
@@ -90,7 +90,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
 
 
 def _contract(checkpoint: Checkpoint) -> list[Finding]:
-    """What the files hold beside what their own configuration calls for."""
+    """What the files hold, against what their own configuration calls for."""
     return [*stored_tensors(checkpoint), *contents(checkpoint), *schemes(checkpoint)]
 
 

@@ -54,7 +54,7 @@ class SavedConfig:
     """`quantization_config` as compressed_tensors collects it from the modules of a quantized model.
 
     targets: target → scheme, in the order of the groups, which is that of the first module of each; ignore: names of
-    modules that stay as they are, of the classes of which any is quantized. Names are the engine's.
+    modules that stay unquantized, of the classes of which any is quantized. Names are the engine's.
     """
 
     targets: Mapping[str, QuantizationScheme]
@@ -164,7 +164,7 @@ def _of_class(name: str, config: SavedConfig) -> str | None:
 
 
 def _translated(target: str, model_type: str | None) -> str:
-    """A target that is a module's path under the engine's name; classes and regular expressions stay as they are."""
+    """A target that is a module's path under the engine's name; classes and regular expressions are left unmodified."""
     return engine_name(target, model_type) if "." in target and not target.startswith("re:") else target
 
 

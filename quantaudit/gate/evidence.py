@@ -132,7 +132,7 @@ class Evidence:
 def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulation | None) -> Evidence:
     """Resolve the recipe on the card's modules and join it with what was measured and simulated.
 
-    simulation: one beside the card's own, whose scores go first. Raises RecipeError.
+    simulation: one in addition to the card's, whose scores go first. Raises RecipeError.
     """
     skeleton = skeleton_model(card.model.modules, card.model.architecture)
     resolution = resolve(recipe, skeleton)

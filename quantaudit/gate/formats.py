@@ -15,12 +15,12 @@ from quantaudit.gate.rules import RULES
 
 
 def to_json(report: GateReport) -> str:
-    """The report as it is, for `GateReport.model_validate_json`."""
+    """The whole report, for `GateReport.model_validate_json`."""
     return report.model_dump_json(indent=1) + "\n"
 
 
 def to_github(report: GateReport) -> str:
-    """One workflow command a finding, which GitHub shows beside the recipe's line, then the outcome as a notice."""
+    """One workflow command a finding, which GitHub shows at the recipe's line, then the outcome as a notice."""
     lines = []
     for finding in report.findings:
         place = {"file": report.recipe, "line": finding.line or 1, "title": f"{finding.code} {finding.title}"}
@@ -132,7 +132,7 @@ def _result(report: GateReport, finding: GateFinding, index: int) -> dict[str, A
 
 
 def _level(severity: str) -> str:
-    """SARIF has no level for what could not be concluded; a warning is shown, and the exit code tells."""
+    """SARIF has no level for what could not be concluded; a warning is shown, and the exit code says so."""
     return {"error": "error", "inconclusive": "warning", "warning": "warning"}.get(severity, "note")
 
 
@@ -148,4 +148,4 @@ FORMATS: dict[str, Callable[[GateReport], str]] = {
     "junit": to_junit,
     "sarif": to_sarif,
 }
-"""What `--format` can be, beside `text`."""
+"""What `--format` can be, other than `text`."""

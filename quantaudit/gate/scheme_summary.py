@@ -1,4 +1,4 @@
-"""A scheme in the words of reports, and what rules ask of it."""
+"""Schemes in the words of reports, with what rules ask of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantaudit.quant.observers import observer_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemeSummary:
-    """A way to quantize Linears.
+    """One way to quantize Linears.
 
     static: calibration fixes the input range; observer: the card's name for how. weight_strategy: what one scale of the
     weights is for (`tensor`, `channel`, `group`, …), None where they are not quantized. bits: of the weights.

@@ -1,4 +1,4 @@
-"""A quantized checkpoint beside its prediction: scales, scores, and what conformance rules say of its files."""
+"""A quantized checkpoint and its prediction: scales, scores, and what conformance rules say of its files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def compare(
     tolerance: float = TOLERANCE,
     stages: Stages = silent_stages,
 ) -> Verification:
-    """What was saved, beside the prediction. base: the model as it was before, loaded again.
+    """What was saved, next to the prediction. base: the unquantized model, loaded again.
 
     Two models are in memory at a time: this one and the saved one, whose weights are decompressed. Raises ModelError.
     """

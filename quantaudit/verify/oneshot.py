@@ -30,7 +30,7 @@ from quantaudit.verify.rotations import attach_rotations
 Pipeline = Literal["basic", "sequential", "independent"]
 """llm-compressor's calibration pipelines, but for the one that has no data."""
 PARAMETERS = ("scale", "zero_point", "global_scale")
-"""What quantization saves beside a weight, after `input_` or `weight_`."""
+"""What quantization saves in addition to a weight, after `input_` or `weight_`."""
 
 
 def run_oneshot(
@@ -45,8 +45,8 @@ def run_oneshot(
 
     samples: calibration batches of one sample each, in this order; llm-compressor would shuffle or sort its own.
     pipeline: `basic` runs the model as a whole, once for every modifier, so that each sees what those before have made
-    of the model; `sequential` traces it and runs it layer by layer, for all modifiers at once; `independent`, the
-    toolkit's own choice, does so for one after the other. All force eager attention.
+    of the model; `sequential` traces it and runs it layer by layer, for all modifiers at once; `independent`,
+    llm-compressor's default, does so for one after the other. All force eager attention.
     Returns the decoder layers that ran without a causal mask. Raises RecipeError where llm-compressor refuses the
     recipe or fails on it.
     """

@@ -188,7 +188,7 @@ def _attention(
 
 
 def _caching(modules: Mapping[str, ModuleInfo], model: nn.Module | None) -> list[str]:
-    """Attention modules that have a cache, as compressed-tensors tells them."""
+    """Attention modules that have a cache, as compressed-tensors recognizes them."""
     from compressed_tensors.quantization.lifecycle.initialize import is_cached_attention_module
 
     if model is not None:

@@ -1,4 +1,4 @@
-"""Models that optimum-quanto saved: safetensors with a `quanto_qmap.json` beside it. Its files say all there is."""
+"""Models that optimum-quanto saved: safetensors with a `quanto_qmap.json` next to it. Its files say all there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which library wrote an artifact, told from its files, and its contents."""
+"""Which library wrote an artifact, by its files, and its contents."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
             section = part.get(key)
             if isinstance(section, Mapping) and section:
                 inner = section.get("quantization_config")
-                # compressed-tensors once nested the quantization beside the sparsity.
+                # compressed-tensors once nested the quantization next to the sparsity.
                 return {**section, **inner} if isinstance(inner, Mapping) else dict(section)
     return None

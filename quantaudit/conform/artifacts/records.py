@@ -127,7 +127,7 @@ class QuantizedModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint of compressed-tensors beside its contract.
+    """A checkpoint of compressed-tensors, with its contract.
 
     config: its config.json. saved: module on the card → name in the files. expected: name → tensor that must be there.
     optional: names that need not be. tied: whether it ties its embeddings. lost: tensors that the index of the shards

@@ -98,7 +98,7 @@ def refuse_sparse(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def refuse_unquantized(folder: Path) -> ModelError:
-    """The error for a config.json without quantization: a file beside it may say whose the checkpoint is."""
+    """The error for a config.json without quantization: a file next to it may say whose the checkpoint is."""
     for name, method in (
         (MODELOPT_FILE, "modelopt"),
         ("quantize_config.json", "gptq"),

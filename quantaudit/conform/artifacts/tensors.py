@@ -50,7 +50,7 @@ class TensorSource(Protocol):
         """Its dtype, without reading it; None for one that torch does not have."""
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored."""
+        """A tensor in its stored form."""
 
 
 class MemoryTensors:
@@ -110,7 +110,7 @@ class Tensors:
             return _DTYPES.get(file.get_slice(name).get_dtype())
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A tensor as it is stored."""
+        """A tensor in its stored form."""
         with self._file(name) as file:
             stored: torch.Tensor = file.get_tensor(name)
             return stored

@@ -1,4 +1,4 @@
-"""Rules about what tensors hold: codes, zero points, and weights beside those of other layers."""
+"""Rules about what tensors hold: codes, zero points, and weights next to those of other layers."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _plain(row: DenseContents) -> Iterator[Finding]:
 
 
 def _vectors(rows: Iterable[DenseContents]) -> Iterator[Finding]:
-    """Norms and biases beside those of the other layers; a norm without such beside all other norms."""
+    """Norms and biases next to those of the other layers; a norm without such next to all other norms."""
     roles: dict[str, list[DenseContents]] = {}
     kinds: dict[str, list[DenseContents]] = {}
     for row in rows:

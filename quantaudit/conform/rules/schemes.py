@@ -44,7 +44,7 @@ def fused_units(modules: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _siblings(modules: Sequence[str]) -> dict[str, list[str]]:
-    """Fused projection → modules beside each other that engines run as one matrix, those of one expert too."""
+    """Fused projection → sibling modules that engines run as one matrix, those of one expert too."""
     present, units = set(modules), {}
     for name in modules:
         parent, _, leaf = name.rpartition(".")

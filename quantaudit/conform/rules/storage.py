@@ -1,4 +1,4 @@
-"""Rules about which tensors are stored, and as what: the contract beside the headers of the files."""
+"""Rules about which tensors are stored, and as what: the contract against the headers of the files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Mismatch:
 
 
 def stored_tensors(checkpoint: Checkpoint) -> list[Finding]:
-    """QA606, QA610 to QA613, QA617: every module's tensors beside the contract."""
+    """QA606, QA610 to QA613, QA617: every module's tensors against the contract."""
     by_stem: dict[str, dict[str, tuple[tuple[int, ...], torch.dtype | None]]] = {}
     for name in checkpoint.tensors:
         stem, _, leaf = name.rpartition(".")

@@ -128,7 +128,7 @@ def _steps(evidence: Evidence) -> Iterator[_Step]:
         yield _Step(
             name=parsed.name,
             keys=parsed.keys,
-            # What a Linear puts out is read by what the mapping names: its output has no other reader.
+            # The output of a Linear is read by what the mapping names, and has no other reader.
             mappings=[row for row in mappings if not evidence.is_linear(row[0])],
             inferred="mappings" not in parsed.modifier.model_fields_set or parsed.modifier.mappings is None,
         )
@@ -138,11 +138,11 @@ OUTPUT_NORMS = {
     "post_attention_layernorm": ("pre_feedforward_layernorm", "pre_mlp_layernorm", "post_feedforward_layernorm"),
     "post_feedforward_layernorm": ("pre_feedforward_layernorm", "post_attention_layernorm"),
 }
-"""Norms whose output goes into the residual stream and not into a Linear, beside any of these (Gemma, OLMo 2)."""
+"""Norms whose output goes into the residual stream and not into a Linear, where any of these is next to them (Gemma, OLMo 2)."""
 
 
 def _forgotten(evidence: Evidence, norm: str, balanced: Sequence[str]) -> tuple[str, ...]:
-    """Linears that read what a norm puts out and are not balanced; the residual stream, as `residual of …`, too."""
+    """Linears that read the output of a norm and are not balanced; the residual stream, as `residual of …`, too."""
     parent, _, leaf = norm.rpartition(".")
     if any(f"{parent}.{sibling}" in evidence.modules for sibling in OUTPUT_NORMS.get(leaf, ())):
         return (f"{parent} (its residual stream)",)
