@@ -155,7 +155,7 @@ def judge(
     if obstacles:
         return "INCONCLUSIVE", " ".join(obstacles)
     if recipe is not None and recipe.nonfinite:
-        return "INCONCLUSIVE", "Some of its static ranges are missing: those tensors were simulated as they are."
+        return "INCONCLUSIVE", "Some of its static ranges are missing: those tensors were simulated unquantized."
     if recipe is None or recipe.kl is None or recipe.top1 is None:
         return "INCONCLUSIVE", "The whole model was not simulated under this scheme."
     by_kl: Status = (

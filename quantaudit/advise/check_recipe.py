@@ -52,7 +52,7 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
     lines += [f"For comparison, {point.name}: {in_words(point)}." for point in advice.references]
     if any(change.option.startswith("minmax") for change in advice.changes):
         lines.append(
-            "Ranges of `minmax` hang on the order of calibration samples: calibrate on the card's, in its order,"
+            "Ranges of `minmax` depend on the order of calibration samples: calibrate on the card's, in its order,"
         )
         lines.append("one sample a batch, or verify what you get.")
     if any(change.option.startswith("smoothed") for change in advice.changes):

@@ -32,7 +32,7 @@ class SchemeSummary:
 def describe(scheme: QuantizationScheme) -> SchemeSummary:
     """What is quantized, how, and over what one scale reaches."""
     weights, inputs = scheme.weights, scheme.input_activations
-    parts = [f"{_format(weights)} weights {_strategy(weights)}" if weights else "weights as they are"]
+    parts = [f"{_format(weights)} weights {_strategy(weights)}" if weights else "weights unquantized"]
     static = inputs is not None and inputs.dynamic is not True
     if inputs is not None:
         observer = f" ({inputs.observer or 'minmax'})" if static else ""

@@ -33,7 +33,7 @@ def skeleton_model(modules: Iterable[ModuleInfo], architecture: str = "Skeleton"
         if parent not in built:
             raise FormatError(
                 f"card lists the module `{info.name}` without the module that holds it",
-                hint="make the card anew with `quantaudit report`",
+                hint="make the card again with `quantaudit report`",
             )
         module = _empty(_skeleton_class(tuple(info.classes)))
         if info.weight_shape is not None:

@@ -117,4 +117,4 @@ def test_an_openvino_model_that_is_cut_off_is_an_error(
     path.write_text("<net name='x'")
     code, _, err = run(capsys, path, "--card", card_file)
     assert code == 2
-    assert "give the .xml with its .bin beside it" in err
+    assert "give the .xml with its .bin next to it" in err

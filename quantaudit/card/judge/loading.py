@@ -27,7 +27,7 @@ def unused_tensors(evidence: CardEvidence) -> Iterator[Hit]:
 
 @rule(
     "QA110",
-    "Weights that no training leaves: whole numbers (quantized codes read as they are), or a single value.",
+    "Weights that no training leaves: whole numbers (quantized codes read as weights), or a single value.",
     severity="error",
     why="Such matrices were converted wrongly or never written, so that what ran is not the model.",
     remedy="Convert or download the checkpoint again; of a quantized one, audit the checkpoint it was made from.",

@@ -144,7 +144,7 @@ def _gentler(scheme: SchemeInfo) -> str:
 
 @rule(
     "QA302",
-    "Tensors that a static scheme rounds to zero, telling how many of them an SQNR check would pass.",
+    "Tensors that a static scheme rounds to zero, and how many of them an SQNR check would pass.",
     severity="warning",
     why="Such a tensor carries its peaks alone; its SQNR can look good all the same, because the peaks dominate it.",
     remedy="Give these tensors per-token scales; a percentile clip would cut off the peaks instead.",

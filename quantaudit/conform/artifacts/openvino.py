@@ -38,7 +38,7 @@ def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     except RuntimeError as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or ["unknown format"]
         raise ModelError(
-            f"cannot be read: {lines[-1].strip()}", where=str(path), hint="give the .xml with its .bin beside it"
+            f"cannot be read: {lines[-1].strip()}", where=str(path), hint="give the .xml with its .bin next to it"
         ) from error
     linears = [info.name for info in modules if {"Linear", "Conv1D"} & set(info.classes)]
     weights: dict[str, tuple[int, ...]] = {}

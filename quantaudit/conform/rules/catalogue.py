@@ -13,7 +13,7 @@ AGAIN = "Save the artifact again; if it was copied or edited by hand, start from
 declare("QA601", "A scale is NaN or infinite.", severity="error", why=BROKEN, remedy=RECALIBRATE)
 declare(
     "QA602",
-    "A scale is zero, negative, or what a toolkit writes where it saw nothing.",
+    "A scale is zero, negative, or what a library writes where it saw nothing.",
     severity="error",
     why=BROKEN,
     remedy=RECALIBRATE,

@@ -85,7 +85,7 @@ def broken(row: InputRange, site: SiteRow | None, policy: Policy) -> tuple[str, 
             "QA602",
             f"`{name}` is {row.scale:.3g}, a placeholder for a range never seen: it reaches {share:.3g} of the peak",
             None,
-            "Toolkits write this value where an observer saw only zeros, or nothing at all.",
+            "Libraries write this value where an observer saw only zeros, or nothing at all.",
         )
     if row.factors is None and site.median is not None and max(row.high, -row.low) < site.median:
         return (
@@ -205,7 +205,7 @@ def nothing_static(artifact: Artifact) -> list[Finding]:
     how = (
         f"{len(artifact.dynamic)} inputs get their scales at run time"
         if artifact.dynamic
-        else "inputs stay as they are"
+        else "inputs stay unquantized"
     )
     return [finding("QA608", None, f"the artifact has no static input range: {how}", value=0.0)]
 

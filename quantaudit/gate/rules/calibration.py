@@ -92,7 +92,7 @@ def order_dependent(evidence: Evidence) -> Iterator[Hit]:
     remedy="Add these modules to `ignore`, or choose another group size.",
 )
 def indivisible(evidence: Evidence) -> Iterator[Hit]:
-    """Weights in groups whose in_features is no multiple of the group size; the toolkit's own condition."""
+    """Weights in groups whose in_features is no multiple of the group size; llm-compressor's own condition."""
     sizes = {
         name: (evidence.shapes[name][-1], scheme.group_size)
         for name, scheme in evidence.schemes.items()
@@ -153,7 +153,7 @@ def beyond_simulation(evidence: Evidence) -> Iterator[Hit]:
     "Weights that no recipe reaches",
     severity="info",
     why="llm-compressor quantizes Linears and embeddings; stacked experts of an unknown layout, and transformers' "
-    "Conv1D, stay as they are without a word.",
+    "Conv1D, stay unquantized without a word.",
     remedy="Expect these modules unquantized, or convert the checkpoint to a layout of Linears.",
 )
 def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
@@ -179,7 +179,7 @@ MASKLESS = {"mistral": "Mistral", "mixtral": "Mixtral", "phi3": "Phi-3", "qwen3_
     severity="info",
     why="llm-compressor 0.14's sequential pipeline, its default for static scales and GPTQ, traces this kind of model "
     "without its causal mask (transformers 5.17): tokens see those behind them, and scales are of other activations.",
-    remedy='Run `oneshot` with pipeline="basic"; `quantaudit verify` does, and tells a lost mask as QA609.',
+    remedy='Run `oneshot` with pipeline="basic"; `quantaudit verify` does, and reports a lost mask as QA609.',
 )
 def maskless(evidence: Evidence) -> Iterator[Hit]:
     """The recipe needs calibration, and the model is one whose mask the default pipeline loses."""

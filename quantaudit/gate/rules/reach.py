@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "QA401",
     "The recipe quantizes nothing",
     severity="error",
-    why="`oneshot` succeeds and saves the model as it was.",
+    why="`oneshot` succeeds and saves the model unmodified.",
     remedy="Give a `scheme` or `config_groups` with weights or input_activations, and targets that match Linears.",
 )
 def quantizes_nothing(evidence: Evidence) -> Iterator[Hit]:
@@ -72,7 +72,7 @@ def _scheme(modifier: Any) -> bool:
     "QA402",
     "A target has no effect",
     severity="error",
-    why="What it was meant to quantize stays as it is, or gets another target's scheme.",
+    why="What it was meant to quantize stays unquantized, or gets another target's scheme.",
     remedy="Name a module, a class such as `Linear`, or `re:` and a regular expression that matches from the start.",
 )
 def idle_targets(evidence: Evidence) -> Iterator[Hit]:
@@ -126,7 +126,7 @@ def idle_ignores(evidence: Evidence) -> Iterator[Hit]:
     "QA404",
     "A key is not read",
     severity="warning",
-    why="llm-compressor reads `*_stage`, `*_modifiers` and modifiers; beside `config_groups` or a mapping of schemes, "
+    why="llm-compressor reads `*_stage`, `*_modifiers` and modifiers; next to `config_groups` or a mapping of schemes, "
     "a modifier's own `targets` are not read either.",
     remedy="Move it to where it is read, or remove it.",
 )
@@ -198,7 +198,7 @@ def repeated_targets(evidence: Evidence) -> Iterator[Hit]:
     "Modules are quantized twice",
     severity="error",
     why="Of two modifiers that target a module the later one's scheme counts, if it has none at all: weights are "
-    "calibrated under a scheme that they were not meant for, or stay as they are.",
+    "calibrated under a scheme that they were not meant for, or stay unquantized.",
     remedy="Let each module be targeted by one modifier: add it to the `ignore` of the others.",
 )
 def requantized(evidence: Evidence) -> Iterator[Hit]:

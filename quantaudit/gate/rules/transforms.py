@@ -138,7 +138,8 @@ OUTPUT_NORMS = {
     "post_attention_layernorm": ("pre_feedforward_layernorm", "pre_mlp_layernorm", "post_feedforward_layernorm"),
     "post_feedforward_layernorm": ("pre_feedforward_layernorm", "post_attention_layernorm"),
 }
-"""Norms whose output goes into the residual stream and not into a Linear, where any of these is next to them (Gemma, OLMo 2)."""
+"""Norms whose output goes into the residual stream, not into a Linear, where any of these is next to them (Gemma,
+OLMo 2)."""
 
 
 def _forgotten(evidence: Evidence, norm: str, balanced: Sequence[str]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def top1(evidence: Evidence) -> Iterator[Hit]:
     "QA512",
     "The recipe breaks the model",
     severity="error",
-    why="Under this recipe the model puts out NaN or infinite values.",
+    why="Under this recipe the model's outputs are NaN or infinite.",
     remedy="Quantize fewer modules, or in a gentler way, which depends on the scheme.",
 )
 def breaks(evidence: Evidence) -> Iterator[Hit]:
@@ -91,7 +91,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
         )
     elif score.nonfinite:
         yield Hit(
-            message=f"some static inputs have no finite range and were simulated as they are ({score.note})",
+            message=f"some static inputs have no finite range and were simulated unquantized ({score.note})",
             severity="inconclusive",
             why="What these inputs would do once quantized is in no number here.",
         )
@@ -148,7 +148,7 @@ def unknown(evidence: Evidence) -> Iterator[Hit]:
     "The card itself cannot be trusted",
     severity="inconclusive",
     why="A model that was loaded wrongly, or is broken itself, makes every number of its card meaningless.",
-    remedy="See the finding on the card, and make the card anew.",
+    remedy="See the finding on the card, and make the card again.",
 )
 def stopped(evidence: Evidence) -> Iterator[Hit]:
     """The card has a finding that stops its own verdicts."""
