@@ -10,7 +10,7 @@ import typer
 
 from quantaudit.common.files import write_text
 from quantaudit.common.findings import Rule, rules_of
-from quantaudit.gate.catalogue import all_rules, has_entry
+from quantaudit.gate.catalogue import all_rules
 
 HEAD = """\
 # Rules
@@ -34,7 +34,7 @@ def rules_page() -> str:
     parts = [
         HEAD,
         f"## QA1xx to QA3xx: findings of a card\n\n{_table(card)}",
-        *(f"### {rule.code}\n\n{_reasons(rule)}" for rule in card if has_entry(rule)),
+        *(f"### {rule.code}\n\n*{rule.severity}.*\n\n{_reasons(rule)}" for rule in card),
         "## QA4xx: the recipe and the model\n",
         *(_recipe_entry(rule) for rule in recipe if rule.code.startswith("QA4")),
         "## QA5xx: the recipe and what was measured\n",

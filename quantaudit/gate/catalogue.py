@@ -11,7 +11,7 @@ from quantaudit.errors import UsageError
 from quantaudit.gate import rules  # noqa: F401
 
 SOURCES: Mapping[Stage, str] = {
-    "card": "A finding of the card, made by `quantaudit report`; its entry there says more.",
+    "card": "A finding of the card, made by `quantaudit report`; its entry there has the numbers.",
     "artifact": "A finding about a quantized artifact, by `quantaudit conform` or `verify`.",
 }
 """Where findings of a stage appear, if they are not the gate's."""
@@ -28,13 +28,6 @@ def explain(code: str) -> str:
     if code.upper() not in by_code:
         raise UsageError("no such rule", where=f"--explain {code}", hint=f"one of {', '.join(by_code)}")
     rule = by_code[code.upper()]
-    if rule.stage == "card" and not has_entry(rule):
-        return f"{rule.code}: {rule.title}\n\n{SOURCES['card']}"
-    about = {"card": [], "recipe": [rule.description], "artifact": [SOURCES["artifact"]]}[rule.stage]
-    texts = [*about, f"Why: {rule.why}", f"What to do: {rule.remedy}"]
+    about = rule.description if rule.stage == "recipe" else SOURCES[rule.stage]
+    texts = [about, f"Why: {rule.why}", f"What to do: {rule.remedy}"]
     return "\n".join([f"{rule.code}: {rule.title} ({rule.severity})", "", *texts])
-
-
-def has_entry(rule: Rule) -> bool:
-    """Whether the reasons of a card's rule are fixed, and not the policy's or those of what was found."""
-    return rule.code in ("QA109", "QA110", "QA111", "QA112")
