@@ -37,6 +37,11 @@ def identity(scheme: QuantizationScheme) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
+def quantizes(scheme: QuantizationScheme) -> bool:
+    """Whether a scheme quantizes weights, inputs or outputs at all."""
+    return any(part is not None for part in (scheme.weights, scheme.input_activations, scheme.output_activations))
+
+
 def input_identity(args: QuantizationArgs | None) -> str:
     """What an input goes through, whichever observer sets its range."""
     data = _arguments(args, weight=False) or {}

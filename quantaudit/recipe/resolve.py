@@ -15,7 +15,7 @@ from compressed_tensors.utils import is_match
 from torch import nn
 
 from quantaudit.common.logs import stdout_to_stderr
-from quantaudit.recipe.digest import scheme_digest
+from quantaudit.recipe.digest import quantizes, scheme_digest
 from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
 from quantaudit.recipe.modifiers.awq import AwqReach, awq_reaches
 from quantaudit.recipe.modifiers.smoothquant import Smoothing, smoothings
@@ -94,17 +94,17 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
             matching = Matching(recipe, index, parsed, model, modules)
             for name, origin in matching.origins.items():
                 scheme = matching.schemes[origin.target]
-                if name in schemes and _quantizes(schemes[name]):
-                    taken[_quantizes(scheme)][name] = origins[name].modifier
+                if name in schemes and quantizes(schemes[name]):
+                    taken[quantizes(scheme)][name] = origins[name].modifier
                 schemes[name], origins[name] = scheme, origin
-                if _quantizes(scheme):
+                if quantizes(scheme):
                     claimed.setdefault(name, index)
             unmatched += matching.without_effect()
             overlaps += matching.overlaps()
     smooth = {smoothing.modifier: smoothing for smoothing in smoothings(recipe, model, claimed)}
     for index, parsed in enumerate(recipe.modifiers):
         beyond += unsimulated(parsed, model, smooth.get(index))
-    quantized = [name for name in modules if name in schemes and _quantizes(schemes[name])]
+    quantized = [name for name in modules if name in schemes and quantizes(schemes[name])]
     final = {name: schemes[name] for name in quantized}
     return Resolution(
         schemes=final,
@@ -145,7 +145,3 @@ def _rounded(
         and isinstance(modules[name], nn.Linear)
         and is_match(name, modules[name], targets, ignore)
     )
-
-
-def _quantizes(scheme: QuantizationScheme) -> bool:
-    return any(part is not None for part in (scheme.weights, scheme.input_activations, scheme.output_activations))

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from quantaudit.card.schema import Card
-from quantaudit.conform.artifacts.compressed import STORAGE, compressed_artifact
+from quantaudit.conform.artifacts.compressed import compressed_artifact
+from quantaudit.conform.artifacts.expected import STORAGE
 from quantaudit.conform.artifacts.tensors import MemoryTensors
 from tests import artifact_mutations as made
 

@@ -9,7 +9,7 @@ from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 from quantaudit.card.schema import Finding
-from quantaudit.conform.artifacts.compressed import STORAGE
+from quantaudit.conform.artifacts.expected import STORAGE
 from quantaudit.conform.artifacts.records import Checkpoint
 from quantaudit.conform.artifacts.tensors import scalar
 from quantaudit.conform.contract import usual_format

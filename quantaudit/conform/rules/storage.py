@@ -12,7 +12,7 @@ from compressed_tensors.utils import is_match
 from torch import nn
 
 from quantaudit.card.schema import Finding
-from quantaudit.conform.artifacts.compressed import STORAGE
+from quantaudit.conform.artifacts.expected import STORAGE
 from quantaudit.conform.artifacts.records import Checkpoint, QuantizedModule
 from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, format_of, linear_forms
 from quantaudit.conform.rules.catalogue import finding

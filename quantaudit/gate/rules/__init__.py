@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantaudit.common.findings import Rule, rules_of
-from quantaudit.gate.rules import calibration, engine, measured, reach, transforms, whole_model
+from quantaudit.gate.rules import calibration, engine, measured, reach, transforms, units, whole_model
 
-__all__ = ["RULES", "calibration", "engine", "measured", "reach", "transforms", "whole_model"]
+__all__ = ["RULES", "calibration", "engine", "measured", "reach", "transforms", "units", "whole_model"]
 
 RULES: Mapping[str, Rule] = rules_of("recipe")
 """By code, in the order of codes."""
