@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from quantaudit.corpus.load import Corpus, CorpusRow, load_corpus
-from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample, tokenize
+from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, TokenizedSample, tokenize
 from quantaudit.measure.collector import SiteRecorder, recorder_for
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.checkpoint import locate
@@ -199,14 +199,16 @@ def random_corpus(
         for k, length in enumerate(lengths)
     ]
     corpus = Corpus(spec="random", name="random", sha256="0" * 64, rows=tuple(rows))
-    return tokenize(corpus, tiny_tokenizer(), vocab_size=VOCABULARY, context_length=None, max_length=2048)
+    return tokenize(
+        corpus, TextReaders(tokenizer=tiny_tokenizer()), vocab_size=VOCABULARY, context_length=None, max_length=2048
+    )
 
 
 def builtin_corpus(loaded: LoadedModel, *, samples: int, max_length: int) -> TokenizedCorpus:
     """A part of the built-in corpus, fair to its domains, in a model's own tokens."""
     return tokenize(
         load_corpus("builtin"),
-        loaded.tokenizer,
+        TextReaders(tokenizer=loaded.tokenizer),
         vocab_size=loaded.info.vocab_size,
         context_length=loaded.info.context_length,
         max_length=max_length,

@@ -20,7 +20,7 @@ import typer
 
 from quantaudit.common.files import write_text
 from quantaudit.corpus.load import BUILTIN, load_corpus
-from quantaudit.corpus.tokens import tokenize
+from quantaudit.corpus.tokens import TextReaders, tokenize
 from quantaudit.provenance import Split
 from tools.generate_corpus import OUTPUT
 
@@ -67,7 +67,12 @@ def count_samples(tokenizer: Any, seed: int = 0) -> list[Counted]:
     """Every sample of the built-in corpus, split as `report --seed SEED` splits it."""
     corpus = load_corpus("builtin")
     samples = tokenize(
-        corpus, tokenizer, vocab_size=len(tokenizer), context_length=None, max_length=sys.maxsize, seed=seed
+        corpus,
+        TextReaders(tokenizer=tokenizer),
+        vocab_size=len(tokenizer),
+        context_length=None,
+        max_length=sys.maxsize,
+        seed=seed,
     ).samples
     return [
         Counted(

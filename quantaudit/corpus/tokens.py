@@ -33,7 +33,9 @@ _BARE = "chats were written as plain 'role: content' lines, without the chat tem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedSample:
-    """ids: int64 [tokens], without padding. index: its place in the corpus. pictures: its images, where it has any.
+    """One sample of a run: its token ids, int64 [tokens], without padding.
+
+    index: its place in the corpus. pictures: its images, where it has any.
 
     assistant: bool, which tokens of a chat are the assistant's; it may reach beyond ids that were cut. None for others.
     """
@@ -64,9 +66,23 @@ class TokenizedCorpus:
         return [SampleInfo(id=s.id, domain=s.domain, split=s.split, tokens=len(s.ids)) for s in self.samples]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextReaders:
+    """What makes token ids of rows. tokenizer: the model's own.
+
+    source: the tokenizer that the rows' token ids are of, where it is not the model's: they are decoded with it,
+    special tokens included, and tokenized like text. processor: what makes images and their text ready for the model;
+    needed where rows have images.
+    """
+
+    tokenizer: Any
+    source: Any = None
+    processor: Any = None
+
+
 def tokenize(
     corpus: Corpus,
-    tokenizer: Any,
+    readers: TextReaders,
     *,
     vocab_size: int,
     context_length: int | None,
@@ -74,37 +90,22 @@ def tokenize(
     samples: int | None = None,
     seed: int = 0,
     special_tokens: SpecialTokens = "auto",
-    source: Any = None,
-    processor: Any = None,
 ) -> TokenizedCorpus:
     """Tokenize, split and cut a corpus. samples: how many rows to take, fairly over domains; None for all.
 
-    source: the tokenizer that the corpus' token ids are of, where it is not the model's: they are decoded with it,
-    special tokens included, and tokenized like text. processor: what makes images and their text ready for the model;
-    needed where rows have images. Raises CorpusError for a row without tokens, with ids outside the vocabulary, that
-    the chat template refuses, or whose images do not fit into `max_length`.
+    Raises CorpusError for a row without tokens, with ids outside the vocabulary, that the chat template refuses, or
+    whose images do not fit into `max_length`.
     """
     limit = min(max_length, context_length or max_length)
     chosen = sorted(stratified(corpus.rows, seed)[:samples]) if samples else list(range(len(corpus.rows)))
     rows = [corpus.rows[i] for i in chosen]
-    splits = assign(rows, seed)
-    if len(set(splits)) < 2:
-        raise CorpusError(
-            f"every sample is in the {splits[0]} split",
-            where=corpus.spec,
-            hint="scales come from one split and errors from the other: name both, or leave `split` out",
-        )
     taken: list[TokenizedSample] = []
     noted: Counter[str] = Counter()
     truncated = 0
-    for index, (row, split) in enumerate(zip(rows, splits, strict=True)):
+    for index, (row, split) in enumerate(zip(rows, _splits(corpus, rows, seed), strict=True)):
         label = row.id or f"row-{chosen[index] + 1}"
-        where = f"{corpus.spec}: {label}"
-        pictures = Pictures(row, processor, special_tokens, where) if row.pictures else None
-        encoded = Encoded(pictures.ids()) if pictures else _encode(row, tokenizer, special_tokens, source, where)
-        _check(encoded.ids, vocab_size, where=where)
-        if pictures:
-            pictures.check(encoded.ids, limit)
+        encoded = _encode(row, readers, special_tokens, f"{corpus.spec}: {label}")
+        _check_fit(encoded, vocab_size, limit, f"{corpus.spec}: {label}")
         truncated += len(encoded.ids) > limit
         noted.update(encoded.notes)
         taken.append(
@@ -114,47 +115,81 @@ def tokenize(
                 domain=row.domain,
                 split=split,
                 ids=encoded.ids[:limit],
-                pictures=pictures,
+                pictures=encoded.pictures,
                 assistant=encoded.assistant,
             )
         )
+    source, tokenizer = readers.source, readers.tokenizer
     return TokenizedCorpus(
         samples=tuple(taken),
         info=CorpusInfo(
             spec=corpus.spec,
             name=corpus.name,
             sha256=digest(rows),
-            samples=len(taken),
-            tokens=sum(len(sample.ids) for sample in taken),
             truncated=truncated,
             max_length=max_length,
             seed=seed,
-            calibration=_count([s for s in taken if s.split == "calibration"]),
-            evaluation=_count([s for s in taken if s.split == "evaluation"]),
-            domains={
-                domain: _count([s for s in taken if s.domain == domain])
-                for domain in sorted(Counter(s.domain for s in taken))
-            },
             revision=corpus.revision,
             special_tokens=special_tokens,
             tokenizer=source.name_or_path if source is not None else None,
-            images=sum(sample.pictures is not None for sample in taken),
             available=len(corpus.rows) if len(chosen) < len(corpus.rows) else None,
             notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(noted, tokenizer)],
+            **_sizes(taken),
         ),
     )
 
 
+def _splits(corpus: Corpus, rows: Sequence[CorpusRow], seed: int) -> list[Split]:
+    """A split for every row. Raises CorpusError where all are in one."""
+    splits = assign(rows, seed)
+    if len(set(splits)) < 2:
+        raise CorpusError(
+            f"every sample is in the {splits[0]} split",
+            where=corpus.spec,
+            hint="scales come from one split and errors from the other: name both, or leave `split` out",
+        )
+    return splits
+
+
+def _sizes(samples: Sequence[TokenizedSample]) -> dict[str, Any]:
+    """How much text a corpus holds, in all, by split and by domain: fields of its `CorpusInfo`."""
+    return {
+        "samples": len(samples),
+        "tokens": sum(len(sample.ids) for sample in samples),
+        "calibration": _count([s for s in samples if s.split == "calibration"]),
+        "evaluation": _count([s for s in samples if s.split == "evaluation"]),
+        "domains": {
+            domain: _count([s for s in samples if s.domain == domain]) for domain in sorted({s.domain for s in samples})
+        },
+        "images": sum(sample.pictures is not None for sample in samples),
+    }
+
+
+def _check_fit(encoded: Encoded, vocab_size: int, limit: int, where: str) -> None:
+    """Raises CorpusError for ids outside the vocabulary, for none, and where images are cut off by the limit."""
+    _check(encoded.ids, vocab_size, where=where)
+    if encoded.pictures:
+        encoded.pictures.check(encoded.ids, limit)
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """ids: int64 [tokens], uncut. assistant: as in TokenizedSample. notes: keys of what is to be counted."""
+    """One row's token ids, int64 [tokens], uncut. assistant, pictures: as in TokenizedSample.
+
+    notes: keys of what is to be counted.
+    """
 
     ids: NDArray[np.int64]
     assistant: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    pictures: Pictures | None = None
 
 
-def _encode(row: CorpusRow, tokenizer: Any, special_tokens: SpecialTokens, source: Any, where: str) -> Encoded:
+def _encode(row: CorpusRow, readers: TextReaders, special_tokens: SpecialTokens, where: str) -> Encoded:
+    tokenizer, source = readers.tokenizer, readers.source
+    if row.pictures:
+        pictures = Pictures(row, readers.processor, special_tokens, where)
+        return Encoded(pictures.ids(), pictures=pictures)
     if row.input_ids and source is None:
         return Encoded(np.asarray(row.input_ids, np.int64))
     if row.messages and tokenizer.chat_template and special_tokens == "auto":

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.timing import imports_done, timed
-from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.experts import extra_work
@@ -83,15 +83,13 @@ def prepare(
     with timed("tokenizing the corpus"):
         corpus = tokenize(
             files.corpus,
-            loaded.tokenizer,
+            TextReaders(tokenizer=loaded.tokenizer, source=source, processor=processor),
             vocab_size=loaded.info.vocab_size,
             context_length=loaded.info.context_length,
             max_length=spec.max_length,
             samples=spec.samples,
             seed=spec.seed,
             special_tokens=spec.special_tokens,
-            source=source,
-            processor=processor,
         )
     if corpus.info.truncated:
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")

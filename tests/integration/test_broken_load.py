@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quantaudit.card.judge.simulated import chance
 from quantaudit.corpus.load import Corpus, load_corpus
-from quantaudit.corpus.tokens import tokenize
+from quantaudit.corpus.tokens import TextReaders, tokenize
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import load_policy
 from quantaudit.stats.unigram import unigram_perplexity
@@ -29,7 +29,10 @@ def ids_of(loaded: LoadedModel, count: int, chats: bool) -> Ids:
     corpus = Corpus(spec="part", name="part", sha256=built_in.sha256, rows=rows)
     size = loaded.info.vocab_size
     return [
-        s.ids for s in tokenize(corpus, loaded.tokenizer, vocab_size=size, context_length=None, max_length=40).samples
+        s.ids
+        for s in tokenize(
+            corpus, TextReaders(tokenizer=loaded.tokenizer), vocab_size=size, context_length=None, max_length=40
+        ).samples
     ]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.tokens import tokenize
+from quantaudit.corpus.tokens import TextReaders, tokenize
 from tests.builders import VOCABULARY, tiny_tokenizer
 
 CHATML = (
@@ -63,7 +63,7 @@ def test_samples_of_a_corpus_carry_it() -> None:
     rows = (CorpusRow(messages=CHAT), CorpusRow(text="plain text"), CorpusRow(messages=CHAT))
     corpus = tokenize(
         Corpus(spec="c", name="c", sha256="0" * 64, rows=rows),
-        tokenizer,
+        TextReaders(tokenizer=tokenizer),
         vocab_size=VOCABULARY,
         context_length=None,
         max_length=35,

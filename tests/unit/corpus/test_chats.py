@@ -8,7 +8,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import CorpusError
 from tests.builders import BYTES, VOCABULARY, tiny_tokenizer
 
@@ -43,7 +43,9 @@ TEMPLATES = {
 def run(*rows: dict[str, Any], tokenizer: Any, **options: Any) -> TokenizedCorpus:
     corpus = Corpus(spec="c.jsonl", name="c", sha256="d", rows=tuple(CorpusRow(**row) for row in rows))
     return tokenize(
-        corpus, tokenizer, **{"vocab_size": VOCABULARY, "context_length": None, "max_length": 200, **options}
+        corpus,
+        TextReaders(tokenizer=tokenizer),
+        **{"vocab_size": VOCABULARY, "context_length": None, "max_length": 200, **options},
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.tokens import TokenizedCorpus, tokenize
+from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import CorpusError
 from tests.builders import BYTES, VOCABULARY, tiny_tokenizer
 
@@ -19,9 +19,11 @@ def corpus_of(*rows: dict[str, Any]) -> Corpus:
     return Corpus(spec="c.jsonl", name="c", sha256="d", rows=tuple(CorpusRow(**row) for row in rows))
 
 
-def run(corpus: Corpus, *, chat_template: bool = True, **options: Any) -> TokenizedCorpus:
+def run(corpus: Corpus, *, chat_template: bool = True, source: Any = None, **options: Any) -> TokenizedCorpus:
     settings = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 100, **options}
-    return tokenize(corpus, tiny_tokenizer(chat_template=chat_template), **settings)
+    return tokenize(
+        corpus, TextReaders(tokenizer=tiny_tokenizer(chat_template=chat_template), source=source), **settings
+    )
 
 
 def texts(corpus: TokenizedCorpus) -> list[str]:
@@ -43,7 +45,11 @@ def test_special_tokens_of_the_tokenizer_are_added() -> None:
         single="<s> $A", special_tokens=[("<s>", BYTES + 1)]
     )
     corpus = tokenize(
-        corpus_of({"text": "ab"}, {"text": "c"}), tokenizer, vocab_size=VOCABULARY, context_length=None, max_length=9
+        corpus_of({"text": "ab"}, {"text": "c"}),
+        TextReaders(tokenizer=tokenizer),
+        vocab_size=VOCABULARY,
+        context_length=None,
+        max_length=9,
     )
     assert [sample.ids[0] for sample in corpus.samples] == [BYTES + 1, BYTES + 1]
     assert [len(sample.ids) for sample in corpus.samples] == [3, 2]
@@ -79,9 +85,12 @@ def test_a_chat_that_the_template_refuses_is_named(template: str, reason: str) -
     corpus = corpus_of({"text": "b"}, {"messages": CHAT})
     options: Any = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 99}
     with pytest.raises(CorpusError, match=f"chat template cannot write this chat: {reason}") as caught:
-        tokenize(corpus, tokenizer, **options)
+        tokenize(corpus, TextReaders(tokenizer=tokenizer), **options)
     assert (caught.value.where or "").endswith("row-2")
-    assert texts(tokenize(corpus, tokenizer, special_tokens="none", **options))[1] == "user: hi\nassistant: yes"
+    assert (
+        texts(tokenize(corpus, TextReaders(tokenizer=tokenizer), special_tokens="none", **options))[1]
+        == "user: hi\nassistant: yes"
+    )
 
 
 def test_nothing_is_noted_where_there_are_no_chats() -> None:
@@ -119,7 +128,7 @@ def test_a_row_that_tokenizes_to_nothing_is_refused() -> None:
     with pytest.raises(CorpusError, match="no tokens") as caught:
         tokenize(
             corpus_of({"text": "xx", "id": "mine"}, {"text": "b"}),
-            tokenizer,
+            TextReaders(tokenizer=tokenizer),
             vocab_size=VOCABULARY,
             context_length=None,
             max_length=9,
@@ -204,8 +213,8 @@ def test_without_special_tokens_the_text_stands_alone_as_in_the_paper() -> None:
     corpus = corpus_of({"text": "ab"}, {"text": "c"})
     options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9}
     tokenizer = with_start_token()
-    deployed = tokenize(corpus, tokenizer, **options)
-    bare = tokenize(corpus, tokenizer, **options, special_tokens="none")
+    deployed = tokenize(corpus, TextReaders(tokenizer=tokenizer), **options)
+    bare = tokenize(corpus, TextReaders(tokenizer=tokenizer), **options, special_tokens="none")
     assert [len(s.ids) for s in deployed.samples] == [3, 2]
     for sample, text in zip(bare.samples, ("ab", "c"), strict=True):
         assert sample.ids.tolist() == tokenizer.encode(text, add_special_tokens=False)
@@ -259,9 +268,10 @@ def test_ids_of_another_tokenizer_are_decoded_and_tokenized_anew() -> None:
 def test_special_tokens_are_added_to_decoded_text_as_to_any_other() -> None:
     source, tokenizer = shifted_tokenizer(), with_start_token()
     corpus = corpus_of({"input_ids": source.encode("ab")}, {"text": "c"})
-    options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9, "source": source}
-    assert len(tokenize(corpus, tokenizer, **options).samples[0].ids) == 3
-    assert len(tokenize(corpus, tokenizer, **options, special_tokens="none").samples[0].ids) == 2
+    options: dict[str, Any] = {"vocab_size": VOCABULARY, "context_length": None, "max_length": 9}
+    readers = TextReaders(tokenizer=tokenizer, source=source)
+    assert len(tokenize(corpus, readers, **options).samples[0].ids) == 3
+    assert len(tokenize(corpus, readers, **options, special_tokens="none").samples[0].ids) == 2
 
 
 def test_ids_outside_the_other_tokenizers_vocabulary_are_refused() -> None:
