@@ -61,13 +61,13 @@ def smooth_groups(
     return [
         SmoothGroup(
             name=f"smooth_{index}_modifiers",
-            strength=by.strength,
+            strength=spec.strength,
             mappings=tuple(
                 Smoothed(balanced=balanced, norm=norm, reason=reasons.get(names_of.get(frozenset(balanced), ""), ""))
-                for norm, balanced in by.mappings
+                for norm, balanced in spec.mappings
             ),
         )
-        for index, by in enumerate(smooth)
+        for index, spec in enumerate(smooth)
     ]
 
 

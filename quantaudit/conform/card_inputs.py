@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quantaudit.card.schema import Card, SiteRow
+from quantaudit.model.structure import parent_of
 
 
 def input_sites(card: Card) -> dict[str, SiteRow]:
@@ -21,11 +22,11 @@ def input_sites(card: Card) -> dict[str, SiteRow]:
         single: dict[str, SiteRow] = {}
         if merged is not None and group in peaks:
             bank, _, projection = group.rpartition(".")
-            parents = list(dict.fromkeys(_parent(member) for member in members))
+            parents = list(dict.fromkeys(parent_of(member) for member in members))
             for parent, amax in zip(parents, peaks[group], strict=True):
                 single[parent] = _single(merged, f"{bank}.{parent.rpartition('.')[2]}.{projection}.input", amax)
         for member in members:
-            site = single.get(_parent(member)) or merged
+            site = single.get(parent_of(member)) or merged
             if site is not None:
                 inputs[member] = site
     return inputs
@@ -48,7 +49,7 @@ def fused_groups(card: Card) -> dict[str, list[str]]:
         stem, _, leaf = site.module.rpartition(".")
         leaves = next((fused for fused in FUSED.values() if leaf == fused[0]), (leaf,))
         if group in several:
-            bank = f"{_parent(stem)}."
+            bank = f"{parent_of(stem)}."
             members = [name for name in linears if name.startswith(bank) and name.rpartition(".")[2] in leaves]
         else:
             siblings = [f"{stem}.{name}" if stem else name for name in leaves]
@@ -66,7 +67,3 @@ def _expert_peaks(card: Card) -> dict[str, list[float | None]]:
 def _single(merged: SiteRow, name: str, amax: float | None) -> SiteRow:
     unknown: dict[str, Any] = {"min": None, "max": None, "mean": None, "rms": None, "median": None, "peaks": []}
     return merged.model_copy(update={**unknown, "name": name, "kind": "expert_input", "amax": amax})
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Everything that rules look at, joined once: a recipe, what it resolves to, and what a card knows of it."""
+"""The evidence of a gate, joined once: a recipe, what it resolves to, and what a card knows of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriedScheme:
-    """One scheme of the recipe on the Linears that it is given to, and what came of trying it."""
+    """One scheme of the recipe on the Linears that it is given to, with the outcome of trying it."""
 
     scheme: QuantizationScheme
     summary: SchemeSummary
@@ -46,12 +46,12 @@ class TriedScheme:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What rules are given.
+    """What rules about a recipe are given.
 
-    uses: every fused group that the recipe touches. linears: of the whole model. shapes: of the weights of what is
-    quantized. units: all that the engine runs under one scheme. partings: units that the
-    engine would load otherwise than they are saved. unquantized: quantized Linears that the engine builds unquantized.
-    trials: every scheme that Linears are given, and what came of trying it. shell: the modules, without weights.
+    assignments: every fused group that the recipe touches. linears: of the whole model. shapes: of the weights of what
+    is quantized. units: all that the engine runs under one scheme. partings: units that the engine would load otherwise
+    than they are saved. unquantized: quantized Linears that the engine builds unquantized.
+    trials: every scheme that Linears are given, and what came of trying it. skeleton: the modules, without weights.
     linear_inputs: Linears that read one tensor, of the whole model, and that tensor.
     """
 

@@ -14,7 +14,7 @@ from quantaudit.simulate.records import GroupRow, TensorErrorRow
 class GroupAssignment:
     """One fused group under the recipe.
 
-    schemes: the ways in which members are quantized → those members; None for those that are left alone.
+    schemes: how members are quantized → those members; None for those that are left alone.
     site: its measured input. inputs: the card's name for the static scheme of that input, under the default constant of
     a moving average. errors: of the input under it. row: damage and price under the same scheme as the recipe's, where
     the whole group has one that was simulated.
@@ -37,7 +37,7 @@ class GroupAssignment:
 
     @property
     def quantized(self) -> tuple[SchemeSummary, ...]:
-        """The ways in which members are quantized; empty where the whole group is left alone."""
+        """How members are quantized, each way once; empty where the whole group is left alone."""
         return tuple(scheme for scheme in self.schemes if scheme is not None)
 
     @property

@@ -76,7 +76,7 @@ def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
 
 
 def _measured(row: RecipeRow, *, of_card: bool) -> Score:
-    """own: whether the text is the card's."""
+    """The score of a simulated recipe. of_card: whether it was simulated on the card's own text."""
     return Score(
         source="measured",
         kl=row.kl,

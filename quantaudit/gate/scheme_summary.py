@@ -23,7 +23,7 @@ class SchemeSummary:
     inputs: bool
     static: bool
     observer: str | None
-    toolkit_observer: str | None
+    observer_in_recipe: str | None
     group_size: int | None
     weight_strategy: str | None
     bits: int | None
@@ -43,7 +43,7 @@ def describe(scheme: QuantizationScheme) -> SchemeSummary:
         inputs=inputs is not None,
         static=static,
         observer=observer_of(inputs) if static and inputs is not None else None,
-        toolkit_observer=(inputs.observer or "minmax") if static and inputs is not None else None,
+        observer_in_recipe=(inputs.observer or "minmax") if static and inputs is not None else None,
         group_size=weights.group_size if weights is not None and _grouped(weights) else None,
         weight_strategy=None if weights is None else text(weights.strategy),
         bits=None if weights is None else weights.num_bits,

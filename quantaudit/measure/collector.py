@@ -15,6 +15,7 @@ from quantaudit.errors import MeasurementError
 from quantaudit.model.forward.batches import NO_TOKEN, Batch, LabeledRows
 from quantaudit.model.forward.routing import Routing
 from quantaudit.model.sites import Architecture
+from quantaudit.model.structure import parent_of
 from quantaudit.provenance import SPLITS, Split, Unmeasured, UnmeasuredCause
 from quantaudit.stats.labels import ALL, Chosen, Labels
 from quantaudit.stats.site import SiteStatistics, merge
@@ -188,16 +189,16 @@ def never_fired(
     idle = {
         expert
         for expert_list in architecture.expert_lists
-        if ran[_parent(expert_list.path)]
+        if ran[parent_of(expert_list.path)]
         for expert in expert_list.experts
     }
     rows = [
         Unmeasured(module=member, reason=BYPASSED, weights=False, cause="uncalled")
-        if member.endswith(".dt_proj") and ran[_parent(member)]
+        if member.endswith(".dt_proj") and ran[parent_of(member)]
         else _never_ran(member, ran, images=images)
         for group in architecture.groups
         for member in group.members
-        if not fired[member] and (ran[_parent(member)] or _parent(member) not in idle)
+        if not fired[member] and (ran[parent_of(member)] or parent_of(member) not in idle)
     ]
     rows += [
         Unmeasured(module=site.name, reason=f"{site.module} never ran in the forward pass", cause="never_ran")
@@ -213,7 +214,7 @@ def _never_ran(member: str, ran: Counter[str], *, images: bool) -> Unmeasured:
     cause: UnmeasuredCause = "never_ran"
     if not images and re.search(r"(^|\.)(vision|visual|multi_modal|image)", member):
         reason, cause = "no images in the corpus", "no_images"
-    elif ran[_parent(member)]:
+    elif ran[parent_of(member)]:
         reason = "never ran although the module around it did, which must use its weights by itself or not at all"
         cause = "uncalled"
     return Unmeasured(module=member, reason=reason, weights=True, cause=cause)
@@ -221,12 +222,8 @@ def _never_ran(member: str, ran: Counter[str], *, images: bool) -> Unmeasured:
 
 def parents(architecture: Architecture) -> set[str]:
     """Modules around Linears, and around lists of experts."""
-    inside = {_parent(member) for group in architecture.groups for member in group.members}
-    return inside | {_parent(expert_list.path) for expert_list in architecture.expert_lists}
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
+    inside = {parent_of(member) for group in architecture.groups for member in group.members}
+    return inside | {parent_of(expert_list.path) for expert_list in architecture.expert_lists}
 
 
 def token_text(tokenizer: Any, statistics: Mapping[tuple[str, Split], SiteStatistics]) -> dict[int, str]:

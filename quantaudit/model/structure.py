@@ -54,6 +54,11 @@ def has_linears(module: nn.Module) -> bool:
     return any(isinstance(child, nn.Linear | Conv1D) for child in module.modules())
 
 
+def parent_of(path: str) -> str:
+    """Path of the module that holds a module; empty for the root and its children."""
+    return path.rpartition(".")[0]
+
+
 def join(parent: str, leaf: str) -> str:
     """`parent.leaf`, or `leaf` alone below the root."""
     return f"{parent}.{leaf}" if parent else leaf

@@ -40,11 +40,13 @@ def needs_calibration(evidence: Evidence) -> Iterator[Hit]:
 def order_dependent(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs are observed by a moving average, by default or by name; with the factor by which scales vary."""
     groups = [
-        use for use in evidence.assignments if any(scheme.toolkit_observer == "minmax" for scheme in use.quantized)
+        group
+        for group in evidence.assignments
+        if any(scheme.observer_in_recipe == "minmax" for scheme in group.quantized)
     ]
     if not groups:
         return
-    keys = {(use.name, use.inputs) for use in groups}
+    keys = {(group.name, group.inputs) for group in groups}
     scales: dict[str, dict[str, float]] = {}
     spreads: dict[str, float] = {}
     for row in evidence.card.scales:

@@ -30,9 +30,9 @@ def unmeasured(evidence: Evidence) -> Iterator[Hit]:
     named = {row.module for row in evidence.card.coverage.unmeasured}
     silent = [
         Unmeasured(module=member, reason="its input is not on the card", weights=True, cause="other")
-        for use in evidence.assignments
-        if use.site is None or not use.site.tokens
-        for member in use.members
+        for group in evidence.assignments
+        if group.site is None or not group.site.tokens
+        for member in group.members
         if member in evidence.schemes and member not in named
     ]
     for reason, rows in groupby(sorted([*listed, *silent], key=lambda row: row.reason), key=lambda row: row.reason):
@@ -53,12 +53,14 @@ def unmeasured(evidence: Evidence) -> Iterator[Hit]:
 )
 def nonfinite(evidence: Evidence) -> Iterator[Hit]:
     """Non-finite activations at inputs that the recipe quantizes."""
-    broken = [use for use in evidence.assignments if use.site is not None and use.site.nonfinite and _inputs(use)]
+    broken = [
+        group for group in evidence.assignments if group.site is not None and group.site.nonfinite and _inputs(group)
+    ]
     if broken:
-        values = sum(use.site.nonfinite for use in broken if use.site is not None)
+        values = sum(group.site.nonfinite for group in broken if group.site is not None)
         yield Hit(
             message=f"{counted(values, 'non-finite value')} at inputs of {counted(len(broken), 'fused group')}: "
-            f"{some([use.name for use in broken])}",
+            f"{some([group.name for group in broken])}",
             module=broken[0].name,
             value=float(values),
             threshold=0.0,
@@ -76,7 +78,9 @@ def uncalibrated(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs for which the card could derive no scale."""
     scaled = {row.group for row in evidence.card.scales if row.scale is not None}
     missing = [
-        use.name for use in evidence.assignments if use.static and use.site is not None and use.name not in scaled
+        group.name
+        for group in evidence.assignments
+        if group.static and group.site is not None and group.name not in scaled
     ]
     if missing:
         yield Hit(
@@ -142,10 +146,10 @@ def damaged(evidence: Evidence) -> Iterator[Hit]:
     limit = evidence.policy.damage
     rows = sorted(
         (
-            (use.row.damage, use.name, use)
-            for use in evidence.assignments
-            if use.row is not None and use.row.damage is not None and use.row.damage > limit.warning
-            if evidence.as_simulated(use)
+            (group.row.damage, group.name, group)
+            for group in evidence.assignments
+            if group.row is not None and group.row.damage is not None and group.row.damage > limit.warning
+            if evidence.as_simulated(group)
         ),
         key=lambda row: row[:2],
         reverse=True,
@@ -158,7 +162,7 @@ def damaged(evidence: Evidence) -> Iterator[Hit]:
             value=rows[0][0],
             threshold=limit.warning,
             why=limit.reason,
-            remedy=f"{gentler((way for _, _, use in rows for way in use.quantized), 'these groups')}.",
+            remedy=f"{gentler((scheme for _, _, group in rows for scheme in group.quantized), 'these groups')}.",
         )
 
 
@@ -174,12 +178,12 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
     limit = evidence.policy.zeroed_fraction
     rows = sorted(
         (
-            (use.errors.zeroed_fraction, use.name)
-            for use in evidence.assignments
-            if use.errors is not None
-            and use.errors.zeroed_fraction is not None
-            and use.errors.zeroed_fraction > limit.warning
-            and evidence.as_simulated(use)
+            (group.errors.zeroed_fraction, group.name)
+            for group in evidence.assignments
+            if group.errors is not None
+            and group.errors.zeroed_fraction is not None
+            and group.errors.zeroed_fraction > limit.warning
+            and evidence.as_simulated(group)
         ),
         reverse=True,
     )
@@ -205,7 +209,7 @@ def zeroed(evidence: Evidence) -> Iterator[Hit]:
 def exceeded(evidence: Evidence) -> Iterator[Hit]:
     """Static inputs whose peak on the evaluation split is above the calibration split's, by the policy's factor."""
     stability, limit = evidence.card.stability, evidence.policy.calibration_excess
-    static = {f"{use.name}.input" for use in evidence.assignments if use.static}
+    static = {f"{group.name}.input" for group in evidence.assignments if group.static}
     rows = [
         (row.ratio, row.site)
         for row in (stability.exceedance.worst if stability is not None else [])
@@ -236,8 +240,8 @@ def missed(evidence: Evidence) -> Iterator[Hit]:
     if not evidence.smoothings or any(smoothing.problem for smoothing in evidence.smoothings):
         return
     reached = {name for smoothing in evidence.smoothings for name in smoothing.balance_layers}
-    hurting = [use for use in evidence.assignments if use.static and _hurts(use, evidence)]
-    out_of_reach = [use.name for use in hurting if not reached & set(use.members)]
+    hurting = [group for group in evidence.assignments if group.static and _hurts(group, evidence)]
+    out_of_reach = [group.name for group in hurting if not reached & set(group.members)]
     if out_of_reach:
         yield Hit(
             message=f"{len(out_of_reach):,} of {counted(len(hurting), 'fused group')} that hurt are out of its reach: "
@@ -252,11 +256,11 @@ def _quantized_unmeasured(evidence: Evidence) -> list[Unmeasured]:
     return [row for row in evidence.card.coverage.unmeasured if row.module in evidence.resolution.schemes]
 
 
-def _inputs(use: GroupAssignment) -> bool:
-    return any(way.inputs for way in use.quantized)
+def _inputs(group: GroupAssignment) -> bool:
+    return any(scheme.inputs for scheme in group.quantized)
 
 
-def _hurts(use: GroupAssignment, evidence: Evidence) -> bool:
-    damage = use.row.damage if use.row is not None else None
-    share = use.errors.zeroed_fraction if use.errors is not None else None
+def _hurts(group: GroupAssignment, evidence: Evidence) -> bool:
+    damage = group.row.damage if group.row is not None else None
+    share = group.errors.zeroed_fraction if group.errors is not None else None
     return (damage or 0.0) > evidence.policy.damage.warning or (share or 0.0) > evidence.policy.zeroed_fraction.warning

@@ -89,10 +89,10 @@ def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
     """SmoothQuant or AWQ balance some readers of a norm only; a warning where llm-compressor inferred the mapping."""
     by_step: dict[tuple[str, Keys, bool, bool], list[tuple[str, tuple[str, ...]]]] = {}
     for step in _steps(evidence):
-        for norm, balanced in step.mappings:
+        for norm, balance_layers in step.mappings:
             for router, forgotten in (
-                (False, _forgotten(evidence, norm, balanced)),
-                (True, _routers(evidence, balanced)),
+                (False, _forgotten(evidence, norm, balance_layers)),
+                (True, _routers(evidence, balance_layers)),
             ):
                 if forgotten:
                     key = (step.name, step.keys, step.inferred, router)
@@ -142,12 +142,12 @@ OUTPUT_NORMS = {
 OLMo 2)."""
 
 
-def _forgotten(evidence: Evidence, norm: str, balanced: Sequence[str]) -> tuple[str, ...]:
+def _forgotten(evidence: Evidence, norm: str, balance_layers: Sequence[str]) -> tuple[str, ...]:
     """Linears that read the output of a norm and are not balanced; the residual stream, as `residual of …`, too."""
     parent, _, leaf = norm.rpartition(".")
     if any(f"{parent}.{sibling}" in evidence.modules for sibling in OUTPUT_NORMS.get(leaf, ())):
         return (f"{parent} (its residual stream)",)
-    inside = frozenset(balanced)
+    inside = frozenset(balance_layers)
     forgotten: dict[str, None] = {}
     for unit in evidence.units:
         if unit.kind == "fused" and not inside.isdisjoint(unit.members):
@@ -173,7 +173,7 @@ _SHARED = ("shared_expert", "shared_experts", "shared_mlp")
 _READS = ("gate_proj", "up_proj", "gate_up_proj", "w1", "w3", "fc1")
 
 
-def _of_one_block(evidence: Evidence, balanced: frozenset[str]) -> Iterator[str]:
+def _of_one_block(evidence: Evidence, balance_layers: frozenset[str]) -> Iterator[str]:
     """Shared experts, their gate and routed experts read one tensor: those that are not balanced where another is."""
     for unit in evidence.units:
         if unit.kind != "experts":
@@ -189,11 +189,11 @@ def _of_one_block(evidence: Evidence, balanced: frozenset[str]) -> Iterator[str]
         routed = [name for name in unit.members if name.rpartition(".")[2] in _READS]
         gate = [name for name in (f"{block}.shared_expert_gate",) if name in evidence.modules]
         readers = [*shared, *routed, *gate]
-        if any(name in balanced for name in readers):
-            yield from (name for name in [*shared, *gate, *routed] if name not in balanced)
+        if any(name in balance_layers for name in readers):
+            yield from (name for name in [*shared, *gate, *routed] if name not in balance_layers)
 
 
-def _same_input(evidence: Evidence, balanced: frozenset[str], layer: str) -> Iterator[str]:
+def _same_input(evidence: Evidence, balance_layers: frozenset[str], layer: str) -> Iterator[str]:
     """Linears of the layer whose measured input is that of a balanced one, to the last digit of five statistics.
 
     A layer in which every input looks the same was not measured, and says nothing.
@@ -206,18 +206,18 @@ def _same_input(evidence: Evidence, balanced: frozenset[str], layer: str) -> Ite
     }
     if len(set(inputs.values())) < 2:
         return
-    read = {inputs[name] for name in balanced if name in inputs}
-    yield from (name for name, statistics in inputs.items() if statistics in read and name not in balanced)
+    read = {inputs[name] for name in balance_layers if name in inputs}
+    yield from (name for name, statistics in inputs.items() if statistics in read and name not in balance_layers)
 
 
-def _routers(evidence: Evidence, balanced: Sequence[str]) -> tuple[str, ...]:
+def _routers(evidence: Evidence, balance_layers: Sequence[str]) -> tuple[str, ...]:
     """Routers of blocks whose experts, routed or shared, are balanced, and which are not."""
-    inside = frozenset(balanced)
+    inside = frozenset(balance_layers)
     routers = {site.module for site in evidence.card.sites if site.kind == "router_logits"}
     forgotten = []
     for unit in evidence.units:
         block = unit.name.rpartition(".")[0]
-        if unit.kind == "experts" and any(name.startswith(f"{block}.") for name in balanced):
+        if unit.kind == "experts" and any(name.startswith(f"{block}.") for name in balance_layers):
             outside = [name for name in routers if name.startswith(f"{block}.") and name not in inside]
             forgotten += [name for name in outside if not any(name.startswith(f"{other}.") for other in inside)]
     return tuple(forgotten)

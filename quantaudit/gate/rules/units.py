@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 )
 def mixed_groups(evidence: Evidence) -> Iterator[Hit]:
     """Members of a fused group, or experts of a layer, are quantized differently, or some of them not at all."""
-    mixed = [use for use in evidence.assignments if use.mixed]
+    mixed = [group for group in evidence.assignments if group.mixed]
     by_projection: dict[str, list[GroupAssignment]] = {}
-    for use in mixed:
-        by_projection.setdefault(use.projection, []).append(use)
-    for projection, uses in by_projection.items():
-        use = uses[0]
+    for group in mixed:
+        by_projection.setdefault(group.projection, []).append(group)
+    for projection, groups in by_projection.items():
+        group = groups[0]
         yield Hit(
-            message=f"{counted(len(uses), f'{projection} group')} mixed, such as `{use.name}`: {_sides(use.schemes)}",
-            module=use.name,
-            value=float(len(uses)),
+            message=f"{counted(len(groups), f'{projection} group')} mixed, such as `{group.name}`: "
+            f"{_sides(group.schemes)}",
+            module=group.name,
+            value=float(len(groups)),
         )
-    reported = {member for use in mixed for member in use.members}
+    reported = {member for group in mixed for member in group.members}
     units = [unit for unit in evidence.units if len(unit.members) > 1 and reported.isdisjoint(unit.members)]
     for kind, what in (("experts", "layer's experts"), ("fused", "fused group")):
         rows = [(unit, schemes) for unit in units if unit.kind == kind and len(schemes := _schemes(unit, evidence)) > 1]
@@ -58,7 +59,7 @@ def _number(number: int, what: str) -> str:
 
 
 def _schemes(unit: Unit, evidence: Evidence) -> dict[SchemeSummary | None, list[str]]:
-    """The ways in which the members of a unit are quantized, None for left alone, and the members of each."""
+    """How the members of a unit are quantized, None for left alone, and the members of each scheme."""
     by_scheme: dict[SchemeSummary | None, list[str]] = {}
     for member in unit.members:
         by_scheme.setdefault(evidence.schemes_of_linears.get(member), []).append(member)
@@ -81,9 +82,12 @@ def _sides(schemes: Mapping[SchemeSummary | None, Sequence[str]]) -> str:
 )
 def output_embedding(evidence: Evidence) -> Iterator[Hit]:
     """The Linear that makes logits is quantized."""
-    for use in evidence.assignments:
-        if use.projection == "lm_head":
-            yield Hit(message=f"`{use.members[0]}` is quantized ({use.quantized[0].title})", module=use.members[0])
+    for group in evidence.assignments:
+        if group.projection == "lm_head":
+            yield Hit(
+                message=f"`{group.members[0]}` is quantized ({group.quantized[0].title})",
+                module=group.members[0],
+            )
 
 
 @rule(

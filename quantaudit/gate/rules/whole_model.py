@@ -160,9 +160,9 @@ def stopped(evidence: Evidence) -> Iterator[Hit]:
 def _gentler(evidence: Evidence) -> str:
     """What would hurt less, by the schemes of the worst groups where these are known, else by all."""
     names = _worst_groups(evidence)
-    uses = [use for use in evidence.assignments if use.name in names] or list(evidence.assignments)
+    groups = [group for group in evidence.assignments if group.name in names] or list(evidence.assignments)
     return (
-        f"{gentler((way for use in uses for way in use.quantized), 'the worst groups')}; "
+        f"{gentler((scheme for group in groups for scheme in group.quantized), 'the worst groups')}; "
         "`quantaudit advise` finds the smallest such change."
     )
 
@@ -174,8 +174,10 @@ def _worst(evidence: Evidence) -> str:
 
 
 def _worst_groups(evidence: Evidence) -> list[str]:
-    prices = [(use.row.price, use.name) for use in evidence.assignments if use.row is not None and use.row.price]
+    prices = [
+        (group.row.price, group.name) for group in evidence.assignments if group.row is not None and group.row.price
+    ]
     rows = prices or [
-        (use.row.damage, use.name) for use in evidence.assignments if use.row is not None and use.row.damage
+        (group.row.damage, group.name) for group in evidence.assignments if group.row is not None and group.row.damage
     ]
     return [name for _, name in sorted(rows, key=lambda row: -(row[0] or 0.0))[:2]]

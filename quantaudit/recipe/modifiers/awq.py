@@ -30,7 +30,7 @@ class AwqReach:
     @property
     def changed(self) -> frozenset[str]:
         """Modules whose weights it rescales."""
-        return frozenset(name for smooth, balanced in self.mappings for name in (smooth, *balanced))
+        return frozenset(name for smooth, balance_layers in self.mappings for name in (smooth, *balance_layers))
 
 
 def awq_reaches(
@@ -70,7 +70,7 @@ def _unfit(
     """What llm-compressor checks once it calibrates: its default scaling needs weights with more than one scale."""
     if duo_scaling is False:
         return None
-    for name in (name for _, balanced in mappings for name in balanced if name in schemes):
+    for name in (name for _, balance_layers in mappings for name in balance_layers if name in schemes):
         weights = schemes[name].weights
         if weights is None:
             return f"`{name}` has a scheme without weights, which AWQ cannot search scales for"

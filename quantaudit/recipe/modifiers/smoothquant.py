@@ -85,7 +85,7 @@ def inferred(model: nn.Module) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def _smoothing(index: int, parsed: ParsedModifier, model: nn.Module, earlier: AbstractSet[str]) -> Smoothing:
-    """earlier: modules that were quantized before it comes."""
+    """The modifier resolved on the model. earlier: modules that were quantized before it comes."""
     names = {module: name for name, module in model.named_modules()}
     mappings: list[tuple[str, tuple[str, ...]]] = []
     unmatched: list[str] = []

@@ -29,9 +29,10 @@ _PARTS = ("weights", "input_activations", "output_activations")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What came of a scheme. refused: llm-compressor's own words, or None; format: how weights are stored, or None.
+    """The outcome of trying a scheme.
 
-    unread: arguments given to an observer that does not read them, as `part.observer_kwargs.name`.
+    refused: llm-compressor's own words, or None; format: how weights are stored, or None. unread: arguments given to
+    an observer that does not read them, as `part.observer_kwargs.name`.
     """
 
     refused: str | None
