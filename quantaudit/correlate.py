@@ -258,7 +258,7 @@ def read(
 ) -> str:
     """One plain sentence. A correlation whose interval holds zero is called unproven, whatever its size.
 
-    known: on how many of the scope's groups it rests; named where they are not all.
+    rests_on: how many of the scope's groups it is about, and how many there are; named where they are not all.
     """
     count, groups = rests_on
     some = f"{count} of {groups} " if count < groups else ""

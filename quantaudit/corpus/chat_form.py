@@ -1,7 +1,7 @@
 """Chats in one form, OpenAI's: `{role, content}` with `tool_calls`, whatever a corpus calls them.
 
 Understood are OpenAI's chats (old and new function calls, arguments as an object or as JSON), ShareGPT's `from` and
-`value`, columns of roles and contents, and either as JSON in a string. What is not understood is left as it is, for
+`value`, columns of roles and contents, and either as JSON in a string. What is not understood is left unmodified, for
 the row's validation to refuse with its place.
 """
 
@@ -39,7 +39,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def parsed(value: Any) -> Any:
-    """What a string holds as JSON, if that is a list or an object; any other value as it is."""
+    """What a string holds as JSON, if that is a list or an object; any other value unmodified."""
     if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
         return value
     try:

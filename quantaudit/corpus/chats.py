@@ -18,7 +18,10 @@ Turns = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedChat:
-    """ids: int64 [tokens]. turns, tools: what the template was given. left_out: what of them it did not write."""
+    """A chat as its template writes it, as token ids: int64 [tokens].
+
+    turns, tools: what the template was given. left_out: what of them it did not write.
+    """
 
     ids: NDArray[np.int64]
     turns: Turns

@@ -154,7 +154,7 @@ def _json(text: str, where: str, hint: str) -> Any:
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows as they are, read batch by batch and only the columns that count."""
+    """Rows unmodified, read batch by batch and only the columns that count."""
     import pyarrow
     from pyarrow import parquet
 

@@ -50,7 +50,10 @@ SHAPE = 'a row is {"text": …}, {"messages": [{"role": …, "content": …}]} o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalized:
-    """fields: those of a `CorpusRow`, validated by nothing yet. note: how content was made of other columns, if so."""
+    """One row of any layout as fields of a `CorpusRow`, not yet validated.
+
+    note: which other columns its content was put together from, if so.
+    """
 
     fields: Any
     note: str | None = None
@@ -145,7 +148,7 @@ def _pair(row: dict[str, Any], asked: str, answered: str, where: str) -> Any:
         return _led(row, [*_turns(question, "user"), *_turns(answer, "assistant")])
     more = [_said(row, name, where) for name in _MORE.get(asked, ()) if name != answered and filled(row.get(name))]
     if not all(isinstance(part, str) for part in more):
-        raise CorpusError(f"a chat stands beside {asked}", where=where, hint="write the row as `messages`")
+        raise CorpusError(f"a chat stands next to {asked}", where=where, hint="write the row as `messages`")
     return _led(row, [*_history(row), *_turns("\n".join([question, *more]), "user"), *_turns(answer, "assistant")])
 
 

@@ -89,7 +89,7 @@ class CorpusRow(BaseModel):
         if len(filled) != 1 or (self.text and not self.text.strip()):
             raise ValueError(f"it has {' and '.join(filled) if len(filled) > 1 else 'no text'}")
         if self.pictures and self.input_ids:
-            raise ValueError("an image stands beside text or in messages, not beside token ids")
+            raise ValueError("an image stands next to text or in messages, not next to token ids")
         try:
             self.model_dump_json()
         except PydanticSerializationError as error:
@@ -170,7 +170,9 @@ def _take_images(record: dict[str, Any], where: str) -> Iterator[str]:
         places += [part.get("image", part.get("path")) for part in parts if part.get("type") == "image"]
     if record.get("image") is not None and record.get("messages"):
         raise CorpusError(
-            "`image` stands beside `text`", where=where, hint='in a chat: {"type": "image", "image": PATH} in `content`'
+            "`image` stands next to `text`",
+            where=where,
+            hint='in a chat: {"type": "image", "image": PATH} in `content`',
         )
     for place in places:
         if not isinstance(place, str) or "://" in place:

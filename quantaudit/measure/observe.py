@@ -103,7 +103,7 @@ class Observation:
         self.info = info_in_memory(model)
         self._tokenizer = tokenizer
         non_text = non_text_sites(model, self.architecture.sites)
-        self._gathered = StatisticsCollector(self.architecture, non_text=non_text, all_tokens=experts == "all")
+        self._collector = StatisticsCollector(self.architecture, non_text=non_text, all_tokens=experts == "all")
         self._fired: Counter[str] = Counter()
         self._ran: Counter[str] = Counter()
         self._samples: list[TokenizedSample] = []
@@ -124,12 +124,12 @@ class Observation:
                 raise MeasurementError(
                     "ran outside a forward pass of the observed model", where=site, hint="call the model as a whole"
                 )
-            self._gathered.receive(site, tensor)
+            self._collector.receive(site, tensor)
 
         sites = self.architecture.sites
         with (
-            self._gathered.routing.follow(self.model),
-            capture(self.model, sites, receive, self._gathered.refuse) as fired,
+            self._collector.routing.follow(self.model),
+            capture(self.model, sites, receive, self._collector.refuse) as fired,
             calls(self.model, parents(self.architecture)) as ran,
         ):
             fired.update(self._fired)
@@ -175,7 +175,7 @@ class Observation:
 
     def resume(self, batch: MaskedBatch) -> None:
         """A batch begun before is on its way again, through other layers."""
-        self._batch = self._gathered.batch = batch
+        self._batch = self._collector.batch = batch
 
     def end(self) -> None:
         """No batch is on its way."""
@@ -194,7 +194,7 @@ class Observation:
         if not self.tokens:
             raise MeasurementError("no tokens passed through the model", hint="run the model inside the context")
         loaded = LoadedModel(model=self.model, tokenizer=cast(Any, self._tokenizer), info=self.info)
-        statistics = self._gathered.result()
+        statistics = self._collector.result()
         surroundings = environment(loaded, batch_size=self._batch_size, seed=0)
         provenance = Provenance(
             quantaudit_version=__version__,
@@ -209,7 +209,7 @@ class Observation:
             unmeasured=[
                 *self.architecture.unmeasured,
                 *never_fired(self.architecture, self._fired, self._ran, images=False),
-                *unreadable(self.architecture, self._gathered.odd),
+                *unreadable(self.architecture, self._collector.odd),
             ],
             token_text={} if self._tokenizer is None else token_text(self._tokenizer, statistics),
         )

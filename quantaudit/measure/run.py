@@ -22,7 +22,7 @@ from quantaudit.measure.shard import Shard
 from quantaudit.measure.undersampled_experts import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
+from quantaudit.model.forward.batches import Batch, batches, count_batches, forward, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import non_text_sites
@@ -58,11 +58,10 @@ def measure(
     unless this is a shard, which cannot know. shard: run this part of the batches only; the profile says so.
     """
     if shard is not None:
-        pictures = sum(sample.pictures is not None for sample in corpus.samples)
-        shard.check(pictures + -(-(len(corpus.samples) - pictures) // batch_size))
+        shard.check(count_batches(corpus.samples, batch_size))
     architecture = loaded.architecture_on_all_tokens if experts == "all" else loaded.architecture
     non_text = non_text_sites(loaded.model, architecture.sites)
-    gathered = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
+    collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
 
     def in_batches() -> Iterator[Batch]:
         return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device)
@@ -70,34 +69,36 @@ def measure(
     with ExitStack() as stack:
         if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
             stack.enter_context(calibrate_all_experts())
-        stack.enter_context(gathered.routing.follow(loaded.model))
-        fired = stack.enter_context(capture(loaded.model, architecture.sites, gathered.receive, gathered.refuse))
+        stack.enter_context(collector.routing.follow(loaded.model))
+        fired = stack.enter_context(capture(loaded.model, architecture.sites, collector.receive, collector.refuse))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(last_logit_only(loaded.model))
         whole = in_batches()
         for batch in whole if shard is None else shard.deal(whole):
-            gathered.batch = batch
+            collector.batch = batch
             forward(loaded.model, batch)
             progress(batch.tokens)
 
-    statistics = gathered.result()
-    provenance = Provenance(
-        quantaudit_version=__version__,
-        model=loaded.info,
-        corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
-        environment=environment(loaded, batch_size=batch_size, seed=seed),
-        samples=corpus.sample_infos(),
-        sites=list(architecture.sites),
-        unmeasured=[
-            *architecture.unmeasured,
-            *never_fired(architecture, fired, ran, images=corpus.info.images > 0),
-            *unreadable(architecture, gathered.odd),
-        ],
-        token_text=token_text(loaded.tokenizer, statistics),
-        shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
+    statistics = collector.result()
+    profile = Profile.assemble(
+        Provenance(
+            quantaudit_version=__version__,
+            model=loaded.info,
+            corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
+            environment=environment(loaded, batch_size=batch_size, seed=seed),
+            samples=corpus.sample_infos(),
+            sites=list(architecture.sites),
+            unmeasured=[
+                *architecture.unmeasured,
+                *never_fired(architecture, fired, ran, images=corpus.info.images > 0),
+                *unreadable(architecture, collector.odd),
+            ],
+            token_text=token_text(loaded.tokenizer, statistics),
+            shards=None if shard is None or shard.count == 1 else ShardsInfo(count=shard.count, held=[shard.index]),
+        ),
+        statistics,
     )
-    profile = Profile.assemble(provenance, statistics)
-    if experts != "auto" or provenance.shards is not None:
+    if experts != "auto" or profile.provenance.shards is not None:
         return profile
     return run_undersampled_on_all_tokens(loaded, profile, in_batches)
 

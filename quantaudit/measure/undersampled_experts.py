@@ -53,20 +53,20 @@ def run_undersampled_on_all_tokens(
     ]
     if not inputs:
         return profile
-    gathered = StatisticsCollector(
+    collector = StatisticsCollector(
         architecture, non_text=non_text_sites(loaded.model, architecture.sites), all_tokens=True
     )
-    extra = _ExtraRuns(loaded.model, experts, gathered)
+    extra = _ExtraRuns(loaded.model, experts, collector)
     with ExitStack() as stack:
-        stack.enter_context(gathered.routing.follow(loaded.model))
-        stack.enter_context(capture(loaded.model, inputs, extra.receive, gathered.refuse))
+        stack.enter_context(collector.routing.follow(loaded.model))
+        stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
         stack.enter_context(last_logit_only(loaded.model))
         extra.attach(stack)
         for batch in batches():
-            gathered.batch = batch
+            collector.batch = batch
             forward(loaded.model, batch)
     names = {site.name for site in inputs}
-    over_all = {key: value for key, value in gathered.result().items() if key[0] in names}
+    over_all = {key: value for key, value in collector.result().items() if key[0] in names}
     reached = {name for name, _ in over_all}
     return _joined(profile, [site for site in inputs if site.name in reached], over_all)
 
@@ -74,14 +74,14 @@ def run_undersampled_on_all_tokens(
 class _ExtraRuns:
     """Calls experts on everything that their container is given, before it sends tokens to them."""
 
-    def __init__(self, model: nn.Module, experts: Mapping[str, list[str]], gathered: StatisticsCollector) -> None:
-        self._model, self._experts, self._gathered = model, experts, gathered
+    def __init__(self, model: nn.Module, experts: Mapping[str, list[str]], collector: StatisticsCollector) -> None:
+        self._model, self._experts, self._collector = model, experts, collector
         self._running = False
 
     def receive(self, site: str, tensor: Tensor) -> None:
         """Take an input of these runs, and none of the model's own."""
         if self._running:
-            self._gathered.receive(site, tensor)
+            self._collector.receive(site, tensor)
 
     def attach(self, stack: ExitStack) -> None:
         """Hook the containers for as long as the stack is open."""

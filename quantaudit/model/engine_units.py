@@ -156,7 +156,7 @@ RENAMED: tuple[Renamed, ...] = (
 def fuse(names: Sequence[str], model_type: str | None = None) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """(parent, fused name, last names of the members) of every group among Linears given by path, in their order.
 
-    A Linear that is fused with none is a group of its own, named as it is. model_type: of the model, for rows that
+    A Linear that is fused with none is a group of its own, under its own name. model_type: of the model, for rows that
     hold in some architectures only; without it these do not hold.
     """
     rows = [row for row in FUSED_LINEARS if row.model_types is None or model_type in row.model_types]

@@ -27,7 +27,7 @@ def linearize(model: nn.Module) -> list[str]:
     """Replace stacked experts by lists of experts made of Linears, in place, on any device; returns notes for a card.
 
     The first of each class is run on a small random input, and must return what the stacked ones do. Experts of a
-    layout that llm-compressor does not know, or does not get right, stay as they are, to be listed as unmeasured.
+    layout that llm-compressor does not know, or does not get right, stay unmodified, to be listed as unmeasured.
     """
     stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
     if not stacked:

@@ -13,7 +13,7 @@ from quantaudit.provenance import Unmeasured
 
 _EXPERTS = re.compile(r"expert", re.IGNORECASE)
 _UNQUANTIZED = re.compile(r"router|gate$|gating|norm|embed|position|conv|statics", re.IGNORECASE)
-"""Modules, by leaf or class, whose weights stay as they are in every engine: they pick, place or scale."""
+"""Modules, by leaf or class, whose weights no engine quantizes: they pick, place or scale."""
 
 
 def other_weights(model: nn.Module, covered: Collection[str]) -> Iterator[Unmeasured]:

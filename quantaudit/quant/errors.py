@@ -18,7 +18,10 @@ from quantaudit.stats.distribution import Distribution, finite, massive_threshol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorErrors:
-    """sqnr_db, bulk_sqnr_db: dB, inf where nothing is lost; the others are shares, and levels a count up to 256."""
+    """What quantization costs one tensor, by six measures.
+
+    sqnr_db, bulk_sqnr_db: dB, inf where nothing is lost; the others are shares, and levels a count up to 256.
+    """
 
     sqnr_db: float
     bulk_sqnr_db: float

@@ -1,7 +1,7 @@
 """The exact distribution of a 16-bit tensor: how often each of its 65,536 bit patterns occurred.
 
 Every per-tensor question (a quantile, a threshold, a bit width, an error) is answered from these counts without the
-model. bfloat16 and float16 tensors are counted as they are; wider ones after rounding to bfloat16, which moves a value
+model. bfloat16 and float16 tensors are counted unmodified; wider ones after rounding to bfloat16, which moves a value
 by at most 2⁻⁸ of itself.
 """
 

@@ -33,7 +33,9 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """input_ids: int64 [batch, longest], padded on one side: row b holds samples[b] in its first or last columns.
+    """Samples that run in one forward pass.
+
+    input_ids: int64 [batch, longest], padded on one side: row b holds samples[b] in its first or last columns.
 
     inputs: what the model is given in addition, such as pixel_values, by argument; only for a batch of one sample.
     """
@@ -143,6 +145,12 @@ def batches(
         if sample.pictures is not None:
             inputs = {name: value.to(device) for name, value in sample.pictures.inputs(len(sample.ids)).items()}
             yield Batch(samples=(sample,), input_ids=torch.from_numpy(sample.ids)[None].to(device), inputs=inputs)
+
+
+def count_batches(samples: Sequence[TokenizedSample], size: int) -> int:
+    """How many batches `batches` makes of these samples."""
+    pictures = sum(sample.pictures is not None for sample in samples)
+    return pictures + -(-(len(samples) - pictures) // size)
 
 
 def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def router_logits(output: Any, experts: int) -> Tensor:
     values = [output] if isinstance(output, Tensor) else list(output)
     wide = [x for x in values if isinstance(x, Tensor) and x.is_floating_point() and x.shape[-1] == experts]
     if not wide:
-        raise MeasurementError(f"a router put out no tensor of {experts} columns, one for each expert")
+        raise MeasurementError(f"a router returned no tensor of {experts} columns, one for each expert")
     return wide[-1]
 
 

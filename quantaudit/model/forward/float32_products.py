@@ -237,7 +237,7 @@ class _Exchange:
         self.products: Float32Products | None = None
 
     def enter(self, entry: tuple[torch.dtype, int]) -> None:
-        """entry: a dtype, and what copies of weights may take."""
+        """Serve one more context. entry: its dtype, and the bytes that copies of weights may take."""
         with self._lock:
             if self.products is None:
                 products = Float32Products()

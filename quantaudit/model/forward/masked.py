@@ -12,7 +12,7 @@ from quantaudit.model.forward.batches import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedBatch(Batch):
-    """mask: bool [batch, longest], true where there is a token; samples[b] holds the ids of those in row b."""
+    """A batch with a mask, bool [batch, longest], true where there is a token; samples[b] holds the ids in row b."""
 
     mask: Tensor
 

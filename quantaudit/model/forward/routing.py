@@ -193,7 +193,7 @@ class RoutedLists:
 
     @classmethod
     def of(cls, chosen: Tensor, experts: int) -> RoutedLists:
-        """chosen: int [tokens, k], the experts of each token; others than 0 … experts − 1 stand for none."""
+        """The lists of a layer. chosen: int [tokens, k], experts by token; others than 0 … experts − 1 are none."""
         by_rank = chosen.T.reshape(-1).long()
         by_rank = torch.where((by_rank >= 0) & (by_rank < experts), by_rank, experts)
         counts = torch.zeros(experts + 1, dtype=torch.int64, device=chosen.device)

@@ -114,10 +114,10 @@ def _demo_file() -> Path:
         files = importlib.metadata.files(DEMO_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError("the demo checkpoint is not installed", where="demo", hint=f"run: {install}") from error
-    found = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
-    if found is None or not found.is_file():
+    weights = next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+    if weights is None or not weights.is_file():
         raise ModelError(f"package {DEMO_PACKAGE} holds no GGUF file", where="demo", hint=f"run: {install}")
-    return found
+    return weights
 
 
 def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
@@ -191,7 +191,7 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
             )
         files = [folder / name for name in names]
     if not files:
-        if any(found for pattern in _PICKLES for found in folder.glob(pattern)):
+        if any(file for pattern in _PICKLES for file in folder.glob(pattern)):
             raise ModelError(
                 "checkpoint is pickled; loading it could run code",
                 where=str(folder),
@@ -214,7 +214,7 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
 
 
 def _download(spec: str, revision: str | None, *, weights: bool) -> Path:
-    """Fetch configuration, tokenizer and, where wanted, safetensors of a Hub repository, or find them in the cache."""
+    """Fetch configuration, tokenizer and, if asked for, safetensors of a Hub repository, or find them in the cache."""
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

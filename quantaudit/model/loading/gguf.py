@@ -53,13 +53,13 @@ class QuickReader(GGUFReader):  # type: ignore[misc]
 
     def _strings(self, start: int, count: int) -> tuple[list[NDArray[np.uint8]], int]:
         """So many strings, each stored behind its length, and where the last one ends."""
-        found: list[NDArray[np.uint8]] = []
+        parts: list[NDArray[np.uint8]] = []
         stored: Any = self._data
         for _ in range(count):
             end = start + 8 + _LENGTH.unpack_from(stored, start)[0]
-            found.append(self._data[start + 8 : end])
+            parts.append(self._data[start + 8 : end])
             start = end
-        return found, start
+        return parts, start
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Models that somebody else has loaded: identified by the bytes of their weights, and left as they are."""
+"""Models that somebody else has loaded: identified by the bytes of their weights, and left unmodified."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def reconcile_dtypes(model: nn.Module) -> list[str]:
 
     Such a checkpoint was made for engines whose products cast what they read: here norms that are kept in float32 round
     what they return to the dtype of the Linears, and a Linear casts what it reads to its weight's. A model that runs
-    without is left as it is; so is one that fails for another reason, which whoever runs it will report.
+    without is left unmodified; so is one that fails for another reason, which whoever runs it will report.
     """
     if len({parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}) < 2:
         return []

@@ -297,8 +297,8 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "an address": (image, {"image": "https://x.org/x.png", "text": "a"}, "no path but 'https"),
     "bytes in JSON": (image, {"image": {"bytes": "iVBORw0"}, "text": "a"}, "no path but"),
     "no text": (image, {"image": "x.png"}, "no text"),
-    "token ids": (image, {"image": "x.png", "input_ids": [1]}, "not beside token ids"),
-    "messages": (image, {"image": "x.png", "messages": [{"role": "user", "content": "a"}]}, "stands beside `text`"),
+    "token ids": (image, {"image": "x.png", "input_ids": [1]}, "not next to token ids"),
+    "messages": (image, {"image": "x.png", "messages": [{"role": "user", "content": "a"}]}, "stands next to `text`"),
     "a part without a path": (
         image,
         {"messages": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]},

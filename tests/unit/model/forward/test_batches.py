@@ -11,7 +11,7 @@ import quantaudit
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import MeasurementError
 from quantaudit.model.forward import batches as forward_batches
-from quantaudit.model.forward.batches import batches, forward
+from quantaudit.model.forward.batches import batches, count_batches, forward
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
@@ -26,6 +26,7 @@ def test_batches_hold_every_sample_once_with_its_own_ids(tiny_corpus: TokenizedC
     held = [s for batch in made for s in batch.samples]
     assert sorted(s.index for s in held) == list(range(len(tiny_corpus.samples)))
     assert all(len(batch.samples) <= size for batch in made)
+    assert len(made) == count_batches(tiny_corpus.samples, size)
     for batch in made:
         assert batch.tokens == sum(len(s.ids) for s in batch.samples)
         assert batch.padded == (batch.tokens < batch.input_ids.numel())
