@@ -18,7 +18,7 @@ from quantaudit.card.schema import Card
 from quantaudit.conform.artifacts.compressed import compressed_artifact
 from quantaudit.conform.artifacts.read import quantization_of
 from quantaudit.conform.artifacts.refusals import refuse_sparse, refuse_unknown
-from quantaudit.conform.artifacts.tensors import MemoryTensors, read_json
+from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.conform.run import Conformance, conform
 from quantaudit.errors import ModelError
 from quantaudit.measure.run import measure
@@ -27,6 +27,7 @@ from quantaudit.simulate.tensors import scale_rows
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model
 from tests.llm_compressor import quantize
+from tests.memory_tensors import MemoryTensors
 from tests.vision import TEXT, save_gemma, save_qwen
 
 PRESETS = [name for name in PRESET_SCHEMES if name != "UNQUANTIZED"]

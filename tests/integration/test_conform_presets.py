@@ -18,8 +18,8 @@ import pytest
 from quantaudit.card.schema import Card
 from quantaudit.conform.artifacts.compressed import compressed_artifact
 from quantaudit.conform.artifacts.expected import STORAGE
-from quantaudit.conform.artifacts.tensors import MemoryTensors
 from tests import artifact_mutations as made
+from tests.memory_tensors import MemoryTensors
 
 ALL = os.environ.get("QUANTAUDIT_ALL_MUTATIONS") == "1"
 SAMPLE = 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,28 +51,6 @@ class TensorSource(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in its stored form."""
-
-
-class MemoryTensors:
-    """Tensors in memory, for what is not on disk."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = tensors
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._tensors))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._tensors[name].shape)
-
-    def dtype(self, name: str) -> torch.dtype | None:
-        return self._tensors[name].dtype
-
-    def tensor(self, name: str) -> torch.Tensor:
-        return self._tensors[name]
 
 
 class Tensors:

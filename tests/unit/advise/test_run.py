@@ -99,11 +99,11 @@ def test_the_curve_falls_as_less_is_kept(advice: Advice) -> None:
 
 def test_the_file_resolves_to_what_was_simulated_and_says_why(loaded: LoadedModel, advice: Advice) -> None:
     text = amended(advice, loaded.info, loaded.model)
-    found = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
-    assert set(found.schemes) == set(advice.schemes)
-    assert not found.unmatched
-    assert not found.overlaps
-    assert "lm_head" not in found.schemes
+    resolved = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
+    assert set(resolved.schemes) == set(advice.schemes)
+    assert not resolved.unmatched
+    assert not resolved.overlaps
+    assert "lm_head" not in resolved.schemes
     assert f"KL {advice.info.advised.kl:.4f}" in text
     line = next(line for line in text.splitlines() if CULPRIT in line)
     assert "estimated KL" in line
@@ -127,9 +127,9 @@ def test_where_nothing_may_stay_unquantized_the_best_is_given_and_a_missed_goal_
     reached = advise(subject, Goal(as_good_as="dynamic"), QUANTIZED)
     missed = advise(subject, Goal(max_kl=1e-9), QUANTIZED)
     assert (reached.info.met, missed.info.met) == (True, False)
-    for found in (reached, missed):
-        assert set(found.schemes) == set(resolution.schemes)
-        points = [found.info.before, *found.info.curve, *found.info.references, found.info.advised]
+    for row in (reached, missed):
+        assert set(row.schemes) == set(resolution.schemes)
+        points = [row.info.before, *row.info.curve, *row.info.references, row.info.advised]
         assert not any("unquantized" in point.options for point in points)
     # Nothing that was simulated is better than what is advised, the recipe as it is written included.
     others = [missed.info.before, *missed.info.curve, *missed.info.references]
@@ -148,16 +148,16 @@ def test_a_missed_goal_leaves_the_recipe_as_it_was_where_nothing_is_better(
 
     def worst(*args: Any, **options: Any) -> Any:
         return [
-            replace(found, prices=tuple(1e-6 if option.name == "minmax" else 1.0 for option in found.options))
-            for found in find_candidates(*args, **options)
+            replace(result, prices=tuple(1e-6 if option.name == "minmax" else 1.0 for option in result.options))
+            for result in find_candidates(*args, **options)
         ]
 
     monkeypatch.setattr("quantaudit.advise.run.find_candidates", worst)
     samples = evaluation.select(corpus.samples, 128)
-    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=1e-9), QUANTIZED)
-    points = [found.info.before, *found.info.curve, *found.info.references]
-    assert not found.info.met
-    assert found.info.advised.kl == min(point.kl for point in points if point.kl is not None)
+    result = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=1e-9), QUANTIZED)
+    points = [result.info.before, *result.info.curve, *result.info.references]
+    assert not result.info.met
+    assert result.info.advised.kl == min(point.kl for point in points if point.kl is not None)
 
 
 def test_a_group_whose_columns_do_not_divide_is_offered_what_fits(
@@ -167,9 +167,9 @@ def test_a_group_whose_columns_do_not_divide_is_offered_what_fits(
     samples = evaluation.select(corpus.samples, 64)
     written = resolve(read_recipe(resource_dir("recipes") / "w4a16.yaml"), loaded.model)
     subject = opened_recipe(loaded, profile, corpus, written, samples)
-    found = {c.group.name: [option.name for option in c.options] for c in find_candidates(subject, PLAIN)}
-    assert found["layers.0.self_attn.qkv_proj"] == ["unquantized"]
-    assert found["layers.0.mlp.down_proj"][0] == "as_written"
+    by_name = {c.group.name: [option.name for option in c.options] for c in find_candidates(subject, PLAIN)}
+    assert by_name["layers.0.self_attn.qkv_proj"] == ["unquantized"]
+    assert by_name["layers.0.mlp.down_proj"][0] == "as_written"
     with pytest.raises(RecipeError, match="cannot be quantized as written"):
         find_candidates(subject, QUANTIZED)
 
@@ -190,9 +190,9 @@ def test_a_budget_that_everything_meets_changes_nothing_of_the_format(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
 ) -> None:
     samples = evaluation.select(corpus.samples, 128)
-    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=50.0), PLAIN)
-    assert found.info.met
-    assert found.info.advised.kept == pytest.approx(1.0)
+    result = advise(opened_recipe(loaded, profile, corpus, resolution, samples), Goal(max_kl=50.0), PLAIN)
+    assert result.info.met
+    assert result.info.advised.kept == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
@@ -231,9 +231,9 @@ def test_a_group_of_which_a_recipe_quantizes_a_part_is_taken_whole(
     text = STATIC.read_text().replace("ignore: [lm_head]", 'ignore: [lm_head, "re:.*q_proj$"]')
     partial = resolve(parse_recipe(text, "partial.yaml"), loaded.model)
     subject = opened_recipe(loaded, profile, corpus, partial, evaluation.select(corpus.samples, 64))
-    found = find_candidates(subject, PLAIN)
-    assert len(found) == len([g for g in discover(loaded.model).groups if g.layer is not None])
-    assert sum(candidate.share for candidate in found) == pytest.approx(1.0)
+    candidates = find_candidates(subject, PLAIN)
+    assert len(candidates) == len([g for g in discover(loaded.model).groups if g.layer is not None])
+    assert sum(candidate.share for candidate in candidates) == pytest.approx(1.0)
 
 
 def test_experts_of_a_projection_are_one_pattern_that_matches_no_other() -> None:
@@ -279,14 +279,14 @@ def test_what_is_dynamic_already_is_its_own_reference(
 ) -> None:
     samples = evaluation.select(corpus.samples, 64)
     written = resolve(read_recipe(resource_dir("recipes") / f"{recipe}.yaml"), loaded.model)
-    found = advise(opened_recipe(loaded, profile, corpus, written, samples), Goal(as_good_as="dynamic"), PLAIN)
-    (reference,) = found.info.references
-    assert found.info.budget == reference.kl
-    assert (reference.kl == found.info.before.kl) == (recipe == "w8a8_dynamic")
-    assert found.info.met
+    result = advise(opened_recipe(loaded, profile, corpus, written, samples), Goal(as_good_as="dynamic"), PLAIN)
+    (reference,) = result.info.references
+    assert result.info.budget == reference.kl
+    assert (reference.kl == result.info.before.kl) == (recipe == "w8a8_dynamic")
+    assert result.info.met
     if recipe == "w8a8_dynamic":
-        assert found.info.advised.kept == pytest.approx(1.0)
-    amended(found, loaded.info, loaded.model)
+        assert result.info.advised.kept == pytest.approx(1.0)
+    amended(result, loaded.info, loaded.model)
 
 
 def test_advice_on_experts_and_the_output_embedding_resolves_to_what_was_simulated(
@@ -300,13 +300,13 @@ def test_advice_on_experts_and_the_output_embedding_resolves_to_what_was_simulat
     assert "lm_head" in written.schemes
     measured = without(measure(other, corpus), "layers.0.self_attn.o_proj.input")
     samples = evaluation.select(corpus.samples, 64)
-    found = advise(opened_recipe(other, measured, corpus, written, samples), Goal(max_kl=1e-3), PLAIN)
-    assert "lm_head" in found.groups
-    assert any(change.group.endswith("experts.down_proj") for change in found.info.changes)
-    assert set(found.schemes) < set(written.schemes)
-    advised = amended(found, other.info, model)
+    result = advise(opened_recipe(other, measured, corpus, written, samples), Goal(max_kl=1e-3), PLAIN)
+    assert "lm_head" in result.groups
+    assert any(change.group.endswith("experts.down_proj") for change in result.info.changes)
+    assert set(result.schemes) < set(written.schemes)
+    advised = amended(result, other.info, model)
     assert r"layers\\.1\\.mlp\\.experts\\.\\d+\\." in advised
-    assert found.unmeasured == ("model.layers.0.self_attn.o_proj",)
+    assert result.unmeasured == ("model.layers.0.self_attn.o_proj",)
     assert "#   model.layers.0.self_attn.o_proj: not measured\n" in advised
 
 

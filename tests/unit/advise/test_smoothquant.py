@@ -73,9 +73,9 @@ def resolution(loaded: LoadedModel) -> Resolution:
 @pytest.fixture(scope="module")
 def offered(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus) -> Smoothable:
     groups = discover(loaded.model).groups
-    found = find_smoothable(opened_recipe(loaded, profile, corpus, Resolution(), ()), groups, STRENGTHS)
-    assert found is not None
-    return found
+    smoothable = find_smoothable(opened_recipe(loaded, profile, corpus, Resolution(), ()), groups, STRENGTHS)
+    assert smoothable is not None
+    return smoothable
 
 
 GOAL = Goal(max_kl=0.1)
@@ -90,9 +90,9 @@ def advice(
     samples: Sequence[TokenizedSample],
 ) -> Advice:
     before = weight_bytes(loaded.model)
-    found = advise(opened_recipe(loaded, profile, corpus, resolution, samples), GOAL)
+    result = advise(opened_recipe(loaded, profile, corpus, resolution, samples), GOAL)
     assert weight_bytes(loaded.model) == before
-    return found
+    return result
 
 
 def test_groups_that_a_norm_alone_feeds_are_offered_smoothing(offered: Smoothable) -> None:
@@ -110,9 +110,9 @@ def test_a_norm_whose_output_goes_elsewhere_is_not_smoothed(corpus: TokenizedCor
     groups = discover(gemma.model).groups
     assert "layers.1.mlp.gate_up_proj" in reached(gemma.model, groups)
     opened = opened_recipe(gemma, measure(gemma, corpus), corpus, Resolution(), ())
-    found = find_smoothable(opened, groups, (0.5,))
-    assert found is not None
-    assert set(found.mappings) == {f"layers.{i}.self_attn.qkv_proj" for i in range(3)}
+    smoothable = find_smoothable(opened, groups, (0.5,))
+    assert smoothable is not None
+    assert set(smoothable.mappings) == {f"layers.{i}.self_attn.qkv_proj" for i in range(3)}
 
 
 def test_a_smoothed_group_is_priced_as_in_a_model_that_was_smoothed(
@@ -124,7 +124,7 @@ def test_a_smoothed_group_is_priced_as_in_a_model_that_was_smoothed(
     inside = replace(architecture, groups=tuple(groups))
     for strength in STRENGTHS:
         ranges = {INT8_STATIC.name: {group.name: offered.qparams(group, strength, INT8_STATIC) for group in groups}}
-        found = price_groups(
+        prices = price_groups(
             model, inside, samples, [INT8_STATIC], ranges, factors={INT8_STATIC.name: offered.factors[strength]}
         )
         with smoothed(model, offered.calibrated({QKV: strength, MLP: strength})):
@@ -132,7 +132,7 @@ def test_a_smoothed_group_is_priced_as_in_a_model_that_was_smoothed(
         plain = price_groups(model, inside, samples, [INT8_STATIC], ranges)
         for key, price in expected.items():
             assert price
-            assert found[key] == pytest.approx(price, rel=0.02), key
+            assert prices[key] == pytest.approx(price, rel=0.02), key
         assert plain[QKV, INT8_STATIC.name] != pytest.approx(expected[QKV, INT8_STATIC.name], rel=0.5)
 
 
@@ -164,18 +164,18 @@ def test_the_file_smooths_exactly_the_intended_modules_and_is_what_oneshot_makes
     tmp_path: Path,
 ) -> None:
     text = amended(advice, loaded.info, loaded.model)
-    found = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
-    assert found.digest == advice.row.digest
-    assert found.unsimulated == ()
+    resolved = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
+    assert resolved.digest == advice.row.digest
+    assert resolved.unsimulated == ()
     intended = {
         change.group: float(change.option.removeprefix("smoothed_"))
         for change in advice.info.changes
         if change.option.startswith("smoothed")
     }
     members = {group.name: group.members for group in discover(loaded.model).groups}
-    smoothed_by = {path: s.spec.strength for s in found.smoothings for path in s.balance_layers}
+    smoothed_by = {path: s.spec.strength for s in resolved.smoothings for path in s.balance_layers}
     assert smoothed_by == {path: strength for name, strength in intended.items() for path in members[name]}
-    assert all(not s.unmatched and s.problem is None for s in found.smoothings)
+    assert all(not s.unmatched and s.problem is None for s in resolved.smoothings)
     line = next(line for line in text.splitlines() if "model.layers.1.input_layernorm" in line)
     assert "estimated KL" in line
     assert 'pipeline="independent"' in text
@@ -203,5 +203,5 @@ def test_dynamic_inputs_are_offered_no_smoothing(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, samples: Sequence[TokenizedSample]
 ) -> None:
     dynamic = resolve(read_recipe(resource_dir("recipes") / "w8a8_dynamic.yaml"), loaded.model)
-    found = advise(opened_recipe(loaded, profile, corpus, dynamic, samples), Goal(max_kl=1.0))
-    assert found.smooth == ()
+    result = advise(opened_recipe(loaded, profile, corpus, dynamic, samples), Goal(max_kl=1.0))
+    assert result.smooth == ()

@@ -35,11 +35,11 @@ def expert_sites(profile: Profile) -> dict[str, Any]:
 
 def test_every_linear_reads_the_site_that_lists_it(mixture: Mixture, tiny_profile: Profile) -> None:
     profile, card = mixture
-    found = input_sites(card)
+    sites = input_sites(card)
     members = {member: site for site in profile.sites if site.kind == "linear_input" for member in site.members}
-    assert found.keys() == members.keys()
+    assert sites.keys() == members.keys()
     experts = expert_sites(profile)
-    for member, row in found.items():
+    for member, row in sites.items():
         if member not in experts:
             assert row.name == members[member].name
 
@@ -50,12 +50,12 @@ def test_an_experts_linears_have_their_experts_peak(mixture: Mixture) -> None:
     assert len(experts) > 8
     listed = [member for group in fused_groups(card).values() for member in group if member in experts]
     assert sorted(listed) == sorted(experts)
-    found = input_sites(card)
+    sites = input_sites(card)
     for member, site in experts.items():
         whole = profile.whole(site.name)
         assert whole is not None
-        assert found[member].amax == summary(whole).amax, member
-        assert found[member].name == site.name
+        assert sites[member].amax == summary(whole).amax, member
+        assert sites[member].name == site.name
 
 
 def test_a_peak_alone_is_covered_by_the_wider_side(mixture: Mixture) -> None:

@@ -13,10 +13,10 @@ from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 from torch import Tensor, nn
 
 from quantaudit.conform.artifacts.records import QuantizedModule
-from quantaudit.conform.artifacts.tensors import MemoryTensors
 from quantaudit.conform.contents import dense_contents, scale_values, weight_contents
 from quantaudit.conform.contract import format_of, linear_forms, usual_format
 from quantaudit.conform.rules.schemes import fused_units
+from tests.memory_tensors import MemoryTensors
 
 PRESETS = [name for name in PRESET_SCHEMES if name != "UNQUANTIZED"]
 
@@ -83,18 +83,18 @@ def test_packed_codes_are_those_of_numpy() -> None:
         weight_scale=scale,
         weight_shape=torch.tensor([48, 256]),
     )
-    found, idle = weight_contents(tensors, row)
+    result, idle = weight_contents(tensors, row)
     shifted = codes.reshape(48, 2, 128).astype(np.float64) - zero[:, :, None]
     weight = shifted * scale.double().numpy()[:, :, None]
-    assert (found.lowest, found.highest, found.first, found.last) == (-8, 7, -8, 7)
-    assert found.gain == pytest.approx(np.sqrt((weight**2).mean()) * np.sqrt(256))
+    assert (result.lowest, result.highest, result.first, result.last) == (-8, 7, -8, 7)
+    assert result.gain == pytest.approx(np.sqrt((weight**2).mean()) * np.sqrt(256))
     assert idle is not None
     np.testing.assert_array_equal(idle, np.abs(shifted).max(-1).reshape(-1) == 0)
     assert idle.sum() >= 1
     live = np.abs(shifted).max(-1).reshape(-1)
-    assert found.reach == pytest.approx(np.median(live[live > 0]) / 7.5)
-    assert not found.constant
-    assert found.edged == 0
+    assert result.reach == pytest.approx(np.median(live[live > 0]) / 7.5)
+    assert not result.constant
+    assert result.edged == 0
 
 
 def test_blocks_that_do_not_divide_are_padded() -> None:
@@ -102,10 +102,10 @@ def test_blocks_that_do_not_divide_are_padded() -> None:
     codes = torch.from_numpy(rng.normal(size=(200, 256)) * 100).clamp(-448, 448).to(torch.float8_e4m3fn)
     scale = torch.tensor([[0.01, 0.02], [0.03, 0.04]], dtype=torch.bfloat16)
     tensors, row = packed("FP8_BLOCK", torch.empty(200, 256), weight=codes, weight_scale=scale)
-    found, idle = weight_contents(tensors, row)
+    result, idle = weight_contents(tensors, row)
     rows, columns = np.arange(200)[:, None] // 128, np.arange(256)[None] // 128
     weight = codes.double().numpy() * scale.double().numpy()[rows, columns]
-    assert found.gain == pytest.approx(np.sqrt((weight**2).mean()) * 16)
+    assert result.gain == pytest.approx(np.sqrt((weight**2).mean()) * 16)
     assert idle is not None
     assert idle.tolist() == [False] * 4
 
@@ -124,9 +124,9 @@ def test_exponents_are_powers_of_two_and_255_is_none() -> None:
 
 def test_plain_tensors_beside_numpy() -> None:
     values = torch.randn(32, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
-    found = dense_contents(MemoryTensors({"t": values}), "m", "t")
-    assert found.gain == pytest.approx(np.sqrt((values.double().numpy() ** 2).mean()) * 8)
-    assert (found.constant, found.zero, found.nonfinite) == (False, False, 0)
+    contents = dense_contents(MemoryTensors({"t": values}), "m", "t")
+    assert contents.gain == pytest.approx(np.sqrt((values.double().numpy() ** 2).mean()) * 8)
+    assert (contents.constant, contents.zero, contents.nonfinite) == (False, False, 0)
     values[1, 2] = float("inf")
     assert dense_contents(MemoryTensors({"t": values}), "m", "t").nonfinite == 1
     assert dense_contents(MemoryTensors({"t": torch.zeros(4)}), "m", "t").zero

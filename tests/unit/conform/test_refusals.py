@@ -89,9 +89,9 @@ def test_where_a_configuration_may_lie() -> None:
     assert quantization_of({"compression_config": inner}) == inner
     assert quantization_of({"text_config": {"quantization_config": inner}}) == inner
     both = {"sparsity_config": {}, "quantization_config": inner}
-    found = quantization_of({"compression_config": both})
-    assert found is not None
-    assert found["quant_method"] == "compressed-tensors"
+    section = quantization_of({"compression_config": both})
+    assert section is not None
+    assert section["quant_method"] == "compressed-tensors"
     assert quantization_of({"quantization_config": {}}) is None
 
 

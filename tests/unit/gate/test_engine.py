@@ -47,8 +47,8 @@ def units_of(model: nn.Module, kind: str) -> list[Unit]:
 def parted(parsed: Any, family: str = "llama") -> dict[str, str | None]:
     shell = shell_of(skeleton(family))
     schemes = resolve(parsed, shell).schemes
-    found = units_of(shell, family.replace("-", "_"))
-    return {row.unit.name: row.target for row in partings(found, schemes, shell, family.replace("-", "_"))}
+    units = units_of(shell, family.replace("-", "_"))
+    return {row.unit.name: row.target for row in partings(units, schemes, shell, family.replace("-", "_"))}
 
 
 # What is saved --------------------------------------------------------------------------------------------------------
@@ -125,15 +125,15 @@ def test_partings_are_those_of_a_second_reading(seed: int) -> None:
     fused["gate_up_proj"] = ["gate_proj", "up_proj"]
     expected = set()
     for unit in units_of(shell, "llama"):
-        own = {kinds.get(member) for member in unit.members}
-        if len(own) == 1 and own != {None}:
+        given = {kinds.get(member) for member in unit.members}
+        if len(given) == 1 and given != {None}:
             class_name = "MergedColumnParallelLinear" if unit.kind == "fused" else "RowParallelLinear"
-            if as_vllm(unit.name, class_name, targets, fused) not in own:
+            if as_vllm(unit.name, class_name, targets, fused) not in given:
                 expected.add(unit.name)
-    found = {
+    result = {
         row.unit.name for row in partings(units_of(shell, "llama"), schemes, shell, "llama") if row.saved is not None
     }
-    assert found == expected
+    assert result == expected
 
 
 def test_an_exact_name_after_an_expression_is_read_otherwise() -> None:
@@ -144,8 +144,8 @@ def test_an_exact_name_after_an_expression_is_read_otherwise() -> None:
 
 def test_an_expression_is_not_translated_to_the_engines_names() -> None:
     """Mixtral's experts are `block_sparse_moe.experts.N.w1` to the engine, whatever they are called here."""
-    found = parted(recipe((["re:.*mlp.experts.*"], DYNAMIC), (["re:.*self_attn.*"], STATIC)), "mixtral")
-    assert set(found) == {name for name in found if name.endswith("mlp.experts")} != set()
+    misread = parted(recipe((["re:.*mlp.experts.*"], DYNAMIC), (["re:.*self_attn.*"], STATIC)), "mixtral")
+    assert set(misread) == {name for name in misread if name.endswith("mlp.experts")} != set()
     assert parted(recipe((["Linear"], DYNAMIC)), "mixtral") == {}
 
 
@@ -168,8 +168,8 @@ MEMBERS = {
 @pytest.mark.parametrize("family", MEMBERS)
 def test_rows_meet_the_names_of_real_models(family: str) -> None:
     model = skeleton(family)
-    found = {unit.name.rpartition(".")[2] for unit in units_of(model, model.config.model_type) if unit.kind == "fused"}
-    assert found == MEMBERS[family]
+    names = {unit.name.rpartition(".")[2] for unit in units_of(model, model.config.model_type) if unit.kind == "fused"}
+    assert names == MEMBERS[family]
 
 
 @pytest.mark.parametrize(
@@ -194,25 +194,25 @@ def test_what_engines_build_unquantized_is_there_by_these_names(
     cls = getattr(transformers, config, None)
     if cls is None:
         pytest.skip(f"transformers has no {config}")
-    made = cls(
+    instance = cls(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=4, head_dim=8, **changes,
     )  # fmt: skip
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(made)
+        model = transformers.AutoModelForCausalLM.from_config(instance)
     modules = dict(model.named_modules())
-    found = set()
+    names = set()
     for name, module in modules.items():
         if isinstance(module, nn.Linear):
             parent, above = name.rpartition(".")[0], name.rpartition(".")[0].rpartition(".")[0]
             siblings = {*modules[parent]._modules, *modules[above]._modules}
-            if built_unquantized(name, siblings, made.model_type):
-                found.add(name)
+            if built_unquantized(name, siblings, instance.model_type):
+                names.add(name)
     for leaf in unquantized:
-        assert any(name.endswith(leaf) for name in found), (leaf, found)
-    assert not any(name.endswith(("q_proj", "down_proj", "lm_head")) for name in found)
+        assert any(name.endswith(leaf) for name in names), (leaf, names)
+    assert not any(name.endswith(("q_proj", "down_proj", "lm_head")) for name in names)
     linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    assert fused <= {projection for _, projection, leaves in fuse(linears, made.model_type) if len(leaves) > 1}
+    assert fused <= {projection for _, projection, leaves in fuse(linears, instance.model_type) if len(leaves) > 1}
 
 
 def test_every_row_names_its_source() -> None:

@@ -20,7 +20,7 @@ HOSTILE = "50 % of `a]]>b`,\nc: ::error::<script>\x07\x1b[31m</failure> &amp; \u
 
 
 def finding(**changes: Any) -> GateFinding:
-    made = GateFinding(
+    finding = GateFinding(
         code="QA408",
         title="A fused group has mixed schemes",
         severity="error",
@@ -33,11 +33,11 @@ def finding(**changes: Any) -> GateFinding:
         reason="Because.",
         remedy="Treat the group alike.",
     )
-    return made.model_copy(update=changes)
+    return finding.model_copy(update=changes)
 
 
 def report(*findings: GateFinding, **changes: Any) -> GateReport:
-    made = GateReport(
+    report = GateReport(
         quantaudit_version="0.1.0",
         recipe="recipes/my recipe.yaml",
         digest="d" * 64,
@@ -52,7 +52,7 @@ def report(*findings: GateFinding, **changes: Any) -> GateReport:
         findings=list(findings),
         rules={"QA401": "The recipe quantizes nothing", "QA408": "A fused group has mixed schemes", "QA417": "Beyond"},
     )
-    return made.model_copy(update=changes)
+    return report.model_copy(update=changes)
 
 
 WARNING = finding(code="QA401", severity="warning", fails=False, line=None, module=None)
@@ -66,21 +66,21 @@ REPORTS = [
 ]
 
 
-@pytest.mark.parametrize("made", REPORTS)
-def test_json_is_the_report(made: GateReport) -> None:
-    assert GateReport.model_validate_json(to_json(made)) == made
+@pytest.mark.parametrize("example", REPORTS)
+def test_json_is_the_report(example: GateReport) -> None:
+    assert GateReport.model_validate_json(to_json(example)) == example
 
 
-@pytest.mark.parametrize("made", REPORTS)
-def test_sarif_is_valid(made: GateReport) -> None:
-    log = json.loads(to_sarif(made))
+@pytest.mark.parametrize("example", REPORTS)
+def test_sarif_is_valid(example: GateReport) -> None:
+    log = json.loads(to_sarif(example))
     assert validation_errors(log) == []
     (run,) = log["runs"]
     ids = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     assert [(row["ruleId"], ids[row["ruleIndex"]]) for row in run["results"]] == [
-        (row.code, row.code) for row in made.findings
+        (row.code, row.code) for row in example.findings
     ]
-    assert run["invocations"][0]["exitCode"] == made.exit_code
+    assert run["invocations"][0]["exitCode"] == example.exit_code
 
 
 def test_the_sarif_check_would_notice() -> None:
@@ -99,15 +99,15 @@ def test_sarif_levels_and_places() -> None:
     assert absolute == "file:///absolute/path/%C3%BC%20%25.yaml"
 
 
-@pytest.mark.parametrize("made", REPORTS)
-def test_junit_is_read_by_a_parser(made: GateReport) -> None:
-    suites = JUnitXml.fromstring(to_junit(made).encode())
+@pytest.mark.parametrize("example", REPORTS)
+def test_junit_is_read_by_a_parser(example: GateReport) -> None:
+    suites = JUnitXml.fromstring(to_junit(example).encode())
     (suite,) = suites
     cases = list(suite)
-    assert [case.name.split()[0] for case in cases] == list(made.rules)
+    assert [case.name.split()[0] for case in cases] == list(example.rules)
     outcomes = {case.name.split()[0]: [type(result) for result in case.result] for case in cases}
-    expected: dict[str, list[type]] = {code: [] for code in made.rules}
-    for row in made.findings:
+    expected: dict[str, list[type]] = {code: [] for code in example.rules}
+    for row in example.findings:
         if row.fails or row.severity == "inconclusive":
             expected[row.code] = [Failure if row.fails else Error]
     assert outcomes == expected
@@ -116,7 +116,7 @@ def test_junit_is_read_by_a_parser(made: GateReport) -> None:
         sum(kinds == [Failure] for kinds in outcomes.values()),
         sum(kinds == [Error] for kinds in outcomes.values()),
     )
-    assert (suite.failures + suite.errors > 0) == (made.outcome != "pass")
+    assert (suite.failures + suite.errors > 0) == (example.outcome != "pass")
 
 
 def test_junit_keeps_what_a_warning_says() -> None:
@@ -134,29 +134,29 @@ def decoded(text: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("made", REPORTS)
-def test_github_annotations_are_well_formed(made: GateReport) -> None:
-    lines = to_github(made).removesuffix("\n").split("\n")
-    assert len(lines) == len(made.findings) + 1
+@pytest.mark.parametrize("example", REPORTS)
+def test_github_annotations_are_well_formed(example: GateReport) -> None:
+    lines = to_github(example).removesuffix("\n").split("\n")
+    assert len(lines) == len(example.findings) + 1
     matches = [COMMAND.match(line) for line in lines]
     assert all(matches), lines
-    for row, match in zip(made.findings, matches, strict=False):
+    for row, match in zip(example.findings, matches, strict=False):
         assert match is not None
         properties = {key: decoded(value) for key, _, value in (part.partition("=") for part in match[2].split(","))}
-        assert properties == {"file": made.recipe, "line": str(row.line or 1), "title": f"{row.code} {row.title}"}
+        assert properties == {"file": example.recipe, "line": str(row.line or 1), "title": f"{row.code} {row.title}"}
         assert decoded(match[3]) == f"{row.message}. {row.remedy}"
         assert match[1] == ("error" if row.fails or row.severity == "inconclusive" else row.severity)
 
 
-@pytest.mark.parametrize("made", REPORTS)
-def test_text_shows_every_finding_and_reads_no_markup(made: GateReport) -> None:
+@pytest.mark.parametrize("example", REPORTS)
+def test_text_shows_every_finding_and_reads_no_markup(example: GateReport) -> None:
     out = io.StringIO()
-    show(made, Console(file=out, width=200, force_terminal=False))
+    show(example, Console(file=out, width=200, force_terminal=False))
     text = out.getvalue()
-    assert text.startswith(made.outcome.upper())
-    assert all(row.code in text for row in made.findings)
+    assert text.startswith(example.outcome.upper())
+    assert all(row.code in text for row in example.findings)
     assert "KL 0.5 ± 0.01 nats per token, 70.0% of top-1 tokens kept: measured" in text
-    if made is REPORTS[1]:
+    if example is REPORTS[1]:
         assert "[bold]" in text
 
 

@@ -55,22 +55,22 @@ def evidence(text: str) -> Evidence | RecipeError:
 @given(slips())
 @settings(max_examples=300)
 def test_a_slip_is_judged_or_refused(text: str) -> None:
-    found = evidence(text)
-    if isinstance(found, RecipeError):
-        assert "\n" not in found.message
-        assert found.where is not None
-        assert found.hint is not None
+    gathered = evidence(text)
+    if isinstance(gathered, RecipeError):
+        assert "\n" not in gathered.message
+        assert gathered.where is not None
+        assert gathered.hint is not None
     else:
-        assert all(render(judge(found)) for render in FORMATS.values())
+        assert all(render(judge(gathered)) for render in FORMATS.values())
 
 
 @given(slips())
 @settings(max_examples=300)
 def test_what_is_not_refused_the_toolkit_runs_alike(text: str) -> None:
-    found = evidence(text)
+    gathered = evidence(text)
     # Among those that fail is what the toolkit refuses to run.
-    if isinstance(found, RecipeError) or judge(found).outcome == "fail":
+    if isinstance(gathered, RecipeError) or judge(gathered).outcome == "fail":
         return
     # Schemes of attention modules are listed as not simulated.
     expected = {name: scheme for name, scheme in applied(text, "llama").items() if not name.endswith("self_attn")}
-    assert found.resolution.schemes == expected
+    assert gathered.resolution.schemes == expected

@@ -44,10 +44,10 @@ def test_the_page_is_in_step_with_the_rules() -> None:
 
 def test_every_code_is_documented_once() -> None:
     page = rules_page()
-    for code, known in RULES.items():
+    for code, row in RULES.items():
         assert re.fullmatch(r"QA[45]\d\d", code)
-        assert page.count(f"### {code}: {known.title}") == 1
-        assert known.check.__doc__
+        assert page.count(f"### {code}: {row.title}") == 1
+        assert row.check.__doc__
     assert list(RULES) == sorted(RULES)
 
 
@@ -55,7 +55,7 @@ def test_codes_of_cards_are_not_given_to_recipes() -> None:
     used = set(re.findall(r"\| (QA\d+) \|", rules_page()))
     assert used == set(rules_of("card"))
     assert not used & set(RULES)
-    assert all(re.fullmatch(r"QA[123]\d\d", code) and known.check for code, known in rules_of("card").items())
+    assert all(re.fullmatch(r"QA[123]\d\d", code) and row.check for code, row in rules_of("card").items())
 
 
 @pytest.mark.parametrize("code", rules_of("card"))
@@ -73,24 +73,24 @@ def test_every_code_of_an_artifacts_findings_is_explained() -> None:
     assert used == set(rules_of("artifact"))
     assert not used & (set(RULES) | set(rules_of("card")))
     for code, row in rules_of("artifact").items():
-        told = explain(code.lower())
-        assert row.title in told
-        assert f"Why: {row.why}" in told
-        assert f"What to do: {row.remedy}" in told
+        explanation = explain(code.lower())
+        assert row.title in explanation
+        assert f"Why: {row.why}" in explanation
+        assert f"What to do: {row.remedy}" in explanation
         assert f"### {code}: {row.title.rstrip('.')}" in rules_page()
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "reported"),
     [("mistral", STATIC, True), ("mistral", DYNAMIC, False), ("llama", STATIC, False)],
 )
-def test_a_model_whose_mask_calibration_loses_is_told_where_the_recipe_calibrates(
-    kind: str, text: str, told: bool
+def test_a_model_whose_mask_calibration_loses_is_reported_where_the_recipe_calibrates(
+    kind: str, text: str, reported: bool
 ) -> None:
     card = card_of()
     card = card.model_copy(update={"model": card.model.model_copy(update={"model_type": kind})})
     report = judge(gather(parse_recipe(text, "r.yaml"), card, load_policy(), None))
-    assert any(finding.code == "QA419" for finding in report.findings) == told
+    assert any(finding.code == "QA419" for finding in report.findings) == reported
 
 
 def test_a_code_is_given_once() -> None:
@@ -124,10 +124,10 @@ def test_a_warning_fails_where_the_policy_says_so() -> None:
     [("error", "fail", 1), ("inconclusive", "inconclusive", 3), ("info", "pass", 0), ("off", "pass", 0)],
 )
 def test_a_policy_sets_severities(severity: str, outcome: str, code: int) -> None:
-    made = judged(with_gate(load_policy(), severities={"QA403": severity}))
-    assert (made.outcome, made.exit_code) == (outcome, code)
-    assert ("QA403" in made.rules) == (severity != "off")
-    assert [row.severity for row in made.findings if row.code == "QA403"] == ([] if severity == "off" else [severity])
+    report = judged(with_gate(load_policy(), severities={"QA403": severity}))
+    assert (report.outcome, report.exit_code) == (outcome, code)
+    assert ("QA403" in report.rules) == (severity != "off")
+    assert [row.severity for row in report.findings if row.code == "QA403"] == ([] if severity == "off" else [severity])
 
 
 def test_a_policy_may_not_name_a_rule_that_does_not_exist() -> None:

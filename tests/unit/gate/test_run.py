@@ -64,13 +64,13 @@ def with_rows(card: Card, *rows: Any) -> Card:
 def test_groups_rebuilt_from_a_card_are_those_that_were_measured(family: str) -> None:
     modules, _, groups = modules_and_groups(family)
     card = card_of(family)
-    found = fused_groups(card, skeleton_model(modules))
+    fused = fused_groups(card, skeleton_model(modules))
 
     def plain(rows: Iterable[Group]) -> list[Group]:
         # Who made the experts is not on a card, and no matter of the gate's.
         return [replace(row, expert_list=None) for row in rows]
 
-    assert plain(found) == plain(groups) == plain(discover(skeleton(family)).groups)
+    assert plain(fused) == plain(groups) == plain(discover(skeleton(family)).groups)
 
 
 def test_no_weights_are_made() -> None:
@@ -96,8 +96,8 @@ def test_a_score_is_used_for_the_recipe_it_was_taken_on() -> None:
 def test_a_row_is_found_by_its_digest() -> None:
     digest = evidence(MLP_DYNAMIC, card_of()).resolution.digest
     card = with_rows(card_of(), recipe_row("mine", 0.025, digest=digest), recipe_row(STATIC, 0.02, digest="another"))
-    found = evidence(MLP_DYNAMIC, card).score
-    assert (found.source, found.kl, found.top1) == ("measured", 0.025, 1 - 0.025 / 2)
+    gathered = evidence(MLP_DYNAMIC, card).score
+    assert (gathered.source, gathered.kl, gathered.top1) == ("measured", 0.025, 1 - 0.025 / 2)
     # A row that names another assignment is not taken for what its name says.
     assert evidence(ALL_STATIC, card).score.source == "estimated"
 
@@ -165,11 +165,11 @@ def test_an_estimate_is_the_sum_of_the_prices_of_what_is_quantized() -> None:
     ],
 )
 def test_without_every_price_there_is_no_estimate(text: str) -> None:
-    found = evidence(text, card_of())
-    assert (found.score.source, found.score.kl) == ("unknown", None)
-    assert "QA514" in codes(judge(found))
+    gathered = evidence(text, card_of())
+    assert (gathered.score.source, gathered.score.kl) == ("unknown", None)
+    assert "QA514" in codes(judge(gathered))
     assert "quantaudit simulate MODEL --profile P --recipe r.yaml" in next(
-        row.remedy for row in judge(found).findings if row.code == "QA514"
+        row.remedy for row in judge(gathered).findings if row.code == "QA514"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_card_without_a_simulation_knows_no_score() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kl", "top1", "outcome", "found"),
+    ("kl", "top1", "outcome", "expected"),
     [
         (POLICY.kl.ready, POLICY.top1.ready, "pass", []),
         (POLICY.kl.ready * 1.001, 1.0, "pass", ["QA510"]),
@@ -193,14 +193,14 @@ def test_a_card_without_a_simulation_knows_no_score() -> None:
     ],
 )
 def test_a_measured_score_is_held_against_the_policy(
-    kl: float | None, top1: float | None, outcome: str, found: list[str]
+    kl: float | None, top1: float | None, outcome: str, expected: list[str]
 ) -> None:
     report = judged(ALL_STATIC, with_rows(card_of(), recipe_row(STATIC, kl, top1=top1)))
-    assert (report.outcome, codes(report)) == (outcome, found)
+    assert (report.outcome, codes(report)) == (outcome, expected)
 
 
 @pytest.mark.parametrize(
-    ("kl", "outcome", "found"),
+    ("kl", "outcome", "expected"),
     [
         (POLICY.kl.ready, "pass", []),
         (POLICY.kl.care / 2.01, "pass", ["QA510"]),
@@ -209,7 +209,7 @@ def test_a_measured_score_is_held_against_the_policy(
         (POLICY.kl.care * 2.01, "fail", ["QA510"]),
     ],
 )
-def test_an_estimate_decides_only_beyond_its_margin(kl: float, outcome: str, found: list[str]) -> None:
+def test_an_estimate_decides_only_beyond_its_margin(kl: float, outcome: str, expected: list[str]) -> None:
     price = (kl - 3 * LAYERS * CALM) / LAYERS
     card = with_rows(card_of(hurt={"down_proj": price}))
     policy = POLICY.model_copy(
@@ -220,7 +220,7 @@ def test_an_estimate_decides_only_beyond_its_margin(kl: float, outcome: str, fou
     )
     report = judged(ALL_STATIC, card, policy)
     assert report.score.kl == pytest.approx(kl)
-    assert (report.outcome, codes(report)) == (outcome, found)
+    assert (report.outcome, codes(report)) == (outcome, expected)
     assert "QA513" in codes(report, "info", "inconclusive")
 
 
@@ -298,10 +298,10 @@ def test_findings_point_at_what_gave_a_group_its_scheme() -> None:
 def test_findings_name_the_worst_first() -> None:
     card = card_of(hurt={"down_proj": 0.4, "qkv_proj": 0.9})
     report = judged(ALL_STATIC, card)
-    found = {row.code: row for row in report.findings}
-    assert found["QA506"].module == "layers.2.self_attn.qkv_proj"
-    assert found["QA506"].value == 0.9
-    assert "qkv_proj` and `layers" in found["QA510"].message
+    by_name = {row.code: row for row in report.findings}
+    assert by_name["QA506"].module == "layers.2.self_attn.qkv_proj"
+    assert by_name["QA506"].value == 0.9
+    assert "qkv_proj` and `layers" in by_name["QA510"].message
 
 
 def test_the_spread_of_a_moving_average_is_the_cards_own() -> None:
@@ -315,20 +315,20 @@ def test_the_spread_of_a_moving_average_is_the_cards_own() -> None:
     card = card_of(scales=[*scales_of(groups), *averaged, other])
     text = ALL_STATIC.replace("static_minmax", "minmax")
 
-    def told(text: str) -> GateFinding:
+    def result(text: str) -> GateFinding:
         (finding,) = [row for row in judged(text, card).findings if row.code == "QA412"]
         return finding
 
-    assert told(text).value == 3.25
+    assert result(text).value == 3.25
     assert (
-        "over 100 orders of this card's samples the scale of `layers.0.self_attn.o_proj` varies" in told(text).message
+        "over 100 orders of this card's samples the scale of `layers.0.self_attn.o_proj` varies" in result(text).message
     )
-    assert "by a factor of 3.25, in the median group by 1.5" in told(text).message
-    assert "0.24 (`layers.0.self_attn.qkv_proj`) to 0.90 times" in told(text).message
+    assert "by a factor of 3.25, in the median group by 1.5" in result(text).message
+    assert "0.24 (`layers.0.self_attn.qkv_proj`) to 0.90 times" in result(text).message
     constant = text.replace("observer: minmax", "observer: minmax, observer_kwargs: {averaging_constant: 0.5}")
     assert constant != text
-    assert told(constant).value is None
-    assert "does not hold its scales" in told(constant).message
+    assert result(constant).value is None
+    assert "does not hold its scales" in result(constant).message
     assert "QA412" not in codes(judged(ALL_STATIC, card))
 
 
@@ -374,10 +374,10 @@ def test_a_residual_beyond_fp16_is_grave_only_in_fp16(headroom: float | None) ->
     for dtype in ("float16", "bfloat16"):
         card = card_of(peak=PeakSummary(overall=None, quantized=None, fp16_headroom=headroom))
         card = card.model_copy(update={"model": card.model.model_copy(update={"dtype": dtype})})
-        found = [row.severity for row in judged(ALL_DYNAMIC, card).findings if row.code == "QA505"]
+        rows = [row.severity for row in judged(ALL_DYNAMIC, card).findings if row.code == "QA505"]
         near = headroom is not None and headroom < POLICY.fp16_headroom.warning
         grave = "error" if near and (headroom or 0) < POLICY.fp16_headroom.error else "warning"
-        assert found == ([] if not near else [grave if dtype == "float16" else "info"])
+        assert rows == ([] if not near else [grave if dtype == "float16" else "info"])
 
 
 def test_a_card_that_contradicts_itself_is_an_error() -> None:

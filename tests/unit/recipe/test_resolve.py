@@ -29,8 +29,8 @@ def applied(recipe: str, family: str) -> dict[str, QuantizationScheme]:
     for modifier in Recipe.create_instance(recipe).modifiers:
         if isinstance(modifier, QuantizationMixin):
             modifier.initialize_quantization(copy)
-    found = {name: getattr(module, "quantization_scheme", None) for name, module in copy.named_modules()}
-    return {name: scheme for name, scheme in found.items() if scheme and (scheme.weights or scheme.input_activations)}
+    by_name = {name: getattr(module, "quantization_scheme", None) for name, module in copy.named_modules()}
+    return {name: scheme for name, scheme in by_name.items() if scheme and (scheme.weights or scheme.input_activations)}
 
 
 def resolution(text: str, family: str = "llama") -> Resolution:
@@ -88,10 +88,10 @@ b_stage:
   q_modifiers:
     QuantizationModifier: {scheme: W4A16, targets: ['re:.*down_proj']}
 """
-    found = resolution(text)
-    assert found.schemes == applied(text, "llama")
-    assert set(found.requantized) == {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
-    assert found.origins["model.layers.0.mlp.down_proj"].modifier == 1
+    resolved = resolution(text)
+    assert resolved.schemes == applied(text, "llama")
+    assert set(resolved.requantized) == {f"model.layers.{i}.mlp.down_proj" for i in range(3)}
+    assert resolved.origins["model.layers.0.mlp.down_proj"].modifier == 1
 
 
 @pytest.mark.parametrize(

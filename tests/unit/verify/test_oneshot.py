@@ -117,7 +117,7 @@ def test_a_saved_and_reloaded_checkpoint_is_the_simulated_one(
         expected = saved(input_ids=ids, use_cache=False).logits
         clean = loaded.model(input_ids=ids, use_cache=False).logits
         with quantized_modules(loaded.model, PlanWeights().of(loaded.model, simulated), simulated.inputs(CPU)):
-            found = loaded.model(input_ids=ids, use_cache=False).logits
+            logits = loaded.model(input_ids=ids, use_cache=False).logits
     inputs = saved_inputs(saved_parameters(tmp_path / "saved"))
     for module, qparams in simulated.qparams.items():
         if qparams is not None and qparams.global_scale is not None:
@@ -127,7 +127,7 @@ def test_a_saved_and_reloaded_checkpoint_is_the_simulated_one(
             zero_point = inputs[module].get("zero_point", torch.zeros(1))
             assert torch.equal(zero_point.float(), qparams.zero_point.float())
     assert not torch.equal(expected, clean)
-    assert torch.equal(found, expected)
+    assert torch.equal(logits, expected)
 
 
 def test_saved_parameters_are_those_of_every_quantized_linear(
@@ -136,10 +136,10 @@ def test_saved_parameters_are_those_of_every_quantized_linear(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(PRESET.format(preset="FP8"))
     run_oneshot(load(folder), recipe, calibration(corpus), tmp_path / "saved", pipeline="basic")
-    found = saved_parameters(tmp_path / "saved")
+    parameters = saved_parameters(tmp_path / "saved")
     members = [m for group in discover(loaded.model).groups if group.layer is not None for m in group.members]
-    assert set(found) == {f"{m}.{name}_scale" for m in members for name in ("input", "weight")}
-    assert set(saved_inputs(found)) == set(members)
+    assert set(parameters) == {f"{m}.{name}_scale" for m in members for name in ("input", "weight")}
+    assert set(saved_inputs(parameters)) == set(members)
 
 
 def test_a_recipe_that_does_not_fit_the_model_is_one_error(

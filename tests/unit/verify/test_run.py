@@ -136,16 +136,16 @@ def verify(
 def test_static_scales_are_the_predicted_ones(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, tmp_path: Path, recipe: str
 ) -> None:
-    found = verify(folder, corpus, profile, recipe, tmp_path / "saved")
-    assert found.agrees, found.model_dump_json(indent=1)
-    assert (found.outcome, found.unpredicted) == ("pass", [])
-    assert found.input_scales.compared == found.weight_scales.compared == 14
-    assert found.input_scales.worst is not None
-    assert found.input_scales.worst <= 1e-5
-    assert found.weight_scales.worst == 0.0
-    assert found.with_saved_scales is not None
-    assert found.with_saved_scales.kl == pytest.approx(found.actual.kl, abs=1e-6)
-    assert found.calibration_samples == sum(sample.split == "calibration" for sample in corpus.samples)
+    result = verify(folder, corpus, profile, recipe, tmp_path / "saved")
+    assert result.agrees, result.model_dump_json(indent=1)
+    assert (result.outcome, result.unpredicted) == ("pass", [])
+    assert result.input_scales.compared == result.weight_scales.compared == 14
+    assert result.input_scales.worst is not None
+    assert result.input_scales.worst <= 1e-5
+    assert result.weight_scales.worst == 0.0
+    assert result.with_saved_scales is not None
+    assert result.with_saved_scales.kl == pytest.approx(result.actual.kl, abs=1e-6)
+    assert result.calibration_samples == sum(sample.split == "calibration" for sample in corpus.samples)
 
 
 def test_scales_are_predicted_for_the_arithmetic_that_calibrates_whichever_the_profile_had(
@@ -153,9 +153,9 @@ def test_scales_are_predicted_for_the_arithmetic_that_calibrates_whichever_the_p
 ) -> None:
     assert profile.provenance.environment.arithmetic == arithmetic
     with float32_products(torch.bfloat16):
-        found = verify(folder, corpus, profile, "w8a8_static", tmp_path / "saved")
-    assert found.input_scales.worst == 0.0
-    assert found.weight_scales.worst == 0.0
+        result = verify(folder, corpus, profile, "w8a8_static", tmp_path / "saved")
+    assert result.input_scales.worst == 0.0
+    assert result.weight_scales.worst == 0.0
 
 
 @pytest.mark.parametrize("recipe", ["w8a8_static", "w8a8_smoothquant", SMOOTHED_DYNAMIC])
@@ -164,31 +164,31 @@ def test_scales_are_predicted_for_the_attention_that_calibrates_whichever_the_pr
 ) -> None:
     other = measure(load(folder), corpus)
     assert other.provenance.environment.attention == "sdpa"
-    found = verify(folder, corpus, other, recipe, tmp_path / "saved")
-    assert (found.input_scales.worst or 0.0) <= 1e-5
-    assert found.weight_scales.worst == 0.0
-    assert found.weight_scales.compared == 14
+    result = verify(folder, corpus, other, recipe, tmp_path / "saved")
+    assert (result.input_scales.worst or 0.0) <= 1e-5
+    assert result.weight_scales.worst == 0.0
+    assert result.weight_scales.compared == 14
 
 
 def test_dynamic_recipes_have_no_input_scales_to_compare(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, tmp_path: Path
 ) -> None:
-    found = verify(folder, corpus, profile, "w8a8_dynamic", tmp_path / "saved")
-    assert found.agrees, found.model_dump_json(indent=1)
-    assert (found.input_scales.compared, found.input_scales.worst) == (0, None)
-    assert found.kl_error == pytest.approx(0.0, abs=1e-6)
+    result = verify(folder, corpus, profile, "w8a8_dynamic", tmp_path / "saved")
+    assert result.agrees, result.model_dump_json(indent=1)
+    assert (result.input_scales.compared, result.input_scales.worst) == (0, None)
+    assert result.kl_error == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_broken_saved_scale_is_found_and_nothing_agrees(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, tmp_path: Path
 ) -> None:
-    found = verify(folder, corpus, profile, "w8a8_static", tmp_path / "saved", spoil=True)
-    assert found.agrees is False
-    assert found.outcome == "fail"
-    assert "QA601" in found.reason
-    assert found.input_scales.worst is None
-    assert found.input_scales.module == "model.layers.1.mlp.down_proj"
-    assert any(f.severity == "error" and f.module == "model.layers.1.mlp.down_proj" for f in found.findings)
+    result = verify(folder, corpus, profile, "w8a8_static", tmp_path / "saved", spoil=True)
+    assert result.agrees is False
+    assert result.outcome == "fail"
+    assert "QA601" in result.reason
+    assert result.input_scales.worst is None
+    assert result.input_scales.module == "model.layers.1.mlp.down_proj"
+    assert any(f.severity == "error" and f.module == "model.layers.1.mlp.down_proj" for f in result.findings)
 
 
 @pytest.fixture(scope="module")
@@ -203,17 +203,17 @@ def lax() -> Policy:
 def test_gptq_keeps_the_predicted_scales_and_there_is_no_prediction_to_agree_with(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, lax: Policy, tmp_path: Path, pipeline: Pipeline
 ) -> None:
-    found = verify(folder, corpus, profile, GPTQ, tmp_path / "gptq", pipeline=pipeline, policy=lax)
-    assert (found.agrees, found.kl_error, found.outcome) == (None, None, "inconclusive")
-    assert found.unpredicted == ["GPTQ chooses rounded weights by calibration; only rounding to nearest is simulated"]
-    assert "in no prediction" in found.reason
-    assert found.actual.kl is not None
-    assert found.actual.kl != found.predicted.kl
-    assert found.weight_scales.compared == found.input_scales.compared == 14
-    assert found.weight_scales.worst == 0.0
-    assert found.input_scales.worst is not None
+    result = verify(folder, corpus, profile, GPTQ, tmp_path / "gptq", pipeline=pipeline, policy=lax)
+    assert (result.agrees, result.kl_error, result.outcome) == (None, None, "inconclusive")
+    assert result.unpredicted == ["GPTQ chooses rounded weights by calibration; only rounding to nearest is simulated"]
+    assert "in no prediction" in result.reason
+    assert result.actual.kl is not None
+    assert result.actual.kl != result.predicted.kl
+    assert result.weight_scales.compared == result.input_scales.compared == 14
+    assert result.weight_scales.worst == 0.0
+    assert result.input_scales.worst is not None
     # In the sequential pipeline later inputs are of weights that GPTQ has rounded already.
-    assert (found.input_scales.worst <= 1e-5) == (pipeline == "basic")
+    assert (result.input_scales.worst <= 1e-5) == (pipeline == "basic")
 
 
 def test_what_is_not_predicted_fails_beyond_the_policy_and_where_it_is_broken(
@@ -235,25 +235,25 @@ def test_scales_of_rotated_weights_are_compared_with_nothing_and_rotations_survi
     """transformers loads a checkpoint without the rotations that it applies at run time: its logits would be noise."""
     path = tmp_path / "quip.yaml"
     path.write_text(QUIP, encoding="utf-8")
-    found = verify(folder, corpus, profile, QUIP, tmp_path / "quip", policy=lax)
-    assert (found.agrees, found.outcome) == (None, "inconclusive")
-    assert found.input_scales.compared == found.weight_scales.compared == 0
-    assert found.with_saved_scales is None
-    made = load(folder)
-    run_oneshot(made, path, [s for s in corpus.samples if s.split == "calibration"], tmp_path / "again")
+    result = verify(folder, corpus, profile, QUIP, tmp_path / "quip", policy=lax)
+    assert (result.agrees, result.outcome) == (None, "inconclusive")
+    assert result.input_scales.compared == result.weight_scales.compared == 0
+    assert result.with_saved_scales is None
+    quantized = load(folder)
+    run_oneshot(quantized, path, [s for s in corpus.samples if s.split == "calibration"], tmp_path / "again")
     sample = torch.from_numpy(corpus.samples[0].ids)[None]
     with torch.no_grad():
         again = load_saved(tmp_path / "again", torch.device("cpu"))
-        assert torch.equal(again(sample).logits, made.model.eval()(sample).logits)
+        assert torch.equal(again(sample).logits, quantized.model.eval()(sample).logits)
 
 
 def test_a_quantized_cache_is_not_predicted_though_all_else_is(
     folder: Path, corpus: TokenizedCorpus, profile: Profile, lax: Policy, tmp_path: Path
 ) -> None:
-    found = verify(folder, corpus, profile, CACHE, tmp_path / "cache", policy=lax)
-    assert (found.agrees, found.outcome) == (None, "inconclusive")
-    assert found.unpredicted == ["the key-value cache is quantized, which is not simulated"]
-    assert (found.weight_scales.compared, found.weight_scales.worst) == (14, 0.0)
+    result = verify(folder, corpus, profile, CACHE, tmp_path / "cache", policy=lax)
+    assert (result.agrees, result.outcome) == (None, "inconclusive")
+    assert result.unpredicted == ["the key-value cache is quantized, which is not simulated"]
+    assert (result.weight_scales.compared, result.weight_scales.worst) == (14, 0.0)
 
 
 @pytest.mark.parametrize("left_out", [[], ["GPTQ"]])
@@ -275,8 +275,8 @@ def test_what_follows_from_a_kl(actual: float | None, left_out: list[str]) -> No
 def test_the_worst_difference_is_relative_and_names_its_module() -> None:
     predicted = {"a": torch.tensor([2.0]), "b": torch.tensor([[1.0], [4.0]])}
     saved = {"a.input_scale": torch.tensor([2.0]), "b.input_scale": torch.tensor([[1.0], [5.0]])}
-    found = compare_scales(predicted, saved, "input_scale")
-    assert (found.compared, found.worst, found.module) == (2, 0.25, "b")
+    comparison = compare_scales(predicted, saved, "input_scale")
+    assert (comparison.compared, comparison.worst, comparison.module) == (2, 0.25, "b")
     del saved["a.input_scale"]
     missing = compare_scales(predicted, saved, "input_scale")
     assert (missing.worst, missing.module) == (None, "a")

@@ -123,9 +123,9 @@ def test_presets_that_are_served_have_kernels(name: str, experts: bool) -> None:
     ],
 )
 def test_kernels_by_hand(parts: dict[str, Any], linears: bool, experts: bool) -> None:
-    made = scheme(**parts)
-    stored = str(try_scheme(made).format)
-    assert (has_kernel(made, stored, experts=False), has_kernel(made, stored, experts=True)) == (linears, experts)
+    tried = scheme(**parts)
+    stored = str(try_scheme(tried).format)
+    assert (has_kernel(tried, stored, experts=False), has_kernel(tried, stored, experts=True)) == (linears, experts)
 
 
 # Remedies -------------------------------------------------------------------------------------------------------------
