@@ -30,17 +30,17 @@ from compressed_tensors.quantization import QuantizationStrategy
 from overhead import seconds
 from scipy.stats import spearmanr
 
-from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile, load_profile
-from quantaudit.model.sites import Architecture, Group
+from quantaudit.model.sites import Group
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import AuditInputs, check_profile, prepare
 from quantaudit.quant.observers import QParams
-from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
+from quantaudit.simulate.effects import GroupEffect
+from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.logits.rounding_floor import AdditivityCurve, RoundingFloor, fit_curve, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
@@ -74,36 +74,30 @@ _WEIGHTS = replace(INT8_STATIC, name="weights_only", title="weights only", input
 FIVE = (INT8_STATIC, INT8_DYNAMIC, _ASYMMETRIC, _FP8, _WEIGHTS)
 """What the price pass prices side by side while it is timed."""
 
-Ranges = dict[str, dict[str, QParams | None]]
 Scores = dict[str, float]
 """By group name; higher means worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One model with its evaluation tokens and calibrated ranges (by scheme, then group)."""
+    """One measured model with the experiment on the groups inside its decoder blocks."""
 
     subject: AuditInputs
     profile: Profile
-    architecture: Architecture
-    groups: list[Group]
-    samples: list[TokenizedSample]
-    ranges: Ranges
+    experiment: Experiment
 
     @property
-    def model(self) -> Any:
-        """The model itself."""
-        return self.subject.loaded.model
+    def groups(self) -> tuple[Group, ...]:
+        """Fused groups inside the decoder blocks."""
+        return self.experiment.groups
 
     def plan(self, name: str, groups: Sequence[str]) -> Plan:
         """Static INT8 on the named groups, nothing elsewhere."""
         return self.mixed(name, dict.fromkeys(groups, INT8_STATIC))
 
     def mixed(self, name: str, schemes: Mapping[str, Scheme]) -> Plan:
-        """Each named group under its scheme, of which INT8 is the only static one."""
-        return Plan.of_groups(
-            groups=self.groups, name=name, title=name, schemes=schemes, qparams=self.ranges[INT8_STATIC.name]
-        )
+        """Each named group under its scheme."""
+        return Plan.of_groups(self.experiment, name=name, title=name, schemes=schemes)
 
     def spent(self, work: Callable[[], object]) -> float:
         """Seconds that a piece of work takes: of the processor, or on a GPU by the clock."""
@@ -115,7 +109,7 @@ class Case:
 
     def kls(self, plans: Sequence[Plan]) -> Scores:
         """Logits KL of every plan, nats per token; plans that are not finite are left out."""
-        rows = score_plans(self.model, self.samples, plans)
+        rows = score_plans(self.experiment.model, self.experiment.samples, plans)
         return {row.name: row.kl for row in rows if row.kl is not None and math.isfinite(row.kl) and not row.nonfinite}
 
 
@@ -147,8 +141,8 @@ def main(
         "model": case.subject.loaded.info.name,
         "fingerprint": case.subject.loaded.info.fingerprint,
         "corpus": case.subject.corpus.info.name,
-        "tokens": sum(len(sample.ids) for sample in case.samples),
-        "samples": [sample.id for sample in case.samples],
+        "tokens": sum(len(sample.ids) for sample in case.experiment.samples),
+        "samples": [sample.id for sample in case.experiment.samples],
         "scheme": INT8_STATIC.name,
         "seconds": {"brute_force": round(brute_seconds, 1), **{k: round(v, 1) for k, v in costs.items()}},
         "cost": {name: round(spent / brute_seconds, 4) for name, spent in costs.items()},
@@ -177,20 +171,15 @@ def prepare_case(settings: Settings, profile: Path | None) -> Case:
     measured = load_profile(profile) if profile else measure_inputs(subject)
     check_profile(subject, measured)
     architecture = subject.loaded.architecture
-    return Case(
-        subject=subject,
-        profile=measured,
+    experiment = Experiment(
+        model=subject.loaded.model,
         architecture=architecture,
-        groups=[group for group in architecture.groups if group.layer is not None],
         samples=evaluation.select(subject.corpus.samples, settings.simulate.evaluation_tokens),
-        ranges={scheme.name: _ranges(measured, architecture.groups, scheme) for scheme in FIVE},
+        schemes=FIVE,
+        ranges=InputRanges.measured(measured, FIVE, architecture.groups),
     )
-
-
-def _ranges(profile: Profile, groups: Sequence[Group], scheme: Scheme) -> dict[str, QParams | None]:
-    if scheme.input_activations is None or scheme.observer is None:
-        return {}
-    return {g.name: site_qparams(profile, g.site, scheme.input_activations, scheme.observer) for g in groups}
+    inside = [group for group in architecture.groups if group.layer is not None]
+    return Case(subject=subject, profile=measured, experiment=experiment.only(inside))
 
 
 def brute_force(case: Case) -> tuple[Scores, float]:
@@ -205,7 +194,7 @@ def known_truth(path: Path, case: Case) -> tuple[Scores, float]:
     """The same from an earlier result, which must be of these weights and tokens."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     same = stored["fingerprint"] == case.subject.loaded.info.fingerprint
-    if not same or stored["samples"] != [sample.id for sample in case.samples]:
+    if not same or stored["samples"] != [sample.id for sample in case.experiment.samples]:
         raise FormatError("this truth is of other weights or tokens", where=str(path))
     plans = [case.plan(group.name, [group.name]) for group in case.groups[:: -(-len(case.groups) // TIMED)]]
     spent = case.spent(lambda: case.kls(plans))
@@ -217,24 +206,19 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, d
 
     A ranking by damage needs no replay of the weights alone, which a report adds.
     """
-    rows: list[Any] = []
+    effects: list[GroupEffect] = []
     prices: PriceList = {}
     floors: list[RoundingFloor] = []
-    inside = replace(case.architecture, groups=tuple(case.groups))
+    static, blocks = replace(case.experiment, schemes=[INT8_STATIC]), case.experiment.architecture.blocks
 
-    def damage(weights_only: bool) -> list[Any]:
-        recorded = record_forward(case.model, inside.blocks, case.samples)
-        return replay_groups(case.model, inside, recorded, [INT8_STATIC], case.ranges, weights_only=weights_only)
+    def damage(weights_only: bool) -> list[GroupEffect]:
+        return replay_groups(static, record_forward(static), weights_only=weights_only)
 
     costs = {
-        "damage": case.spent(lambda: rows.extend(damage(False))),
+        "damage": case.spent(lambda: effects.extend(damage(False))),
         "damage_and_weights_only": case.spent(lambda: damage(True)),
-        "price_five_schemes": case.spent(
-            lambda: prices.update(price_groups(case.model, inside, case.samples, FIVE, case.ranges))
-        ),
-        "rounding_floor": case.spent(
-            lambda: floors.append(rounding_floor(case.model, case.architecture.blocks, case.samples))
-        ),
+        "price_five_schemes": case.spent(lambda: prices.update(price_groups(case.experiment))),
+        "rounding_floor": case.spent(lambda: floors.append(rounding_floor(static.model, blocks, static.samples))),
     }
     errors = {
         row.group: row
@@ -243,10 +227,10 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, d
     }
     names = [group.name for group in case.groups]
     scores: dict[str, dict[str, float | None]] = {
-        "damage": {row.group: row.damage for row in rows},
+        "damage": {effect.group.name: effect.damage for effect in effects},
         "price": {name: prices[name, INT8_STATIC.name] for name in names},
         "sqnr": {name: _negative(errors[name].sqnr_db) for name in names if name in errors},
-        "amax": {name: _amax(case.ranges[INT8_STATIC.name][name]) for name in names},
+        "amax": {group.name: _amax(case.experiment.ranges.of(INT8_STATIC, group)) for group in case.groups},
         "relative_mae": {name: errors[name].relative_mae for name in names if name in errors},
         "zeroed_fraction": {name: errors[name].zeroed_fraction for name in names if name in errors},
     }

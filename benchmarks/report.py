@@ -13,7 +13,7 @@ from __future__ import annotations
 import resource
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -108,12 +108,13 @@ def main(
     raise typer.Exit(show(stages, loaded.info.name, subject.corpus.info.tokens, peak_gib))
 
 
-def default_plans(groups: Any, schemes: Any, rows: Any, qparams: Any) -> Any:
+def default_plans(experiment: Any, effects: Any) -> Any:
     """The recipes that a report simulates without further options."""
     from quantaudit.quant.schemes import SCHEMES
     from quantaudit.simulate.logits.baselines import baseline_plans
 
-    return baseline_plans(groups, [scheme for scheme in schemes if scheme.name in SCHEMES], rows, qparams)
+    schemes = [scheme for scheme in experiment.schemes if scheme.name in SCHEMES]
+    return baseline_plans(replace(experiment, schemes=schemes), effects)
 
 
 def show(stages: Stages, name: str, tokens: int, peak_gib: float | None) -> int:

@@ -23,10 +23,10 @@ from overhead import seconds
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.pipeline.prepare import prepare
-from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC
 from quantaudit.settings import Settings
 from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
 
@@ -44,21 +44,19 @@ def main(
     subject = prepare(Settings.of(model=model, samples=samples, device=device))
     loaded, corpus = subject.loaded, subject.corpus
     architecture = loaded.architecture
-    groups = [group for group in architecture.groups if group.layer is not None]
     profile = measure(loaded, corpus)
     chosen = select(corpus.samples, evaluation_tokens)
 
-    plans = []
-    for scheme in (INT8_STATIC, INT8_DYNAMIC, FP8_STATIC):
-        ranges = {
-            group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer)
-            for group in groups
-            if scheme.input_activations is not None and scheme.observer is not None
-        }
-        schemes = {group.name: scheme for group in groups}
-        plans.append(
-            Plan.of_groups(name=scheme.name, title=scheme.title, groups=groups, schemes=schemes, qparams=ranges)
-        )
+    schemes = (INT8_STATIC, INT8_DYNAMIC, FP8_STATIC)
+    ranges = InputRanges.measured(profile, schemes, architecture.groups)
+    experiment = Experiment(
+        model=loaded.model, architecture=architecture, samples=chosen, schemes=schemes, ranges=ranges
+    )
+    inside = [group.name for group in architecture.groups if group.layer is not None]
+    plans = [
+        Plan.of_groups(experiment, name=scheme.name, title=scheme.title, schemes=dict.fromkeys(inside, scheme))
+        for scheme in schemes
+    ]
 
     @torch.no_grad()
     def bare() -> None:

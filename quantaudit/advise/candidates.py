@@ -23,6 +23,7 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.replay.group_effects import steps
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
@@ -104,7 +105,6 @@ def _price(
     stages: Stages,
 ) -> PriceList:
     """Prices of every group under every option that it can have."""
-    model, samples = opened.loaded.model, opened.samples
     strengths = {
         schemes[key, option.name].name: option.strength
         for key, offered in options.items()
@@ -130,18 +130,20 @@ def _price(
         }
         for group, written in groups
     }
-    inside = replace(opened.loaded.architecture, groups=tuple(group for group, _ in groups))
+    experiment = Experiment(
+        model=opened.loaded.model,
+        architecture=replace(opened.loaded.architecture, groups=tuple(group for group, _ in groups)),
+        samples=opened.samples,
+        schemes=list(schemes.values()),
+        ranges=InputRanges(by_scheme=ranges),
+    )
     return price_groups(
-        model,
-        inside,
-        samples,
-        list(schemes.values()),
-        ranges,
+        experiment,
         factors={}
         if smoothable is None
         else {name: smoothable.factors[strength] for name, strength in strengths.items()},
         only=only,
-        progress=stages("pricing the menu", len(samples) + steps(inside, list(schemes.values()), only)),
+        progress=stages("pricing the menu", len(opened.samples) + steps(experiment, only)),
     )
 
 

@@ -15,6 +15,7 @@ from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
 from quantaudit.simulate.cost import MEASURING
+from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
 
@@ -72,8 +73,7 @@ def simulate_inputs(inputs: AuditInputs, profile: Profile, stages: Stages = sile
             inputs.corpus.samples,
             inputs.schemes,
             evaluation_tokens=options.evaluation_tokens,
-            score=options.score,
-            single=find_single(options.single_groups),
+            groups=GroupOptions(score=options.score, single=find_single(options.single_groups)),
             recipes=inputs.recipes,
             stages=stages,
         )

@@ -14,12 +14,13 @@ from quantaudit.measure.profile import Profile
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
-from quantaudit.quant.ranges import model_dtype, site_qparams
+from quantaudit.quant.ranges import model_dtype
 from quantaudit.quant.schemes import INT8_STATIC, Scheme, dump_args
 from quantaudit.quant.support import obstacles
 from quantaudit.quant.weights import weight_out_in
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
+from quantaudit.simulate.experiment import Experiment, GroupOptions, InputRanges
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.logits.baselines import baseline_plans
 from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone
@@ -33,6 +34,8 @@ from quantaudit.simulate.sensitivity.recipe_estimate import with_estimates
 from quantaudit.simulate.tensors import error_rows
 from quantaudit.stats.unigram import unigram_perplexity
 
+DEFAULT = GroupOptions()
+
 
 def simulate(
     loaded: LoadedModel,
@@ -41,16 +44,15 @@ def simulate(
     schemes: Sequence[Scheme],
     *,
     evaluation_tokens: int,
-    score: str = "auto",
-    single: int | None = 0,
+    groups: GroupOptions = DEFAULT,
     recipes: Sequence[ResolvedRecipe] = (),
     stages: Stages = silent_stages,
 ) -> Simulation:
     """Predict what each scheme does to tensors, to fused groups, and to the model.
 
     samples: the tokenized corpus of the profile. Static ranges come from the profile's calibration split, every error
-    from the evaluation split. score: as for `record_pass`. single: how many fused groups are simulated alone too, under
-    static INT8 where it is among the schemes; None for all. recipes: scored on the whole model after the schemes.
+    from the evaluation split. groups: how fused groups are priced, and how many are simulated alone, under static INT8
+    where it is among the schemes. recipes: scored on the whole model after the schemes.
     Raises CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
@@ -58,33 +60,30 @@ def simulate(
     architecture = loaded.architecture
     for scheme in schemes:
         check_fit(scheme, loaded.model, architecture.groups)
-    qparams = {
-        scheme.name: {
-            group.name: site_qparams(profile, group.site, scheme.input_activations, scheme.observer)
-            for group in architecture.groups
-            if scheme.static and scheme.input_activations is not None and scheme.observer is not None
-        }
-        for scheme in schemes
-    }
+    experiment = Experiment(
+        model=loaded.model,
+        architecture=architecture,
+        samples=chosen,
+        schemes=schemes,
+        ranges=InputRanges.measured(profile, schemes, architecture.groups),
+    )
     # A Linear that nothing calls has no input to quantize; schemes of the whole model pass it by, as engines do.
     bypassed = {row.module for row in profile.provenance.unmeasured if not row.weights}
     inside = [
         group for group in architecture.groups if group.layer is not None and not bypassed.issuperset(group.members)
     ]
-    recorded, note = record_pass(loaded.model, architecture, chosen, schemes, qparams, score=score, stages=stages)
-    tick = stages("replaying blocks", steps(architecture, schemes))
-    groups = replay_groups(loaded.model, architecture, recorded, schemes, qparams, tick)
+    recorded, note = record_pass(experiment, source=groups.score, stages=stages)
+    effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)))
     tick = stages("measuring the rounding floor", len(chosen), "samples")
     floor = rounding_floor(loaded.model, architecture.blocks, chosen, progress=tick)
-    groups = sample_groups(groups, INT8_STATIC.name, single)
-    sampled = [row for row in groups if row.sampled]
-    groups = simulate_alone(loaded.model, inside, chosen, schemes, qparams, groups, sampled, stages=stages)
+    quantizable = experiment.only(inside)
+    simulate_alone(quantizable, sample_groups(effects, INT8_STATIC.name, groups.single), stages=stages)
     if not recorded.draws:
-        groups = price_from_damage(loaded.model, inside, chosen, schemes, qparams, groups, floor, stages=stages)
+        price_from_damage(quantizable, effects, floor, stages=stages)
     source: PriceSource | None = "gradient" if recorded.draws else "damage"
-    if all(row.price is None for row in groups):
+    if all(effect.price is None for effect in effects):
         source, note = None, note or "no prices: what came back, or the damage, was not finite"
-    plans = baseline_plans(inside, schemes, groups, qparams)
+    plans = baseline_plans(quantizable, effects)
     plans += [
         recipe_plan(recipe, loaded.model, architecture.groups, profile, samples, stages=stages) for recipe in recipes
     ]
@@ -93,7 +92,7 @@ def simulate(
     rows = score_plans(
         loaded.model, chosen, plans, blocks=architecture.blocks, taps=taps(inside, watched), progress=tick
     )
-    rows = with_estimates(rows, plans, architecture.groups, schemes, groups, floor)
+    rows = with_estimates(rows, plans, experiment, effects, floor)
     return Simulation(
         fingerprint=profile.provenance.model.fingerprint,
         corpus_sha256=profile.provenance.corpus.sha256,
@@ -116,7 +115,7 @@ def simulate(
         ),
         schemes=[describe(scheme) for scheme in schemes],
         sites=error_rows(profile),
-        groups=groups,
+        groups=[effect.to_row() for effect in effects],
         recipes=rows,
         granularity=granularity_rows(inside, watched),
     )

@@ -19,6 +19,7 @@ def card(tiny_folder: Path, tiny_corpus: TokenizedCorpus) -> Card:
     from quantaudit.measure.run import measure
     from quantaudit.policy import load_policy
     from quantaudit.quant.schemes import SCHEMES
+    from quantaudit.simulate.experiment import GroupOptions
     from quantaudit.simulate.run import simulate
     from quantaudit.simulate.tensors import scale_rows
     from tests.builders import load
@@ -27,7 +28,12 @@ def card(tiny_folder: Path, tiny_corpus: TokenizedCorpus) -> Card:
     loaded.model.set_attn_implementation("eager")
     profile = measure(loaded, tiny_corpus)
     simulation = simulate(
-        loaded, profile, tiny_corpus.samples, list(SCHEMES.values()), evaluation_tokens=32, score="damage"
+        loaded,
+        profile,
+        tiny_corpus.samples,
+        list(SCHEMES.values()),
+        evaluation_tokens=32,
+        groups=GroupOptions(score="damage"),
     )
     return build_card(profile, scale_rows(profile), simulation, load_policy(), timings={})
 

@@ -85,13 +85,20 @@ def test_a_recipe_is_measured_once_it_was_simulated(
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
     from quantaudit.recipe.resolved import ResolvedRecipe
+    from quantaudit.simulate.experiment import GroupOptions
     from quantaudit.simulate.run import simulate
 
     path = RECIPES / f"{name}.yaml"
     found = resolve(read_recipe(path), tiny_loaded.model)
     recipe = ResolvedRecipe(name=name, schemes=found.schemes, digest=found.digest)
     simulation = simulate(
-        tiny_loaded, tiny_profile, tiny_corpus.samples, [], evaluation_tokens=64, score="damage", recipes=[recipe]
+        tiny_loaded,
+        tiny_profile,
+        tiny_corpus.samples,
+        [],
+        evaluation_tokens=64,
+        groups=GroupOptions(score="damage"),
+        recipes=[recipe],
     )
     row = next(row for row in simulation.recipes if row.name == name)
     assert gate(path, audited, load_policy()).score.source != "measured"

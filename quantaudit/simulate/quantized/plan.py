@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor, nn
 
-from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme, global_scaled
 from quantaudit.quant.weights import quantize_linears, scale_group
+from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer
 from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant
 
@@ -39,22 +39,14 @@ class Plan:
     smoothed: tuple[CalibratedSmoothQuant, ...] = ()
 
     @classmethod
-    def of_groups(
-        cls,
-        *,
-        name: str,
-        title: str,
-        groups: Sequence[Group],
-        schemes: Mapping[str, Scheme],
-        qparams: Mapping[str, QParams | None],
-    ) -> Plan:
-        """Whole fused groups at a time. schemes, qparams: by group name; other groups are left alone."""
-        members = {member: group.name for group in groups if group.name in schemes for member in group.members}
+    def of_groups(cls, experiment: Experiment, *, name: str, title: str, schemes: Mapping[str, Scheme]) -> Plan:
+        """A plan of whole fused groups. schemes: by group name; other groups of the experiment stay unquantized."""
+        members = {m: (schemes[g.name], g) for g in experiment.groups if g.name in schemes for m in g.members}
         return cls(
             name=name,
             title=title,
-            schemes={member: schemes[group] for member, group in members.items()},
-            qparams={member: qparams.get(group) for member, group in members.items()},
+            schemes={member: scheme for member, (scheme, _) in members.items()},
+            qparams={member: experiment.ranges.of(scheme, group) for member, (scheme, group) in members.items()},
             groups=len(schemes),
         )
 
@@ -71,15 +63,15 @@ class Plan:
 
     def inputs(self, device: torch.device) -> dict[str, InputQuantizer | None]:
         """What each module's input goes through. Modules of like scheme and range share a quantizer, and its work."""
-        made: dict[tuple[str, int], InputQuantizer | None] = {}
-        found: dict[str, InputQuantizer | None] = {}
+        distinct: dict[tuple[str, int], InputQuantizer | None] = {}
+        quantizers: dict[str, InputQuantizer | None] = {}
         for path, scheme in self.active.items():
             qparams = self.qparams.get(path)
             key = (scheme.name, id(qparams))
-            if key not in made:
-                made[key] = input_quantizer(scheme, qparams, device, table=len(made) < TABLES)
-            found[path] = made[key]
-        return found
+            if key not in distinct:
+                distinct[key] = input_quantizer(scheme, qparams, device, table=len(distinct) < TABLES)
+            quantizers[path] = distinct[key]
+        return quantizers
 
 
 @dataclass(slots=True)
@@ -95,22 +87,22 @@ class PlanWeights:
 
         model: smoothed as the plan says.
         """
-        wanted = {path: scheme.weights for path, scheme in plan.active.items() if scheme.weights is not None}
-        key = {path: str(args) for path, args in wanted.items()}
+        args_by_path = {path: scheme.weights for path, scheme in plan.active.items() if scheme.weights is not None}
+        key = {path: str(args) for path, args in args_by_path.items()}
         if key != self.key or plan.smoothed != self.smoothed:
             self.tensors = {}
-            self.tensors = plan_weights(model, wanted)
+            self.tensors = plan_weights(model, args_by_path)
             self.key, self.smoothed = key, plan.smoothed
         return self.tensors
 
 
-def plan_weights(model: nn.Module, wanted: Mapping[str, QuantizationArgs]) -> dict[str, Tensor]:
+def plan_weights(model: nn.Module, args_by_path: Mapping[str, QuantizationArgs]) -> dict[str, Tensor]:
     """Module path → fake-quantized weight; siblings of a fused projection under its one global scale."""
-    found: dict[str, Tensor] = {}
-    shared = [path for path, args in wanted.items() if global_scaled(args)]
-    for path, args in wanted.items():
-        if path not in found:
+    weights: dict[str, Tensor] = {}
+    shared = [path for path, args in args_by_path.items() if global_scaled(args)]
+    for path, args in args_by_path.items():
+        if path not in weights:
             paths = scale_group(path, shared) if global_scaled(args) else [path]
-            made = quantize_linears([model.get_submodule(name) for name in paths], args)
-            found.update(zip(paths, made, strict=True))
-    return found
+            quantized = quantize_linears([model.get_submodule(name) for name in paths], args)
+            weights.update(zip(paths, quantized, strict=True))
+    return weights

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from quantaudit.common.progress import Advance, no_advance
-from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches
-from quantaudit.model.sites import Architecture
 from quantaudit.model.structure import linears
+from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.replay.fisher import backward, differentiable
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
 from quantaudit.simulate.replay.patch_forward import checkpointed
@@ -40,15 +39,13 @@ class RecordedPass:
     draws: int = 0
 
 
-def record_forward(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> RecordedPass:
+def record_forward(experiment: Experiment) -> RecordedPass:
     """A forward pass alone, which damage needs."""
-    return RecordedPass(calls=record_calls(model, blocks, samples))
+    return RecordedPass(calls=record_calls(experiment.model, experiment.architecture.blocks, experiment.samples))
 
 
 def record_backward(
-    model: nn.Module,
-    architecture: Architecture,
-    samples: Sequence[TokenizedSample],
+    experiment: Experiment,
     linears: LinearSensitivity | None = None,
     *,
     draws: int = 1,
@@ -63,8 +60,8 @@ def record_backward(
     `progress` is called after each sample. Raises RuntimeError where an operation has no derivative, or memory runs
     out.
     """
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
+    model, architecture, samples = experiment.model, experiment.architecture, experiment.samples
+    generator = torch.Generator(experiment.device).manual_seed(seed)
     branches = find_residual_branches(model, architecture, min(samples, key=lambda sample: len(sample.ids)))
     ends = {
         path: sorted({branches[group.name].path for group in architecture.groups if group.layer == index})
@@ -72,7 +69,7 @@ def record_backward(
     }
     calls: Calls = {path: [] for path in architecture.blocks}
     with differentiable(model):
-        for batch in batches(samples, 1, pad=0, device=device):
+        for batch in batches(samples, 1, pad=0, device=experiment.device):
             large = graph_bytes(model, architecture.blocks, batch.tokens) > GRAPH_BYTES
             with ExitStack() as stack, checkpointed(model, architecture.blocks if large else ()):
                 watch_calls(stack, model, calls)

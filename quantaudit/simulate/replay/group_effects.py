@@ -13,7 +13,7 @@ clean run (`memo`), and for a price it ends at the residual branch.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_outputs
-from quantaudit.model.sites import Architecture, Group
-from quantaudit.quant.observers import QParams
+from quantaudit.model.sites import Group
 from quantaudit.quant.schemes import Scheme
+from quantaudit.simulate.effects import GroupEffect
+from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.quantized.plan import plan_weights
-from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.replay.backward_pass import RecordedPass
-from quantaudit.simulate.replay.linear_sensitivity import PriceList, finite_mean
+from quantaudit.simulate.replay.linear_sensitivity import finite_mean, schemes_of
 from quantaudit.simulate.replay.memo import MEMO_BYTES, Memo, ModuleCall, record, remembered
 from quantaudit.simulate.replay.recorded_calls import Call
 from quantaudit.simulate.replay.residual_branch import ResidualBranch, ResidualBranches
@@ -60,49 +60,48 @@ def fisher_kl(gradients: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
 
 @torch.no_grad()
 def replay_groups(
-    model: nn.Module,
-    architecture: Architecture,
+    experiment: Experiment,
     recorded: RecordedPass,
-    schemes: Sequence[Scheme],
-    qparams: Mapping[str, Mapping[str, QParams | None]],
     progress: Advance = no_advance,
     *,
     factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
     only: Mapping[str, Container[str]] | None = None,
     damage: bool = True,
     weights_only: bool = True,
-) -> list[GroupRow]:
+) -> list[GroupEffect]:
     """Damage of every fused group under every scheme, and its price where the pass had a backward pass.
 
-    qparams: by scheme name, then by group name, for static schemes. factors: the same, [in], where a group is smoothed
-    first: its input is divided by them, the columns of its weights multiplied. only: by group name, names of the
-    schemes that it is replayed under; others get null. damage: whether it is wanted, or prices alone, for which replays
-    are shorter. weights_only: whether to replay each group once more for every way to quantize its weights, with its
-    input as it is; a ranking needs none.
+    factors: by scheme name, then by group name, [in], where a group is smoothed first: its input is divided by them,
+    the columns of its weights multiplied. only: by group name, names of the schemes that it is replayed under; under
+    others nothing is measured. damage: whether to measure it, or prices alone, for which replays are shorter.
+    weights_only: whether to replay each group once more for every way to quantize its weights, with its input
+    unmodified; a ranking needs none.
 
-    A group whose static range is not finite gets null; Linears outside the blocks have no damage. The recorded calls
-    are forgotten block by block. `progress` is called after each group and variant.
+    Nothing is measured of a group whose static range is not finite; Linears outside the blocks have no damage. The
+    recorded calls are forgotten block by block. `progress` is called after each group and variant.
     """
-    rows: list[GroupRow] = []
+    model, architecture, schemes = experiment.model, experiment.architecture, experiment.schemes
+    effects: list[GroupEffect] = []
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]
+        of_block = {group.name: [GroupEffect(group=group, scheme=s) for s in schemes] for group in inside}
+        effects += [effect for of_group in of_block.values() for effect in of_group]
         calls = recorded.calls[path]
         if not calls:  # a layer that the model skips has nothing to replay
-            rows += [_row(group, scheme, None) for group in inside for scheme in schemes]
             continue
         runs = clean_runs(model.get_submodule(path), path, inside, calls, recorded.branches)
         for group in inside:
-            smoothing = {name: found[group.name] for name, found in factors.items() if group.name in found}
+            smoothing = {name: by_group[group.name] for name, by_group in factors.items() if group.name in by_group}
             branch = recorded.branches.get(group.name, ResidualBranch())
-            replay = _Replay(model, path, group, runs, branch, smoothing, recorded.draws, damage)
-            ranges = {name: found.get(group.name) for name, found in qparams.items()}
-            own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
-            rows += replay.rows(own, ranges, progress, weights_only)
-            rows += [_row(group, scheme, None) for scheme in schemes if scheme not in own]
+            replay = _Replay(experiment, path, group, runs, branch, smoothing, recorded.draws, damage)
+            replayed = schemes_of(experiment, group, only)
+            replay.fill([e for e in of_block[group.name] if e.scheme in replayed], progress, weights_only)
         calls.clear()
     outside = [group for group in architecture.groups if group.layer is None]
-    rows += [_row(group, scheme, None) for group in outside for scheme in schemes]
-    return [_priced(row, recorded.prices) for row in rows]
+    effects += [GroupEffect(group=group, scheme=scheme) for group in outside for scheme in schemes]
+    for effect in effects:
+        effect.price = recorded.prices.get(effect.key, effect.price)
+    return effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +112,13 @@ class CleanRun:
     output: Tensor
     memo: Memo
     children: Mapping[str, ModuleCall]
-    """Calls of the children that branches are made of; those that did not run once are not among them."""
+    """Calls of the children in residual branches; those that did not run exactly once are not among them."""
 
 
 def clean_runs(
     block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], branches: ResidualBranches
 ) -> list[CleanRun]:
-    """Every call run once more as it is. Where MEMO_BYTES are full, memos stay empty and replays compute all again."""
+    """Every call run once more unmodified. Beyond MEMO_BYTES memos stay empty, and replays compute all again."""
     members = [inner_paths(group, path) for group in groups]
     in_chains = {child for group in groups if group.name in branches for child in branches[group.name].chain}
     runs, held = [], 0
@@ -136,35 +135,27 @@ def inner_paths(group: Group, block: str) -> list[str]:
     return [member.removeprefix(f"{block}.") for member in group.members]
 
 
-def steps(
-    architecture: Architecture, schemes: Sequence[Scheme], only: Mapping[str, Container[str]] | None = None
-) -> int:
+def steps(experiment: Experiment, only: Mapping[str, Container[str]] | None = None) -> int:
     """How often `replay_groups` will call `progress`."""
-    found = 0
-    for group in architecture.groups:
-        own = [scheme for scheme in schemes if only is None or scheme.name in only[group.name]]
-        found += (len(own) + len(_weight_variants(own))) * (group.layer is not None)
-    return found
+    inside = [schemes_of(experiment, group, only) for group in experiment.groups if group.layer is not None]
+    return sum(len(schemes) + len(_weight_variants(schemes)) for schemes in inside)
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
-    """What quantizing one group does; None where it is not known or not finite. price: nats per token."""
+class ReplayedError:
+    """What one replay measured; None where it was not measured or not finite. price: nats per token."""
 
     damage: float | None
     price: float | None
 
 
-NO_EFFECT = Effect(None, None)
-
-
 @dataclass(slots=True)
 class _Replay:
     """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed.
-    damage: whether it is wanted.
+    damage: whether to measure it.
     """
 
-    model: nn.Module
+    experiment: Experiment
     path: str
     group: Group
     runs: Sequence[CleanRun]
@@ -175,36 +166,39 @@ class _Replay:
     weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
     """Changed weights by how they are quantized and by factor, then by member."""
 
-    def rows(
-        self, schemes: Sequence[Scheme], ranges: Mapping[str, QParams | None], progress: Advance, weights_only: bool
-    ) -> Iterator[GroupRow]:
-        """One row for each scheme; weights alone are replayed once for schemes that quantize them alike.
-
-        ranges: the group's own, by scheme name.
-        """
-        alone: dict[str, Effect] = {}
-        for scheme in _weight_variants(schemes):
+    def fill(self, effects: Sequence[GroupEffect], progress: Advance, weights_only: bool) -> None:
+        """Fill in the group's effects, one for each scheme; weights alone are replayed once where quantized alike."""
+        alone: dict[str, ReplayedError] = {}
+        for scheme in _weight_variants([effect.scheme for effect in effects]):
             if weights_only and scheme.name not in self.factors:
-                alone[str(scheme.weights)] = self.effect(scheme, None)
+                alone[str(scheme.weights)] = self.replay(scheme, None)
             progress()
-        for scheme in schemes:
-            effect = NO_EFFECT
-            found = ranges.get(scheme.name)
-            if scheme.input_activations is None and str(scheme.weights) in alone:
-                effect = alone[str(scheme.weights)]
-            elif not scheme.static or found is not None:
-                device, factor = self.runs[0].output.device, self.factors.get(scheme.name)
-                effect = self.effect(scheme, input_quantizer(scheme, found, device, factor=factor))
+        for effect in effects:
+            weights_alone = alone.get(str(effect.scheme.weights))
+            if weights_alone is not None:
+                effect.damage_weights_only = weights_alone.damage
+            error = self.error(effect.scheme, weights_alone)
+            if error is not None:
+                effect.damage, effect.price = error.damage, error.price
             progress()
-            row = _row(self.group, scheme, alone.get(str(scheme.weights), NO_EFFECT).damage)
-            yield row.model_copy(update={"damage": effect.damage, "price": effect.price})
 
-    def effect(self, scheme: Scheme, quantizer: InputQuantizer | None) -> Effect:
-        """Means over all recorded tokens; None where they are not wanted, not known, or not finite."""
-        block = self.model.get_submodule(self.path)
+    def error(self, scheme: Scheme, weights_alone: ReplayedError | None) -> ReplayedError | None:
+        """What a replay under one scheme measures; None where it has no finite range. weights_alone: where replayed."""
+        qparams = self.experiment.ranges.of(scheme, self.group)
+        if scheme.input_activations is None and weights_alone is not None:
+            return weights_alone
+        if scheme.static and qparams is None:
+            return None
+        device, factor = self.runs[0].output.device, self.factors.get(scheme.name)
+        return self.replay(scheme, input_quantizer(scheme, qparams, device, factor=factor))
+
+    def replay(self, scheme: Scheme, quantizer: InputQuantizer | None) -> ReplayedError:
+        """Means over all recorded tokens; None where they are not measured or not finite."""
+        block = self.experiment.model.get_submodule(self.path)
         members = inner_paths(self.group, self.path)
         damage, price = torch.zeros(2, dtype=torch.float64, device=self.runs[0].output.device)
-        with quantized(self.model, [self.group], self.changed_weights(scheme), {self.group.name: quantizer}):
+        weights, inputs = self.changed_weights(scheme), {self.group.name: quantizer}
+        with quantized(self.experiment.model, [self.group], weights, inputs):
             for run in self.runs:
                 with remembered(block, run.memo, members):
                     output, y = self.run_block(block, run) if self.damage else self.run_branch(block, run)
@@ -217,7 +211,7 @@ class _Replay:
         with_gradient = any(self.branch.path in run.call.output_gradients for run in self.runs)
         tokens = sum(run.output.shape[:2].numel() for run in self.runs)
         rows = sum(run.output.shape[:-1].numel() for run in self.runs)
-        return Effect(
+        return ReplayedError(
             finite_mean(float(damage), rows) if self.damage else None,
             finite_mean(float(price), tokens * self.draws) if with_gradient else None,
         )
@@ -251,17 +245,18 @@ class _Replay:
         return first_tensor(run.children[self.branch.path].output) if ran else None
 
     def changed_weights(self, scheme: Scheme) -> dict[str, Tensor]:
-        """By member; made once for all schemes that change weights alike."""
+        """By member; computed once for all schemes that change weights alike."""
         factor = self.factors.get(scheme.name)
         if scheme.weights is None and factor is None:
             return {}
         key = (str(scheme.weights), id(factor))
         if key not in self.weights:
             if scheme.weights is not None and factor is None:
-                self.weights[key] = plan_weights(self.model, dict.fromkeys(self.group.members, scheme.weights))
+                args = dict.fromkeys(self.group.members, scheme.weights)
+                self.weights[key] = plan_weights(self.experiment.model, args)
             else:
                 self.weights[key] = {
-                    member: quantize_linear(self.model.get_submodule(member), scheme.weights, factor)
+                    member: quantize_linear(self.experiment.model.get_submodule(member), scheme.weights, factor)
                     for member in self.group.members
                 }
         return self.weights[key]
@@ -270,21 +265,3 @@ class _Replay:
 def _weight_variants(schemes: Sequence[Scheme]) -> list[Scheme]:
     """One scheme for each distinct way to quantize weights."""
     return list({str(scheme.weights): scheme for scheme in schemes if scheme.weights is not None}.values())
-
-
-def _row(group: Group, scheme: Scheme, weights_only: float | None) -> GroupRow:
-    return GroupRow(
-        group=group.name,
-        projection=group.projection,
-        members=list(group.members),
-        layer=group.layer,
-        scheme=scheme.name,
-        damage=None,
-        damage_weights_only=weights_only,
-        price=None,
-    )
-
-
-def _priced(row: GroupRow, prices: PriceList) -> GroupRow:
-    key = (row.group, row.scheme)
-    return row.model_copy(update={"price": prices[key]}) if key in prices else row

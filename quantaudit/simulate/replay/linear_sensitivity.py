@@ -28,6 +28,7 @@ from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.quant.weights import row_by_row, weight_out_in
+from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.quantized.modules import input_quantizer, quantize_weight
 
 RECORD_BYTES = 1 << 29
@@ -53,46 +54,50 @@ class RecordedInput:
 
 @dataclass(slots=True, kw_only=True)
 class LinearSensitivity:
-    """Prices of groups under every scheme, collected over the samples of a backward pass.
+    """Prices of the experiment's groups under every scheme, summed over the samples of a backward pass.
 
-    qparams: by scheme name, then by group name, for static schemes. only: by group name, names of the schemes that it
-    is priced under. Gradients have the dtype of what they are of, sums are float64.
+    only: by group name, names of the schemes that it is priced under. Gradients have the dtype of what they are of,
+    sums are float64.
     """
 
-    model: nn.Module
-    groups: Sequence[Group]
-    schemes: Sequence[Scheme]
-    qparams: Mapping[str, Mapping[str, QParams | None]]
+    experiment: Experiment
     only: Mapping[str, Container[str]] | None = None
     totals: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     inputs: dict[str, list[RecordedInput]] = field(default_factory=lambda: defaultdict(list))
 
     def watch(self, stack: ExitStack) -> None:
         """Until the stack closes, record inputs of the Linears and gradients at their outputs."""
-        for group in self.groups:
+        for group in self.experiment.groups:
             for member in group.members:
                 hook = _recorder(self.inputs[group.name], member)
-                stack.enter_context(watch_outputs(self.model.get_submodule(member), hook))
+                module = self.experiment.model.get_submodule(member)
+                stack.enter_context(watch_outputs(module, hook))
 
     def flush(self, *, full: bool = True) -> None:
         """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held."""
         held = sum(_size(recorded) for group_inputs in self.inputs.values() for recorded in group_inputs)
         if not full and held <= RECORD_BYTES:
             return
-        for group in self.groups:
-            weights = {member: weight_out_in(self.model.get_submodule(member)).detach() for member in group.members}
-            ranges = {scheme.name: self.qparams.get(scheme.name, {}).get(group.name) for scheme in self.schemes}
-            schemes = [s for s in self.schemes if self.only is None or s.name in self.only[group.name]]
-            for name, total in price_inputs(self.inputs.pop(group.name, []), weights, schemes, ranges).items():
+        model, ranges = self.experiment.model, self.experiment.ranges
+        for group in self.experiment.groups:
+            weights = {member: weight_out_in(model.get_submodule(member)).detach() for member in group.members}
+            schemes = schemes_of(self.experiment, group, self.only)
+            qparams = {scheme.name: ranges.of(scheme, group) for scheme in schemes}
+            for name, total in price_inputs(self.inputs.pop(group.name, []), weights, schemes, qparams).items():
                 self.totals[group.name, name] += total
 
     def prices(self, count: int) -> PriceList:
         """count: tokens, times the draws for each."""
         return {
             (group.name, scheme.name): finite_mean(self.totals.get((group.name, scheme.name)), count)
-            for group in self.groups
-            for scheme in self.schemes
+            for group in self.experiment.groups
+            for scheme in self.experiment.schemes
         }
+
+
+def schemes_of(experiment: Experiment, group: Group, only: Mapping[str, Container[str]] | None) -> list[Scheme]:
+    """Schemes that one group is simulated under. only: by group name, names of schemes; None for all."""
+    return [scheme for scheme in experiment.schemes if only is None or scheme.name in only[group.name]]
 
 
 def finite_mean(total: float | None, count: int) -> float | None:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import t
 
-from quantaudit.simulate.logits.rounding_floor import RoundingFloor
-from quantaudit.simulate.records import GroupRow
+if TYPE_CHECKING:
+    from quantaudit.simulate.effects import GroupEffect
+    from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 
 ANCHORS = 8
-"""Groups simulated one by one, spread over the damage that was found."""
+"""Groups simulated one by one, spread over the range of damage."""
 FEWEST = 4
-"""Anchors below which no uncertainty can be told, and no price is given."""
+"""Anchors below which no uncertainty can be given, and no price is."""
 
 
 @dataclass(frozen=True, slots=True)
 class DamageCurve:
-    """log KL against log damage: straight between the anchors, and with slope 1 beyond them. spread: of log KL, the
+    """log KL against log damage: straight between the anchors, and with slope 1 outside them. spread: of log KL, the
     half-width of a 95 % interval, from what each anchor is missed by when the others are fitted alone.
     """
 
@@ -35,18 +37,18 @@ class DamageCurve:
         if damage <= 0:
             return 0.0
         x = math.log(damage)
-        beyond = min(x - self.x[0], 0.0) + max(x - self.x[-1], 0.0)
-        return math.exp(float(np.interp(x, self.x, self.y)) + beyond)
+        outside = min(x - self.x[0], 0.0) + max(x - self.x[-1], 0.0)
+        return math.exp(float(np.interp(x, self.x, self.y)) + outside)
 
 
-def anchors(rows: Sequence[GroupRow], count: int = ANCHORS) -> list[GroupRow]:
-    """Rows whose damages are nearest to evenly spaced ones on a logarithmic scale, the least and the most included."""
-    known = sorted((row for row in rows if row.damage), key=lambda row: row.damage or 0.0)
-    if not known:
+def anchors(effects: Sequence[GroupEffect], count: int = ANCHORS) -> list[GroupEffect]:
+    """Effects whose damages are nearest to evenly spaced ones on a logarithmic scale, from the least to the most."""
+    damaged = sorted((effect for effect in effects if effect.damage), key=lambda effect: effect.damage or 0.0)
+    if not damaged:
         return []
-    logs = np.log([row.damage or math.nan for row in known])
-    wanted = np.linspace(logs[0], logs[-1], count)
-    return [known[i] for i in sorted({int(np.abs(logs - x).argmin()) for x in wanted})]
+    logs = np.log([effect.damage or math.nan for effect in damaged])
+    targets = np.linspace(logs[0], logs[-1], count)
+    return [damaged[i] for i in sorted({int(np.abs(logs - x).argmin()) for x in targets})]
 
 
 def fit_damage(damage: Sequence[float], kl: Sequence[float]) -> DamageCurve:
@@ -60,25 +62,22 @@ def fit_damage(damage: Sequence[float], kl: Sequence[float]) -> DamageCurve:
     return DamageCurve(x, y, spread)
 
 
-def prices_on_curve(rows: Sequence[GroupRow], floor: RoundingFloor) -> list[GroupRow]:
-    """The rows with prices and their 95 % intervals: the KL that the curve tells, less the floor that any change costs.
+def fill_prices(effects: Sequence[GroupEffect], floor: RoundingFloor) -> None:
+    """Set prices and their 95 % intervals: the KL on the curve of damage, less the floor that any change costs.
 
-    The curve goes through all rows that were simulated, which have a KL. Rows without damage keep a null price, and so
-    do all where fewer than FEWEST were simulated.
+    The curve goes through all groups that were simulated, which have a KL. Groups without damage keep None, and so do
+    all where fewer than FEWEST were simulated.
     """
-    found = [(row.damage, row.kl) for row in rows if row.damage and row.kl is not None and 0 < row.kl < math.inf]
-    if len(found) < FEWEST:
-        return list(rows)
-    curve = fit_damage(*zip(*found, strict=True))
-    return [_priced(row, curve, floor) for row in rows]
-
-
-def _priced(row: GroupRow, curve: DamageCurve, floor: RoundingFloor) -> GroupRow:
-    if row.damage is None or row.layer is None:
-        return row
-    kl, least = curve.kl(row.damage), floor.at(row.layer)
-    low, price, high = (max(kl * math.exp(sign * curve.spread) - least, 0.0) for sign in (-1, 0, 1))
-    return row.model_copy(update={"price": price, "price_low": low, "price_high": high})
+    pairs = [(e.damage, e.kl) for e in effects if e.damage and e.kl is not None and 0 < e.kl < math.inf]
+    if len(pairs) < FEWEST:
+        return
+    curve = fit_damage(*zip(*pairs, strict=True))
+    for effect in effects:
+        if effect.damage is not None and effect.group.layer is not None:
+            kl, least = curve.kl(effect.damage), floor.at(effect.group.layer)
+            effect.price_low, effect.price, effect.price_high = (
+                max(kl * math.exp(sign * curve.spread) - least, 0.0) for sign in (-1, 0, 1)
+            )
 
 
 def _monotone(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from quantaudit.model.sites import Group
 from quantaudit.quant.schemes import Scheme
+from quantaudit.simulate.effects import GroupEffect
+from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor, fit_curve
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.records import GroupRow, RecipeRow
+from quantaudit.simulate.records import RecipeRow
 
 
 def with_estimates(
     recipes: Sequence[RecipeRow],
     plans: Sequence[Plan],
-    groups: Sequence[Group],
-    schemes: Sequence[Scheme],
-    rows: Sequence[GroupRow],
+    experiment: Experiment,
+    effects: Sequence[GroupEffect],
     floor: RoundingFloor,
 ) -> list[RecipeRow]:
     """The recipes with the KL that their groups' prices tell; how sums bend is taken from the other recipes alone."""
-    prices = {(row.group, row.scheme): row.price for row in rows}
-    totals = [_sum_of_prices(plan, groups, schemes, prices) for plan in plans]
-    made = []
+    prices = {effect.key: effect.price for effect in effects}
+    totals = [_sum_of_prices(plan, experiment, prices) for plan in plans]
+    estimated = []
     for i, (recipe, total) in enumerate(zip(recipes, totals, strict=True)):
         others = [
             (other, row.kl)
@@ -30,26 +30,24 @@ def with_estimates(
             if j != i and other is not None
         ]
         estimate = None if total is None else fit_curve(others, floor.at(0)).kl(total)
-        made.append(recipe.model_copy(update={"kl_estimate": estimate}))
-    return made
+        estimated.append(recipe.model_copy(update={"kl_estimate": estimate}))
+    return estimated
 
 
-def _sum_of_prices(
-    plan: Plan, groups: Sequence[Group], schemes: Sequence[Scheme], prices: Mapping[tuple[str, str], float | None]
-) -> float | None:
+def _sum_of_prices(plan: Plan, experiment: Experiment, prices: Mapping[tuple[str, str], float | None]) -> float | None:
     """Nats per token; None where the plan does something to a group that has no price, as smoothing is."""
     if plan.smoothed:
         return None
     total = 0.0
-    for group in groups:
-        found = [plan.schemes.get(member) for member in group.members]
-        if not any(found):
+    for group in experiment.groups:
+        schemes = [plan.schemes.get(member) for member in group.members]
+        if not any(schemes):
             continue
         price = next(
             (
                 prices.get((group.name, scheme.name))
-                for scheme in schemes
-                if all(own is not None and _alike(own, scheme) for own in found)
+                for scheme in experiment.schemes
+                if all(member is not None and _alike(member, scheme) for member in schemes)
             ),
             None,
         )

@@ -30,9 +30,9 @@ from quantaudit.simulate import evaluation
 from quantaudit.simulate.logits.score_plans import score_checkpoint
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.smoothquant import smoothed
-from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.verify.oneshot import load_saved, run_oneshot
 from tests.builders import load, opened_recipe, random_corpus, save_checkpoint, tiny_model, weight_bytes
+from tests.unit.simulate.reference import price_groups
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 QKV, MLP = "layers.1.self_attn.qkv_proj", "layers.1.mlp.gate_up_proj"

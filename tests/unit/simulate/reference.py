@@ -17,9 +17,12 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
+from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.replay.backward_pass import record_forward
 from quantaudit.simulate.replay.group_effects import replay_groups
+from quantaudit.simulate.replay.linear_sensitivity import PriceList
+from quantaudit.simulate.sensitivity import prices
 
 WEIGHTS_ONLY = Scheme(
     name="weights_only", title="weights only", weights=INT8_STATIC.weights, input_activations=None, observer=None
@@ -111,6 +114,18 @@ def _input_hook(args: QuantizationArgs, qparams: QParams | None) -> Any:
     return hook
 
 
+def experiment(
+    model: nn.Module,
+    architecture: Architecture,
+    samples: Sequence[TokenizedSample],
+    schemes: Sequence[Scheme] = (),
+    qparams: Mapping[str, Mapping[str, QParams | None]] | None = None,
+) -> Experiment:
+    """An experiment with these ranges, by scheme name, then by group name."""
+    ranges = InputRanges(by_scheme=qparams or {})
+    return Experiment(model=model, architecture=architecture, samples=samples, schemes=schemes, ranges=ranges)
+
+
 def damage_rows(
     model: nn.Module,
     architecture: Architecture,
@@ -121,5 +136,17 @@ def damage_rows(
     **options: Any,
 ) -> list[GroupRow]:
     """Replays after forward passes alone."""
-    recorded = record_forward(model, architecture.blocks, samples)
-    return replay_groups(model, architecture, recorded, schemes, qparams, progress, **options)
+    what = experiment(model, architecture, samples, schemes, qparams)
+    return [effect.to_row() for effect in replay_groups(what, record_forward(what), progress, **options)]
+
+
+def price_groups(
+    model: nn.Module,
+    architecture: Architecture,
+    samples: Sequence[TokenizedSample],
+    schemes: Sequence[Scheme],
+    qparams: Mapping[str, Mapping[str, QParams | None]],
+    **options: Any,
+) -> PriceList:
+    """Prices from gradients."""
+    return prices.price_groups(experiment(model, architecture, samples, schemes, qparams), **options)

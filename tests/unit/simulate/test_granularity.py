@@ -12,6 +12,7 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC
+from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.granularity import InputErrors, cause
 from quantaudit.simulate.run import simulate
 from tests.unit.simulate.reference import run
@@ -67,7 +68,12 @@ def test_rows_are_those_of_the_evaluation_tokens(
     samples: list[TokenizedSample],
 ) -> None:
     simulation = simulate(
-        tiny_loaded, tiny_profile, tiny_corpus.samples, [INT8_DYNAMIC], evaluation_tokens=4096, score="damage"
+        tiny_loaded,
+        tiny_profile,
+        tiny_corpus.samples,
+        [INT8_DYNAMIC],
+        evaluation_tokens=4096,
+        groups=GroupOptions(score="damage"),
     )
     inside = [group for group in architecture.groups if group.layer is not None]
     assert [row.group for row in simulation.granularity] == [group.name for group in inside]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,18 +15,19 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import CorpusError, MeasurementError, UsageError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import Architecture
+from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate import cost
 from quantaudit.simulate.cost import Work, forward_passes
+from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.logits.baselines import worst_groups
 from quantaudit.simulate.logits.rounding_floor import fit_curve
-from quantaudit.simulate.records import GroupRow, Simulation
+from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
-from quantaudit.simulate.sensitivity.prices import price_groups
 from tests.builders import random_corpus
-from tests.unit.simulate.reference import damage_rows, ranges
+from tests.unit.simulate.reference import damage_rows, price_groups, ranges
 
 BUDGET = 60
 
@@ -141,7 +143,12 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
 
     def found() -> Simulation:
         return simulate(
-            tiny_loaded, tiny_profile, tiny_corpus.samples, [INT8_DYNAMIC], evaluation_tokens=BUDGET, score=score
+            tiny_loaded,
+            tiny_profile,
+            tiny_corpus.samples,
+            [INT8_DYNAMIC],
+            evaluation_tokens=BUDGET,
+            groups=GroupOptions(score=score),
         )
 
     if score == "gradient":
@@ -168,24 +175,16 @@ def test_an_unknown_score_is_refused() -> None:
         parse_price_source("guess")
 
 
-def row(group: str, damage: float | None, scheme: str = "s") -> GroupRow:
-    return GroupRow(
-        group=group,
-        projection="p",
-        members=[],
-        layer=0,
-        scheme=scheme,
-        damage=damage,
-        damage_weights_only=None,
-        price=None,
-    )
+def effect(name: str, damage: float | None, scheme: str = "s") -> GroupEffect:
+    group = Group(name=name, projection="p", layer=0, members=())
+    return GroupEffect(group=group, scheme=replace(INT8_STATIC, name=scheme), damage=damage)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1e3)), max_size=12), st.floats(0, 1))
 def test_the_worst_groups_are_the_fewest_that_hold_the_share(damages: list[float | None], share: float) -> None:
-    rows = [row(f"g{i}", damage) for i, damage in enumerate(damages)] + [row("other", 1e9, "t")]
-    of = {r.group: r.damage or 0.0 for r in rows}
-    chosen = worst_groups(rows, "s", share)
+    effects = [effect(f"g{i}", damage) for i, damage in enumerate(damages)] + [effect("other", 1e9, "t")]
+    of = {e.group.name: e.damage or 0.0 for e in effects}
+    chosen = worst_groups(effects, "s", share)
     total = sum(damage for damage in damages if damage is not None)
     held = [of[name] for name in chosen]
     assert held == sorted(held, reverse=True)
@@ -213,8 +212,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
         tiny_corpus.samples,
         schemes,
         evaluation_tokens=256,
-        score="damage" if by_damage else "gradient",
-        single=single,
+        groups=GroupOptions(score="damage" if by_damage else "gradient", single=single),
     )
     handle.remove()
     made = calls[0] / len(found.evaluation.samples)

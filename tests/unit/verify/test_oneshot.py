@@ -14,9 +14,8 @@ from quantaudit.measure.run import measure
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
-from quantaudit.quant.observers import QParams
-from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, find_scheme
+from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.quantized.modules import quantized_modules
 from quantaudit.simulate.quantized.plan import Plan, PlanWeights
 from quantaudit.verify.oneshot import load_saved, run_oneshot, saved_inputs, saved_parameters
@@ -94,12 +93,11 @@ def calibration(corpus: TokenizedCorpus) -> list[TokenizedSample]:
 
 
 def plan(loaded: LoadedModel, profile: Profile, scheme: Scheme) -> Plan:
-    groups = [group for group in discover(loaded.model).groups if group.layer is not None]
-    ranges: dict[str, QParams | None] = {}
-    if scheme.static and scheme.input_activations is not None and scheme.observer is not None:
-        ranges = {g.name: site_qparams(profile, g.site, scheme.input_activations, scheme.observer) for g in groups}
-    schemes = {group.name: scheme for group in groups}
-    return Plan.of_groups(name="p", title="p", groups=groups, schemes=schemes, qparams=ranges)
+    architecture = discover(loaded.model)
+    ranges = InputRanges.measured(profile, [scheme], architecture.groups)
+    experiment = Experiment(model=loaded.model, architecture=architecture, samples=[], schemes=[scheme], ranges=ranges)
+    schemes = {group.name: scheme for group in architecture.groups if group.layer is not None}
+    return Plan.of_groups(experiment, name="p", title="p", schemes=schemes)
 
 
 @pytest.mark.parametrize("case", PRESETS)

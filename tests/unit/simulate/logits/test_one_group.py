@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.special
@@ -14,29 +16,23 @@ from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import UsageError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.model.sites import Architecture
+from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
+from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.evaluation import select
-from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone, spread
-from quantaudit.simulate.records import GroupRow, Simulation
+from quantaudit.simulate.experiment import GroupOptions
+from quantaudit.simulate.logits.one_group import even_ranks, sample_groups, simulate_alone
+from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
-from tests.unit.simulate.reference import by_scheme, quantized_copy, ranges, run
+from tests.unit.simulate.reference import by_scheme, experiment, quantized_copy, ranges, run
 
 BUDGET = 96
 
 
-def row(group: str, damage: float | None, *, scheme: str = "s", layer: int | None = 0) -> GroupRow:
-    return GroupRow(
-        group=group,
-        projection="p",
-        members=[],
-        layer=layer,
-        scheme=scheme,
-        damage=damage,
-        damage_weights_only=None,
-        price=None,
-    )
+def effect(name: str, damage: float | None, *, scheme: str = "s", layer: int | None = 0) -> GroupEffect:
+    group = Group(name=name, projection="p", layer=layer, members=())
+    return GroupEffect(group=group, scheme=replace(INT8_STATIC, name=scheme), damage=damage)
 
 
 def brute_force(loaded: LoadedModel, changed: object, samples: list[TokenizedSample]) -> float:
@@ -51,7 +47,12 @@ def brute_force(loaded: LoadedModel, changed: object, samples: list[TokenizedSam
 @pytest.fixture(scope="module")
 def simulation(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus) -> Simulation:
     return simulate(
-        tiny_loaded, tiny_profile, tiny_corpus.samples, [INT8_STATIC, INT8_DYNAMIC], evaluation_tokens=BUDGET, single=3
+        tiny_loaded,
+        tiny_profile,
+        tiny_corpus.samples,
+        [INT8_STATIC, INT8_DYNAMIC],
+        evaluation_tokens=BUDGET,
+        groups=GroupOptions(single=3),
     )
 
 
@@ -98,8 +99,7 @@ def test_what_prices_need_is_kept_and_no_fair_sample(
             tiny_corpus.samples,
             [INT8_STATIC],
             evaluation_tokens=BUDGET,
-            score="damage",
-            single=single,
+            groups=GroupOptions(score="damage", single=single),
             stages=opened,
         )
 
@@ -123,31 +123,31 @@ def test_a_group_without_a_range_keeps_a_null(
     qparams: dict[str, QParams | None],
 ) -> None:
     inside = [group for group in architecture.groups if group.layer is not None][:2]
-    rows = [row(group.name, 0.1, scheme=INT8_STATIC.name) for group in inside]
-    known = {**qparams, inside[0].name: None}
-    found = simulate_alone(
-        tiny_loaded.model, inside, samples[:2], [INT8_STATIC], by_scheme(known, [INT8_STATIC]), rows, rows
-    )
-    assert (found[0].kl, found[0].kl_stderr) == (None, None)
-    assert found[1].kl is not None
+    effects = [GroupEffect(group=group, scheme=INT8_STATIC, damage=0.1) for group in inside]
+    partial = {**qparams, inside[0].name: None}
+    what = experiment(tiny_loaded.model, architecture, samples[:2], [INT8_STATIC], by_scheme(partial, [INT8_STATIC]))
+    simulate_alone(what, effects)
+    assert (effects[0].kl, effects[0].kl_stderr) == (None, None)
+    assert effects[1].kl is not None
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40), st.integers(0, 50))
 def test_the_spread_has_distinct_rows_at_even_ranks(damages: list[float | None], count: int) -> None:
-    rows = [row(f"g{i}", damage) for i, damage in enumerate(damages)]
-    others = [row("other", 2.0, scheme="t"), row("lm_head", 3.0, layer=None)]
-    ranked = spread([*others, *rows], "s", None)
-    assert [r.damage for r in ranked] == sorted((d for d in damages if d is not None), reverse=True)
-    chosen = spread([*others, *rows], "s", count)
-    assert len({r.group for r in chosen}) == len(chosen) == min(count, len(ranked))
-    places = [ranked.index(r) for r in chosen]
+    effects = [effect(f"g{i}", damage) for i, damage in enumerate(damages)]
+    others = [effect("other", 2.0, scheme="t"), effect("lm_head", 3.0, layer=None)]
+    ranked = even_ranks([*others, *effects], "s", None)
+    assert [e.damage for e in ranked] == sorted((d for d in damages if d is not None), reverse=True)
+    chosen = even_ranks([*others, *effects], "s", count)
+    assert len({e.group.name for e in chosen}) == len(chosen) == min(count, len(ranked))
+    places = [ranked.index(e) for e in chosen]
     if len(places) > 1:
         assert (places[0], places[-1]) == (0, len(ranked) - 1)
         gaps = np.diff(places)
         assert gaps.max() - gaps.min() <= 1
-    marked = sample_groups([*others, *rows], "s", count)
-    assert [r.group for r in marked if r.sampled] == [r.group for r in rows if r in chosen]
-    assert [r.model_copy(update={"sampled": False}) for r in marked] == [*others, *rows]
+    before = [replace(e) for e in [*others, *effects]]
+    assert sample_groups([*others, *effects], "s", count) == chosen
+    assert [e for e in [*others, *effects] if e.sampled] == [e for e in effects if e in chosen]
+    assert [replace(e, sampled=False) for e in [*others, *effects]] == before
 
 
 def test_even_ranks_keep_a_correlation_where_the_worst_half_would_not() -> None:
@@ -156,15 +156,15 @@ def test_even_ranks_keep_a_correlation_where_the_worst_half_would_not() -> None:
     damage = np.exp(generator.normal(-8, 1, 120))
     damage[:12] *= 1000
     peak = np.where(damage > 1e-2, 1000 * damage, generator.uniform(1, 10, 120))
-    rows = [row(f"g{i}", float(d)) for i, d in enumerate(damage)]
+    effects = [effect(f"g{i}", float(d)) for i, d in enumerate(damage)]
 
-    def rho(chosen: list[GroupRow]) -> float:
-        places = [int(r.group[1:]) for r in chosen]
+    def rho(chosen: list[GroupEffect]) -> float:
+        places = [int(e.group.name[1:]) for e in chosen]
         return float(spearmanr(peak[places], damage[places]).statistic)
 
-    ranked = spread(rows, "s", None)
-    whole, even = rho(ranked), rho(spread(rows, "s", 24))
-    half_worst = rho(ranked[:12] + spread(ranked[12:], "s", 12))
+    ranked = even_ranks(effects, "s", None)
+    whole, even = rho(ranked), rho(even_ranks(effects, "s", 24))
+    half_worst = rho(ranked[:12] + even_ranks(ranked[12:], "s", 12))
     assert abs(even - whole) < 0.2
     assert half_worst > whole + 0.3
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from torch import nn
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
@@ -23,13 +24,15 @@ from quantaudit.simulate.logits.score_plans import Hidden, score_plans
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.replay.group_effects import block_damage
 from tests.builders import hooks, sample, tiny_model, weight_bytes
-from tests.unit.simulate.reference import WEIGHTS_ONLY, quantized_copy, run
+from tests.unit.simulate.reference import WEIGHTS_ONLY, experiment, quantized_copy, run
 
 QParamsByGroup = dict[str, QParams | None]
 
 
 def plan(name: str, groups: list[Group], schemes: dict[str, Scheme], qparams: QParamsByGroup) -> Plan:
-    return Plan.of_groups(name=name, title=name.title(), groups=groups, schemes=schemes, qparams=qparams)
+    architecture = Architecture(blocks=(), sites=(), groups=tuple(groups))
+    what = experiment(nn.Module(), architecture, [], [], {scheme.name: qparams for scheme in schemes.values()})
+    return Plan.of_groups(what, name=name, title=name.title(), schemes=schemes)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from quantaudit.quant.schemes import INT8, INT8_STATIC, find_scheme
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.resolved import ResolvedRecipe
+from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.recipe_plan import check_names, recipe_plan
 from quantaudit.simulate.records import RecipeRow
@@ -61,7 +62,8 @@ def test_shipped_recipes_score_as_the_schemes_they_spell_out(
              "fp8_dynamic": "fp8_e4m3_dynamic_per_token"}  # fmt: skip
     simulation = simulate(
         tiny_loaded, tiny_profile, tiny_corpus.samples, [find_scheme(name) for name in pairs.values()],
-        evaluation_tokens=60, score="damage", recipes=[resolved(shipped(name), tiny_loaded) for name in pairs],
+        evaluation_tokens=60, groups=GroupOptions(score="damage"),
+        recipes=[resolved(shipped(name), tiny_loaded) for name in pairs],
     )  # fmt: skip
     rows = rows_by_name(simulation.recipes)
     for recipe, scheme in pairs.items():
@@ -198,7 +200,12 @@ def test_every_named_scheme_that_fits_is_simulated_on_groups_and_the_whole_model
     names = ["int8_weights", "fp8_e4m3_static_per_tensor", "nvfp4", "mxfp4", "int8_asymmetric_dynamic_per_token"]
     schemes = [find_scheme(name) for name in names]
     simulation = simulate(
-        tiny_loaded, tiny_profile, tiny_corpus.samples, schemes, evaluation_tokens=60, score="gradient"
+        tiny_loaded,
+        tiny_profile,
+        tiny_corpus.samples,
+        schemes,
+        evaluation_tokens=60,
+        groups=GroupOptions(score="gradient"),
     )
     rows = rows_by_name(simulation.recipes)
     kls = {name: row.kl for name, row in rows.items()}

@@ -25,6 +25,7 @@ from tests.unit.simulate.reference import (
     WEIGHTS_ONLY,
     by_scheme,
     damage_rows,
+    experiment,
     quantized_copy,
     ranges,
     run,
@@ -227,7 +228,8 @@ def test_progress_is_called_as_often_as_announced(
             by_scheme(qparams),
             lambda amount=1, calls=calls: calls.append(amount),
         )
-        assert sum(calls) == steps(architecture, schemes)
+        what = experiment(tiny_loaded.model, architecture, samples[:1], schemes)
+        assert sum(calls) == steps(what)
 
 
 def test_the_model_is_left_bit_for_bit_as_it_was(

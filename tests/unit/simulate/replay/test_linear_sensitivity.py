@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,6 @@ from quantaudit.simulate.replay.fisher import differentiable, sampled_score_grad
 from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
 from quantaudit.simulate.replay.patch_forward import checkpointed
-from quantaudit.simulate.sensitivity.prices import price_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.families import family_model
 from tests.unit.simulate.reference import (
@@ -34,6 +34,8 @@ from tests.unit.simulate.reference import (
     NOTHING,
     WEIGHTS_ONLY,
     by_scheme,
+    experiment,
+    price_groups,
     quantized_copy,
     ranges,
     run,
@@ -90,8 +92,10 @@ def at_linears(
 ) -> PriceList:
     """Prices of all groups as those outside the blocks have them."""
     schemes = options.pop("schemes", ALL)
-    linears = LinearSensitivity(model=model, groups=groups, schemes=schemes, qparams=q)
-    return record_backward(model, Architecture(blocks=(), sites=(), groups=()), samples, linears, **options).prices
+    nothing = Architecture(blocks=(), sites=(), groups=())
+    priced = experiment(model, replace(nothing, groups=tuple(groups)), samples, schemes, q)
+    linears = LinearSensitivity(experiment=priced)
+    return record_backward(experiment(model, nothing, samples), linears, **options).prices
 
 
 def drawn(model: nn.Module, sample: TokenizedSample, seed: int) -> Tensor:
@@ -150,10 +154,11 @@ def test_prices_are_the_same_whether_or_not_damage_is_wanted(
         model = tiny_loaded.model if name == "llama" else family_model(name)
         linearize(model)
         whole, schemes = discover(model), [INT8_DYNAMIC, WEIGHTS_ONLY]
-        rows = replay_groups(model, whole, record_backward(model, whole, samples[:2]), schemes, {})
+        what = experiment(model, whole, samples[:2], schemes)
+        effects = replay_groups(what, record_backward(what))
         alone = price_groups(model, whole, samples[:2], schemes, {})
-        assert all(alone[row.group, row.scheme] == row.price for row in rows if row.layer is not None), name
-        assert any(row.price for row in rows)
+        assert all(alone[effect.key] == effect.price for effect in effects if effect.in_block), name
+        assert any(effect.price for effect in effects)
 
 
 def test_at_linears_prices_are_those_of_gradients_taken_one_group_at_a_time(
@@ -314,7 +319,7 @@ def test_no_logits_are_held_on_the_way_back(samples: list[TokenizedSample]) -> N
     alive: list[bool] = []
     block = model.model.layers[0]
     block.register_full_backward_hook(lambda *_: alive.append(held[-1]() is not None))
-    record_backward(model, discover(model), samples[:1])
+    record_backward(experiment(model, discover(model), samples[:1]))
     assert alive == [False]
 
 
@@ -453,7 +458,8 @@ def test_an_error_inside_the_forward_pass_leaves_no_hook(
     model = tiny_loaded.model
     before = hooks(model)
     broken = Group(name="g", projection="g", layer=0, members=("no.such.module",))
-    linears = LinearSensitivity(model=model, groups=[*architecture.groups, broken], schemes=[INT8_DYNAMIC], qparams={})
+    what = experiment(model, architecture, samples[:1], [INT8_DYNAMIC])
+    linears = LinearSensitivity(experiment=what.only([*architecture.groups, broken]))
     with pytest.raises(AttributeError):
-        record_backward(model, architecture, samples[:1], linears)
+        record_backward(what, linears)
     assert hooks(model) == before

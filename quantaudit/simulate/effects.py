@@ -1,0 +1,59 @@
+"""Working state of a simulation: what is known so far of one fused group under one scheme. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantaudit.simulate.records import GroupRow
+
+if TYPE_CHECKING:
+    from quantaudit.model.groups import Group
+    from quantaudit.quant.schemes import Scheme
+
+
+@dataclass(slots=True, kw_only=True)
+class GroupEffect:
+    """The effect on the model of quantizing one fused group alone, filled in by one stage after the other.
+
+    None where it is not measured, or not finite. Units and meanings are those of `GroupRow`.
+    """
+
+    group: Group
+    scheme: Scheme
+    damage: float | None = None
+    damage_weights_only: float | None = None
+    price: float | None = None
+    price_low: float | None = None
+    price_high: float | None = None
+    kl: float | None = None
+    kl_stderr: float | None = None
+    sampled: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(group name, scheme name)."""
+        return self.group.name, self.scheme.name
+
+    @property
+    def in_block(self) -> bool:
+        """Whether the group is inside the decoder blocks."""
+        return self.group.layer is not None
+
+    def to_row(self) -> GroupRow:
+        """The row of the output."""
+        return GroupRow(
+            group=self.group.name,
+            projection=self.group.projection,
+            members=list(self.group.members),
+            layer=self.group.layer,
+            scheme=self.scheme.name,
+            damage=self.damage,
+            damage_weights_only=self.damage_weights_only,
+            price=self.price,
+            price_low=self.price_low,
+            price_high=self.price_high,
+            kl=self.kl,
+            kl_stderr=self.kl_stderr,
+            sampled=self.sampled,
+        )
