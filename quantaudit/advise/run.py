@@ -1,7 +1,7 @@
 """A better recipe: the fewest MACs that leave the recipe's format, for a KL that a user accepts.
 
 Every option of every fused group is priced; a knapsack chooses among sums of prices; what it chooses is simulated
-before it is advised, and corrected where the sum of prices was too kind (`search`).
+before it is advised, and corrected where the estimate was too low (`search`).
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, st
         raise RecipeError("quantizes nothing that was measured", where=opened.name, hint="see `quantaudit gate`")
     search = Search(opened, candidates, smoothable, stages)
     choices = _choices(candidates)
-    simulated = search.simulate(choices.all)
+    simulated = search.simulate(choices.all, basis={WRITTEN, *choices.references})
     points = {title: point for title, (point, _) in simulated.items()}
     budget = _budget(goal, points, opened.name)
-    chosen, advised, row = search.within(budget, [points[title] for title in choices.curve])
+    pairs = [(search.total(choice), points[title].kl) for title, choice in choices.all.items()]
+    chosen, advised, row = search.within(budget, pairs)
     # Prices may rule out what was simulated already and is better, such as the recipe as written.
     for title, point in points.items():
         if _better(point, advised, budget):

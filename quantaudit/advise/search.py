@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compressed_tensors.quantization import QuantizationScheme
@@ -22,6 +22,7 @@ from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.sensitivity.recipe_estimate import Simulated, fit_estimate
 
 ROUNDS = 4
 """How often a choice is simulated and, where it breaks its budget, made again with a smaller one."""
@@ -37,40 +38,52 @@ class Search:
     stages: Stages
 
     def simulate(
-        self, choices: Mapping[str, Choice], *, exact_calibration: bool = False
+        self,
+        choices: Mapping[str, Choice],
+        *,
+        basis: Container[str] = (),
+        simulated: Sequence[Simulated] = (),
+        exact_calibration: bool = False,
     ) -> dict[str, tuple[AdvicePoint, RecipeRow]]:
-        """Every choice simulated: a point of the curve, and the whole score. exact_calibration: as for `plan`."""
+        """Every choice simulated: a point of the curve, and the whole score. exact_calibration: as for `plan`.
+
+        basis: titles of those choices on which the estimates of the others rest. simulated: sums of prices and KLs of
+        earlier ones on which they rest too.
+        """
         plans = [self.plan(title, choice, exact_calibration=exact_calibration) for title, choice in choices.items()]
         samples = self.opened.samples
         advance = self.stages("simulating choices", len(plans) * len(samples))
         rows = score_plans(self.opened.loaded.model, samples, plans, progress=advance)
-        return {
-            title: (self.point(title, choice, row), row)
-            for (title, choice), row in zip(choices.items(), rows, strict=True)
-        }
+        pairs = {title: (self.total(choices[title]), row.kl) for title, row in zip(choices, rows, strict=True)}
+        points = {}
+        for title, row in zip(choices, rows, strict=True):
+            others = [pair for other, pair in pairs.items() if other in basis and other != title]
+            estimate = fit_estimate([*simulated, *others]).kl(pairs[title][0])
+            points[title] = self.point(title, choices[title], row, estimate), row
+        return points
 
     def confirmed(self, choice: Choice, simulated: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
         """The simulation of a choice; where it smooths, another one, in which it is calibrated by itself."""
         if not self.strengths(choice):
             return simulated
-        return self.simulate({simulated[0].name: choice}, exact_calibration=True)[simulated[0].name]
+        ((point, row),) = self.simulate({simulated[0].name: choice}, exact_calibration=True).values()
+        return point.model_copy(update={"estimated_kl": simulated[0].estimated_kl}), row
 
-    def within(self, budget: float, curve: Iterable[AdvicePoint]) -> tuple[Choice, AdvicePoint, RecipeRow]:
+    def within(self, budget: float, simulated: Sequence[Simulated]) -> tuple[Choice, AdvicePoint, RecipeRow]:
         """The choice that keeps most within a simulated KL of `budget`, or where none is, the one with the least KL.
 
-        curve: points that were simulated, from which it is known how far sums of prices are off. Prices are estimates:
-        a choice that breaks the budget is made again with as much less as it was over, until that is less than the
-        cheapest choice, where nothing may be left unquantized.
+        simulated: sums of prices and KLs of other choices, on which estimates rest. A choice that breaks the budget is
+        made again with as much less as it was over, until that is less than the cheapest choice, where nothing may be
+        left unquantized.
         """
         items = [candidate.item for candidate in self.candidates]
         cheapest_choice = [item.costs.index(min(item.costs)) for item in items]
         least = sum(min(item.costs) for item in items)
-        ratios = sorted(point.kl / point.estimated_kl for point in curve if point.kl and point.estimated_kl)
-        allowed = budget / max(1.0, ratios[len(ratios) // 2] if ratios else 1.0)
+        allowed = min(budget, fit_estimate(simulated).total(budget))
         best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
         for _ in range(ROUNDS):
             choice = least_lost(items, allowed) if allowed > least else cheapest_choice
-            point, row = self.simulate({"advised": choice}, exact_calibration=True)["advised"]
+            point, row = self.simulate({"advised": choice}, simulated=simulated, exact_calibration=True)["advised"]
             if point.kl is not None and point.kl <= budget:
                 return choice, point, row
             if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
@@ -135,15 +148,19 @@ class Search:
             for candidate, index in zip(self.candidates, choice, strict=True)
         }
 
-    def point(self, title: str, choice: Choice, row: RecipeRow) -> AdvicePoint:
-        """One point of the curve: what a choice keeps (share of MACs), its prices' sum, and its simulated score."""
-        picked = [(c, c.options[index], c.prices[index]) for c, index in zip(self.candidates, choice, strict=True)]
+    def total(self, choice: Choice) -> float:
+        """Sum of the prices of a choice, nats per token."""
+        return sum(candidate.prices[index] for candidate, index in zip(self.candidates, choice, strict=True))
+
+    def point(self, title: str, choice: Choice, row: RecipeRow, estimate: float) -> AdvicePoint:
+        """One point of the curve: what a choice keeps (share of MACs), its estimated KL, and its simulated score."""
+        picked = [(candidate, candidate.options[i]) for candidate, i in zip(self.candidates, choice, strict=True)]
         return AdvicePoint(
             name=title,
-            kept=sum(candidate.share for candidate, option, _ in picked if option.keeps_format),
-            estimated_kl=sum(price for _, _, price in picked),
+            kept=sum(candidate.share for candidate, option in picked if option.keeps_format),
+            estimated_kl=estimate,
             kl=row.kl,
             kl_stderr=row.kl_stderr,
             top1=row.top1,
-            options=dict(Counter(option.name for _, option, _ in picked)),
+            options=dict(Counter(option.name for _, option in picked)),
         )

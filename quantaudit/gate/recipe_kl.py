@@ -17,6 +17,7 @@ from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
+from quantaudit.simulate.sensitivity.recipe_estimate import RecipeEstimate, estimate_of
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
@@ -24,13 +25,13 @@ _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 def score(
     resolution: Resolution, assignments: Sequence[GroupAssignment], simulations: Sequence[Simulation], corpus: str
 ) -> Score:
-    """The first row that was measured on the same assignment of schemes; else the sum of prices; else why not.
+    """The first row that was measured on the same assignment of schemes; else an estimate from prices; else why not.
 
     corpus: SHA-256 of the card's text.
     """
     rows = ((row, simulation) for simulation in simulations for row in _rows(simulation, resolution.digest))
     result = next((_measured(row, of_card=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
-    result = result or estimate(assignments, resolution.smoothed)
+    result = result or estimate(assignments, resolution.smoothed, estimate_of(simulations))
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *result.left_out]))
     notes = [result.note, *(f"nearly: {text}" for text in result.approximate), *(f"but {text}" for text in left_out)]
     return result.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
@@ -90,10 +91,11 @@ def _measured(row: RecipeRow, *, of_card: bool) -> Score:
     )
 
 
-def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str] = frozenset()) -> Score:
-    """Prices add up over fused groups, in nats; each must be of the very scheme that the recipe gives the group.
+def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str], estimated: RecipeEstimate) -> Score:
+    """The KL that the prices of the groups sum to; each must be of the very scheme that the recipe gives the group.
 
     smoothed: modules that are changed before they are quantized, so that their groups' prices are of something else.
+    estimated: from sums of prices to KL, in nats per token.
     """
     if not assignments:
         return Score(source="measured", kl=0.0, top1=1.0, note="nothing is quantized")
@@ -111,6 +113,6 @@ def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str] 
         )
     return Score(
         source="estimated",
-        kl=sum(price for price in prices.values() if price is not None),
-        note=f"estimated: the sum of the prices of {len(prices)} fused groups",
+        kl=estimated.kl(sum(price for price in prices.values() if price is not None)),
+        note=f"estimated from the prices of {len(prices)} fused groups",
     )

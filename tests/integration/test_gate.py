@@ -18,6 +18,7 @@ from quantaudit.gate.run import gate
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import load_policy
+from quantaudit.simulate.sensitivity.recipe_estimate import estimate_of
 from tests.recipe_cards import card_of
 
 RECIPES = resource_dir("recipes")
@@ -71,7 +72,8 @@ def test_a_mixed_recipe_is_estimated_from_the_cards_prices(audited: Card) -> Non
         if row.layer is not None and row.scheme.endswith("token" if row.projection == "down_proj" else "tensor")
     ]
     assert report.score.source == "estimated"
-    assert report.score.kl == pytest.approx(sum(price or 0.0 for price in prices))
+    total = sum(price or 0.0 for price in prices)
+    assert report.score.kl == pytest.approx(estimate_of([audited.simulation]).kl(total))
 
 
 @pytest.mark.parametrize("name", ["w8a8_mixed", "w8a8_static_moving_average", "fp8_dynamic"])

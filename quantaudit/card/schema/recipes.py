@@ -15,7 +15,7 @@ class AdvicePoint(Row):
 
     name: str
     kept: Number = Field(description="share of the quantized Linears' MACs that keep the recipe's own format")
-    estimated_kl: Number = Field(description="sum of prices, nats per token")
+    estimated_kl: Number = Field(description="from the groups' prices and other simulated recipes, nats per token")
     kl: Number = Field(description="simulated, nats per token")
     kl_stderr: Number
     top1: Number

@@ -105,7 +105,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
     remedy=SIMULATE.format(recipe="R.yaml"),
 )
 def estimated(evidence: Evidence) -> Iterator[Hit]:
-    """The KL is a sum of prices: information where that decides, inconclusive near the limit or where not accepted."""
+    """The KL is estimated from prices: information where that decides, inconclusive near the limit or where not accepted."""
     score, rules, limit = evidence.score, evidence.policy.gate.estimate, evidence.policy.kl.care
     if score.source != "estimated" or score.kl is None or evidence.incomplete:
         return
@@ -119,8 +119,8 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
         else ""
     )
     yield Hit(
-        message=f"KL {significant(score.kl, *evidence.policy.kl.both)} nats per token is a sum of prices, not a "
-        f"measurement{detail and f': {detail}'}",
+        message=f"KL {significant(score.kl, *evidence.policy.kl.both)} nats per token is estimated from prices, not "
+        f"measured{detail and f': {detail}'}",
         value=score.kl,
         threshold=limit,
         severity="inconclusive" if undecided else "info",

@@ -1,15 +1,132 @@
-"""The KL of a recipe as its groups' prices tell it, beside what was simulated."""
+"""The KL that the prices of a recipe's groups sum to, as recipes that were simulated on the same tokens show it.
+
+Prices are second-order and add up. What a sum leaves out is measured on the model itself:
+
+- In 16-bit arithmetic the least change, anywhere, flips roundings in every later layer. What that costs depends on how
+  deep it enters and hardly on its size; it comes once for a whole recipe, however many groups are quantized.
+- Where prices are large, the next order is no longer small, and prices of the same groups share their errors. A
+  simulated recipe shows how far its KL lies above or below its prices' sum; smaller sums bend in proportion.
+
+One function answers for gate, advise, card and benchmark: `fit_estimate`. Imports no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.effects import GroupEffect
-from quantaudit.simulate.experiment import Experiment
-from quantaudit.simulate.logits.rounding_floor import RoundingFloor, fit_curve
-from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.records import RecipeRow, Simulation
+
+if TYPE_CHECKING:
+    from quantaudit.quant.schemes import Scheme
+    from quantaudit.simulate.effects import GroupEffect
+    from quantaudit.simulate.experiment import Experiment
+    from quantaudit.simulate.logits.rounding_floor import RoundingFloor
+    from quantaudit.simulate.quantized.plan import Plan
+
+REACH = 4.0
+"""A simulated recipe shows how the prices of others sum up to so many times its own sum."""
+Simulated = tuple[float, float | None]
+"""A simulated recipe: the sum of its groups' prices and its KL, nats per token; None where that is not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdditivityCurve:
+    """KL of a recipe, nats per token, from the sum S of its groups' prices: floor + S·(1 + c·S), and for a negative
+    curvature c floor + S/(1 − c·S), which never falls. curvature: per nat. fitted_up_to: the sum of the simulated
+    recipe; above it the ratio of KL to S stays constant.
+    """
+
+    floor: float = 0.0
+    curvature: float = 0.0
+    fitted_up_to: float = math.inf
+
+    @classmethod
+    def through(cls, total: float, kl: float, floor: float) -> AdditivityCurve:
+        """The curve through one simulated recipe; total and kl − floor are positive."""
+        ratio = (kl - floor) / total
+        curvature = (ratio - 1) / total if ratio >= 1 else (1 - 1 / ratio) / total
+        return cls(floor=floor, curvature=curvature, fitted_up_to=total)
+
+    def kl(self, total: float) -> float:
+        """total: sum of prices, nats per token. 0 for a recipe that costs nothing."""
+        if total <= 0:
+            return 0.0
+        return self.floor + total * self._ratio(min(total, self.fitted_up_to))
+
+    def total(self, kl: float) -> float:
+        """The largest sum of prices whose KL is at most `kl`: the inverse."""
+        y, c = kl - self.floor, self.curvature
+        if y <= 0:
+            return 0.0
+        if y >= self.fitted_up_to * self._ratio(self.fitted_up_to):
+            return y / self._ratio(self.fitted_up_to)
+        return 2 * y / (1 + math.sqrt(1 + 4 * c * y)) if c >= 0 else y / (1 + c * y)
+
+    def _ratio(self, total: float) -> float:
+        bent = self.curvature * total if self.curvature else 0.0
+        return 1 + bent if bent >= 0 else 1 / (1 - bent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeEstimate:
+    """KL of a recipe from the sum of its groups' prices: the median of the curves through the simulated recipes.
+
+    A curve counts for sums up to REACH times its recipe's; above all of these, the one that reaches furthest. Of an
+    even number the upper one of the middle two is taken, so that an estimate is rather too high. It never falls.
+    """
+
+    curves: tuple[AdditivityCurve, ...]
+
+    def kl(self, total: float) -> float:
+        """total: sum of prices, nats per token. 0 for a recipe that costs nothing."""
+        # Where a curve ends the median may drop.
+        ends = (REACH * curve.fitted_up_to for curve in self.curves)
+        return max(map(self._median, [total, *(end for end in ends if end < total)]))
+
+    def total(self, kl: float) -> float:
+        """The largest sum of prices that is estimated at `kl` nats per token or less, by bisection."""
+        low, high = 0.0, max(curve.total(kl) for curve in self.curves)
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.kl(middle) <= kl else (low, middle)
+        return low
+
+    def _median(self, total: float) -> float:
+        near = [curve for curve in self.curves if REACH * curve.fitted_up_to >= total]
+        near = near or [max(self.curves, key=lambda curve: curve.fitted_up_to)]
+        return sorted(curve.kl(total) for curve in near)[len(near) // 2]
+
+
+def fit_estimate(simulated: Iterable[Simulated], floor: float = 0.0) -> RecipeEstimate:
+    """What sums of prices amount to, given recipes that were simulated; without a usable one, the sum and the floor.
+
+    floor: KL of the least change at the first block, nats per token; 0 where it was not measured.
+    """
+    curves = tuple(
+        AdditivityCurve.through(total, kl, floor)
+        for total, kl in simulated
+        if kl is not None and floor < kl < math.inf and total > 0
+    )
+    return RecipeEstimate(curves=curves or (AdditivityCurve(floor=floor),))
+
+
+def estimate_of(simulations: Sequence[Simulation]) -> RecipeEstimate:
+    """The estimate that rests on the recipes in a card's or a file's simulations that use one scheme throughout."""
+    floors = [s.evaluation.rounding_floor for s in simulations if s.evaluation.rounding_floor is not None]
+    pairs = (pair for simulation in simulations for pair in _uniform_recipes(simulation))
+    return fit_estimate(pairs, floors[0] if floors else 0.0)
+
+
+def _uniform_recipes(simulation: Simulation) -> Iterator[Simulated]:
+    """Recipes that are named as the one scheme that they give all groups in the blocks, if all of these have prices."""
+    for recipe in simulation.recipes:
+        rows = [row for row in simulation.groups if row.scheme == recipe.name and row.layer is not None]
+        prices = [row.price for row in rows if row.price is not None]
+        if prices and len(prices) == recipe.groups:
+            yield sum(prices), None if recipe.nonfinite else recipe.kl
 
 
 def with_estimates(
@@ -19,19 +136,16 @@ def with_estimates(
     effects: Sequence[GroupEffect],
     floor: RoundingFloor,
 ) -> list[RecipeRow]:
-    """The recipes with the KL that their groups' prices tell; how sums bend is taken from the other recipes alone."""
+    """The recipes with the KL estimated from prices; each estimate rests on the other recipes alone."""
     prices = {effect.key: effect.price for effect in effects}
     totals = [_sum_of_prices(plan, experiment, prices) for plan in plans]
-    estimated = []
+    pairs = [None if total is None else (total, row.kl) for total, row in zip(totals, recipes, strict=True)]
+    rows = []
     for i, (recipe, total) in enumerate(zip(recipes, totals, strict=True)):
-        others = [
-            (other, row.kl)
-            for j, (row, other) in enumerate(zip(recipes, totals, strict=True))
-            if j != i and other is not None
-        ]
-        estimate = None if total is None else fit_curve(others, floor.at(0)).kl(total)
-        estimated.append(recipe.model_copy(update={"kl_estimate": estimate}))
-    return estimated
+        others = [pair for j, pair in enumerate(pairs) if j != i and pair is not None]
+        kl = None if total is None else fit_estimate(others, floor.at(0)).kl(total)
+        rows.append(recipe.model_copy(update={"kl_estimate": kl}))
+    return rows
 
 
 def _sum_of_prices(plan: Plan, experiment: Experiment, prices: Mapping[tuple[str, str], float | None]) -> float | None:

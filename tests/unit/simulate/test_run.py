@@ -22,10 +22,10 @@ from quantaudit.simulate.cost import Work, forward_passes
 from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.experiment import GroupOptions
-from quantaudit.simulate.logits.baselines import worst_groups
-from quantaudit.simulate.logits.rounding_floor import fit_curve
+from quantaudit.simulate.logits.baselines import MIXED, MIXED_SHARE, worst_groups
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
+from quantaudit.simulate.sensitivity.recipe_estimate import AdditivityCurve
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import damage_rows, price_groups, ranges
 
@@ -111,20 +111,26 @@ def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
     assert {row.price_low for row in simulation.groups} == {None}
 
 
-def test_recipes_carry_the_kl_that_prices_tell_and_not_their_own(simulation: Simulation) -> None:
-    """The curve of each recipe goes through the others alone."""
-    prices = {(row.group, row.scheme): row.price or 0.0 for row in simulation.groups if row.layer is not None}
+def test_recipes_carry_the_kl_that_prices_sum_to_and_not_their_own(simulation: Simulation) -> None:
+    """Each estimate rests on the other recipes alone: the largest of the KLs that the bends of two of them give."""
+    inside = {(row.group, row.scheme): row for row in simulation.groups if row.layer is not None}
     floor = simulation.evaluation.rounding_floor
     assert floor is not None
     rows = {row.name: row for row in simulation.recipes}
-    static, dynamic = (rows[scheme] for scheme in (INT8_STATIC.name, INT8_DYNAMIC.name))
+    static = {group: row for (group, scheme), row in inside.items() if scheme == INT8_STATIC.name}
+    total = sum(row.damage or 0.0 for row in static.values())
+    worst: dict[str, float] = {}
+    for group, row in sorted(static.items(), key=lambda item: -(item[1].damage or 0.0)):
+        if sum(worst.values()) < MIXED_SHARE * total:
+            worst[group] = row.damage or 0.0
     sums = {
-        name: sum(price for (_, scheme), price in prices.items() if scheme == name)
-        for name in (INT8_STATIC.name, INT8_DYNAMIC.name)
+        scheme: sum(row.price or 0.0 for (_, name), row in inside.items() if name == scheme)
+        for scheme in (INT8_STATIC.name, INT8_DYNAMIC.name)
     }
-    assert static.kl is not None
-    curve = fit_curve([(sums[INT8_STATIC.name], static.kl)], floor)
-    assert dynamic.kl_estimate == pytest.approx(curve.kl(sums[INT8_DYNAMIC.name]))
+    sums[MIXED] = sum(inside[g, (INT8_DYNAMIC if g in worst else INT8_STATIC).name].price or 0.0 for g in static)
+    for name, row in rows.items():
+        others = [AdditivityCurve.through(sums[o], rows[o].kl or 0.0, floor) for o in rows if o != name]
+        assert row.kl_estimate == pytest.approx(max(curve.kl(sums[name]) for curve in others))
     assert all(row.kl_estimate is not None and row.kl_estimate != row.kl for row in simulation.recipes)
 
 

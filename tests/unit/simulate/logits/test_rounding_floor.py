@@ -1,44 +1,20 @@
-"""What prices leave out is measured on the model, and the curve that adds it keeps to its laws."""
+"""The rounding floor, which prices leave out, is measured on the model."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.simulate.logits.rounding_floor import (
-    AdditivityCurve,
     RoundingFloor,
-    fit_curve,
     perturb_ulp,
     rounding_floor,
 )
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import run
-
-positive = st.floats(1e-4, 20)
-
-
-@given(positive, positive, st.floats(0, 0.01))
-def test_the_curve_meets_what_was_simulated_and_never_falls(total: float, kl: float, floor: float) -> None:
-    curve = fit_curve([(total / 3, 1.0), (total, kl + floor), (0.0, 5.0)], floor)
-    assert curve.kl(total) == pytest.approx(kl + floor, rel=1e-9)
-    values = [curve.kl(total * i / 20) for i in range(1, 41)]
-    assert values == sorted(values)
-    assert curve.kl(0) == 0
-    # What lies beyond was not simulated: it grows in proportion.
-    assert curve.kl(10 * total) - floor == pytest.approx(10 * kl)
-    # A small recipe keeps its sum.
-    assert curve.kl(total * 1e-9) - floor == pytest.approx(total * 1e-9, rel=1e-3, abs=1e-12)
-
-
-def test_without_a_usable_simulation_the_curve_is_straight() -> None:
-    for simulated in ([], [(1.0, None)], [(1.0, float("inf"))], [(0.0, 3.0)], [(1.0, 0.001)]):
-        assert fit_curve(simulated, 0.002) == AdditivityCurve(floor=0.002)
 
 
 def test_floors_lie_on_straight_lines_between_the_depths() -> None:
