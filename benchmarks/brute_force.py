@@ -59,7 +59,7 @@ NEAR = 8
 RECIPES, DRAWS, RECIPE_KL = 10, 40, (0.02, 1.0)
 """Mixed recipes compared, drawn at most, and the range of KL, nats per token, in which they count."""
 TIMED = 5
-"""Groups on which brute force is timed when its KLs are known already."""
+"""Groups on which brute force is timed when its KLs are given already."""
 
 _ASYMMETRIC = replace(
     INT8_STATIC, name="int8_asymmetric_static_per_tensor", title="asymmetric", input_activations=INT8_ASYMMETRIC
@@ -130,7 +130,7 @@ def main(
         model=model, corpus=corpus, samples=samples, evaluation_tokens=evaluation_tokens, device=device
     )
     case = prepare_case(settings, profile)
-    kl, brute_seconds = known_truth(truth, case) if truth else brute_force(case)
+    kl, brute_seconds = stored_truth(truth, case) if truth else brute_force(case)
     scores, prices, floor, costs = rankings(case)
     estimates = {name: price + floor.at(_layer(case, name)) for name, price in scores["price"].items()}
     scores["price + floor"] = estimates
@@ -184,13 +184,13 @@ def prepare_case(settings: Settings, profile: Path | None) -> Case:
 
 def brute_force(case: Case) -> tuple[Scores, float]:
     """KL of every fused group quantized alone, and the seconds that took."""
-    found: Scores = {}
+    kl: Scores = {}
     plans = [case.plan(group.name, [group.name]) for group in case.groups]
-    spent = case.spent(lambda: found.update(case.kls(plans)))
-    return found, spent
+    spent = case.spent(lambda: kl.update(case.kls(plans)))
+    return kl, spent
 
 
-def known_truth(path: Path, case: Case) -> tuple[Scores, float]:
+def stored_truth(path: Path, case: Case) -> tuple[Scores, float]:
     """The same from an earlier result, which must be of these weights and tokens."""
     stored = json.loads(path.read_text(encoding="utf-8"))
     same = stored["fingerprint"] == case.subject.loaded.info.fingerprint
@@ -234,7 +234,7 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, d
         "relative_mae": {name: errors[name].relative_mae for name in names if name in errors},
         "zeroed_fraction": {name: errors[name].zeroed_fraction for name in names if name in errors},
     }
-    return {kind: _known(values) for kind, values in scores.items()}, prices, floors[0], costs
+    return {kind: _finite(values) for kind, values in scores.items()}, prices, floors[0], costs
 
 
 def compare_recipes(case: Case, prices: PriceList) -> list[dict[str, Any]]:
@@ -243,9 +243,9 @@ def compare_recipes(case: Case, prices: PriceList) -> list[dict[str, Any]]:
     drawn = islice(mixed_recipes(names, (INT8_STATIC, INT8_DYNAMIC)), DRAWS)
     rows: list[dict[str, Any]] = []
     while len(rows) < RECIPES and (some := dict(enumerate(islice(drawn, RECIPES // 2)))):
-        found = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])
+        kls = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])
         for i, recipe in some.items():
-            kl = found.get(str(i), math.nan)
+            kl = kls.get(str(i), math.nan)
             if RECIPE_KL[0] <= kl <= RECIPE_KL[1]:
                 total = sum(prices[name, scheme.name] or math.nan for name, scheme in recipe.items())
                 rows.append({"groups": len(recipe), "sum": total, "kl": kl})
@@ -277,7 +277,7 @@ def near(rows: Sequence[Mapping[str, Any]], key: str) -> int:
     return sum(abs(row[key] / row["kl"] - 1) <= WITHIN for row in rows)
 
 
-def _known(values: Mapping[str, float | None]) -> Scores:
+def _finite(values: Mapping[str, float | None]) -> Scores:
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -285,8 +285,8 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _amax(found: QParams | None) -> float | None:
-    return None if found is None else max(-found.min, found.max)
+def _amax(qparams: QParams | None) -> float | None:
+    return None if qparams is None else max(-qparams.min, qparams.max)
 
 
 def worst(scores: Mapping[str, float], k: int) -> list[str]:
@@ -296,17 +296,17 @@ def worst(scores: Mapping[str, float], k: int) -> list[str]:
 
 def compare(scores: Scores, kl: Scores) -> dict[str, float]:
     """KL mass at k against brute force's, Spearman's ρ, and how far a score is from the KL itself."""
-    known = [name for name in kl if name in scores]
-    found = {
+    ranked = [name for name in kl if name in scores]
+    masses = {
         f"mass_at_{k}": sum(kl.get(name, 0.0) for name in worst(scores, k)) / sum(kl[name] for name in worst(kl, k))
         for k in MASS_AT
     }
-    rho = spearmanr([scores[name] for name in known], [kl[name] for name in known]).statistic
+    rho = spearmanr([scores[name] for name in ranked], [kl[name] for name in ranked]).statistic
     ten = worst(kl, 10)
     within = sum(abs(scores.get(name, math.inf) / kl[name] - 1) <= WITHIN for name in ten)
     ratio = float(np.median([scores.get(name, 0.0) / kl[name] for name in ten]))
     return {
-        **{key: round(value, 4) for key, value in found.items()},
+        **{key: round(value, 4) for key, value in masses.items()},
         "spearman": round(float(rho), 4),
         "worst_ten_within_35_percent": within,
         "worst_ten_median_ratio": round(ratio, 4),
@@ -323,32 +323,34 @@ def left_alone(case: Case, scores: Mapping[str, Scores], names: Sequence[str]) -
     }
     # Rankings that leave the same groups alone share one run.
     different = {tuple(groups): f"plan {i}" for i, groups in enumerate(kept.values())}
-    found = case.kls([case.plan(name, groups) for groups, name in different.items()])
-    return {kind: {str(k): found[different[tuple(kept[kind, k])]] for k in (0, *LEFT_ALONE)} for kind in scores}
+    kls = case.kls([case.plan(name, groups) for groups, name in different.items()])
+    return {kind: {str(k): kls[different[tuple(kept[kind, k])]] for k in (0, *LEFT_ALONE)} for kind in scores}
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:
     """What falls short of the targets, in words."""
-    found = []
+    shortfalls = []
     oracle = result["left_alone_kl"]["brute force"]
     for kind in JUDGED:
         mass = result["rankings"][kind]["mass_at_10"]
         if not mass >= TARGETS["mass_at_10"]:
-            found.append(f"{kind}: KL mass at 10 is {mass:.3f}, below {TARGETS['mass_at_10']}")
+            shortfalls.append(f"{kind}: KL mass at 10 is {mass:.3f}, below {TARGETS['mass_at_10']}")
         for k in map(str, LEFT_ALONE):
             ratio = result["left_alone_kl"][kind][k] / oracle[k]
             if not ratio <= TARGETS["left_alone_ratio"]:
-                found.append(f"{kind}: leaving {k} alone gives {ratio:.2f} times brute force's KL")
+                shortfalls.append(f"{kind}: leaving {k} alone gives {ratio:.2f} times brute force's KL")
     count = result["rankings"]["price"]["worst_ten_within_35_percent"]
     if count < NEAR:
-        found.append(f"price: {count} of the ten worst groups are within 35 % of their KL, fewer than {NEAR}")
+        shortfalls.append(f"price: {count} of the ten worst groups are within 35 % of their KL, fewer than {NEAR}")
     recipes = result["recipes"]
     if near(recipes, "estimate") < NEAR * len(recipes) / RECIPES:
-        found.append(f"price: {near(recipes, 'estimate')} of {len(recipes)} mixed recipes are within 35 % of their KL")
+        shortfalls.append(
+            f"price: {near(recipes, 'estimate')} of {len(recipes)} mixed recipes are within 35 % of their KL"
+        )
     for kind, target in (("damage", "damage_cost"), ("price_five_schemes", "price_cost")):
         if not result["cost"][kind] <= TARGETS[target]:
-            found.append(f"{kind}: costs {result['cost'][kind]:.3f} of brute force, above {TARGETS[target]:.3f}")
-    return found
+            shortfalls.append(f"{kind}: costs {result['cost'][kind]:.3f} of brute force, above {TARGETS[target]:.3f}")
+    return shortfalls
 
 
 def show(result: Mapping[str, Any]) -> None:

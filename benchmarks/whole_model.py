@@ -76,7 +76,7 @@ def main(
     for _ in range(runs):
         for name in order.sample(sorted(work), len(work)):
             times[name].append(seconds(work[name]))
-    middle = {name: median(found) for name, found in times.items()}
+    middle = {name: median(spent) for name, spent in times.items()}
     tokens = sum(len(sample.ids) for sample in chosen)
     print(f"{loaded.info.name} on {loaded.device}, {tokens:,} tokens; bare forward {middle['bare']:.2f} s")
     missed = False

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
 
 FLOOR = 2.6
-"""The rounding floor: the model as it is, and nudged at three depths, each from that block on."""
+"""The rounding floor: the model unmodified, and perturbed at three depths, each from that block on."""
 BACKWARD = 3.0
-"""What blocks are called with and what is felt behind them: a forward pass, and a way back that computes it again.
+"""Calls of the blocks and gradients behind them: a forward pass, and a backward pass that computes it again.
 Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""
 CLEAN = 1.0
 """A clean run of every block."""
@@ -60,7 +60,7 @@ class Speed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a report or a simulation does. tokens: of the corpus, 0 where it was measured before; evaluated: tokens that
-    predictions are taken on. calibrations: title and tokens of every recipe's own calibration. rendered: sites
+    predictions are taken on. calibrations: title and tokens of every recipe's calibration. rendered: sites
     of the card that is written, 0 for none.
     """
 
@@ -89,7 +89,7 @@ def forward_passes(work: Work) -> float:
 
 
 def single_passes(count: int) -> int:
-    """One forward pass for each group that is simulated alone, and one of the model as it is."""
+    """One forward pass for each group that is simulated alone, and one of the unmodified model."""
     return 1 + count if count else 0
 
 

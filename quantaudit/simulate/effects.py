@@ -1,4 +1,4 @@
-"""Working state of a simulation: what is known so far of one fused group under one scheme. Imports no torch."""
+"""Working state of a simulation: one fused group under one scheme, filled in stage by stage. Imports no torch."""
 
 from __future__ import annotations
 

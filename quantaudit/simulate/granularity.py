@@ -42,12 +42,12 @@ class InputErrors:
             return
         amax = self.channel_amax.to(x.device, x.dtype)
         whole = in_dtype(self.per_tensor_range, x.dtype, INT8)
-        found = {
+        scales = {
             "per_tensor": (whole.scale.to(x.device), whole.zero_point.to(x.device)),
             "per_token": dynamic_scales(x, INT8_PER_TOKEN),
             "per_channel": calculate_qparams(-amax, amax, INT8),
         }
-        for name, (scale, zero_point) in found.items():
+        for name, (scale, zero_point) in scales.items():
             error = block_damage(x, fake_quantize_rows(x, scale, zero_point, INT8))
             self.sums[name] = self.sums[name] + error if name in self.sums else error
         self.tokens += x.shape[1]
@@ -55,14 +55,14 @@ class InputErrors:
 
 def watch_inputs(groups: Sequence[Group], profile: Profile) -> dict[str, InputErrors]:
     """Group name → what gathers its errors, for groups whose input has a finite calibrated range."""
-    found = {}
+    watched = {}
     for group in groups:
         qparams = site_qparams(profile, group.site, INT8, "absolute_maximum")
         calibration = profile.calibration(group.site)
         if qparams is not None and calibration is not None:
             amax = torch.from_numpy(calibration.channel_amax).to(model_dtype(profile))
-            found[group.name] = InputErrors(per_tensor_range=qparams, channel_amax=amax)
-    return found
+            watched[group.name] = InputErrors(per_tensor_range=qparams, channel_amax=amax)
+    return watched
 
 
 def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[str, Callable[[Tensor], None]]:
@@ -76,7 +76,7 @@ def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[st
 
 
 def granularity_rows(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> list[GranularityRow]:
-    """One row for each group whose input was seen."""
+    """One row for each group whose input was observed."""
     rows = []
     for group in groups:
         errors = watched.get(group.name)

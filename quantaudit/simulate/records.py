@@ -164,9 +164,11 @@ class Evaluation(Row):
         default=None,
         description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
     )
-    note: str | None = Field(default=None, description="why prices come from no backward pass although it was wanted")
+    note: str | None = Field(
+        default=None, description="why prices come from no backward pass although one was asked for"
+    )
     price_source: PriceSource | None = Field(
-        default=None, description="whence prices come: one backward pass, or block damage through a fitted curve"
+        default=None, description="source of the prices: one backward pass, or block damage through a fitted curve"
     )
     rounding_floor: Number = Field(
         default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"

@@ -126,10 +126,10 @@ def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None
     members = [member for group in groups if group.layer is not None for member in group.members]
     for member in members:
         shape = tuple(weight_out_in(model.get_submodule(member)).shape)
-        toolkit = QuantizationScheme(
+        resolved = QuantizationScheme(
             targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
         )
-        if reasons := obstacles(toolkit, shape):
+        if reasons := obstacles(resolved, shape):
             raise UsageError(
                 f"{member}: {reasons[0]}",
                 where=f"--scheme {scheme.name}",

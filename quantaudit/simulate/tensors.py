@@ -27,11 +27,11 @@ def scale_rows(profile: Profile) -> list[ScaleRow]:
             max=qparams.max,
             scale=float(qparams.scale),
             zero_point=int(qparams.zero_point),
-            order_spread=order_spread(seen, args) if observer == "minmax" else None,
+            order_spread=order_spread(calibration, args) if observer == "minmax" else None,
         )
         for site in quantizable(profile)
-        if (seen := observed(profile, site.name)) is not None
-        for scheme, args, observer, qparams in _derived(seen)
+        if (calibration := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(calibration)
     ]
 
 
@@ -49,15 +49,15 @@ def error_rows(profile: Profile) -> list[TensorErrorRow]:
         )
         for site in quantizable(profile)
         if (evaluation := profile.split(site.name, "evaluation")) is not None
-        and (seen := observed(profile, site.name)) is not None
-        for scheme, args, observer, qparams in _derived(seen)
+        and (calibration := observed(profile, site.name)) is not None
+        for scheme, args, observer, qparams in _derived(calibration)
     ]
 
 
-def _derived(seen: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:
+def _derived(calibration: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:
     for scheme, args in STATIC_INPUTS.items():
         for observer in OBSERVERS:
             if applies(observer, args):
-                qparams = qparams_from(seen, args, observer)
+                qparams = qparams_from(calibration, args, observer)
                 if qparams is not None:
                     yield scheme, args, observer, qparams

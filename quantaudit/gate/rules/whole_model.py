@@ -105,7 +105,7 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
     remedy=SIMULATE.format(recipe="R.yaml"),
 )
 def estimated(evidence: Evidence) -> Iterator[Hit]:
-    """The KL is estimated from prices: information where that decides, inconclusive near the limit or where not accepted."""
+    """The KL comes from prices: information where that decides, inconclusive near the limit or where not accepted."""
     score, rules, limit = evidence.score, evidence.policy.gate.estimate, evidence.policy.kl.care
     if score.source != "estimated" or score.kl is None or evidence.incomplete:
         return

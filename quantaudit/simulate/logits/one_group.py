@@ -35,7 +35,7 @@ def even_ranks(effects: Sequence[GroupEffect], scheme: str, count: int | None) -
 
 
 def simulate_alone(experiment: Experiment, chosen: Sequence[GroupEffect], *, stages: Stages = silent_stages) -> None:
-    """Fill in the KL of each chosen group quantized alone, under its own scheme.
+    """Fill in the KL of each chosen group quantized alone, under its scheme.
 
     What has a KL already is not simulated again; what did not stay finite, or has no calibrated range, keeps None.
     Costs a forward pass for each chosen group, and one without a change.

@@ -1,4 +1,4 @@
-"""Runs Linears as if they were quantized, for as long as a context lasts, with compressed_tensors' own arithmetic."""
+"""Runs Linears as if they were quantized, for as long as a context lasts, with the arithmetic of compressed_tensors."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def quantized(
 ) -> Iterator[None]:
     """Within the context, members of `groups` use `weights` (by module path) and `inputs` (by group name)."""
     members = {member: group.name for group in groups for member in group.members}
-    own = {path: weight for path, weight in weights.items() if path in members}
-    with quantized_modules(model, own, {member: inputs.get(name) for member, name in members.items()}):
+    inside = {path: weight for path, weight in weights.items() if path in members}
+    with quantized_modules(model, inside, {member: inputs.get(name) for member, name in members.items()}):
         yield
 
 
@@ -86,12 +86,12 @@ def copied_parameters(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     A parameter that several modules share is copied once and shared again, whether or not all of them are at `paths`.
     """
     with disable_onloading():
-        wanted = {id(p) for path in paths for p in model.get_submodule(path)._parameters.values() if p is not None}
+        copied = {id(p) for path in paths for p in model.get_submodule(path)._parameters.values() if p is not None}
         held = [
             (module, name, parameter)
             for module in model.modules()
             for name, parameter in module._parameters.items()
-            if id(parameter) in wanted and parameter is not None
+            if id(parameter) in copied and parameter is not None
         ]
     copies: dict[int, nn.Parameter] = {}
     with ExitStack() as stack:
@@ -143,7 +143,7 @@ def _quantizing_hook(quantizer: InputQuantizer) -> InputChange:
 def _memoized_by_input(quantize: InputQuantizer) -> InputQuantizer:
     """Quantize a tensor that several Linears of a fused group read only once.
 
-    What was made of it is forgotten with it: a plan holds a quantizer for every group, and would hold all their inputs.
+    The result is forgotten with the tensor: a plan holds a quantizer for every group, and would hold all their inputs.
     """
     last: list[tuple[ref[Tensor], Tensor]] = []
 
@@ -162,14 +162,14 @@ def _memoized_by_input(quantize: InputQuantizer) -> InputQuantizer:
 
 
 def _static_quantizer(qparams: QParams, args: QuantizationArgs, device: torch.device, table: bool) -> InputQuantizer:
-    """One scale for the whole tensor, in the tensor's dtype, which is known on the first use; so is the table."""
+    """One scale for the whole tensor, in the tensor's dtype, determined on the first use; so is the table."""
     grids: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
     tables: dict[torch.dtype, StaticTable] = {}
 
     def quantize(x: Tensor) -> Tensor:
         if x.dtype not in grids:
-            own = in_dtype(qparams, x.dtype, args)
-            grids[x.dtype] = own.scale.to(device), own.zero_point.to(device)
+            rounded = in_dtype(qparams, x.dtype, args)
+            grids[x.dtype] = rounded.scale.to(device), rounded.zero_point.to(device)
         if not table or x.dtype not in (torch.bfloat16, torch.float16) or x.device != device:
             return fake_quantize_rows(x, *grids[x.dtype], args)
         if x.dtype not in tables:
@@ -180,10 +180,10 @@ def _static_quantizer(qparams: QParams, args: QuantizationArgs, device: torch.de
 
 
 def _dynamic(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None) -> Tensor:
-    """Scales found on x [..., channels] itself, for tokens, groups of channels or the tensor, as at run time."""
+    """x [..., channels] under scales of its values, for tokens, groups of channels or the tensor, as at run time."""
     if not x.numel():
         return x
-    # The toolkit takes the first two axes for batch and token; flattened tokens lack the first.
+    # compressed_tensors takes the first two axes for batch and token; flattened tokens lack the first.
     rows = x.unsqueeze(0) if x.ndim == 2 and args.strategy == QuantizationStrategy.TOKEN else x
     scale, zero_point = dynamic_scales(rows, args, global_scale)
     if global_scale is not None:

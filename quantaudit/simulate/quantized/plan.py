@@ -17,7 +17,7 @@ from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantize
 from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant
 
 TABLES = 1024
-"""Static scales that are looked up in a table of their own; beyond them (thousands of experts) memory matters more."""
+"""Static scales that are looked up in a table each; beyond them (thousands of experts) memory matters more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class PlanWeights:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, model: nn.Module, plan: Plan) -> dict[str, Tensor]:
-        """Module path → weight, in its own layout, for every module whose scheme quantizes weights.
+        """Module path → weight, in its layout in the model, for every module whose scheme quantizes weights.
 
         model: smoothed as the plan says.
         """

@@ -35,27 +35,27 @@ def recipe_plan(
 ) -> Plan:
     """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
 
-    A recipe that smooths is calibrated on the model itself: samples are then the profile's own, and all static ranges
-    are of the smoothed model. Modules that cannot be simulated are left alone and named. A range that is not finite
-    makes the row non-finite.
+    A recipe that smooths is calibrated on the model itself: samples are then those of the profile, and all static
+    ranges are of the smoothed model. Modules that cannot be simulated are left alone and named. A range that is not
+    finite makes the row non-finite.
     """
     sites, routed = _inputs(profile), _expert_sites(profile)
     left_out: dict[str, list[str]] = {}
     near: dict[str, None] = {}
     schemes: dict[str, Scheme] = {}
     translated: dict[int, Scheme] = {}
-    for path, found in recipe.schemes.items():
-        reasons = _reasons(found, path, model, sites)
+    for path, resolved in recipe.schemes.items():
+        reasons = _reasons(resolved, path, model, sites)
         for reason in reasons:
             left_out.setdefault(reason, []).append(path)
         if reasons:
             continue
-        if id(found) not in translated:
-            translated[id(found)] = scheme_from_compressed_tensors(
-                f"{recipe.name} {len(translated) + 1}", recipe.name, found
+        if id(resolved) not in translated:
+            translated[id(resolved)] = scheme_from_compressed_tensors(
+                f"{recipe.name} {len(translated) + 1}", recipe.name, resolved
             )
-        schemes[path] = translated[id(found)]
-        near |= dict.fromkeys(approximations(found))
+        schemes[path] = translated[id(resolved)]
+        near |= dict.fromkeys(approximations(resolved))
         if schemes[path].static and sites[path] in routed:
             near[_EXPERTS] = None
     if any(sites.get(path) in routed for by in recipe.smooth for path in by.smooth_layers):
@@ -90,25 +90,25 @@ def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Map
 
 def _ranges(schemes: Mapping[str, Scheme], sites: Mapping[str, str], profile: Profile) -> dict[str, QParams | None]:
     """By module path; modules that read one tensor under one scheme share an object, and with it a quantizer."""
-    known: dict[tuple[str, str], QParams | None] = {}
-    found: dict[str, QParams | None] = {}
+    distinct: dict[tuple[str, str], QParams | None] = {}
+    by_path: dict[str, QParams | None] = {}
     for path, scheme in schemes.items():
         if scheme.static and scheme.input_activations is not None and scheme.observer is not None:
             key = (sites[path], scheme.name)
-            if key not in known:
-                known[key] = site_qparams(profile, sites[path], scheme.input_activations, scheme.observer)
-            found[path] = known[key]
-    return found
+            if key not in distinct:
+                distinct[key] = site_qparams(profile, sites[path], scheme.input_activations, scheme.observer)
+            by_path[path] = distinct[key]
+    return by_path
 
 
 def _inputs(profile: Profile) -> dict[str, str]:
-    """Module path → the site that it reads; an expert's own rather than that of all experts together."""
-    found = {m: site.name for site in profile.sites if site.kind == "linear_input" for m in site.members}
-    return found | {m: site.name for site in profile.sites if site.kind == "expert_input" for m in site.members}
+    """Module path → the site that it reads; that of the single expert rather than of all experts together."""
+    layer_inputs = {m: site.name for site in profile.sites if site.kind == "linear_input" for m in site.members}
+    return layer_inputs | {m: site.name for site in profile.sites if site.kind == "expert_input" for m in site.members}
 
 
 def _expert_sites(profile: Profile) -> set[str]:
-    """Inputs of experts whose range over all tokens is not known."""
+    """Inputs of experts whose range over all tokens was not measured."""
     return {site.name for site in profile.sites if site.kind == "expert_input" and site.all_tokens is None}
 
 
@@ -118,9 +118,9 @@ def _some(paths: Sequence[str]) -> str:
 
 def check_names(names: Iterable[str], taken: Iterable[str]) -> str | None:
     """The first name that is used twice, among recipes or by what is simulated anyway; None where all differ."""
-    seen = set(taken)
+    used = set(taken)
     for name in names:
-        if name in seen:
+        if name in used:
             return name
-        seen.add(name)
+        used.add(name)
     return None

@@ -44,8 +44,8 @@ class CalibratedSmoothQuant:
 def smoothed(model: nn.Module, steps: Sequence[CalibratedSmoothQuant]) -> Iterator[dict[str, Tensor]]:
     """Within the context the model's weights are smoothed, one step after the other; then they are the very same again.
 
-    Copies of what changes are held beside the originals. Yields what the input of each Linear that is reached has been
-    divided by: module path → [in_features].
+    Copies of what changes are held in addition to the originals. Yields the factors that inputs of Linears are divided
+    by: module path → [in_features].
     """
     if not steps:
         yield {}
@@ -69,9 +69,9 @@ def calibrate(
 ) -> tuple[tuple[CalibratedSmoothQuant, ...], Profile]:
     """What each step divides by, and the profile with the calibration statistics of `sites` on the smoothed model.
 
-    samples: those of the profile; the calibration split is run once for every step, each on what the steps before have
-    made of the model, and once more, where there are `sites`, for their statistics. Samples run one at a time with the
-    attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
+    samples: those of the profile; the calibration split is run once for every step, each on the model that the steps
+    before have changed, and once more, where there are `sites`, for their statistics. Samples run one at a time with
+    the attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
     CorpusError where there is something to smooth and no calibration sample.
     """
     steps: tuple[CalibratedSmoothQuant, ...] = ()
@@ -92,7 +92,7 @@ def observed_ranges(
     *,
     progress: Advance = no_advance,
 ) -> Ranges:
-    """Of what the modules at `paths` put out for the calibration samples; those that never ran are left out."""
+    """Output ranges of the modules at `paths` over the calibration samples; those that never ran are left out."""
     with _as_measured(model, profile), _observed(model, paths) as ranges:
         _run(model, _calibration(samples), lambda _batch: None, progress)
     return ranges
@@ -111,8 +111,8 @@ def measured_smoothed(
 
     Of an expert's input they are of the site that its static scales come from.
     """
-    wanted = {profile.by_name[name].all_tokens or name for name in names}
-    sites = [site for site in profile.sites if site.name in wanted]
+    measured = {profile.by_name[name].all_tokens or name for name in names}
+    sites = [site for site in profile.sites if site.name in measured]
     everywhere = profile.experts == "all"
     architecture = discover(model, all_tokens=everywhere)
     gathered = StatisticsCollector(
@@ -129,15 +129,15 @@ def measured_smoothed(
         capture(model, sites, gathered.receive),
     ):
         _run(model, _calibration(samples), enter, progress)
-    found = {key: value for key, value in gathered.result().items() if key[0] in wanted}
-    return replace(profile, statistics={**profile.statistics, **found})
+    statistics = {key: value for key, value in gathered.result().items() if key[0] in measured}
+    return replace(profile, statistics={**profile.statistics, **statistics})
 
 
 def _calibration(samples: Sequence[TokenizedSample]) -> list[TokenizedSample]:
-    found = [sample for sample in samples if sample.split == "calibration"]
-    if not found:
+    calibration = [sample for sample in samples if sample.split == "calibration"]
+    if not calibration:
         raise CorpusError("no calibration sample to smooth with", hint="give the corpus that the profile is of")
-    return found
+    return calibration
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def _run(
 @contextmanager
 def _observed(model: nn.Module, paths: frozenset[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Ranges of the outputs of modules, filled in as the model runs; of a tuple the first, as the modifier's hook."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
     def hook(path: str, output: Any) -> None:
         x = output[0] if isinstance(output, tuple) else output
@@ -172,19 +172,19 @@ def _observed(model: nn.Module, paths: frozenset[str]) -> Iterator[dict[str, tup
         if not len(x_NC):  # an expert that nothing was routed to
             return
         low, high = x_NC.amin(0), x_NC.amax(0)
-        if path in found:
-            low, high = torch.minimum(found[path][0], low), torch.maximum(found[path][1], high)
-        found[path] = low, high
+        if path in ranges:
+            low, high = torch.minimum(ranges[path][0], low), torch.maximum(ranges[path][1], high)
+        ranges[path] = low, high
 
     with ExitStack() as stack:
         for path in paths:
             take = lambda _module, _args, _kwargs, output, path=path: hook(path, output)  # noqa: E731
             stack.enter_context(watch_outputs(model.get_submodule(path), take))
-        yield found
+        yield ranges
 
 
 def _apply(model: nn.Module, step: CalibratedSmoothQuant) -> dict[str, Tensor]:
-    """Smooth the weights that the model has now, in place; Linear → what its input is divided by."""
+    """Smooth the present weights of the model in place; Linear → what its input is divided by."""
     from llmcompressor.modeling.offset_norm import norm_calibration_context
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
     from llmcompressor.modifiers.transform.smoothquant.base import (

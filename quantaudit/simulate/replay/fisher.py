@@ -1,6 +1,6 @@
-"""Fisher information by sampling: labels drawn from the model's own predictions, and the backward pass from them.
+"""Fisher information by sampling: labels drawn from the model's predictions, and the backward pass from them.
 
-To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's own predictions. Score
+To second order, KL(p‖q) of the logits is ½·δᵀFδ, with F the Fisher information of the model's predictions. Score
 gradients of sampled labels (`sampled_score_gradients`) have covariance F; backpropagated, they give g = ∂/∂h of any
 tensor h on the way, and ½·(g·Δh)² is the KL of changing it by Δh, on average over draws.
 """

@@ -145,8 +145,8 @@ def _input_gradients(
 ) -> list[Tensor]:
     """Gradients along each input channel: Σ over members of g·M, float32 [draws, ..., in] for each recorded input.
 
-    M: a member's weight, or with `args` what quantizing it changes. It is made in slices of SLICE_BYTES, each used for
-    all inputs: with a large vocabulary the change of the output projection alone would outweigh the model.
+    M: a member's weight, or with `args` what quantizing it changes. It is computed in slices of SLICE_BYTES, each used
+    for all inputs: with a large vocabulary the change of the output projection alone would outweigh the model.
     """
     products: list[dict[str, Tensor]] = [{} for _ in inputs]
     for member, weight in weights.items():

@@ -14,7 +14,7 @@ _ABSENT = object()
 
 
 def replace_forward(stack: ExitStack, module: nn.Module, forward: Callable[..., Any]) -> None:
-    """Until the stack closes, calls of the module run `forward` in place of its own."""
+    """Until the stack closes, calls of the module run `forward` in place of the original."""
     before = module.__dict__.get("forward", _ABSENT)
     module.__dict__["forward"] = forward
     if before is _ABSENT:
