@@ -20,7 +20,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import Batch, batches, forward
 from quantaudit.model.forward.hooks import replace_inputs
 from quantaudit.simulate.logits.kl import Scratch, compare, token_stats
-from quantaudit.simulate.replay.resume import can_skip, remember_outputs, skipped
+from quantaudit.simulate.logits.resume import can_skip, remember_outputs, skipped
 
 PERTURBED_SHARE = 1 / 1024
 """Part of the elements that are moved by one step. A sixteenth gave the same floor: see docs/prediction.md."""

@@ -14,9 +14,9 @@ from quantaudit.common.progress import Advance, no_advance
 from quantaudit.model.forward.batches import batches
 from quantaudit.model.structure import linears
 from quantaudit.simulate.experiment import Experiment
+from quantaudit.simulate.patch_forward import checkpointed
 from quantaudit.simulate.replay.fisher import backward, differentiable
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
-from quantaudit.simulate.replay.patch_forward import checkpointed
 from quantaudit.simulate.replay.recorded_calls import Calls, record_calls, record_gradients, watch_calls
 from quantaudit.simulate.replay.residual_branch import ResidualBranches, find_residual_branches
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
-from quantaudit.simulate.replay.patch_forward import replace_forward
+from quantaudit.simulate.patch_forward import replace_forward
 
 MEMO_BYTES = 1 << 30
 """Recorded outputs of one block's modules kept at once; what exceeds it is computed again."""

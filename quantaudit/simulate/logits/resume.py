@@ -14,7 +14,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.forward.hooks import watch_outputs
-from quantaudit.simulate.replay.patch_forward import replace_forward
+from quantaudit.simulate.patch_forward import replace_forward
 
 BlockOutputs = dict[str, Any]
 """By path of the block, what its last call returned; none of it shares memory with what the model works on."""

@@ -10,8 +10,8 @@ import torch
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.sites import discover
+from quantaudit.simulate.logits import resume
 from quantaudit.simulate.logits.rounding_floor import rounding_floor
-from quantaudit.simulate.replay import resume
 from tests.builders import hooks, random_corpus, weight_bytes
 from tests.families import FAMILIES, family_model
 
