@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
@@ -40,27 +40,9 @@ def recipe_plan(
     finite makes the row non-finite.
     """
     sites, routed = _inputs(profile), _expert_sites(profile)
-    left_out: dict[str, list[str]] = {}
-    near: dict[str, None] = {}
-    schemes: dict[str, Scheme] = {}
-    translated: dict[int, Scheme] = {}
-    for path, resolved in recipe.schemes.items():
-        reasons = _reasons(resolved, path, model, sites)
-        for reason in reasons:
-            left_out.setdefault(reason, []).append(path)
-        if reasons:
-            continue
-        if id(resolved) not in translated:
-            translated[id(resolved)] = scheme_from_compressed_tensors(
-                f"{recipe.name} {len(translated) + 1}", recipe.name, resolved
-            )
-        schemes[path] = translated[id(resolved)]
-        near |= dict.fromkeys(approximations(resolved))
-        if schemes[path].static and sites[path] in routed:
-            near[_EXPERTS] = None
-    if any(sites.get(path) in routed for by in recipe.smooth for path in by.smooth_layers):
-        near[_SMOOTHED_EXPERTS] = None
+    schemes, left_out = _translated(recipe, model, sites)
     read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
+    near = list(dict.fromkeys(_approximations(recipe, schemes, sites, routed)))
     work = recipe.calibration_samples(samples)
     tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
     smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=tick)
@@ -77,6 +59,38 @@ def recipe_plan(
         unsimulated=unsimulated,
         smoothed=smoothed,
     )
+
+
+def _translated(
+    recipe: ResolvedRecipe, model: nn.Module, sites: Mapping[str, str]
+) -> tuple[dict[str, Scheme], dict[str, list[str]]]:
+    """Schemes by module path, and by reason the paths of modules that cannot be simulated."""
+    left_out: dict[str, list[str]] = {}
+    schemes: dict[str, Scheme] = {}
+    distinct: dict[int, Scheme] = {}
+    for path, resolved in recipe.schemes.items():
+        reasons = _reasons(resolved, path, model, sites)
+        for reason in reasons:
+            left_out.setdefault(reason, []).append(path)
+        if reasons:
+            continue
+        if id(resolved) not in distinct:
+            name = f"{recipe.name} {len(distinct) + 1}"
+            distinct[id(resolved)] = scheme_from_compressed_tensors(name, recipe.name, resolved)
+        schemes[path] = distinct[id(resolved)]
+    return schemes, left_out
+
+
+def _approximations(
+    recipe: ResolvedRecipe, schemes: Mapping[str, Scheme], sites: Mapping[str, str], routed: Container[str]
+) -> Iterator[str]:
+    """What is simulated nearly, not exactly. routed: sites of experts that saw the tokens routed to them alone."""
+    for path, scheme in schemes.items():
+        yield from approximations(recipe.schemes[path])
+        if scheme.static and sites[path] in routed:
+            yield _EXPERTS
+    if any(sites.get(path) in routed for spec in recipe.smooth for path in spec.smooth_layers):
+        yield _SMOOTHED_EXPERTS
 
 
 def _reasons(scheme: QuantizationScheme, path: str, model: nn.Module, sites: Mapping[str, str]) -> list[str]:
