@@ -80,7 +80,7 @@ def plain(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[int, dict[str, T
 
 
 @torch.no_grad()
-def made(model: Any, expert: int, x: Tensor) -> Tensor:
+def built(model: Any, expert: int, x: Tensor) -> Tensor:
     """What an expert makes of tokens, before its down_proj."""
     mlp = model.get_submodule(f"{LAYER}.experts.{expert}")
     return functional.silu(x @ mlp.gate_proj.weight.T) * (x @ mlp.up_proj.weight.T)
@@ -93,22 +93,22 @@ def made(model: Any, expert: int, x: Tensor) -> Tensor:
 def test_inputs_over_all_tokens_are_those_of_a_plain_forward(
     loaded: LoadedModel, profiles: dict[Experts, Profile], plain: dict[int, dict[str, Tensor]], expert: int
 ) -> None:
-    found = profiles["all"].whole(f"layers.1.mlp.experts.{expert}.down_proj.input@all")
-    assert found is not None
-    tensors = {index: made(loaded.model, expert, here["x"]) for index, here in plain.items()}
-    for row, index in enumerate(found.extremes.sample):
+    actual = profiles["all"].whole(f"layers.1.mlp.experts.{expert}.down_proj.input@all")
+    assert actual is not None
+    tensors = {index: built(loaded.model, expert, here["x"]) for index, here in plain.items()}
+    for row, index in enumerate(actual.extremes.sample):
         x = tensors[int(index)]
-        assert found.extremes.tokens[row] == len(x)
-        assert float(found.extremes.min[row]) == pytest.approx(float(x.min()), rel=1e-4)
-        assert float(found.extremes.max[row]) == pytest.approx(float(x.max()), rel=1e-4)
-    assert sorted(found.extremes.sample) == sorted(tensors)
+        assert actual.extremes.tokens[row] == len(x)
+        assert float(actual.extremes.min[row]) == pytest.approx(float(x.min()), rel=1e-4)
+        assert float(actual.extremes.max[row]) == pytest.approx(float(x.max()), rel=1e-4)
+    assert sorted(actual.extremes.sample) == sorted(tensors)
     highest = max(tensors, key=lambda index: float(tensors[index].abs().max()))
     position, channel = divmod(int(tensors[highest].abs().argmax()), tensors[highest].shape[1])
-    peaks = found.peaks
+    peaks = actual.peaks
     assert (peaks.sample[0], peaks.position[0], peaks.channel[0]) == (highest, position, channel)
     every = torch.cat(list(tensors.values()))
-    assert torch.allclose(torch.from_numpy(found.channel_amax), every.abs().amax(0), rtol=1e-4)
-    assert found.distribution.counts.sum() == every.numel()
+    assert torch.allclose(torch.from_numpy(actual.channel_amax), every.abs().amax(0), rtol=1e-4)
+    assert actual.distribution.counts.sum() == every.numel()
 
 
 def test_running_on_all_tokens_changes_nothing_that_was_routed(profiles: dict[Experts, Profile]) -> None:
@@ -127,11 +127,11 @@ def test_running_on_all_tokens_changes_nothing_that_was_routed(profiles: dict[Ex
 def test_the_merged_site_holds_every_token_as_often_as_it_is_routed(
     profiles: dict[Experts, Profile], plain: dict[int, dict[str, Tensor]]
 ) -> None:
-    found = profiles["routed"].whole("layers.1.mlp.experts.gate_up_proj.input")
-    assert found is not None
+    actual = profiles["routed"].whole("layers.1.mlp.experts.gate_up_proj.input")
+    assert actual is not None
     every = torch.cat([here["x"] for here in plain.values()])
-    assert found.range == pytest.approx((float(every.min()), float(every.max())), rel=1e-5)
-    assert found.tokens == 2 * len(every)
+    assert actual.range == pytest.approx((float(every.min()), float(every.max())), rel=1e-5)
+    assert actual.tokens == 2 * len(every)
 
 
 def test_all_tokens_change_no_output(loaded: LoadedModel) -> None:
@@ -145,33 +145,33 @@ def test_all_tokens_change_no_output(loaded: LoadedModel) -> None:
     assert extra_work(model) == 2
 
 
-# Experts that starve -------------------------------------------------------------------------------------------------
+# Undersampled experts -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def short() -> TokenizedCorpus:
-    """So few tokens that the experts of a layer starve, although every one is reached."""
+    """So few tokens that the experts of a layer are undersampled, although every one is reached."""
     return random_corpus([9, 8, 7], seed=3)
 
 
-def starving(profile: Profile) -> set[str]:
+def undersampled(profile: Profile) -> set[str]:
     return {row.module for row in profile.provenance.unmeasured if row.reason.startswith("expert saw")}
 
 
 @pytest.mark.parametrize("name", ["gpt-oss", "qwen3-moe"])
-def test_starving_experts_are_run_on_all_tokens_and_the_others_are_not(
+def test_undersampled_experts_are_run_on_all_tokens_and_the_others_are_not(
     tiny_loaded: LoadedModel, short: TokenizedCorpus, name: str
 ) -> None:
     loaded = mixture(tiny_loaded, name)
     routed, everywhere, auto = (measure(loaded, short, batch_size=2, experts=e) for e in ("routed", "all", "auto"))
-    assert starving(routed)
-    assert not starving(auto)
+    assert undersampled(routed)
+    assert not undersampled(auto)
     assert auto.experts == "routed"
     for key, value in routed.statistics.items():
         assert not differences(auto.statistics[key], value), key
     more = auto.statistics.keys() - routed.statistics.keys()
     assert {auto.by_name[site].members[0] for site in auto.by_name if f"{site}@all" in {name for name, _ in more}} == {
-        module for module in starving(routed) if module.endswith("down_proj")
+        module for module in undersampled(routed) if module.endswith("down_proj")
     }
     for key in more:  # not to the last bit: products of all rows at once round otherwise in the layers before
         one, other = auto.statistics[key], everywhere.statistics[key]
@@ -182,10 +182,10 @@ def test_starving_experts_are_run_on_all_tokens_and_the_others_are_not(
 
 def test_an_expert_that_no_token_is_sent_to_stays_unmeasured(tiny_loaded: LoadedModel, short: TokenizedCorpus) -> None:
     profile = measure(mixture(tiny_loaded, "gpt-oss", dead=2), short, experts="auto")
-    assert starving(profile) == {f"model.layers.1.mlp.experts.2.{p}_proj" for p in ("gate", "up", "down")}
+    assert undersampled(profile) == {f"model.layers.1.mlp.experts.2.{p}_proj" for p in ("gate", "up", "down")}
 
 
-def test_a_shard_cannot_know_which_experts_starve(tiny_loaded: LoadedModel, short: TokenizedCorpus) -> None:
+def test_a_shard_cannot_know_which_experts_are_undersampled(tiny_loaded: LoadedModel, short: TokenizedCorpus) -> None:
     loaded = mixture(tiny_loaded, "gpt-oss")
     half = measure(loaded, short, experts="auto", shard=Shard(index=1, count=2))
     assert not [site for site in half.sites if site.name.endswith("@all")]
@@ -224,7 +224,9 @@ def test_a_dead_expert_has_a_range_over_all_tokens(tiny_loaded: LoadedModel, cor
     assert "those over all tokens" in card.experts.calibration
 
 
-def test_a_dead_expert_is_told_where_only_routed_tokens_ran(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+def test_a_dead_expert_is_listed_where_only_routed_tokens_ran(
+    tiny_loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
     loaded = mixture(tiny_loaded, "gpt-oss", dead=2)
     card = card_of(loaded, corpus, "routed")
     (finding,) = [row for row in card.findings if row.code == "QA101" and row.severity == "error"]
@@ -236,7 +238,7 @@ def test_a_dead_expert_is_told_where_only_routed_tokens_ran(tiny_loaded: LoadedM
     assert CardView(card).experts[1].undersampled == 1
 
 
-def test_experts_that_the_toolkit_does_not_split_see_routed_tokens_alone(
+def test_experts_that_llm_compressor_does_not_split_see_routed_tokens_alone(
     tiny_loaded: LoadedModel, corpus: TokenizedCorpus
 ) -> None:
     loaded = loaded_from(family_model("ling"), tiny_loaded)
@@ -265,7 +267,7 @@ def test_the_card_counts_and_peaks_are_those_of_a_plain_forward(
     for expert in range(4):
         mine = x[(chosen == expert).any(-1)]
         assert layer.amax["gate_up_proj"][expert] == pytest.approx(float(mine.abs().max()), rel=1e-4)
-        behind = made(loaded.model, expert, mine)
+        behind = built(loaded.model, expert, mine)
         assert layer.amax["down_proj"][expert] == pytest.approx(float(behind.abs().max()), rel=1e-4)
     line = CardView(card).experts[1]
     assert (line.fewest, line.most, line.experts) == (min(layer.tokens), max(layer.tokens), 4)
@@ -281,7 +283,9 @@ def test_a_card_holds_one_site_for_each_group_of_experts(profiles: dict[Experts,
         assert {row.kind for row in card.places.kinds if row.kind.startswith("expert")} == set()
 
 
-def test_every_expert_has_a_cell_and_starved_ones_no_colour(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
+def test_every_expert_has_a_cell_and_undersampled_ones_no_colour(
+    tiny_loaded: LoadedModel, corpus: TokenizedCorpus
+) -> None:
     card = card_of(mixture(tiny_loaded, "gpt-oss", dead=2), corpus, "routed")
     cells = peaks_by_expert.data(card)
     assert [(cell["layer"], cell["expert"]) for cell in cells] == [(i, e) for i in range(2) for e in range(4)]

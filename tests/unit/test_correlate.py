@@ -62,10 +62,10 @@ def test_coefficients_are_those_of_ranks_over_the_groups(simulation: Simulation,
 
 
 def test_every_scope_and_outcome_of_the_static_scheme_is_there(simulation: Simulation, amax: Measured) -> None:
-    found = {(row.scope, row.outcome) for row in correlate(simulation, amax) if row.scheme == STATIC}
+    actual = {(row.scope, row.outcome) for row in correlate(simulation, amax) if row.scheme == STATIC}
     scopes = {"all", "partial", "qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
     outcomes = {"damage", "price", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"}
-    assert found == {(scope, outcome) for scope in scopes for outcome in outcomes}
+    assert actual == {(scope, outcome) for scope in scopes for outcome in outcomes}
 
 
 def test_too_few_groups_give_no_row(simulation: Simulation, amax: Measured) -> None:
@@ -184,8 +184,8 @@ def test_the_kl_of_single_groups_rests_on_the_sample_alone(simulation: Simulatio
     ],
 )
 def test_readings_tell_on_how_many_groups_they_rest(scope: str, words: str) -> None:
-    told = read("INT8", scope, "kl", 0.9, 0.8, 0.95, rests_on=(9, 30))
-    assert words in told
+    sentence = read("INT8", scope, "kl", 0.9, 0.8, 0.95, rests_on=(9, 30))
+    assert words in sentence
     assert "9 of" not in read("INT8", scope, "kl", 0.9, 0.8, 0.95, rests_on=(30, 30))
 
 
@@ -197,14 +197,14 @@ def test_kurtosis_is_scipys_of_the_values_themselves(spread: float) -> None:
 
 
 def test_predictors_are_those_of_the_evaluation_split(tiny_profile: Profile) -> None:
-    found = predictors(tiny_profile)
+    actual = predictors(tiny_profile)
     name = "layers.0.mlp.down_proj"
     evaluation = tiny_profile.split(f"{name}.input", "evaluation")
     assert evaluation is not None
     described = summary(evaluation)
-    assert found["amax"][name] == described.amax
-    assert found["peak_over_rms"][name] == pytest.approx(described.amax / described.rms)
-    assert set(found) == {"amax", "peak_over_rms", "kurtosis"}
+    assert actual["amax"][name] == described.amax
+    assert actual["peak_over_rms"][name] == pytest.approx(described.amax / described.rms)
+    assert set(actual) == {"amax", "peak_over_rms", "kurtosis"}
 
 
 @pytest.mark.parametrize("partial", [False, True], ids=["all groups", "apart from the projection"])
@@ -214,14 +214,14 @@ def test_the_interval_is_of_ninety_five_in_a_hundred_resampled_coefficients(part
     x, kind = rng.normal(size=24), np.repeat([0, 1, 2], 8)
     y = x + rng.normal(size=24) + 3 * kind
     draws = np.random.default_rng(7).integers(0, 24, (RESAMPLES, 24))
-    found = []
+    actual = []
     for draw in draws:
         a, b = stats.rankdata(x[draw]), stats.rankdata(y[draw])
         for one in np.unique(kind[draw]) if partial else []:
             mine = kind[draw] == one
             a[mine] -= a[mine].mean()
             b[mine] -= b[mine].mean()
-        found.append(stats.pearsonr(a, b).statistic)
+        actual.append(stats.pearsonr(a, b).statistic)
     low, high = bootstrap_interval(x, y, "spearman", 7, kind if partial else None)
-    assert (low, high) == pytest.approx(tuple(np.quantile(found, [0.025, 0.975])), abs=1e-12)
-    assert np.mean((np.array(found) >= low) & (np.array(found) <= high)) == pytest.approx(0.95, abs=0.005)
+    assert (low, high) == pytest.approx(tuple(np.quantile(actual, [0.025, 0.975])), abs=1e-12)
+    assert np.mean((np.array(actual) >= low) & (np.array(actual) <= high)) == pytest.approx(0.95, abs=0.005)

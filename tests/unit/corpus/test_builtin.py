@@ -53,8 +53,8 @@ def test_the_part_that_the_demo_takes_has_every_domain_in_both_splits_and_every_
     assert set(splits) == {(domain, split) for domain in domains for split in ("calibration", "evaluation")}
     assert max(Counter(row.domain for row in chosen).values()) <= 6
     languages = {row["id"]: row["language"] for row in rows()}
-    found = {languages[row.id] for row in chosen if row.id}
-    assert len(found) >= 12
+    actual = {languages[row.id] for row in chosen if row.id}
+    assert len(actual) >= 12
     texts = {row["id"]: text_of(row) for row in rows()}
     assert len({script_of(texts[row.id]) for row in chosen if row.id}) >= 5
 
@@ -79,9 +79,9 @@ def test_every_domain_has_its_own_file() -> None:
 
 
 def test_ids_are_unique_and_tell_the_domain() -> None:
-    found = rows()
-    assert len({row["id"] for row in found}) == len(found)
-    assert all(row["id"].startswith(f"{row['domain']}-") for row in found)
+    actual = rows()
+    assert len({row["id"] for row in actual}) == len(actual)
+    assert all(row["id"].startswith(f"{row['domain']}-") for row in actual)
 
 
 def test_no_text_occurs_twice() -> None:
@@ -90,25 +90,25 @@ def test_no_text_occurs_twice() -> None:
 
 
 def test_it_speaks_at_least_twelve_languages_in_at_least_five_scripts() -> None:
-    found = rows()
-    languages = {row["language"] for row in found}
-    scripts = {script_of(text_of(row)) for row in found}
+    actual = rows()
+    languages = {row["language"] for row in actual}
+    scripts = {script_of(text_of(row)) for row in actual}
     assert len(languages) >= 12, languages
     assert len(scripts) >= 5, scripts
     assert {"LATIN", "CYRILLIC", "ARABIC"} <= scripts
 
 
 def test_it_holds_chats_and_no_prepared_splits() -> None:
-    found = load_corpus("builtin").rows
-    assert any(row.messages for row in found)
-    assert all(row.split is None for row in found)
+    actual = load_corpus("builtin").rows
+    assert any(row.messages for row in actual)
+    assert all(row.split is None for row in actual)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_domain_is_split_two_to_one(seed: int) -> None:
-    found = load_corpus("builtin").rows
-    sizes = Counter(row.domain for row in found)
-    held = Counter(row.domain for row, split in zip(found, assign(found, seed), strict=True) if split == "evaluation")
+    actual = load_corpus("builtin").rows
+    sizes = Counter(row.domain for row in actual)
+    held = Counter(row.domain for row, split in zip(actual, assign(actual, seed), strict=True) if split == "evaluation")
     assert all(abs(held[domain] - size / 3) < 1 for domain, size in sizes.items()), held
 
 

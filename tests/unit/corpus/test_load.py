@@ -102,7 +102,7 @@ def test_a_chat_turn_keeps_what_templates_may_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("empty", [{"messages": []}, {"input_ids": []}, {"messages": None, "input_ids": None}])
-def test_empty_columns_beside_the_text_are_as_good_as_absent(tmp_path: Path, empty: dict[str, Any]) -> None:
+def test_empty_columns_next_to_the_text_are_as_good_as_absent(tmp_path: Path, empty: dict[str, Any]) -> None:
     path = jsonl(tmp_path / "c.jsonl", {"text": "a", **empty}, {"text": "b"})
     assert contents(load_corpus(str(path))) == ["a", "b"]
 
@@ -270,12 +270,12 @@ def test_images_lie_relative_to_the_corpus_file(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_digest_is_of_an_images_content_and_not_of_its_place(tmp_path: Path) -> None:
-    found = {}
+    actual = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         image(tmp_path / name / f"{name}.png", seed)
         row = {"image": f"{name}.png", "text": "what?"}
-        found[name] = load_corpus(str(jsonl(tmp_path / name / "c.jsonl", row, {"text": "b"}))).sha256
-    assert found["a"] == found["b"] != found["c"]
+        actual[name] = load_corpus(str(jsonl(tmp_path / name / "c.jsonl", row, {"text": "b"}))).sha256
+    assert actual["a"] == actual["b"] != actual["c"]
 
 
 def test_an_image_that_is_null_is_none(tmp_path: Path) -> None:

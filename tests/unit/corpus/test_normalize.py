@@ -158,7 +158,7 @@ def test_a_row_is_the_same_sample_in_every_format(
     rows = [{"domain": "d", **row}, {"domain": None, "id": 7, **row}]
     corpus = load_corpus(str(write(tmp_path, rows)))
     assert said(corpus) == [expected, expected]
-    assert [(found.domain, found.id) for found in corpus.rows] == [("d", None), ("unlabelled", "7")]
+    assert [(actual.domain, actual.id) for actual in corpus.rows] == [("d", None), ("unlabelled", "7")]
     assert corpus.sha256 == load_corpus(str(write_jsonl(tmp_path, rows))).sha256
 
 
@@ -224,11 +224,11 @@ def test_offered_tools_come_in_one_form(tmp_path: Path, tools: Any, name: str) -
 
 def test_the_order_of_a_calls_fields_says_nothing(tmp_path: Path) -> None:
     turned = {"role": "assistant", "tool_calls": [dict(reversed(CALL.items()))]}
-    found = [load(tmp_path, {"messages": [USER, turn]}, {"text": "b"}).sha256 for turn in (CALLING, turned)]
-    assert found[0] == found[1]
+    actual = [load(tmp_path, {"messages": [USER, turn]}, {"text": "b"}).sha256 for turn in (CALLING, turned)]
+    assert actual[0] == actual[1]
     other = {**CALL, "function": {"name": "look", "arguments": {"query": "coffee"}}}
     changed = {"messages": [USER, {**CALLING, "tool_calls": [other]}]}
-    assert load(tmp_path, changed, {"text": "b"}).sha256 != found[0]
+    assert load(tmp_path, changed, {"text": "b"}).sha256 != actual[0]
 
 
 # Chosen columns ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Datasets are streamed: some rows in a seeded order, from folders here and from the Hub, whose failures are told."""
+"""Datasets are streamed: some rows in a seeded order, from folders here and the Hub, whose failures are reported."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A dataset of Parquet files: `train` of sixty rows in three files, `test` of five."""
-    made = tmp_path / "set"
-    made.mkdir()
+    built = tmp_path / "set"
+    built.mkdir()
     for part in range(3):
         names = [f"row {20 * part + i}" for i in range(20)]
         table = {"text": names, "domain": [i % 2 for i in range(20)], "split": ["train"] * 20, "body": names}
-        parquet.write_table(pa.table(table), made / f"train-{part}.parquet")
+        parquet.write_table(pa.table(table), built / f"train-{part}.parquet")
     table = {"text": list("abcde"), "domain": [0] * 5, "split": ["test"] * 5, "body": list("fghij")}
-    parquet.write_table(pa.table(table), made / "test-0.parquet")
-    return made
+    parquet.write_table(pa.table(table), built / "test-0.parquet")
+    return built
 
 
 def texts(spec: Any, **options: Any) -> list[str | None]:
@@ -124,8 +124,8 @@ def test_a_dataset_smaller_than_asked_for_is_read_whole(folder: Path) -> None:
 
 
 def test_five_hundred_and_twelve_samples_are_the_default(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", *({"text": f"row {i}"} for i in range(600)))
-    assert len(texts(made)) == stream.SAMPLES == 512
+    built = jsonl_folder(tmp_path / "set", *({"text": f"row {i}"} for i in range(600)))
+    assert len(texts(built)) == stream.SAMPLES == 512
 
 
 def test_domains_may_be_numbers_and_others_splits_say_nothing(folder: Path) -> None:
@@ -136,15 +136,15 @@ def test_domains_may_be_numbers_and_others_splits_say_nothing(folder: Path) -> N
 
 def test_a_category_is_a_domain_where_there_is_no_other(tmp_path: Path) -> None:
     """As in the set of arXiv 2605.15572: token ids, and a category."""
-    made = jsonl_folder(tmp_path / "a", *({"input_ids": [i, 1], "category": "math"} for i in range(3)))
-    assert {row.domain for row in load_corpus(str(made)).rows} == {"math"}
-    made = jsonl_folder(tmp_path / "b", *({"text": f"{i}", "category": "math", "domain": "law"} for i in range(3)))
-    assert {row.domain for row in load_corpus(str(made)).rows} == {"law"}
+    built = jsonl_folder(tmp_path / "a", *({"input_ids": [i, 1], "category": "math"} for i in range(3)))
+    assert {row.domain for row in load_corpus(str(built)).rows} == {"math"}
+    built = jsonl_folder(tmp_path / "b", *({"text": f"{i}", "category": "math", "domain": "law"} for i in range(3)))
+    assert {row.domain for row in load_corpus(str(built)).rows} == {"law"}
 
 
 def test_our_own_splits_are_kept(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", *({"text": s, "split": s} for s in ("calibration", "evaluation")))
-    assert all(row.split == row.text for row in load_corpus(str(made)).rows)
+    built = jsonl_folder(tmp_path / "set", *({"text": s, "split": s} for s in ("calibration", "evaluation")))
+    assert all(row.split == row.text for row in load_corpus(str(built)).rows)
 
 
 def test_the_digest_is_of_what_was_read(folder: Path, tmp_path: Path) -> None:
@@ -161,38 +161,38 @@ def test_the_digest_is_of_what_was_read(folder: Path, tmp_path: Path) -> None:
 )
 def test_another_column_is_taken_for_what_it_holds(tmp_path: Path, column: str, expected: dict[str, Any]) -> None:
     row = {"text": "not this", "body": "one", "talk": CHAT, "codes": [3, 1]}
-    made = jsonl_folder(tmp_path / "set", row, row)
-    found = load_corpus(f"{made}:::{column}").rows[0].model_dump(exclude_none=True, exclude={"domain"})
-    assert found == expected
+    built = jsonl_folder(tmp_path / "set", row, row)
+    actual = load_corpus(f"{built}:::{column}").rows[0].model_dump(exclude_none=True, exclude={"domain"})
+    assert actual == expected
 
 
 def test_fields_that_a_table_fills_with_nulls_are_left_out(tmp_path: Path) -> None:
     turns = pa.array([[{"role": "user", "content": "hi", "tool_calls": None}]] * 2)
-    made = tmp_path / "set"
-    made.mkdir()
+    built = tmp_path / "set"
+    built.mkdir()
     table = pa.table({"messages": turns, "text": pa.array([None, None], pa.string())})
-    parquet.write_table(table, made / "train.parquet")
-    for spec in (made, made / "train.parquet"):
+    parquet.write_table(table, built / "train.parquet")
+    for spec in (built, built / "train.parquet"):
         (message,) = load_corpus(str(spec)).rows[0].messages or []
         assert message.model_dump() == {"role": "user", "content": "hi"}
 
 
 def test_empty_rows_are_passed_over_and_noted(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", *({"text": text} for text in ("", "a", " \n", "b", "c")))
-    corpus = load_corpus(str(made))
+    built = jsonl_folder(tmp_path / "set", *({"text": text} for text in ("", "a", " \n", "b", "c")))
+    corpus = load_corpus(str(built))
     assert sorted(str(row.text) for row in corpus.rows) == ["a", "b", "c"]
     assert corpus.notes == ("2 empty rows of the dataset were passed over",)
 
 
 def test_images_of_a_dataset_are_not_passed_over_in_silence(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "beside", *[{"text": "a", "image": "a.png"}] * 2)
-    corpus = load_corpus(str(made))
+    built = jsonl_folder(tmp_path / "both", *[{"text": "a", "image": "a.png"}] * 2)
+    corpus = load_corpus(str(built))
     assert corpus.rows[0].pictures is None
     assert corpus.notes == ("column image of the dataset was not read: images come from .jsonl files only",)
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}
-    made = jsonl_folder(tmp_path / "inside", *[{"messages": [turn]}] * 2)
+    built = jsonl_folder(tmp_path / "inside", *[{"messages": [turn]}] * 2)
     with pytest.raises(CorpusError, match=r"read from \.jsonl files only"):
-        load_corpus(str(made))
+        load_corpus(str(built))
 
 
 def test_a_column_of_a_file_can_be_chosen_too(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ WRONG: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_part_that_a_dataset_lacks_is_told_with_what_it_has(folder: Path, case: str) -> None:
+def test_a_part_that_a_dataset_lacks_is_named_with_what_it_has(folder: Path, case: str) -> None:
     spec, message = WRONG[case]
     with pytest.raises(CorpusError, match=message) as caught:
         load_corpus(spec.format(folder))
@@ -222,9 +222,9 @@ def test_a_part_that_a_dataset_lacks_is_told_with_what_it_has(folder: Path, case
 
 
 def test_columns_that_are_not_recognised_are_named(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", {"headline": "a", "story": "b"}, {"headline": "c", "story": "d"})
+    built = jsonl_folder(tmp_path / "set", {"headline": "a", "story": "b"}, {"headline": "c", "story": "d"})
     with pytest.raises(CorpusError, match="no column text, messages or input_ids; it has: headline, story") as caught:
-        load_corpus(str(made))
+        load_corpus(str(built))
     assert "ORG/NAME[@REVISION][:CONFIG[:SPLIT[:COLUMN]]]" in (caught.value.hint or "")
     parquet.write_table(pa.table({"headline": ["a"], "story": ["b"]}), tmp_path / "c.parquet")
     with pytest.raises(CorpusError, match="it has: headline, story"):
@@ -232,29 +232,29 @@ def test_columns_that_are_not_recognised_are_named(tmp_path: Path) -> None:
 
 
 def test_several_splits_without_train_have_to_be_chosen_from(tmp_path: Path) -> None:
-    made = tmp_path / "set"
-    made.mkdir()
+    built = tmp_path / "set"
+    built.mkdir()
     for name in ("validation", "test"):
-        (made / f"{name}.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+        (built / f"{name}.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
     with pytest.raises(CorpusError, match="no split train; it has: "):
-        load_corpus(str(made))
+        load_corpus(str(built))
 
 
 def test_rows_of_two_contents_are_refused_with_the_choice(tmp_path: Path) -> None:
-    made = jsonl_folder(tmp_path / "set", *[{"text": "a", "messages": CHAT}] * 2)
+    built = jsonl_folder(tmp_path / "set", *[{"text": "a", "messages": CHAT}] * 2)
     with pytest.raises(CorpusError, match="it has text and messages") as caught:
-        load_corpus(str(made))
+        load_corpus(str(built))
     assert "COLUMN" in (caught.value.hint or "")
-    assert texts(f"{made}:::text") == ["a", "a"]
+    assert texts(f"{built}:::text") == ["a", "a"]
 
 
 @pytest.mark.parametrize("content", ["{", "not json\n", ""])
 def test_a_broken_file_of_a_dataset_is_one_error(tmp_path: Path, content: str) -> None:
-    made = tmp_path / "set"
-    made.mkdir()
-    (made / "train.jsonl").write_text(content)
+    built = tmp_path / "set"
+    built.mkdir()
+    (built / "train.jsonl").write_text(content)
     with pytest.raises(CorpusError) as caught:
-        load_corpus(str(made))
+        load_corpus(str(built))
     assert "\n" not in caught.value.message
 
 
@@ -273,7 +273,7 @@ Hub = Callable[..., list[tuple[Any, ...]]]
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Hub:
-    """Puts a pretended Hub in place, which fails where told to; returns what it is asked for."""
+    """Puts a pretended Hub in place, which fails where it should; returns what it is asked for."""
     real = datasets.load_dataset
 
     def arrange(info: Exception | None = None, load: Exception | None = None) -> list[tuple[Any, ...]]:

@@ -98,7 +98,7 @@ def test_nothing_is_noted_where_there_are_no_chats() -> None:
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_text_beside_an_empty_chat_is_text(chat_template: bool) -> None:
+def test_text_next_to_an_empty_chat_is_text(chat_template: bool) -> None:
     corpus = run(corpus_of({"text": "a", "messages": []}, {"text": "b"}), chat_template=chat_template)
     assert texts(corpus) == ["a", "b"]
 
@@ -234,7 +234,7 @@ def test_ids_are_taken_as_they_are_either_way() -> None:
     assert corpus.samples[0].ids.tolist() == [BYTES + 1, 5]
 
 
-def test_what_reading_left_out_and_the_revision_are_told() -> None:
+def test_what_reading_left_out_and_the_revision_are_noted() -> None:
     rows = corpus_of({"text": "a"}, {"text": "b"}).rows
     corpus = run(Corpus(spec="o/n", name="o/n", sha256="d", rows=rows, revision="c0ffee", notes=("3 empty rows",)))
     assert (corpus.info.revision, corpus.info.notes, corpus.info.images) == ("c0ffee", ["3 empty rows"], 0)
@@ -249,13 +249,13 @@ def shifted_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True)
-    made = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, name_or_path="org/source")
+    built = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    built.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=built, name_or_path="org/source")
 
 
-def test_ids_of_another_tokenizer_are_decoded_and_tokenized_anew() -> None:
+def test_ids_of_another_tokenizer_are_decoded_and_tokenized_again() -> None:
     source = shifted_tokenizer()
     ids = source.encode("héllo")
     assert ids != tiny_tokenizer().encode("héllo")

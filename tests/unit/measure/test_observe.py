@@ -30,7 +30,7 @@ def by_four(samples: list[TokenizedSample]) -> Batches:
 
 
 def padded(rows: list[TokenizedSample], side: str) -> dict[str, torch.Tensor]:
-    """Batch of these samples; what fills it up is an ordinary token, so that only the mask tells."""
+    """Batch of these samples; what fills it up is an ordinary token, so that only the mask says which is which."""
     width = max(len(row.ids) for row in rows)
     ids = torch.full((len(rows), width), 7 if side == "right" else PAD)
     mask = torch.zeros_like(ids)
@@ -58,11 +58,14 @@ def test_the_histograms_are_those_of_measure(tiny_loaded: LoadedModel, tiny_corp
     expected = measure(tiny_loaded, tiny_corpus)
     assert seen.statistics.keys() == expected.statistics.keys()
     for key, value in expected.statistics.items():
-        found = seen.statistics[key]
-        assert not differences(found.distribution, value.distribution), key
-        assert np.array_equal(found.channel_amax, value.channel_amax)
+        actual = seen.statistics[key]
+        assert not differences(actual.distribution, value.distribution), key
+        assert np.array_equal(actual.channel_amax, value.channel_amax)
         for name in ("value", "position", "token", "channel"):
-            assert np.array_equal(np.sort(getattr(found.peaks, name)), np.sort(getattr(value.peaks, name))), (key, name)
+            assert np.array_equal(np.sort(getattr(actual.peaks, name)), np.sort(getattr(value.peaks, name))), (
+                key,
+                name,
+            )
     assert seen.provenance.unmeasured == []
     assert seen.sites == expected.sites
 
@@ -104,11 +107,11 @@ def test_experts_are_followed_through_a_masked_batch(tmp_path: Any) -> None:
     seen = observation.profile()
     compared = 0
     for site in expected.sites:
-        whole, found = expected.whole(site.name), seen.whole(site.name)
-        if whole is not None and found is not None:
+        whole, actual = expected.whole(site.name), seen.whole(site.name)
+        if whole is not None and actual is not None:
             compared += site.kind == "expert_input"
-            assert not differences(found.distribution, whole.distribution), site.name
-            assert np.array_equal(np.sort(found.peaks.position), np.sort(whole.peaks.position)), site.name
+            assert not differences(actual.distribution, whole.distribution), site.name
+            assert np.array_equal(np.sort(actual.peaks.position), np.sort(whole.peaks.position)), site.name
     assert compared
 
 
@@ -172,7 +175,7 @@ def test_other_weights_are_another_model(tiny_loaded: LoadedModel) -> None:
         ),
     ],
 )
-def test_tokens_that_cannot_be_told_are_an_error(
+def test_tokens_that_are_not_known_are_an_error(
     tiny_loaded: LoadedModel, call: Callable[[Any], Any], words: str
 ) -> None:
     before = hooks(tiny_loaded.model)

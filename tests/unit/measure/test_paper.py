@@ -71,8 +71,8 @@ def test_the_largest_elements_are_those_of_the_captured_tensors(
     for name, tensors in captured.items():
         highest = sorted(elements(tensors), key=lambda e: (-abs(e[0]), *e[1:]))[:TOP]
         expected = [(value, tiny_profile.samples[sample].id, *place) for value, sample, *place in highest]
-        found = [(row["value"], row["sample"], row["position"], row["channel"]) for row in exported[name]["top"]]
-        assert found == expected, name
+        actual = [(row["value"], row["sample"], row["position"], row["channel"]) for row in exported[name]["top"]]
+        assert actual == expected, name
         assert all(ids[row["sample"]][row["position"]] == row["token_id"] for row in exported[name]["top"])
 
 
@@ -94,8 +94,8 @@ def test_massive_activations_are_counted() -> None:
         "above": 100.0,
         "above_medians": 1000.0,
     }
-    found = [(top["value"], top["token_median"], top["massive"]) for top in row["top"][:3]]
-    assert found == [(3000.0, 0.5, True), (-1600.0, 2.0, False), (99.0, 0.5, False)]
+    actual = [(top["value"], top["token_median"], top["massive"]) for top in row["top"][:3]]
+    assert actual == [(3000.0, 0.5, True), (-1600.0, 2.0, False), (99.0, 0.5, False)]
 
 
 def test_what_is_not_finite_is_null_and_what_never_fired_is_left_out() -> None:

@@ -277,13 +277,13 @@ def test_a_missing_profile_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_an_empty_site_survives_the_file(tmp_path: Path) -> None:
-    made = Profile(
+    built = Profile(
         provenance=provenance([site_info("s")], SAMPLES), statistics={("s", "calibration"): site.zero("float16")}
     )
-    save_profile(made, tmp_path / "p")
-    found = load_profile(tmp_path / "p").split("s", "calibration")
-    assert found is not None
-    assert differences(found, site.zero("float16")) == []
+    save_profile(built, tmp_path / "p")
+    actual = load_profile(tmp_path / "p").split("s", "calibration")
+    assert actual is not None
+    assert differences(actual, site.zero("float16")) == []
 
 
 def test_shards_that_share_a_sample_are_refused() -> None:
@@ -304,9 +304,9 @@ def test_shards_of_different_attention_implementations_are_refused() -> None:
 
 
 def part_of(held: list[int], count: int, samples: list[Sample]) -> Profile:
-    made = profile_of(samples)
+    built = profile_of(samples)
     shards = ShardsInfo(count=count, held=held)
-    return Profile(provenance=made.provenance.model_copy(update={"shards": shards}), statistics=made.statistics)
+    return Profile(provenance=built.provenance.model_copy(update={"shards": shards}), statistics=built.statistics)
 
 
 def test_some_shards_say_which_they_are_and_are_read_by_merge_alone(tmp_path: Path) -> None:

@@ -121,29 +121,29 @@ def test_every_number_of_every_site_is_that_of_the_captured_tensors(
 ) -> None:
     for site in tiny_profile.sites:
         for split in ("calibration", "evaluation"):
-            found = tiny_profile.split(site.name, split)
+            actual = tiny_profile.split(site.name, split)
             own = [s for s in tiny_corpus.samples if s.split == split]
             tensors = [captured[site.name][s.index] for s in own]
             raw = torch.cat(tensors).double().numpy()
-            assert found is not None
-            assert found.tokens == sum(len(s.ids) for s in own)
-            assert found.distribution.counts.sum() == raw.size
-            described = summary(found)
+            assert actual is not None
+            assert actual.tokens == sum(len(s.ids) for s in own)
+            assert actual.distribution.counts.sum() == raw.size
+            described = summary(actual)
             assert (described.min, described.max, described.amax) == (raw.min(), raw.max(), np.abs(raw).max())
             assert described.median == np.quantile(np.abs(raw), 0.5, method="inverted_cdf")
             assert described.p999 == np.quantile(np.abs(raw), 0.999, method="inverted_cdf")
             assert described.rms == pytest.approx(float(np.sqrt(np.mean(raw**2))), rel=1e-12)
-            np.testing.assert_array_equal(found.channel_amax, np.abs(raw).max(0))
-            assert found.extremes.sample.tolist() == [s.index for s in own]
-            assert found.extremes.min.tolist() == [float(t.min()) for t in tensors]
-            assert found.extremes.max.tolist() == [float(t.max()) for t in tensors]
+            np.testing.assert_array_equal(actual.channel_amax, np.abs(raw).max(0))
+            assert actual.extremes.sample.tolist() == [s.index for s in own]
+            assert actual.extremes.min.tolist() == [float(t.min()) for t in tensors]
+            assert actual.extremes.max.tolist() == [float(t.max()) for t in tensors]
 
 
 def test_every_peak_is_where_the_captured_tensors_have_it(
     tiny_profile: Profile, tiny_corpus: TokenizedCorpus, captured: Captured
 ) -> None:
     ids = {s.index: s.ids for s in tiny_corpus.samples}
-    for (name, split), found in tiny_profile.statistics.items():
+    for (name, split), actual in tiny_profile.statistics.items():
         rows = [
             (-abs(value), s.index, position, channel, value, int(ids[s.index][position]))
             for s in tiny_corpus.samples
@@ -153,7 +153,7 @@ def test_every_peak_is_where_the_captured_tensors_have_it(
             if value
         ]
         rows.sort()
-        p = found.peaks
+        p = actual.peaks
         peaks = zip(p.value.tolist(), p.sample.tolist(), p.position.tolist(), p.token.tolist(), p.channel.tolist())  # noqa: B905
         assert list(peaks) == [(v, s, pos, tok, ch) for _, s, pos, ch, v, tok in rows[:100]], (name, split)
 
@@ -165,19 +165,19 @@ def test_tokens_at_peaks_are_spelled_out(tiny_profile: Profile, tiny_loaded: Loa
     assert all(text == tiny_loaded.tokenizer.decode([token]) for token, text in texts.items())
 
 
-def test_the_provenance_tells_the_run(
+def test_the_provenance_describes_the_run(
     tiny_profile: Profile, tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
 ) -> None:
-    found = tiny_profile.provenance
-    assert found.model == tiny_loaded.info
-    assert found.corpus == tiny_corpus.info
-    assert found.samples == tiny_corpus.sample_infos()
-    assert (found.environment.device, found.environment.batch_size) == ("cpu", 1)
-    assert found.environment.packages["torch"] == torch.__version__
-    assert found.environment.attention == tiny_loaded.model.config._attn_implementation
+    actual = tiny_profile.provenance
+    assert actual.model == tiny_loaded.info
+    assert actual.corpus == tiny_corpus.info
+    assert actual.samples == tiny_corpus.sample_infos()
+    assert (actual.environment.device, actual.environment.batch_size) == ("cpu", 1)
+    assert actual.environment.packages["torch"] == torch.__version__
+    assert actual.environment.attention == tiny_loaded.model.config._attn_implementation
 
 
-def test_progress_is_told_every_token_once(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
+def test_progress_is_given_every_token_once(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
     steps: list[int] = []
     measure(tiny_loaded, tiny_corpus, batch_size=4, progress=lambda amount=1: steps.append(amount))
     assert sum(steps) == tiny_corpus.info.tokens
@@ -221,9 +221,9 @@ def test_shards_of_the_corpus_merge_to_the_bytes_of_the_whole(
     """As ranks do: each runs its own samples, all know the whole list."""
     shards = []
     for part in range(3):
-        found = measure(tiny_loaded, shard(tiny_corpus, part, 3))
-        provenance = found.provenance.model_copy(update={"samples": tiny_corpus.sample_infos()})
-        shards.append(Profile(provenance=provenance, statistics=found.statistics))
+        actual = measure(tiny_loaded, shard(tiny_corpus, part, 3))
+        provenance = actual.provenance.model_copy(update={"samples": tiny_corpus.sample_infos()})
+        shards.append(Profile(provenance=provenance, statistics=actual.statistics))
     a, b, c = shards
     whole = saved(tiny_profile, tmp_path / "whole")
     assert saved(merge(merge(a, b), c), tmp_path / "abc") == whole
@@ -286,9 +286,9 @@ def test_at_any_batch_size_the_statistics_are_of_the_unpadded_tensors(
 ) -> None:
     profile = measure_padded(tiny_loaded, tiny_corpus, batch_size, side)
     seen = plain_capture(tiny_loaded.model, tiny_corpus, batch_size, side)
-    for (name, split), found in profile.statistics.items():
+    for (name, split), actual in profile.statistics.items():
         own = [s for s in tiny_corpus.samples if s.split == split]
-        assert differences(found, accumulate((s.index, seen[name][s.index], s.ids) for s in own)) == [], name
+        assert differences(actual, accumulate((s.index, seen[name][s.index], s.ids) for s in own)) == [], name
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -360,12 +360,12 @@ def test_other_families_are_measured_like_llama(tiny_loaded: LoadedModel, name: 
     profile, seen = measure(loaded, corpus, batch_size=2), plain_capture(loaded.model, corpus)
     assert profile.provenance.unmeasured == []
     for site in profile.sites:
-        found = profile.whole(site.name)
-        assert found is not None
-        assert found.tokens == 40
-        assert found.distribution.counts.sum() == 40 * seen[site.name][0].shape[-1]
+        actual = profile.whole(site.name)
+        assert actual is not None
+        assert actual.tokens == 40
+        assert actual.distribution.counts.sum() == 40 * seen[site.name][0].shape[-1]
         amax = max(float(tensor.abs().max()) for tensor in seen[site.name].values())
-        assert summary(found).amax == pytest.approx(amax, rel=0.05)
+        assert summary(actual).amax == pytest.approx(amax, rel=0.05)
 
 
 # What did not run, what broke ----------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def test_a_linear_that_never_runs_is_listed_as_unmeasured(
     assert "never ran" in profile.provenance.unmeasured[0].reason
 
 
-def test_a_linear_whose_weights_are_used_without_it_is_told_apart(
+def test_a_linear_whose_weights_are_used_without_it_is_listed_apart(
     tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
 ) -> None:
     model = copy.deepcopy(tiny_loaded.model)
@@ -408,8 +408,8 @@ def test_a_linear_whose_weights_are_used_without_it_is_told_apart(
 )
 def test_samples_that_begin_or_end_in_padding_are_named(tiny_loaded: LoadedModel, ids: list[int], padded: bool) -> None:
     corpus = random_corpus([5, 4, 3])
-    made = TokenizedCorpus(samples=(*corpus.samples, one_sample(ids, index=3)), info=corpus.info)
-    assert padded_samples(tiny_loaded, made) == (["s3"] if padded else [])
+    built = TokenizedCorpus(samples=(*corpus.samples, one_sample(ids, index=3)), info=corpus.info)
+    assert padded_samples(tiny_loaded, built) == (["s3"] if padded else [])
 
 
 def test_a_model_that_knows_no_padding_token_has_no_padded_samples(tiny_loaded: LoadedModel) -> None:
@@ -446,9 +446,9 @@ def test_nan_weights_are_counted_from_their_layer_on(tiny_loaded: LoadedModel, t
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
     broken = []
     for site in profile.sites:
-        found = profile.whole(site.name)
-        assert found is not None
-        if summary(found).nan:
+        actual = profile.whole(site.name)
+        assert actual is not None
+        if summary(actual).nan:
             broken.append(site.name)
     names = [site.name for site in profile.sites]
     assert broken == names[names.index("layers.1.mlp.output") :]
@@ -466,9 +466,9 @@ def test_infinite_activations_are_counted(tiny_loaded: LoadedModel, tiny_corpus:
     with torch.no_grad():
         model.get_submodule("model.layers.0.mlp.up_proj").weight[5] = 3e38
     profile = measure(loaded_from(model, tiny_loaded), tiny_corpus)
-    found = profile.whole("layers.0.mlp.down_proj.input")
-    assert found is not None
-    described = summary(found)
+    actual = profile.whole("layers.0.mlp.down_proj.input")
+    assert actual is not None
+    described = summary(actual)
     assert described.inf + described.nan > 0
     assert np.isfinite(described.amax)
     assert summary(profile.whole("layers.0.mlp.gate_up_proj.input")).inf == 0

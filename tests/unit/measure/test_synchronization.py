@@ -106,10 +106,10 @@ def test_none_in_a_dense_model(
 ) -> None:
     host = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
     with watched(monkeypatch) as waits:
-        found = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
+        actual = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
     assert waits.operations > 1000
     assert waits.found == []
-    assert same(found, host)
+    assert same(actual, host)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_none_in_a_mixture_of_experts(
     loaded, corpus = loaded_from(model, tiny_loaded), random_corpus([30, 21, 13, 8, 5, 3])
     host = measure(loaded, corpus, batch_size=2, experts=experts)
     with watched(monkeypatch) as waits:
-        found = measure(loaded, corpus, batch_size=2, experts=experts)
+        actual = measure(loaded, corpus, batch_size=2, experts=experts)
     assert waits.operations > 1000
     assert waits.found == []
-    assert same(found, host)
+    assert same(actual, host)
 
 
 @pytest.mark.parametrize("family", ["qwen", "gemma"])
@@ -138,7 +138,7 @@ def test_none_in_a_vision_model(family: str, tmp_path: Path, monkeypatch: pytest
     subject = prepare(Settings.of(model=str(SAVE[family](tmp_path / family)), corpus=str(corpus), device="cpu"))
     host = measure_inputs(subject)
     with watched(monkeypatch) as waits:
-        found = measure_inputs(subject)
+        actual = measure_inputs(subject)
     assert waits.operations > 1000
     assert waits.found == []
-    assert same(found, host)
+    assert same(actual, host)

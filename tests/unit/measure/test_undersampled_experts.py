@@ -1,4 +1,4 @@
-"""Experts that saw too few tokens are told again whenever profiles are added up."""
+"""Experts that saw too few tokens are listed again whenever profiles are added up."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SAMPLES = [SampleInfo(id=str(i), domain="a", split="calibration", tokens=20) for
 
 
 def shard(sample: int, tokens: int) -> Profile:
-    made = accumulate([(sample, torch.ones(tokens, 2), np.zeros(tokens, np.int64))])
-    profile = Profile(provenance=provenance([SITE], SAMPLES), statistics={(SITE.name, "calibration"): made})
+    built = accumulate([(sample, torch.ones(tokens, 2), np.zeros(tokens, np.int64))])
+    profile = Profile(provenance=provenance([SITE], SAMPLES), statistics={(SITE.name, "calibration"): built})
     return Profile(
         provenance=profile.provenance.model_copy(update={"unmeasured": undersampled_experts(profile)}),
         statistics=profile.statistics,
@@ -36,7 +36,7 @@ def test_shards_that_saw_too_few_together_stay_unmeasured() -> None:
 
 
 def expert(*, behind: str | None, over_all: int) -> list[str]:
-    """Modules starved of an expert that saw 3 routed tokens; `behind`: where its down_proj's input over all is."""
+    """Undersampled modules of an expert that saw 3 routed tokens; `behind`: where its down_proj's input over all is."""
     stem = "layers.0.mlp.experts"
     sites = [
         site_info(f"{stem}.up_proj.input"),
@@ -59,7 +59,7 @@ def expert(*, behind: str | None, over_all: int) -> list[str]:
     ]
 
 
-def test_an_expert_that_ran_on_all_tokens_is_not_starved() -> None:
+def test_an_expert_that_ran_on_all_tokens_is_not_undersampled() -> None:
     both = ["m.experts.1.up_proj", "m.experts.1.down_proj"]
     assert expert(behind="layers.0.mlp.experts.1.down_proj.input@all", over_all=16) == []
     assert expert(behind="layers.0.mlp.experts.1.down_proj.input@all", over_all=15) == both

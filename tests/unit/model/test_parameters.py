@@ -1,4 +1,4 @@
-"""Weights outside Linears: what a recipe could mean is told from what nobody quantizes; and where the decoder is."""
+"""Weights outside Linears: what a recipe could mean, and what nobody quantizes; and where the decoder is."""
 
 from __future__ import annotations
 

@@ -57,6 +57,6 @@ def observed(x: Tensor, batches: int = 3) -> Observed:
 
 
 def qparams(x: Tensor, args: QuantizationArgs, observer: str = "absolute_maximum") -> QParams:
-    found = qparams_from(observed(x), args, observer)
-    assert found is not None
-    return found
+    actual = qparams_from(observed(x), args, observer)
+    assert actual is not None
+    return actual

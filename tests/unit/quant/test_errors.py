@@ -28,10 +28,10 @@ def decibel(signal: float, noise: float) -> float:
     return 10 * math.log10(signal / noise) if noise else math.inf
 
 
-def direct(x: Tensor, found: QParams, args: QuantizationArgs) -> dict[str, float]:
+def direct(x: Tensor, actual: QParams, args: QuantizationArgs) -> dict[str, float]:
     """Every field but the clip rate, element by element."""
-    restored = fake_quantize(x, found.scale, found.zero_point, args).double().numpy()
-    codes = quantize(x, found.scale, found.zero_point, args).double().numpy()
+    restored = fake_quantize(x, actual.scale, actual.zero_point, args).double().numpy()
+    codes = quantize(x, actual.scale, actual.zero_point, args).double().numpy()
     wide = x.double().numpy()
     error = wide - restored
     magnitude = np.abs(wide)
@@ -48,15 +48,15 @@ def direct(x: Tensor, found: QParams, args: QuantizationArgs) -> dict[str, float
     }
 
 
-def clipped(x: Tensor, found: QParams, args: QuantizationArgs, allowance: float) -> float:
+def clipped(x: Tensor, actual: QParams, args: QuantizationArgs, allowance: float) -> float:
     """Share of values with |x − x̂| > (1/2 + allowance)·scale at the ends of an INT8 grid, in real arithmetic."""
-    code = x.double().numpy() / float(found.scale) + float(found.zero_point)
+    code = x.double().numpy() / float(actual.scale) + float(actual.zero_point)
     return float((np.abs(code - np.clip(np.rint(code), -128, 127)) > 0.5 + allowance).mean())
 
 
-def close(found: TensorErrors, expected: dict[str, float], relative: float) -> None:
+def close(actual: TensorErrors, expected: dict[str, float], relative: float) -> None:
     for name, value in expected.items():
-        assert getattr(found, name) == pytest.approx(value, rel=relative, nan_ok=True), name
+        assert getattr(actual, name) == pytest.approx(value, rel=relative, nan_ok=True), name
 
 
 @pytest.mark.parametrize(("form", "observer"), PAIRS)
@@ -64,8 +64,8 @@ def close(found: TensorErrors, expected: dict[str, float], relative: float) -> N
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_errors_of_a_16_bit_tensor_equal_a_direct_computation(dtype: str, name: str, form: str, observer: str) -> None:
     x, args = tensor(name, dtype), STATIC_INPUTS[form]
-    found = qparams(x, args, observer)
-    close(tensor_errors(distribution_of(x), found, args), direct(x, found, args), 1e-6)
+    actual = qparams(x, args, observer)
+    close(tensor_errors(distribution_of(x), actual, args), direct(x, actual, args), 1e-6)
 
 
 @pytest.mark.parametrize("form", STATIC_INPUTS)
@@ -73,9 +73,9 @@ def test_errors_of_a_16_bit_tensor_equal_a_direct_computation(dtype: str, name: 
 def test_errors_on_other_data_than_the_scale_came_from_are_exact_too(name: str, form: str) -> None:
     """Calibration and evaluation differ: values beyond the range are clipped."""
     args = STATIC_INPUTS[form]
-    found = qparams(tensor("gaussian", "bfloat16"), args)
+    actual = qparams(tensor("gaussian", "bfloat16"), args)
     x = tensor(name, "bfloat16") * 1.5
-    close(tensor_errors(distribution_of(x), found, args), direct(x, found, args), 1e-6)
+    close(tensor_errors(distribution_of(x), actual, args), direct(x, actual, args), 1e-6)
 
 
 @pytest.mark.parametrize("form", STATIC_INPUTS)
@@ -83,8 +83,8 @@ def test_errors_on_other_data_than_the_scale_came_from_are_exact_too(name: str, 
 def test_errors_of_a_float32_tensor_are_close(name: str, form: str) -> None:
     """The histogram holds it rounded to bfloat16; codes then move by at most one, rarely."""
     x, args = tensor(name, "float32"), STATIC_INPUTS[form]
-    found = qparams(x, args)
-    ours, exact = tensor_errors(distribution_of(x), found, args, extremes(x)), direct(x, found, args)
+    actual = qparams(x, args)
+    ours, exact = tensor_errors(distribution_of(x), actual, args, extremes(x)), direct(x, actual, args)
     assert ours.sqnr_db == pytest.approx(exact["sqnr_db"], abs=1.0)
     assert ours.bulk_sqnr_db == pytest.approx(exact["bulk_sqnr_db"], abs=1.0)
     assert ours.relative_mae == pytest.approx(exact["relative_mae"], rel=0.1)
@@ -125,9 +125,9 @@ def test_clipped_is_an_error_above_half_a_step_at_the_end_of_the_grid(
 ) -> None:
     """Only the rounding of the scale itself, at most 128 · eps / 2 of a step, is left to the arithmetic."""
     x = tensor("tails", dtype)
-    found = qparams(x, args, observer)
-    rate = tensor_errors(distribution_of(x), found, args).clip_rate
-    strict, loose = (clipped(x, found, args, allowance) for allowance in (1e-9, 128.5 * torch.finfo(x.dtype).eps / 2))
+    actual = qparams(x, args, observer)
+    rate = tensor_errors(distribution_of(x), actual, args).clip_rate
+    strict, loose = (clipped(x, actual, args, allowance) for allowance in (1e-9, 128.5 * torch.finfo(x.dtype).eps / 2))
     assert loose <= rate <= strict
     assert rate > 0
 
@@ -135,22 +135,22 @@ def test_clipped_is_an_error_above_half_a_step_at_the_end_of_the_grid(
 def test_clipping_by_hand() -> None:
     """Scale 1: the grid ends at −128 and 127, so 127.5 still has half a step of error and 127.75 has more."""
     values = [0.0, 126.5, 127.0, 127.25, 127.75, 128.0, 300.0, -128.25, -128.75, -1000.0]
-    found = QParams(min=-127.5, max=127.5, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
+    actual = QParams(min=-127.5, max=127.5, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
     # Of these, bfloat16 holds 126.5, 127 and 128 exactly; float16 holds all.
-    rate = tensor_errors(distribution_of(torch.tensor(values).half()), found, INT8).clip_rate
+    rate = tensor_errors(distribution_of(torch.tensor(values).half()), actual, INT8).clip_rate
     assert rate == pytest.approx(5 / len(values))
 
 
 def test_fp8_clips_above_its_largest_value() -> None:
-    found = QParams(min=-448, max=448, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
+    actual = QParams(min=-448, max=448, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
     x = torch.tensor([447.0, 448.0, 464.0, -448.0, -512.0, 1.0]).half()
-    assert tensor_errors(distribution_of(x), found, FP8_E4M3).clip_rate == pytest.approx(2 / 6)
+    assert tensor_errors(distribution_of(x), actual, FP8_E4M3).clip_rate == pytest.approx(2 / 6)
 
 
 def test_uniform_codes_use_every_level() -> None:
     x = torch.arange(-128, 128).float().half()
-    found = QParams(min=-127.5, max=127.5, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
-    errors = tensor_errors(distribution_of(x), found, INT8)
+    actual = QParams(min=-127.5, max=127.5, scale=torch.tensor([1.0]), zero_point=torch.tensor([0], dtype=torch.int8))
+    errors = tensor_errors(distribution_of(x), actual, INT8)
     assert errors.effective_levels == pytest.approx(256)
     assert errors.sqnr_db == math.inf
     assert errors.clip_rate == 0
@@ -170,12 +170,12 @@ def test_sqnr_alone_hides_what_the_other_errors_show() -> None:
 
 def test_non_finite_values_do_not_enter_errors() -> None:
     x = tensor("gaussian", "bfloat16")
-    found = qparams(x, INT8)
+    actual = qparams(x, INT8)
     broken = torch.cat([x, torch.tensor([math.nan, math.inf, -math.inf]).bfloat16()])
-    assert tensor_errors(distribution_of(broken), found, INT8) == tensor_errors(distribution_of(x), found, INT8)
+    assert tensor_errors(distribution_of(broken), actual, INT8) == tensor_errors(distribution_of(x), actual, INT8)
 
 
 def test_an_empty_tensor_has_no_errors_to_speak_of() -> None:
-    found = qparams(tensor("gaussian", "bfloat16"), INT8_ASYMMETRIC)
-    errors = tensor_errors(zero("bfloat16"), found, INT8_ASYMMETRIC)
+    actual = qparams(tensor("gaussian", "bfloat16"), INT8_ASYMMETRIC)
+    errors = tensor_errors(zero("bfloat16"), actual, INT8_ASYMMETRIC)
     assert all(math.isnan(getattr(errors, name)) for name in TensorErrors.__slots__)

@@ -106,13 +106,13 @@ def test_scaling_by_a_power_of_two_changes_no_error_of_the_histogram(
     args = STATIC_INPUTS[form]
     if not applies(observer, args):
         return
-    found = [
+    actual = [
         tensor_errors(distribution_of(tensor), qparams(tensor, args, observer), args, extremes(tensor))
         for tensor in (x, x * 2.0**power)
     ]
     # What makes an activation massive is an absolute size, so the bulk may differ; nothing else may.
     for name in ("sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels", "clip_rate"):
-        assert getattr(found[0], name) == pytest.approx(getattr(found[1], name), rel=1e-12, abs=1e-12), name
+        assert getattr(actual[0], name) == pytest.approx(getattr(actual[1], name), rel=1e-12, abs=1e-12), name
 
 
 @given(tensors(), st.sampled_from([INT8, INT8_PER_TOKEN]), st.sampled_from(BITS))
@@ -134,6 +134,6 @@ def test_errors_of_the_histogram_and_of_the_tensor_agree(x: Tensor, form: str) -
     """Exactly for a tensor that bfloat16 holds, and in float32 up to the histogram's rounding."""
     args = STATIC_INPUTS[form]
     for tensor, tolerance in ((x.bfloat16(), 1e-6), (x, 0.15)):
-        found = tensor_errors(distribution_of(tensor), qparams(tensor, args), args, extremes(tensor))
+        actual = tensor_errors(distribution_of(tensor), qparams(tensor, args), args, extremes(tensor))
         direct = relative_error(tensor, restored(tensor, args))
-        assert 10 ** (-found.sqnr_db / 10) == pytest.approx(direct, rel=tolerance)
+        assert 10 ** (-actual.sqnr_db / 10) == pytest.approx(direct, rel=tolerance)

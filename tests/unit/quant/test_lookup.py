@@ -1,4 +1,4 @@
-"""The fast ways give the toolkit's own result, to the last bit, on every value there is."""
+"""The fast ways give compressed-tensors' own result, to the last bit, on every value there is."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def test_a_scale_for_each_row_of_a_weight(dtype: torch.dtype, symmetric: bool, k
     args = QuantizationArgs(num_bits=8, type=kind, strategy="channel", symmetric=symmetric or kind == "float")
     weight = (torch.randn(40, 33, generator=torch.Generator().manual_seed(1)) * 0.1).to(dtype)
     weight[0] = 0
-    found = calculate_qparams(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), args)
-    expected = fake_quantize(weight, *found, args)
-    assert same(fake_quantize_rows(weight, *found, args), expected)
+    actual = calculate_qparams(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), args)
+    expected = fake_quantize(weight, *actual, args)
+    assert same(fake_quantize_rows(weight, *actual, args), expected)
     assert not same(expected, weight)
 
 
@@ -59,9 +59,9 @@ def test_a_scale_for_each_token(dtype: torch.dtype, bits: int, symmetric: bool) 
     args = QuantizationArgs(num_bits=bits, strategy="token", dynamic=True, symmetric=symmetric)
     x = (torch.randn(3, 50, 33, generator=torch.Generator().manual_seed(bits)) * 9).to(dtype)
     x[0, 0] = 0
-    found = compute_dynamic_scales_and_zp(x, args, module=None)
-    assert same(fake_quantize_rows(x, *found, args), fake_quantize(x, *found, args))
-    for ours, theirs in zip(dynamic_scales(x, args), found, strict=True):
+    actual = compute_dynamic_scales_and_zp(x, args, module=None)
+    assert same(fake_quantize_rows(x, *actual, args), fake_quantize(x, *actual, args))
+    for ours, theirs in zip(dynamic_scales(x, args), actual, strict=True):
         assert torch.equal(ours, theirs)
 
 

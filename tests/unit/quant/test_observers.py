@@ -1,4 +1,4 @@
-"""Scales are the toolkit's: the same as its functions, its observer objects and the written-out formulas."""
+"""Scales are those of compressed-tensors and llm-compressor: of functions, observer objects and written formulas."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ EPS = {name: torch.finfo(dtype).eps for name, dtype in DTYPES.items()}
 @pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", STATIC_INPUTS)
-def test_absolute_maximum_is_the_toolkits_own_function_on_the_raw_tensor(name: str, dtype: str, form: str) -> None:
+def test_absolute_maximum_is_compressed_tensors_own_function_on_the_raw_tensor(
+    name: str, dtype: str, form: str
+) -> None:
     x = tensor(name, dtype)
     scale, zero_point = calculate_qparams(x.min().reshape(1), x.max().reshape(1), STATIC_INPUTS[form])
-    found = qparams(x, STATIC_INPUTS[form])
-    assert torch.equal(found.scale, scale)
-    assert torch.equal(found.zero_point, zero_point)
-    assert found.scale.dtype == x.dtype
-    assert (found.min, found.max) == extremes(x)
+    actual = qparams(x, STATIC_INPUTS[form])
+    assert torch.equal(actual.scale, scale)
+    assert torch.equal(actual.zero_point, zero_point)
+    assert actual.scale.dtype == x.dtype
+    assert (actual.min, actual.max) == extremes(x)
 
 
 @pytest.mark.parametrize("name", SPREAD)
@@ -76,9 +78,9 @@ def test_llmcompressors_observers_are_replayed_batch_by_batch(name: str, dtype: 
     theirs = Observer.load_from_registry(observer, base_name="input", args=args)
     for batch in x.tensor_split(7):
         theirs(batch.reshape(1, -1, 1))
-    found = qparams_from(observed(x, 7), args, observer_of(args))
-    assert found is not None
-    assert torch.equal(found.scale, theirs.get_qparams()["scale"].reshape(1))
+    actual = qparams_from(observed(x, 7), args, observer_of(args))
+    assert actual is not None
+    assert torch.equal(actual.scale, theirs.get_qparams()["scale"].reshape(1))
 
 
 @pytest.mark.parametrize("form", STATIC_INPUTS)
@@ -95,12 +97,12 @@ def test_the_spread_over_orders_is_that_of_llmcompressors_observer_on_shuffled_b
         for index in order:
             theirs(batches[index].reshape(1, -1, 1))
         scales.append(float(theirs.get_qparams()["scale"]))
-    found = order_spread(observed(tensor(name, "bfloat16"), 9), STATIC_INPUTS[form])
-    assert found == max(scales) / min(scales)
+    actual = order_spread(observed(tensor(name, "bfloat16"), 9), STATIC_INPUTS[form])
+    assert actual == max(scales) / min(scales)
     assert len(set(scales)) > 1
     if name == "massive outlier":
         # Seen first, the peak weighs .99^8 in all; seen later, a hundredth at most.
-        assert found > 20
+        assert actual > 20
 
 
 def test_batches_that_are_alike_have_no_order() -> None:
@@ -151,9 +153,9 @@ def test_the_textbook_values() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_all_zero_tensor_gets_a_positive_scale_that_keeps_its_zeros(dtype: str, observer: str, form: str) -> None:
     x = tensor("zeros", dtype)
-    found = qparams(x, STATIC_INPUTS[form], observer)
-    assert float(found.scale) > 0
-    assert torch.equal(fake_quantize(x, found.scale, found.zero_point, STATIC_INPUTS[form]), x)
+    actual = qparams(x, STATIC_INPUTS[form], observer)
+    assert float(actual.scale) > 0
+    assert torch.equal(fake_quantize(x, actual.scale, actual.zero_point, STATIC_INPUTS[form]), x)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.99, 0.999, 0.9999, 1.0])
@@ -175,7 +177,7 @@ def test_percentile_observers_are_named_after_their_level(observer: str, level: 
 
 
 def squared_error(x: np.ndarray, low: float, high: float, args: QuantizationArgs) -> float:
-    """Σ(x − x̂)² by the toolkit, in float32 arithmetic and float64 sums."""
+    """Σ(x − x̂)² by compressed-tensors, in float32 arithmetic and float64 sums."""
     scale, zero_point = calculate_qparams(torch.tensor([low]), torch.tensor([high]), args)
     single = torch.from_numpy(x).float()
     return float(((single - fake_quantize(single, scale, zero_point, args)).double() ** 2).sum())
@@ -187,11 +189,11 @@ def test_the_mse_range_beats_every_range_of_a_brute_force_grid(name: str, form: 
     args = STATIC_INPUTS[form]
     x = tensor(name, "bfloat16")
     raw, (low, high) = x.double().numpy(), extremes(x)
-    found = squared_error(raw, *mse(observed(x), args), args)
+    actual = squared_error(raw, *mse(observed(x), args), args)
     grid = np.concatenate([np.linspace(0.005, 1, 200), np.geomspace(1e-3, 1, 100)])
     best = min(squared_error(raw, low * shrink, high * shrink, args) for shrink in grid)
-    assert found <= 1.02 * best
-    assert found <= squared_error(raw, low, high, args)
+    assert actual <= 1.02 * best
+    assert actual <= squared_error(raw, low, high, args)
 
 
 def test_the_mse_range_clips_where_clipping_pays_and_not_where_it_does_not() -> None:
@@ -232,7 +234,7 @@ def test_groups_that_scale_themselves_share_one_scale_of_the_whole_tensor(name: 
     args = preset_name_to_scheme("NVFP4", ["Linear"]).input_activations
     assert args is not None
     x = tensor(name, "bfloat16")
-    found = qparams(x, args)
-    assert found.global_scale is not None
-    assert float(found.global_scale) == pytest.approx(448 * 6 / float(x.abs().max()), rel=2**-7)
-    assert (len(found.scale), len(found.zero_point)) == (0, 0)
+    actual = qparams(x, args)
+    assert actual.global_scale is not None
+    assert float(actual.global_scale) == pytest.approx(448 * 6 / float(x.abs().max()), rel=2**-7)
+    assert (len(actual.scale), len(actual.zero_point)) == (0, 0)

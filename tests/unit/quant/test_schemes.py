@@ -93,9 +93,9 @@ def test_an_observer_can_be_chosen_for_a_static_scheme_alone() -> None:
             find_scheme(spec)
 
 
-def test_a_recipes_static_input_has_the_toolkits_default_observer() -> None:
+def test_a_recipes_static_input_has_llm_compressors_default_observer() -> None:
     args = QuantizationArgs(num_bits=8, strategy="tensor")
-    made = QuantizationScheme(targets=["Linear"], input_activations=args)
-    assert scheme_from_compressed_tensors("a", "a", made).observer == "minmax"
+    built = QuantizationScheme(targets=["Linear"], input_activations=args)
+    assert scheme_from_compressed_tensors("a", "a", built).observer == "minmax"
     assert NVFP4.static
     assert NVFP4.observer == "absolute_maximum"

@@ -17,21 +17,21 @@ def scheme(**parts: QuantizationArgs | None) -> QuantizationScheme:
 
 @pytest.mark.parametrize("preset", ["W8A8", "W4A16", "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4", "MXFP4", "MXFP8"])
 def test_presets_are_simulated_exactly(preset: str) -> None:
-    found = preset_name_to_scheme(preset, ["Linear"])
-    assert obstacles(found, WIDE) == []
-    assert approximations(found) == []
+    actual = preset_name_to_scheme(preset, ["Linear"])
+    assert obstacles(actual, WIDE) == []
+    assert approximations(actual) == []
 
 
 @pytest.mark.parametrize(("preset", "count"), [("W4A16", 1), ("NVFP4", 2), ("FP8_BLOCK", 1), ("W8A8", 0)])
 def test_groups_that_do_not_divide_are_named(preset: str, count: int) -> None:
-    found = obstacles(preset_name_to_scheme(preset, ["Linear"]), NARROW)
-    assert len(found) == count
-    assert all("100" in reason for reason in found)
+    actual = obstacles(preset_name_to_scheme(preset, ["Linear"]), NARROW)
+    assert len(actual) == count
+    assert all("100" in reason for reason in actual)
 
 
 def test_what_was_not_kept_is_named() -> None:
     weights = QuantizationArgs(num_bits=8, strategy="channel", observer="imatrix_mse")
-    found = obstacles(
+    actual = obstacles(
         scheme(
             weights=weights,
             input_activations=QuantizationArgs(**INT8, observer="memoryless_mse"),
@@ -39,18 +39,18 @@ def test_what_was_not_kept_is_named() -> None:
         ),
         WIDE,
     )
-    assert ["imatrix_mse" in found[0], "memoryless_mse" in found[1], "output" in found[2]] == [True] * 3
+    assert ["imatrix_mse" in actual[0], "memoryless_mse" in actual[1], "output" in actual[2]] == [True] * 3
     groups = QuantizationArgs(num_bits=8, strategy="group", group_size=32)
     assert "ranges that are not kept" in obstacles(scheme(input_activations=groups), WIDE)[0]
 
 
 @pytest.mark.parametrize("observer", [None, "minmax", "static_minmax", "memoryless_minmax"])
 def test_observers_of_extremes_are_exact(observer: str | None) -> None:
-    found = scheme(input_activations=QuantizationArgs(**INT8, observer=observer))
-    assert (obstacles(found, WIDE), approximations(found)) == ([], [])
+    actual = scheme(input_activations=QuantizationArgs(**INT8, observer=observer))
+    assert (obstacles(actual, WIDE), approximations(actual)) == ([], [])
 
 
 def test_an_observer_that_searches_is_marked() -> None:
-    found = scheme(input_activations=QuantizationArgs(**INT8, observer="mse"))
-    assert obstacles(found, WIDE) == []
-    assert len(approximations(found)) == 1
+    actual = scheme(input_activations=QuantizationArgs(**INT8, observer="mse"))
+    assert obstacles(actual, WIDE) == []
+    assert len(approximations(actual)) == 1

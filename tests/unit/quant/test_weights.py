@@ -34,17 +34,17 @@ def theirs(weights: list[torch.Tensor], args: QuantizationArgs, observer: str) -
 
     pairs = []
     for _ in weights:
-        found = Observer.load_from_registry(observer, base_name="weight", args=args.model_copy(deep=True))
-        pairs.append((found, nn.Linear(1, 1)))
+        actual = Observer.load_from_registry(observer, base_name="weight", args=args.model_copy(deep=True))
+        pairs.append((actual, nn.Linear(1, 1)))
     if len(pairs) > 1:
         for (_, module), tensor in zip(pairs, weights, strict=True):
             module.weight = nn.Parameter(tensor)
         FusionHandler.fuse(pairs)
-    for (found, _), tensor in zip(pairs, weights, strict=True):
-        found(tensor)
+    for (actual, _), tensor in zip(pairs, weights, strict=True):
+        actual(tensor)
     restored = []
-    for (found, _), tensor in zip(pairs, weights, strict=True):
-        got = found.get_qparams()
+    for (actual, _), tensor in zip(pairs, weights, strict=True):
+        got = actual.get_qparams()
         restored.append(fake_quantize(tensor, got["scale"], got["zero_point"], args, got["global_scale"]))
     return restored
 
@@ -52,27 +52,27 @@ def theirs(weights: list[torch.Tensor], args: QuantizationArgs, observer: str) -
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_strategy_is_llmcompressors(preset: str) -> None:
     x, args = weight(), args_of(preset)
-    found = quantize_weight(x, args)
-    assert found.dtype == x.dtype
-    assert not torch.equal(found, x)
-    assert torch.equal(found, theirs([x], args, "memoryless_minmax")[0])
+    actual = quantize_weight(x, args)
+    assert actual.dtype == x.dtype
+    assert not torch.equal(actual, x)
+    assert torch.equal(actual, theirs([x], args, "memoryless_minmax")[0])
 
 
 @pytest.mark.parametrize("preset", ["W8A8", "W4A16", "FP8", "NVFP4"])
 def test_a_searched_range_is_llmcompressors(preset: str) -> None:
     """What a recipe calls `mse` is run as `memoryless_mse` on weights."""
     x, args = weight(20), args_of(preset, "mse")
-    found = quantize_weight(x, args)
-    assert torch.equal(found, theirs([x], args, "memoryless_mse")[0])
-    assert preset == "FP8" or not torch.equal(found, quantize_weight(x, args_of(preset)))
+    actual = quantize_weight(x, args)
+    assert torch.equal(actual, theirs([x], args, "memoryless_mse")[0])
+    assert preset == "FP8" or not torch.equal(actual, quantize_weight(x, args_of(preset)))
 
 
 def test_fused_projections_share_one_global_scale() -> None:
     args, weights = args_of("NVFP4"), [weight(seed=1), weight(seed=2) * 7]
-    found = quantize_weights(weights, args)
-    for one, other in zip(found, theirs(weights, args, "memoryless_minmax"), strict=True):
+    actual = quantize_weights(weights, args)
+    for one, other in zip(actual, theirs(weights, args, "memoryless_minmax"), strict=True):
         assert torch.equal(one, other)
-    assert not torch.equal(found[0], quantize_weight(weights[0], args))
+    assert not torch.equal(actual[0], quantize_weight(weights[0], args))
 
 
 def test_llmcompressor_still_shares_among_the_same_siblings() -> None:
@@ -98,5 +98,5 @@ def test_columns_that_do_not_divide_into_groups_are_an_error(columns: int) -> No
 def test_a_transposed_linear_keeps_its_layout() -> None:
     conv = Conv1D(24, 128)
     conv.weight = nn.Parameter(weight(24, 128).T.contiguous())
-    found = quantize_linear(conv, args_of("W4A16"))
-    assert torch.equal(found, quantize_weight(weight(24, 128), args_of("W4A16")).T)
+    actual = quantize_linear(conv, args_of("W4A16"))
+    assert torch.equal(actual, quantize_weight(weight(24, 128), args_of("W4A16")).T)

@@ -33,14 +33,14 @@ def test_any_partition_into_shards_merges_to_the_same_statistics(samples: list[S
 
 @given(sample_lists())
 def test_extremes_are_those_of_every_sample(samples: list[Sample]) -> None:
-    found = accumulate(samples).extremes
-    assert found.sample.tolist() == [index for index, _, _ in samples]
-    assert found.tokens.tolist() == [len(tokens) for _, _, tokens in samples]
+    actual = accumulate(samples).extremes
+    assert actual.sample.tolist() == [index for index, _, _ in samples]
+    assert actual.tokens.tolist() == [len(tokens) for _, _, tokens in samples]
     for row, (_, x, _) in enumerate(samples):
         values = x.float().numpy()
         # NumPy's minimum is NaN where there is one, as is the extreme of a broken sample.
-        np.testing.assert_array_equal(found.min[row], values.min())
-        np.testing.assert_array_equal(found.max[row], values.max())
+        np.testing.assert_array_equal(actual.min[row], values.min())
+        np.testing.assert_array_equal(actual.max[row], values.max())
 
 
 @given(sample_lists())
@@ -50,23 +50,23 @@ def test_channel_amax_is_the_largest_magnitude_of_every_channel(samples: list[Sa
 
 
 def test_tokens_are_counted_once_whatever_the_number_of_channels() -> None:
-    found = accumulate(make_samples([torch.ones(5, 7).bfloat16(), torch.ones(2, 7).bfloat16()]))
-    assert found.tokens == 7
-    assert found.distribution.counts.sum() == 49
+    actual = accumulate(make_samples([torch.ones(5, 7).bfloat16(), torch.ones(2, 7).bfloat16()]))
+    assert actual.tokens == 7
+    assert actual.distribution.counts.sum() == 49
 
 
 def test_the_float32_extremes_and_channels_are_not_rounded() -> None:
     x = torch.tensor([[1.0000001, -3.1415927], [0.1, 2.7182817]])
-    found = accumulate(make_samples([x]))
-    assert found.extremes.min.tolist() == [x.min().item()]
-    assert found.extremes.max.tolist() == [x.max().item()]
-    assert found.channel_amax.tolist() == x.abs().amax(0).tolist()
-    assert site.summary(found).amax == x.abs().max().item()
+    actual = accumulate(make_samples([x]))
+    assert actual.extremes.min.tolist() == [x.min().item()]
+    assert actual.extremes.max.tolist() == [x.max().item()]
+    assert actual.channel_amax.tolist() == x.abs().amax(0).tolist()
+    assert site.summary(actual).amax == x.abs().max().item()
 
 
 def test_a_broken_sample_leaves_the_summary_to_the_finite_values() -> None:
-    found = site.summary(accumulate(make_samples([torch.tensor([[1.0, math.nan], [math.inf, -4.0]])])))
-    assert (found.nan, found.inf, found.min, found.max, found.amax) == (1, 1, -4.0, 1.0, 4.0)
+    actual = site.summary(accumulate(make_samples([torch.tensor([[1.0, math.nan], [math.inf, -4.0]])])))
+    assert (actual.nan, actual.inf, actual.min, actual.max, actual.amax) == (1, 1, -4.0, 1.0, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_massive_activations_at_the_edge(dtype: torch.dtype, width: int) -> None
     x[torch.arange(400), torch.arange(400) % width] = peak
     x[5, 0], x[6, 0], x[7] = math.nan, math.inf, math.nan
     samples = make_samples([x[:150].to(dtype), -x[150:].to(dtype)])
-    found = accumulate(samples)
-    assert found.massive == massive(samples)
-    assert (found.massive > 50) == (width > 1)
+    actual = accumulate(samples)
+    assert actual.massive == massive(samples)
+    assert (actual.massive > 50) == (width > 1)
 
 
 def test_an_accumulator_that_saw_nothing_is_the_identity() -> None:

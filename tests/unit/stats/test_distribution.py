@@ -48,13 +48,13 @@ def near(expected: float) -> object:
 @pytest.mark.parametrize("encoding", DTYPES)
 def test_the_summary_of_a_16_bit_tensor_is_exact(shape: str, encoding: str) -> None:
     x = tensor(shape, DTYPES[encoding])
-    values, found = wide(x), summary(distribution_of(x))
-    assert (found.values, found.nan, found.inf) == (values.size, 0, 0)
-    assert (found.min, found.max, found.amax) == (values.min(), values.max(), np.abs(values).max())
-    assert found.mean == pytest.approx(values.mean(), rel=1e-12, abs=1e-12 * np.abs(values).mean())
-    assert found.rms == near(math.sqrt(np.mean(values**2)))
+    values, actual = wide(x), summary(distribution_of(x))
+    assert (actual.values, actual.nan, actual.inf) == (values.size, 0, 0)
+    assert (actual.min, actual.max, actual.amax) == (values.min(), values.max(), np.abs(values).max())
+    assert actual.mean == pytest.approx(values.mean(), rel=1e-12, abs=1e-12 * np.abs(values).mean())
+    assert actual.rms == near(math.sqrt(np.mean(values**2)))
     expected = np.quantile(np.abs(values), [0.5, 0.99, 0.999, 0.9999], method="inverted_cdf")
-    assert [found.median, found.p99, found.p999, found.p9999] == expected.tolist()
+    assert [actual.median, actual.p99, actual.p999, actual.p9999] == expected.tolist()
 
 
 @pytest.mark.parametrize(("median", "expected"), [(0.0, 100.0), (0.05, 100.0), (0.1, 100.0), (2.0, 2000.0)])
@@ -66,30 +66,30 @@ def test_massive_means_above_a_hundred_and_above_a_thousand_medians(median: floa
 def test_any_bit_pattern_is_counted_and_every_quantile_is_numpys(samples: list[Sample]) -> None:
     x = torch.cat([x.flatten() for _, x, _ in samples])
     values, raw = wide(x), x.double().numpy()
-    found = accumulate(samples).distribution
-    described = summary(found)
+    actual = accumulate(samples).distribution
+    described = summary(actual)
     assert described.values == x.numel()
     assert described.nan == int(np.isnan(raw).sum())
     assert described.inf == int(np.isinf(raw).sum())
     if values.size:
         expected = np.quantile(np.abs(values), LEVELS, method="inverted_cdf").tolist()
-        assert quantiles(found, LEVELS) == expected
+        assert quantiles(actual, LEVELS) == expected
         with np.errstate(over="ignore"):
-            assert interpolated_quantiles(found, LEVELS) == near(np.quantile(np.abs(values), LEVELS).tolist())
+            assert interpolated_quantiles(actual, LEVELS) == near(np.quantile(np.abs(values), LEVELS).tolist())
         assert (described.min, described.max) == (values.min(), values.max())
         assert described.rms == near(math.sqrt(np.mean(values**2)))
     else:
-        assert all(math.isnan(value) for value in (*quantiles(found, LEVELS), described.min, described.mean))
+        assert all(math.isnan(value) for value in (*quantiles(actual, LEVELS), described.min, described.mean))
 
 
 @pytest.mark.parametrize("patterns", [[], [0x7FC0, 0x7F80, 0xFF80]], ids=["empty", "NaN and infinities alone"])
 def test_without_a_finite_value_there_is_no_quantile(patterns: list[int]) -> None:
-    found = distribution.zero("bfloat16")
+    actual = distribution.zero("bfloat16")
     if patterns:
-        found = distribution_of(from_patterns(np.asarray(patterns, np.uint16), torch.bfloat16))
-    described = summary(found)
+        actual = distribution_of(from_patterns(np.asarray(patterns, np.uint16), torch.bfloat16))
+    described = summary(actual)
     assert (described.values, described.nan, described.inf) == (len(patterns), len(patterns[:1]), len(patterns[1:]))
-    absent = (*quantiles(found, LEVELS), *interpolated_quantiles(found, LEVELS), described.min, described.mean)
+    absent = (*quantiles(actual, LEVELS), *interpolated_quantiles(actual, LEVELS), described.min, described.mean)
     assert len(absent) == 2 * len(LEVELS) + 2
     assert all(math.isnan(value) for value in (*absent, described.max, described.amax, described.rms))
 
@@ -112,24 +112,24 @@ def test_all_65536_patterns_decode_to_what_torch_reads(encoding: str) -> None:
 def test_every_pattern_is_counted_in_its_own_bin(encoding: str) -> None:
     patterns = np.arange(1 << 16, dtype=np.uint16)
     x = from_patterns(patterns, DTYPES[encoding])
-    found = distribution_of(torch.cat([x, x[1000:1003]]))
-    np.testing.assert_array_equal(found.patterns, patterns)
+    actual = distribution_of(torch.cat([x, x[1000:1003]]))
+    np.testing.assert_array_equal(actual.patterns, patterns)
     expected = np.ones(1 << 16, np.int64)
     expected[1000:1003] = 2
-    np.testing.assert_array_equal(found.counts, expected)
+    np.testing.assert_array_equal(actual.counts, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_float32_tensor_keeps_exact_extremes_and_bounded_moments(shape: str) -> None:
     x = tensor(shape, torch.float32)
     values = wide(x)
-    found = site_summary(accumulate(make_samples([x.reshape(-1, 1)])))
+    actual = site_summary(accumulate(make_samples([x.reshape(-1, 1)])))
     size = np.abs(values).mean()
-    assert (found.min, found.max, found.amax) == (values.min(), values.max(), np.abs(values).max())
-    assert found.mean == pytest.approx(values.mean(), abs=2**-8 * size)
-    assert found.rms == pytest.approx(math.sqrt(np.mean(values**2)), rel=2**-8)
+    assert (actual.min, actual.max, actual.amax) == (values.min(), values.max(), np.abs(values).max())
+    assert actual.mean == pytest.approx(values.mean(), abs=2**-8 * size)
+    assert actual.rms == pytest.approx(math.sqrt(np.mean(values**2)), rel=2**-8)
     expected = np.quantile(np.abs(values), [0.5, 0.99, 0.999, 0.9999], method="inverted_cdf")
-    assert [found.median, found.p99, found.p999, found.p9999] == pytest.approx(expected.tolist(), rel=2**-8)
+    assert [actual.median, actual.p99, actual.p999, actual.p9999] == pytest.approx(expected.tolist(), rel=2**-8)
 
 
 def test_a_float32_tensor_is_rounded_to_the_nearest_bfloat16() -> None:

@@ -19,18 +19,18 @@ Peak = tuple[float, int, int, int, int]
 
 def brute_force(samples: list[Sample]) -> list[Peak]:
     """All non-zero elements of channels that are finite throughout a sample, fully sorted, the first hundred."""
-    found: list[tuple[float, int, int, int, float, int]] = []
+    actual: list[tuple[float, int, int, int, float, int]] = []
     for index, x_TC, tokens_T in samples:
         values = x_TC.double().numpy()
         for channel in range(values.shape[1]):
             if np.isfinite(values[:, channel]).all():
-                found += [
+                actual += [
                     (-abs(value), index, position, channel, value, int(tokens_T[position]))
                     for position, value in enumerate(values[:, channel].tolist())
                     if value != 0
                 ]
-    found.sort()
-    return [(value, index, position, token, channel) for _, index, position, channel, value, token in found[:KEPT]]
+    actual.sort()
+    return [(value, index, position, token, channel) for _, index, position, channel, value, token in actual[:KEPT]]
 
 
 def kept(samples: list[Sample]) -> list[Peak]:

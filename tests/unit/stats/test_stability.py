@@ -29,20 +29,20 @@ values = st.lists(st.floats(0, 1e5, width=32), min_size=1, max_size=9)
 def test_the_maximum_of_subsets_is_that_of_all_of_them(amax: list[float], data: st.DataObject) -> None:
     size = data.draw(st.integers(1, len(amax)))
     maxima = [max(subset) for subset in combinations(amax, size)]
-    found = subset_maximum(np.asarray(amax), size)
-    assert found.mean == pytest.approx(np.mean(maxima), rel=1e-9, abs=1e-30)
-    assert found.std == pytest.approx(np.std(maxima), rel=1e-6, abs=1e-6 * max(amax) + 1e-30)
-    if found.mean:
-        assert found.variation == found.std / found.mean
+    actual = subset_maximum(np.asarray(amax), size)
+    assert actual.mean == pytest.approx(np.mean(maxima), rel=1e-9, abs=1e-30)
+    assert actual.std == pytest.approx(np.std(maxima), rel=1e-6, abs=1e-6 * max(amax) + 1e-30)
+    if actual.mean:
+        assert actual.variation == actual.std / actual.mean
 
 
 def test_large_corpora_agree_with_seeded_subsampling() -> None:
     rng = np.random.default_rng(3)
     amax = rng.lognormal(size=5000)
     drawn = [rng.choice(amax, 1000, replace=False).max() for _ in range(2000)]
-    found = subset_maximum(amax, 1000)
-    assert found.mean == pytest.approx(np.mean(drawn), rel=0.02)
-    assert found.std == pytest.approx(np.std(drawn), rel=0.1)
+    actual = subset_maximum(amax, 1000)
+    assert actual.mean == pytest.approx(np.mean(drawn), rel=0.02)
+    assert actual.std == pytest.approx(np.std(drawn), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,27 +79,27 @@ def test_exceedance_counts_what_lies_beyond_the_calibration_range(dtype: torch.d
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(7, 16, generator=generator).to(dtype) for _ in range(40)]
     calibration, evaluation = tensors[:10], [x * 1.25 for x in tensors[10:]]
-    found = exceedance(accumulate(make_samples(calibration)), accumulate(make_samples(evaluation)))
+    actual = exceedance(accumulate(make_samples(calibration)), accumulate(make_samples(evaluation)))
     limit = torch.stack(calibration).abs().max()
     beyond = torch.stack(evaluation).abs() > limit
-    assert found is not None
-    assert found.calibration_amax == limit.item()
-    assert found.ratio == pytest.approx((torch.stack(evaluation).abs().max() / limit.double()).item())
-    assert (found.samples, found.samples_beyond) == (30, int(beyond.flatten(1).any(1).sum()))
-    assert found.samples_beyond > 0
+    assert actual is not None
+    assert actual.calibration_amax == limit.item()
+    assert actual.ratio == pytest.approx((torch.stack(evaluation).abs().max() / limit.double()).item())
+    assert (actual.samples, actual.samples_beyond) == (30, int(beyond.flatten(1).any(1).sum()))
+    assert actual.samples_beyond > 0
     share = beyond.double().mean().item()
     if dtype == torch.float32:  # counted after rounding to bfloat16, which may hide some and invents none
-        assert 0 < found.share_elements <= share
+        assert 0 < actual.share_elements <= share
     else:
-        assert found.share_elements == share
+        assert actual.share_elements == share
 
 
 def test_a_value_that_only_rounds_beyond_the_range_is_not_beyond() -> None:
     limit, below = 1.0039, 1.0038  # both round to the same bfloat16, above them
     splits = [accumulate(make_samples([torch.full((1, 1), value)])) for value in (limit, below)]
-    found = exceedance(splits[0], splits[1])
-    assert found is not None
-    assert (found.samples_beyond, found.share_elements) == (0, 0.0)
+    actual = exceedance(splits[0], splits[1])
+    assert actual is not None
+    assert (actual.samples_beyond, actual.share_elements) == (0, 0.0)
 
 
 def test_samples_with_nan_are_left_out() -> None:

@@ -18,13 +18,13 @@ def test_threads_change_nothing(dtype: torch.dtype) -> None:
         pytest.skip("PyTorch's threads are not GNU OpenMP's here")
     x = torch.randn(300, 200, generator=torch.Generator().manual_seed(0)).to(dtype)
     x[17, 3] = torch.nan
-    found = []
+    actual = []
     for threads in (1, 2, 3):
         shared.threads = threads
         record = shared.site(dtype)
         for index in range(3):
             record.add(x, labels_of([(2 * index, index % 2, np.arange(120)), (2 * index + 1, 0, np.arange(180))]))
-        found.append([record.result(split) for split in range(2)])
+        actual.append([record.result(split) for split in range(2)])
     for split in range(2):
-        assert differences(found[0][split], found[1][split]) == []
-        assert differences(found[0][split], found[2][split]) == []
+        assert differences(actual[0][split], actual[1][split]) == []
+        assert differences(actual[0][split], actual[2][split]) == []

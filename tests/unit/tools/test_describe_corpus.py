@@ -54,21 +54,21 @@ def lengths(tokenizer: Any) -> list[int]:
 
 
 def test_totals_that_need_no_tokenizer() -> None:
-    stated, found = table("Whole corpus"), rows()
-    assert numbers(stated["samples"]) == [len(found)]
-    assert numbers(stated["domains"]) == [len({row["domain"] for row in found})]
-    assert numbers(stated["natural languages"]) == [len({row["language"] for row in found})]
+    stated, actual = table("Whole corpus"), rows()
+    assert numbers(stated["samples"]) == [len(actual)]
+    assert numbers(stated["domains"]) == [len({row["domain"] for row in actual})]
+    assert numbers(stated["natural languages"]) == [len({row["language"] for row in actual})]
     assert stated["SHA-256"] == [f"`{load_corpus('builtin').sha256}`"]
 
 
 def test_samples_splits_and_languages_of_every_domain() -> None:
-    stated, found = table("Domain | Origin"), rows()
+    stated, actual = table("Domain | Origin"), rows()
     corpus = load_corpus("builtin").rows
     splits = Counter((row.domain, split) for row, split in zip(corpus, assign(corpus, 0), strict=True))
-    domains = sorted({row["domain"] for row in found})
+    domains = sorted({row["domain"] for row in actual})
     assert list(stated) == domains
     for domain in domains:
-        members = [row for row in found if row["domain"] == domain]
+        members = [row for row in actual if row["domain"] == domain]
         expected = [len(members), splits[domain, "calibration"], splits[domain, "evaluation"]]
         assert numbers(stated[domain][1:4]) == expected, domain
         assert stated[domain][-1].split() == sorted({row["language"] for row in members}), domain
@@ -81,7 +81,7 @@ def test_samples_of_every_language() -> None:
     assert {re.findall(r"\((\w\w)\)$", name)[0]: numbers(cells)[0] for name, cells in stated.items()} == spoken
 
 
-def test_contents_are_told_for_every_domain() -> None:
+def test_contents_are_described_for_every_domain() -> None:
     assert list(table("Domain | Contents")) == sorted({row["domain"] for row in rows()})
 
 

@@ -145,7 +145,7 @@ def test_profiles_of_different_arithmetic_are_not_merged(measured: Profile) -> N
 
 
 @pytest.mark.usefixtures("slow")
-def test_the_user_is_told_either_way(tiny_folder: Path, text: Path) -> None:
+def test_the_user_is_informed_either_way(tiny_folder: Path, text: Path) -> None:
     said: list[str] = []
     prepare(settings(tiny_folder, text), said.append)
     assert "products are computed in float32 and rounded to bfloat16" in said

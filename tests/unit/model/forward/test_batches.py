@@ -22,12 +22,12 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 100])
 def test_batches_hold_every_sample_once_with_its_own_ids(tiny_corpus: TokenizedCorpus, size: int) -> None:
-    made = list(batches(tiny_corpus.samples, size, pad=PAD, device=CPU))
-    held = [s for batch in made for s in batch.samples]
+    built = list(batches(tiny_corpus.samples, size, pad=PAD, device=CPU))
+    held = [s for batch in built for s in batch.samples]
     assert sorted(s.index for s in held) == list(range(len(tiny_corpus.samples)))
-    assert all(len(batch.samples) <= size for batch in made)
-    assert len(made) == count_batches(tiny_corpus.samples, size)
-    for batch in made:
+    assert all(len(batch.samples) <= size for batch in built)
+    assert len(built) == count_batches(tiny_corpus.samples, size)
+    for batch in built:
         assert batch.tokens == sum(len(s.ids) for s in batch.samples)
         assert batch.padded == (batch.tokens < batch.input_ids.numel())
         for row, s in zip(batch.input_ids, batch.samples, strict=True):

@@ -1,4 +1,4 @@
-"""A model that reads ahead is told from one that does not, whatever mixes its tokens."""
+"""A model that reads ahead is distinguished from one that does not, whatever mixes its tokens."""
 
 from __future__ import annotations
 

@@ -40,12 +40,12 @@ def half_step(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ldexp(torch.full_like(x, info.eps / 2), exponent)
 
 
-def assert_rounded_once(found: Tensor, exact: Tensor, magnitude: Tensor, terms: int) -> None:
+def assert_rounded_once(actual: Tensor, exact: Tensor, magnitude: Tensor, terms: int) -> None:
     """found: what was computed. exact: float64. magnitude: the sum of the terms' magnitudes, whose float32 rounding is
     allowed for.
     """
-    error = (found.double() - exact).abs()
-    allowed = half_step(exact, found.dtype) + terms * 2.0**-24 * magnitude
+    error = (actual.double() - exact).abs()
+    allowed = half_step(exact, actual.dtype) + terms * 2.0**-24 * magnitude
     assert (error <= allowed).all(), float((error / allowed).max())
 
 
@@ -99,11 +99,11 @@ def matrix_cases(dtype: torch.dtype) -> dict[str, Case]:
 @torch.no_grad()
 def test_products_are_rounded_once(name: str, dtype: torch.dtype, arithmetic: str) -> None:
     run, given = matrix_cases(dtype)[name]
-    found = run(*given)
-    assert found.dtype == dtype
+    actual = run(*given)
+    assert actual.dtype == dtype
     exact = run(*(x.detach().double() for x in given))
     magnitude = run(*(x.detach().double().abs() for x in given))
-    assert_rounded_once(found, exact, magnitude, terms=128)
+    assert_rounded_once(actual, exact, magnitude, terms=128)
 
 
 @torch.no_grad()
@@ -111,9 +111,9 @@ def test_a_bias_on_other_layouts_costs_what_pytorch_makes_of_it(dtype: torch.dty
     """Where PyTorch adds the bias by itself, the product is rounded, and the sum."""
     x, w, bias = random(7, 2, 3, 96, dtype=dtype).transpose(0, 1), random(48, 96, dtype=dtype), random(48, dtype=dtype)
     product = x.double() @ w.double().T
-    found = functional.linear(x, w, bias)
+    actual = functional.linear(x, w, bias)
     allowed = half_step(product, dtype) + half_step(product.abs() + bias.double().abs(), dtype) + 1e-4
-    assert ((found.double() - (product + bias.double())).abs() <= allowed).all()
+    assert ((actual.double() - (product + bias.double())).abs() <= allowed).all()
 
 
 @pytest.mark.parametrize("tokens", [17, 300])
@@ -135,10 +135,10 @@ def test_fused_attention_rounds_probabilities_and_the_result(
     exact = functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), **wide)
     magnitude = functional.scaled_dot_product_attention(q.double(), k.double(), v.double().abs(), **wide)
     with float32_products(dtype) if arithmetic == "float32" else nullcontext():
-        found = functional.scaled_dot_product_attention(q, k, v, **given)
+        actual = functional.scaled_dot_product_attention(q, k, v, **given)
     rounded = torch.finfo(dtype).eps / 2 * magnitude
     allowed = half_step(exact.abs() + rounded, dtype) + rounded + 512 * 2.0**-24 * magnitude
-    assert ((found.double() - exact).abs() <= allowed).all()
+    assert ((actual.double() - exact).abs() <= allowed).all()
 
 
 @torch.no_grad()
@@ -146,12 +146,12 @@ def test_queries_that_see_nothing_and_shared_heads_are_as_in_pytorch(dtype: torc
     q, k, v = random(1, 4, 6, 8, dtype=dtype), random(1, 2, 6, 8, dtype=dtype), random(1, 2, 6, 8, dtype=dtype)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     mask[2] = False
-    found = []
+    actual = []
     for context in (nullcontext(), float32_products(dtype)):
         with context:
-            found.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True))
-    assert torch.equal(found[0][:, :, 2], found[1][:, :, 2])
-    assert torch.allclose(found[0].float(), found[1].float(), atol=2 * torch.finfo(dtype).eps)
+            actual.append(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True))
+    assert torch.equal(actual[0][:, :, 2], actual[1][:, :, 2])
+    assert torch.allclose(actual[0].float(), actual[1].float(), atol=2 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("mask", ["none", "causal"])
@@ -171,8 +171,8 @@ def test_the_way_back_is_rounded_as_the_native_one(mask: str, dtype: torch.dtype
 
     exact = gradients(torch.float64)
     with float32_products(dtype):
-        found = gradients(dtype)
-    for one, other in zip(found, exact, strict=True):
+        actual = gradients(dtype)
+    for one, other in zip(actual, exact, strict=True):
         assert (one - other).norm() / other.norm() < 4 * torch.finfo(dtype).eps
 
 
@@ -197,9 +197,9 @@ def test_grouped_products_are_those_of_each_group(dtype: torch.dtype) -> None:
     a, b = random(20, 32, dtype=dtype), nn.Parameter(random(4, 32, 16, dtype=dtype, seed=1))
     ends = [6, 6, 15, 20]
     with float32_products(dtype):
-        found = torch._grouped_mm(a, b, offs=torch.tensor(ends, dtype=torch.int32))
+        actual = torch._grouped_mm(a, b, offs=torch.tensor(ends, dtype=torch.int32))
         for matrix, start, end in zip(b, [0, *ends], ends, strict=False):
-            assert torch.equal(found[start:end], a[start:end] @ matrix)
+            assert torch.equal(actual[start:end], a[start:end] @ matrix)
 
 
 @torch.no_grad()
@@ -266,20 +266,20 @@ def test_an_inner_context_leaves_the_outer_one_alone() -> None:
 
 def test_threads_share_one_exchange() -> None:
     x, before = random(64, 64, dtype=torch.bfloat16), kernels()
-    wanted, found = (x.float() @ x.float()).to(torch.bfloat16), list[bool]()
+    wanted, actual = (x.float() @ x.float()).to(torch.bfloat16), list[bool]()
 
     def work() -> None:
         for _ in range(50):
             with float32_products(torch.bfloat16):
-                found.append(torch.equal(x @ x, wanted))
+                actual.append(torch.equal(x @ x, wanted))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 200
-    assert all(found)
+    assert len(actual) == 200
+    assert all(actual)
     assert kernels() == before
 
 

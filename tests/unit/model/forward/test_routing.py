@@ -44,7 +44,7 @@ def test_rows_are_found_by_their_bits_in_any_order(dtype: torch.dtype) -> None:
     assert torch.equal(match_rows(given[order], given), order)
 
 
-def test_equal_rows_are_told_apart_by_their_order() -> None:
+def test_equal_rows_are_distinguished_by_their_order() -> None:
     given = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
     assert match_rows(torch.tensor([[3.0], [1.0], [1.0]]), given).tolist() == [3, 0, 2]
 

@@ -26,11 +26,11 @@ def test_copies_are_conversions_with_the_same_strides(budget: int) -> None:
     weights, weight = WideWeights(budget), parameter()
     for _ in range(2):
         for view in (weight, weight.t(), weight[4:20], weight[4:20].t(), weight[:, 3:9]):
-            found = weights.of(view)
-            assert found.dtype == torch.float32
-            assert torch.equal(found, view.float())
+            actual = weights.of(view)
+            assert actual.dtype == torch.float32
+            assert torch.equal(actual, view.float())
             if view.shape != (32, 6):
-                assert found.stride() == view.stride()
+                assert actual.stride() == view.stride()
     assert weights.bytes <= budget
 
 

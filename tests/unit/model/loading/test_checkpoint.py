@@ -47,16 +47,16 @@ def refused(spec: str | Path, message: str) -> ModelError:
 
 
 def test_a_local_folder_is_found_with_its_weight_files(tiny_folder: Path) -> None:
-    found = locate(str(tiny_folder))
-    assert (found.spec, found.name, found.folder) == (str(tiny_folder), tiny_folder.name, tiny_folder)
-    assert (found.gguf, found.revision) == (None, None)
-    assert [path.name for path in found.weights] == ["model.safetensors"]
+    actual = locate(str(tiny_folder))
+    assert (actual.spec, actual.name, actual.folder) == (str(tiny_folder), tiny_folder.name, tiny_folder)
+    assert (actual.gguf, actual.revision) == (None, None)
+    assert [path.name for path in actual.weights] == ["model.safetensors"]
 
 
 def test_every_shard_of_an_indexed_checkpoint_is_found(sharded: Path) -> None:
-    found = locate(str(sharded))
-    assert len(found.weights) > 1
-    assert sorted(found.weights) == sorted(sharded.glob("*.safetensors"))
+    actual = locate(str(sharded))
+    assert len(actual.weights) > 1
+    assert sorted(actual.weights) == sorted(sharded.glob("*.safetensors"))
 
 
 def test_the_fingerprint_is_of_the_weight_files_by_name(sharded: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_pickled_checkpoint_is_refused_and_never_opened(folder: Path, name: st
     assert "save_pretrained" in (error.hint or "")
 
 
-def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:
+def test_a_pickle_next_to_safetensors_is_ignored(folder: Path) -> None:
     (folder / "optimizer.pt").write_bytes(b"anything")
     assert [path.name for path in locate(str(folder)).weights] == ["model.safetensors"]
 
@@ -214,8 +214,8 @@ def test_a_file_that_only_ends_in_gguf_is_named(tmp_path: Path, content: bytes) 
 def test_a_gguf_is_its_own_weight_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF and more")
-    found = locate(str(path))
-    assert (found.name, found.folder, found.gguf, found.weights) == ("m", tmp_path, "m.gguf", (path,))
+    actual = locate(str(path))
+    assert (actual.name, actual.folder, actual.gguf, actual.weights) == ("m", tmp_path, "m.gguf", (path,))
 
 
 def test_an_unknown_hub_id_without_network_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

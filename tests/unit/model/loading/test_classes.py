@@ -14,9 +14,9 @@ from tests.builders import tiny_model
 
 
 def config(cls: str, named: str | None) -> Any:
-    made = getattr(transformers, cls)()
-    made.architectures = [named] if named else None
-    return made
+    built = getattr(transformers, cls)()
+    built.architectures = [named] if named else None
+    return built
 
 
 @pytest.mark.parametrize(

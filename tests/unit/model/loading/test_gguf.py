@@ -110,9 +110,9 @@ def test_weights_settings_and_tokenizer_are_those_of_transformers_alone(llama: P
     loaded = load_model(locate(str(llama)), device=torch.device("cpu"))
     alone = AutoModelForCausalLM.from_pretrained(llama.parent, gguf_file=llama.name, dtype=torch.bfloat16)
     tokenizer = AutoTokenizer.from_pretrained(llama.parent, gguf_file=llama.name)
-    expected, found = alone.state_dict(), loaded.model.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, actual = alone.state_dict(), loaded.model.state_dict()
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
     assert loaded.model.config.to_dict() == alone.config.to_dict()
     assert loaded.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 

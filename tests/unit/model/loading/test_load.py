@@ -72,11 +72,11 @@ def test_an_unknown_dtype_is_a_usage_error_that_lists_the_known_ones(name: str) 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("told", [True, False], ids=["config names it", "config is silent"])
-def test_auto_is_the_stored_dtype(tmp_path: Path, dtype: torch.dtype, told: bool) -> None:
+@pytest.mark.parametrize("named", [True, False], ids=["config names it", "config is silent"])
+def test_auto_is_the_stored_dtype(tmp_path: Path, dtype: torch.dtype, named: bool) -> None:
     folder = save_checkpoint(tmp_path / "m", tiny_model("llama", dtype=dtype))
     config = json.loads((folder / "config.json").read_text())
-    if not told:
+    if not named:
         config.pop("dtype", None)
         config.pop("torch_dtype", None)
         (folder / "config.json").write_text(json.dumps(config))

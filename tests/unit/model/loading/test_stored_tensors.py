@@ -37,12 +37,12 @@ def checkpoint(quantization: str | None = None) -> Checkpoint:
 def test_headers_are_read_of_all_shards(tmp_path: Path) -> None:
     model = tiny_model("llama")
     folder = save_checkpoint(tmp_path / "m", model, max_shard_size="60KB")
-    found = stored_tensors(locate(str(folder)))
+    actual = stored_tensors(locate(str(folder)))
     assert len(list(folder.glob("*.safetensors"))) > 1
-    assert {name: tensor.shape for name, tensor in found.items()} == {
+    assert {name: tensor.shape for name, tensor in actual.items()} == {
         name: tuple(tensor.shape) for name, tensor in model.state_dict().items()
     }
-    assert {tensor.dtype for tensor in found.values()} == {"BF16"}
+    assert {tensor.dtype for tensor in actual.values()} == {"BF16"}
 
 
 def test_plain_weights_pass_and_so_do_masks_and_tables() -> None:

@@ -20,27 +20,27 @@ def test_first_peaks_of_a_large_tensor_are_those_of_numpy() -> None:
         x = ((x / step).round() * step if step else x).to(dtype)
         record = HostRecorder().site(dtype)
         record.add(x, labels_of([(0, 0, np.arange(400))]))
-        found = record.result(0)
-        assert found is not None
+        actual = record.result(0)
+        assert actual is not None
         raw = x.double().numpy()
         rows, channels = np.indices(raw.shape).reshape(2, -1)
         order = np.lexsort((channels, rows, -np.abs(raw).reshape(-1)))[:100]
-        assert found.peaks.position.tolist() == rows[order].tolist()
-        assert found.peaks.channel.tolist() == channels[order].tolist()
+        assert actual.peaks.position.tolist() == rows[order].tolist()
+        assert actual.peaks.channel.tolist() == channels[order].tolist()
 
 
 def test_counters_are_cleared_for_the_next_site() -> None:
     shared = HostRecorder()
     x = torch.randn(300, 200, generator=torch.Generator().manual_seed(1)).bfloat16()
     labels = labels_of([(0, 0, np.arange(300))])
-    found = []
+    actual = []
     for _ in range(2):
         record = shared.site(x.dtype)
         record.add(x, labels)
-        found.append(record.result(0))
-    assert differences(found[0], found[1]) == []
-    assert found[0] is not None
-    assert found[0].distribution.counts.sum() == x.numel()
+        actual.append(record.result(0))
+    assert differences(actual[0], actual[1]) == []
+    assert actual[0] is not None
+    assert actual[0].distribution.counts.sum() == x.numel()
 
 
 def test_what_is_left_out_is_not_gathered() -> None:

@@ -128,12 +128,12 @@ def test_strides_change_nothing(kernel: Callable[[], Any], dtype: torch.dtype) -
     half, turned = wide.chunk(2, -1)[1], wide[:, :150].T
     for view in (half, turned, wide[:, ::2]):
         mine = labels if len(view) == 150 else labels_of([(0, 0, np.arange(len(view)))])
-        found = []
+        actual = []
         for x in (view, view.contiguous()):
             record = kernel().site(dtype)
             record.add(x, mine)
-            found.append(record.result(0))
-        assert differences(*found) == []
+            actual.append(record.result(0))
+        assert differences(*actual) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -142,19 +142,19 @@ def test_against_numpy(kernel: Callable[[], Any], dtype: torch.dtype) -> None:
     x = hard(dtype, 2)
     record = kernel().site(dtype)
     record.add(x, labels_of([(0, 0, np.arange(150))]))
-    found = record.result(0)
+    actual = record.result(0)
     raw = x.double().numpy()
     counted = x.to(torch.bfloat16) if dtype == torch.float32 else x
     bits: NDArray[np.uint16] = counted.view(torch.int16).numpy().view(np.uint16)
     dense = np.bincount(bits.reshape(-1), minlength=1 << 16)
-    expected = distribution.from_dense(found.distribution.encoding, dense)
-    assert differences(found.distribution, expected) == []
-    assert found.channel_amax.tolist() == np.abs(raw).max(0).tolist()
-    assert (found.extremes.min[0], found.extremes.max[0]) == (raw.min(), raw.max())
+    expected = distribution.from_dense(actual.distribution.encoding, dense)
+    assert differences(actual.distribution, expected) == []
+    assert actual.channel_amax.tolist() == np.abs(raw).max(0).tolist()
+    assert (actual.extremes.min[0], actual.extremes.max[0]) == (raw.min(), raw.max())
     medians = np.quantile(np.abs(raw), 0.5, axis=1, method="inverted_cdf")[:, None]
-    assert found.massive == ((np.abs(raw) > 100) & (np.abs(raw) > 1000 * medians)).sum() == 1
+    assert actual.massive == ((np.abs(raw) > 100) & (np.abs(raw) > 1000 * medians)).sum() == 1
     order = sorted((-abs(v), t, c) for t, row in enumerate(raw) for c, v in enumerate(row) if v)[:100]
-    p = found.peaks
+    p = actual.peaks
     seen = zip(p.value.tolist(), p.position.tolist(), p.channel.tolist(), strict=True)
     assert [(-abs(v), t, c) for v, t, c in seen] == order
 
