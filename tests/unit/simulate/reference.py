@@ -1,4 +1,4 @@
-"""Quantized models written a second time: weights replaced in a copy, inputs quantized by hooks of the tests' own."""
+"""Quantized models written a second time: weights replaced in a copy, inputs quantized by hooks of the tests' alone."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def ranges(model: nn.Module, groups: Sequence[Group], samples: Iterable[Tokenize
     for handle in handles:
         handle.remove()
     assert INT8_STATIC.input_activations is not None
-    found: dict[str, QParams | None] = {}
+    qparams: dict[str, QParams | None] = {}
     for group in groups:
         a, b = low[group.name].reshape(1), high[group.name].reshape(1)
         scale, zero_point = calculate_qparams(a, b, INT8_STATIC.input_activations)
-        found[group.name] = QParams(min=float(a), max=float(b), scale=scale, zero_point=zero_point)
-    return found
+        qparams[group.name] = QParams(min=float(a), max=float(b), scale=scale, zero_point=zero_point)
+    return qparams
 
 
 def by_scheme(
@@ -95,7 +95,7 @@ def quantized_copy(
 
 
 def _rows(x: Tensor, args: QuantizationArgs) -> Tensor:
-    """Every row with a symmetric scale of its own, one row at a time."""
+    """Every row with a symmetric scale each, one row at a time."""
     per_tensor = args.model_copy(update={"strategy": "tensor", "dynamic": False})
     restored = []
     for row in x.reshape(-1, x.shape[-1]):

@@ -45,15 +45,15 @@ def test_more_to_do_takes_longer(more: dict[str, object]) -> None:
 
 
 def test_the_samples_that_fit_are_the_most_that_do() -> None:
-    found = samples_in(100.0, REPORT, SPEED, samples=263, evaluation=20_000, budget=4096)
-    assert found is not None
+    count = samples_in(100.0, REPORT, SPEED, samples=263, evaluation=20_000, budget=4096)
+    assert count is not None
 
     def taking(count: int) -> float:
         share = count / 263
         part = replace(REPORT, tokens=round(60_000 * share), evaluated=min(4096, round(20_000 * share)))
         return seconds(part, SPEED)
 
-    assert taking(found) <= 100.0 < taking(found + 1)
+    assert taking(count) <= 100.0 < taking(count + 1)
 
 
 def test_where_two_samples_take_too_long_there_is_no_number() -> None:

@@ -19,16 +19,16 @@ from tests.unit.simulate.reference import run
 
 
 def errors(x: torch.Tensor) -> dict[str, float]:
-    """Of a tensor that is its own calibration."""
+    """Of a tensor that is calibrated on itself."""
     amax = float(x.abs().max())
     zero = torch.zeros(1, dtype=torch.int8)
-    seen = InputErrors(
+    sums = InputErrors(
         per_tensor_range=QParams(min=-amax, max=amax, scale=torch.tensor([amax / 127.5]), zero_point=zero),
         channel_amax=x.abs().amax(0),
     )
-    seen.add(x[:10])
-    seen.add(x[10:])
-    return {name: float(total) / seen.tokens for name, total in seen.sums.items()}
+    sums.add(x[:10])
+    sums.add(x[10:])
+    return {name: float(total) / sums.tokens for name, total in sums.sums.items()}
 
 
 def direct(x: np.ndarray, scale: np.ndarray) -> float:
@@ -44,12 +44,12 @@ def test_planted_causes_are_found(plant: str) -> None:
         x[:, 5] += 300  # large for every token
     elif plant == "massive token":
         x[7] *= 300
-    found = errors(x)
+    result = errors(x)
     wide = x.double().numpy()
-    assert found["per_tensor"] == pytest.approx(direct(wide, np.abs(wide).max() / 127.5), rel=1e-3)
-    assert found["per_token"] == pytest.approx(direct(wide, np.abs(wide).max(1, keepdims=True) / 127.5), rel=1e-3)
-    assert found["per_channel"] == pytest.approx(direct(wide, np.abs(wide).max(0) / 127.5), rel=1e-3)
-    assert cause(**found) == plant
+    assert result["per_tensor"] == pytest.approx(direct(wide, np.abs(wide).max() / 127.5), rel=1e-3)
+    assert result["per_token"] == pytest.approx(direct(wide, np.abs(wide).max(1, keepdims=True) / 127.5), rel=1e-3)
+    assert result["per_channel"] == pytest.approx(direct(wide, np.abs(wide).max(0) / 127.5), rel=1e-3)
+    assert cause(**result) == plant
 
 
 def test_causes_by_their_numbers() -> None:
@@ -78,14 +78,14 @@ def test_rows_are_those_of_the_evaluation_tokens(
     inside = [group for group in architecture.groups if group.layer is not None]
     assert [row.group for row in simulation.granularity] == [group.name for group in inside]
     group = next(group for group in inside if group.name == "layers.1.mlp.down_proj")
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     handle = tiny_loaded.model.get_submodule(group.members[0]).register_forward_pre_hook(
-        lambda _module, args: seen.append(args[0][0])
+        lambda _module, args: inputs.append(args[0][0])
     )
     for sample in samples:
         run(tiny_loaded.model, sample)
     handle.remove()
-    x = torch.cat(seen).double().numpy()
+    x = torch.cat(inputs).double().numpy()
     row = next(row for row in simulation.granularity if row.group == group.name)
     # The simulation divides in bfloat16, which moves single codes.
     assert row.per_token == pytest.approx(direct(x, np.abs(x).max(1, keepdims=True) / 127.5), rel=0.25)

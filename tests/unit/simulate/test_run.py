@@ -68,8 +68,8 @@ def test_static_ranges_come_from_the_calibration_samples(
     watched = ranges(tiny_loaded.model, architecture.groups, calibration)
     chosen = select(tiny_corpus.samples, BUDGET)
     expected = damage_rows(tiny_loaded.model, architecture, chosen, [INT8_STATIC], {INT8_STATIC.name: watched})
-    found = [row for row in simulation.groups if row.scheme == INT8_STATIC.name]
-    assert [(row.group, row.damage) for row in found] == [(row.group, row.damage) for row in expected]
+    rows = [row for row in simulation.groups if row.scheme == INT8_STATIC.name]
+    assert [(row.group, row.damage) for row in rows] == [(row.group, row.damage) for row in expected]
 
 
 def test_recipes_leave_the_output_projection_alone(simulation: Simulation, architecture: Architecture) -> None:
@@ -147,7 +147,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
 
     monkeypatch.setattr("quantaudit.simulate.sensitivity.prices.record_backward", fail)
 
-    def found() -> Simulation:
+    def run_simulation() -> Simulation:
         return simulate(
             tiny_loaded,
             tiny_profile,
@@ -159,9 +159,9 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
 
     if score == "gradient":
         with pytest.raises(MeasurementError, match="backward pass failed"):
-            found()
+            run_simulation()
         return
-    simulation = found()
+    simulation = run_simulation()
     assert simulation.evaluation.priced
     assert simulation.evaluation.price_source == "damage"
     for row in simulation.groups:
@@ -212,7 +212,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
         lambda _module, _args: calls.__setitem__(0, calls[0] + 1)
     )
     schemes = [INT8_STATIC, INT8_DYNAMIC]
-    found = simulate(
+    simulation = simulate(
         tiny_loaded,
         tiny_profile,
         tiny_corpus.samples,
@@ -221,13 +221,13 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
         groups=GroupOptions(score="damage" if by_damage else "gradient", single=single),
     )
     handle.remove()
-    made = calls[0] / len(found.evaluation.samples)
-    told = forward_passes(Work(tokens=0, evaluated=256, schemes=2, weights=1, by_damage=by_damage, single=single))
+    passes = calls[0] / len(simulation.evaluation.samples)
+    expected = forward_passes(Work(tokens=0, evaluated=256, schemes=2, weights=1, by_damage=by_damage, single=single))
     # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
     blocks = cost.CLEAN + cost.REPLAYED * 3
     hooks = (cost.SCORED - 1) * 3
     back = 0 if by_damage else cost.BACKWARD - 1
-    structure = 0 if by_damage else 1 / len(found.evaluation.samples)  # one sample tells where groups are felt
+    structure = 0 if by_damage else 1 / len(simulation.evaluation.samples)  # one sample shows where groups join
     # Passes that begin at a block embed their tokens too; one sample, twice, shows whether they can.
-    skipped = 4 - cost.FLOOR + 2 / len(found.evaluation.samples)
-    assert made == pytest.approx(told - blocks - hooks - back + structure + skipped)
+    skipped = 4 - cost.FLOOR + 2 / len(simulation.evaluation.samples)
+    assert passes == pytest.approx(expected - blocks - hooks - back + structure + skipped)

@@ -38,40 +38,40 @@ def test_scales_come_from_the_calibration_split(tiny_profile: Profile) -> None:
         calibration = tiny_profile.split(row.site, "calibration")
         assert calibration is not None
         args, exact = STATIC_INPUTS[row.scheme], calibration.range
-        seen = Observed(
+        observed = Observed(
             distribution=calibration.distribution,
             exact=exact,
             lows=calibration.extremes.min,
             highs=calibration.extremes.max,
             dtype=torch.bfloat16,
         )
-        expected = qparams_from(seen, args, row.observer)
+        expected = qparams_from(observed, args, row.observer)
         assert expected is not None
         assert (row.min, row.max) == (expected.min, expected.max)
         assert (row.scale, row.zero_point) == (float(expected.scale), int(expected.zero_point))
         if row.observer == "absolute_maximum":
             assert (row.min, row.max) == exact
-        assert row.order_spread == (order_spread(seen, args) if row.observer == "minmax" else None)
+        assert row.order_spread == (order_spread(observed, args) if row.observer == "minmax" else None)
 
 
 def test_errors_are_those_on_the_evaluation_split(tiny_profile: Profile) -> None:
     for row in error_rows(tiny_profile):
         evaluation = tiny_profile.split(row.site, "evaluation")
         args = STATIC_INPUTS[row.scheme]
-        found = site_qparams(tiny_profile, row.site, args, row.observer)
+        qparams = site_qparams(tiny_profile, row.site, args, row.observer)
         assert evaluation is not None
-        assert found is not None
-        expected = tensor_errors(evaluation.distribution, found, args)
+        assert qparams is not None
+        expected = tensor_errors(evaluation.distribution, qparams, args)
         for name in ("sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels", "clip_rate"):
             assert getattr(row, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
-        assert row.scale == float(found.scale)
+        assert row.scale == float(qparams.scale)
 
 
 def test_the_scale_is_in_the_checkpoints_dtype(tiny_profile: Profile) -> None:
     assert model_dtype(tiny_profile) == torch.bfloat16
-    found = site_qparams(tiny_profile, tiny_profile.sites[1].name, INT8, "absolute_maximum")
-    assert found is not None
-    assert found.scale.dtype == torch.bfloat16
+    qparams = site_qparams(tiny_profile, tiny_profile.sites[1].name, INT8, "absolute_maximum")
+    assert qparams is not None
+    assert qparams.scale.dtype == torch.bfloat16
 
 
 def test_a_tensor_with_a_value_that_is_not_finite_has_no_scale(

@@ -37,11 +37,11 @@ def effect(name: str, damage: float | None, *, scheme: str = "s", layer: int | N
 
 def brute_force(loaded: LoadedModel, changed: object, samples: list[TokenizedSample]) -> float:
     """Mean KL over all tokens, in float64, of a model against its quantized copy."""
-    found = []
+    kls = []
     for sample in samples:
         p, q = (run(model, sample).double().softmax(-1).numpy() for model in (loaded.model, changed))  # type: ignore[arg-type]
-        found.append(scipy.special.rel_entr(p, q).sum(-1))
-    return float(np.concatenate(found).mean())
+        kls.append(scipy.special.rel_entr(p, q).sum(-1))
+    return float(np.concatenate(kls).mean())
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +62,15 @@ def test_the_kl_is_that_of_a_copy_with_this_group_quantized(
     calibration = [sample for sample in tiny_corpus.samples if sample.split == "calibration"]
     watched = ranges(tiny_loaded.model, architecture.groups, calibration)
     chosen = select(tiny_corpus.samples, BUDGET)
-    known = [row for row in simulation.groups if row.kl is not None]
-    assert len(known) == 3
-    assert {(row.scheme, row.sampled) for row in known} == {(INT8_STATIC.name, True)}
-    for found in known:
-        changed = quantized_copy(tiny_loaded.model, architecture.groups, {found.group: INT8_STATIC}, watched)
-        assert found.kl == pytest.approx(brute_force(tiny_loaded, changed, chosen), rel=1e-3)
-        assert found.kl is not None
-        assert found.kl_stderr is not None
-        assert 0 < found.kl_stderr < found.kl
+    simulated = [row for row in simulation.groups if row.kl is not None]
+    assert len(simulated) == 3
+    assert {(row.scheme, row.sampled) for row in simulated} == {(INT8_STATIC.name, True)}
+    for row in simulated:
+        changed = quantized_copy(tiny_loaded.model, architecture.groups, {row.group: INT8_STATIC}, watched)
+        assert row.kl == pytest.approx(brute_force(tiny_loaded, changed, chosen), rel=1e-3)
+        assert row.kl is not None
+        assert row.kl_stderr is not None
+        assert 0 < row.kl_stderr < row.kl
     assert not any(row.sampled for row in simulation.groups if row.kl is None)
 
 
@@ -86,7 +86,7 @@ def test_what_prices_need_is_kept_and_no_fair_sample(
     """Anchors of prices from damage keep their KL; a sample that is asked for joins them, and nothing runs twice."""
     stages: list[tuple[str, int]] = []
 
-    def found(single: int | None) -> Simulation:
+    def simulated(single: int | None) -> Simulation:
         stages.clear()
 
         def opened(title: str, total: int, unit: str = "steps"):  # type: ignore[no-untyped-def]
@@ -103,11 +103,11 @@ def test_what_prices_need_is_kept_and_no_fair_sample(
             stages=opened,
         )
 
-    alone = found(0)
+    alone = simulated(0)
     anchors = {r.group for r in alone.groups if r.kl is not None}
     assert len(anchors) >= 4
     assert not any(r.sampled for r in alone.groups)
-    joined = found(None)
+    joined = simulated(None)
     inside = [r for r in joined.groups if r.layer is not None]
     assert all(r.sampled and r.kl is not None for r in inside)
     count = len(joined.evaluation.samples)
@@ -151,7 +151,7 @@ def test_the_spread_has_distinct_rows_at_even_ranks(damages: list[float | None],
 
 
 def test_even_ranks_keep_a_correlation_where_the_worst_half_would_not() -> None:
-    """A predictor that only tells the worst few groups apart, as peaks do."""
+    """A predictor that only separates the worst few groups, as peaks do."""
     generator = np.random.default_rng(0)
     damage = np.exp(generator.normal(-8, 1, 120))
     damage[:12] *= 1000

@@ -92,10 +92,10 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
         assert row.kl_stderr == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
         for domain, score in row.domains.items():
-            own = [k for k, s in enumerate(samples) if s.domain == domain]
-            assert score.tokens == sum(len(samples[k].ids) for k in own)
-            assert score.kl == pytest.approx(np.concatenate([kls[k] for k in own]).mean(), rel=1e-4, abs=1e-7)
-            assert score.top1 == pytest.approx(np.concatenate([agreed[k] for k in own]).mean())
+            indices = [k for k, s in enumerate(samples) if s.domain == domain]
+            assert score.tokens == sum(len(samples[k].ids) for k in indices)
+            assert score.kl == pytest.approx(np.concatenate([kls[k] for k in indices]).mean(), rel=1e-4, abs=1e-7)
+            assert score.top1 == pytest.approx(np.concatenate([agreed[k] for k in indices]).mean())
         assert set(row.domains) == {s.domain for s in samples}
 
 
@@ -121,18 +121,18 @@ def test_the_assistants_turns_are_scored_apart(
         base, changed = log_probabilities(run(tiny_loaded.model, s)), log_probabilities(run(other, s))
         kls.setdefault(s.domain, []).append(scipy.special.rel_entr(np.exp(base), np.exp(changed)).sum(-1)[where])
         losses.append(-changed[where, s.ids[where + 1]])
-    every = np.concatenate([kl for found in kls.values() for kl in found])
+    every = np.concatenate([kl for of_domain in kls.values() for kl in of_domain])
     assert row.assistant is not None
     assert row.assistant.tokens == len(every)
     assert row.assistant.kl == pytest.approx(every.mean(), rel=1e-4)
     assert row.assistant.perplexity == pytest.approx(math.exp(np.concatenate(losses).mean()), rel=1e-5)
-    for domain, found in kls.items():
-        if not sum(len(kl) for kl in found):
+    for domain, of_domain in kls.items():
+        if not sum(len(kl) for kl in of_domain):
             assert domain not in row.assistant_domains
             continue
         score = row.assistant_domains[domain]
-        assert score.kl == pytest.approx(np.concatenate(found).mean(), rel=1e-4)
-        assert score.samples == sum(len(kl) > 0 for kl in found)
+        assert score.kl == pytest.approx(np.concatenate(of_domain).mean(), rel=1e-4)
+        assert score.samples == sum(len(kl) > 0 for kl in of_domain)
 
 
 def test_a_plan_without_schemes_scores_exactly_nothing(
@@ -241,10 +241,10 @@ def test_drift_is_block_damage() -> None:
     generator = torch.Generator().manual_seed(0)
     clean, changed = (torch.randn(1, 9, 33, generator=generator).mul(40).bfloat16() for _ in range(2))
     clean[0, 4] = 0
-    found = Hidden.of(clean).drift(changed)
-    assert float(found) == pytest.approx(float(block_damage(clean, changed)), rel=1e-6)
+    drift = Hidden.of(clean).drift(changed)
+    assert float(drift) == pytest.approx(float(block_damage(clean, changed)), rel=1e-6)
     assert float(Hidden.of(clean).drift(clean)) == 0
-    assert found.dtype == torch.float64
+    assert drift.dtype == torch.float64
 
 
 # Broken things -------------------------------------------------------------------------------------------------------
@@ -257,9 +257,9 @@ def test_a_group_without_range_is_left_alone_and_the_row_says_so(
     without = plan("without", groups, dict.fromkeys(names, INT8_STATIC), {**qparams, names[5]: None})
     other = plan("other", groups, {name: INT8_STATIC for name in names if name != names[5]}, qparams)
     assert without.unscaled == list(groups[5].members)
-    found, expected = score_plans(tiny_loaded.model, samples[:2], [without, other])
-    assert (found.kl, found.perplexity) == (expected.kl, expected.perplexity)
-    assert found.nonfinite
+    partial, expected = score_plans(tiny_loaded.model, samples[:2], [without, other])
+    assert (partial.kl, partial.perplexity) == (expected.kl, expected.perplexity)
+    assert partial.nonfinite
     assert not expected.nonfinite
 
 
@@ -279,15 +279,15 @@ def test_the_divergence_is_the_textbooks() -> None:
     p, q = (torch.randn(5, 300, generator=generator).mul(4).add(7) for _ in range(2))
     expected = scipy.special.rel_entr(*(x.double().softmax(-1).numpy() for x in (p, q))).sum(-1)
     targets = torch.tensor([3, 1, 4, 1])
-    known = token_stats(p, targets, Scratch())
-    changed, found = compare(p, known, q, targets, Scratch())
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
-    assert compare(p, known, p, targets, Scratch())[1].tolist() == [0.0] * 5
-    for reading, x in ((known, p), (changed, q)):
-        np.testing.assert_allclose(reading.normalizer.numpy(), x.double().logsumexp(-1).numpy(), rtol=1e-6)
+    clean_stats = token_stats(p, targets, Scratch())
+    changed, kl = compare(p, clean_stats, q, targets, Scratch())
+    np.testing.assert_allclose(kl.numpy(), expected, rtol=1e-5)
+    assert compare(p, clean_stats, p, targets, Scratch())[1].tolist() == [0.0] * 5
+    for stats, x in ((clean_stats, p), (changed, q)):
+        np.testing.assert_allclose(stats.normalizer.numpy(), x.double().logsumexp(-1).numpy(), rtol=1e-6)
         losses = -x.double().log_softmax(-1)[torch.arange(4), targets]
-        np.testing.assert_allclose(reading.loss.numpy(), losses.numpy(), rtol=1e-5)
-        assert torch.equal(reading.top, x.argmax(-1))
+        np.testing.assert_allclose(stats.loss.numpy(), losses.numpy(), rtol=1e-5)
+        assert torch.equal(stats.top, x.argmax(-1))
 
 
 @pytest.mark.parametrize(("threads", "fit", "rows"), [(1, 5, 5), (2, 5, 4), (2, 2, 2), (3, 5, 3), (4, 1, 4), (7, 0, 7)])
@@ -299,20 +299,20 @@ def test_every_thread_gets_as_many_rows_and_slices_change_no_number(
     clean, changed = (torch.randn(9, 1001, generator=generator).mul(3).bfloat16() for _ in range(2))
     targets = torch.randint(0, 1001, (8,), generator=generator)
 
-    def found() -> tuple[torch.Tensor, ...]:
-        known = token_stats(clean, targets, Scratch())
-        reading, kl = compare(clean, known, changed, targets, Scratch())
-        return known.top, reading.top, known.normalizer, known.loss, reading.normalizer, reading.loss, kl
+    def compared() -> tuple[torch.Tensor, ...]:
+        clean_stats = token_stats(clean, targets, Scratch())
+        stats, kl = compare(clean, clean_stats, changed, targets, Scratch())
+        return clean_stats.top, stats.top, clean_stats.normalizer, clean_stats.loss, stats.normalizer, stats.loss, kl
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(divergence, "SLICE_BYTES", 1000 * 4 * 1001)
-    whole = found()
+    whole = compared()
     monkeypatch.setattr(divergence, "SLICE_BYTES", fit * 4 * 1001)
     parts = [part for part, _ in Scratch().views(clean)]
     assert {part.stop - part.start for part in parts[:-1]} == {rows}
     assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == len(clean)
-    for a, b in zip(whole, found(), strict=True):
+    for a, b in zip(whole, compared(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -356,14 +356,14 @@ def test_a_tied_embedding_is_untouched_when_the_output_projection_is_quantized(
 ) -> None:
     model = tiny_model("llama", tie_word_embeddings=True, num_hidden_layers=1)
     groups = list(discover(model).groups)
-    seen: list[torch.Tensor] = []
-    model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: seen.append(output))
+    outputs: list[torch.Tensor] = []
+    model.get_input_embeddings().register_forward_hook(lambda _m, _a, output: outputs.append(output))
     before = weight_bytes(model)
     (row,) = score_plans(model, samples[:1], [plan("head", groups, {"lm_head": WEIGHTS_ONLY}, {})])
     assert row.kl is not None
     assert row.kl > 0
-    assert len(seen) == 2
-    assert torch.equal(seen[0], seen[1])
+    assert len(outputs) == 2
+    assert torch.equal(outputs[0], outputs[1])
     assert weight_bytes(model) == before
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
@@ -376,13 +376,13 @@ def test_two_tokens_are_enough(tiny_loaded: LoadedModel, groups: list[Group], pl
 
 def test_a_block_that_the_model_skips_has_no_drift(samples: list[TokenizedSample]) -> None:
     model = tiny_model("llama", num_hidden_layers=3)
-    found = discover(model)
-    groups = [group for group in found.groups if group.layer == 0]
+    architecture = discover(model)
+    groups = [group for group in architecture.groups if group.layer == 0]
     plans = [plan("p", groups, {group.name: INT8_DYNAMIC for group in groups}, {})]
-    (whole,) = score_plans(model, samples[:1], plans, blocks=found.blocks)
+    (whole,) = score_plans(model, samples[:1], plans, blocks=architecture.blocks)
     # Named blocks that never run, as in models that share or drop layers.
     model.model.idle = copy.deepcopy(model.model.layers[0])
-    blocks = [found.blocks[0], "model.idle", *found.blocks[1:]]
+    blocks = [architecture.blocks[0], "model.idle", *architecture.blocks[1:]]
     (row,) = score_plans(model, samples[:1], plans, blocks=blocks)
     assert row.propagation == [whole.propagation[0], None, *whole.propagation[1:]]
     assert all(drift is not None and drift > 0 for drift in whole.propagation)

@@ -1,4 +1,4 @@
-"""Linears run quantized exactly as long as the context lasts, and in the toolkit's arithmetic."""
+"""Linears run quantized exactly as long as the context lasts, and in the arithmetic of compressed_tensors."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def test_a_weight_gets_one_symmetric_scale_for_each_output_channel(dtype: torch.
     weight = normal(20, 33, dtype=dtype)
     restored = quantize_weight(weight, INT8_PER_CHANNEL)
     assert restored.dtype == dtype
-    for row, found in zip(weight, restored, strict=True):
+    for row, restored_row in zip(weight, restored, strict=True):
         scale = row.abs().max() / 127.5
         zero_point = torch.zeros(1, dtype=torch.int8)
-        assert torch.equal(found, fake_quantize(row, scale.reshape(1), zero_point, INT8_STATIC.input_activations))
+        assert torch.equal(
+            restored_row, fake_quantize(row, scale.reshape(1), zero_point, INT8_STATIC.input_activations)
+        )
         # Half a step, one more for the scale's rounding at code 127, and the rounding of the product itself.
-        assert float((row - found).abs().max()) <= float(scale) * 1.1
+        assert float((row - restored_row).abs().max()) <= float(scale) * 1.1
 
 
 def test_quantizing_a_weight_leaves_the_original() -> None:
@@ -57,9 +59,9 @@ def test_the_dynamic_quantizer_gives_every_token_of_a_2d_input_its_own_scale(sha
     x = normal(*shape)
     quantizer = input_quantizer(INT8_DYNAMIC, None, CPU)
     assert quantizer is not None
-    found = quantizer(x)
-    assert found.shape == x.shape
-    for row, restored in zip(x, found, strict=True):
+    output = quantizer(x)
+    assert output.shape == x.shape
+    for row, restored in zip(x, output, strict=True):
         scale = (row.abs().max() / 127.5).reshape(1)
         zero_point = torch.zeros(1, dtype=torch.int8)
         assert torch.equal(restored, fake_quantize(row, scale, zero_point, INT8_STATIC.input_activations))
@@ -74,8 +76,10 @@ def test_the_dynamic_quantizer_treats_2d_and_3d_inputs_alike() -> None:
 
 
 def test_the_static_quantizer_uses_the_given_scale_for_every_token() -> None:
-    found = QParams(min=-2, max=2, scale=torch.tensor([0.5]).bfloat16(), zero_point=torch.tensor([0], dtype=torch.int8))
-    quantizer = input_quantizer(INT8_STATIC, found, CPU)
+    qparams = QParams(
+        min=-2, max=2, scale=torch.tensor([0.5]).bfloat16(), zero_point=torch.tensor([0], dtype=torch.int8)
+    )
+    quantizer = input_quantizer(INT8_STATIC, qparams, CPU)
     assert quantizer is not None
     x = torch.tensor([[[0.2, 0.3, -0.74, 1000.0, -1000.0]]]).bfloat16()
     assert quantizer(x).tolist() == [[[0.0, 0.5, -0.5, 63.5, -64.0]]]
@@ -83,23 +87,23 @@ def test_the_static_quantizer_uses_the_given_scale_for_every_token() -> None:
 
 @pytest.mark.parametrize("scheme", [INT8_STATIC, INT8_DYNAMIC])
 def test_a_float32_input_in_a_bfloat16_model_is_quantized_in_float32(scheme: Scheme) -> None:
-    """As a router that is kept in float32 reads it: its scale is the toolkit's in float32, not the model's."""
+    """As a router kept in float32 reads it: its scale is that of compressed_tensors in float32, not the model's."""
     low, high = -1.7310585, 2.3456789
     rounded = torch.tensor([high / 127.5]).bfloat16()
     qparams = QParams(min=low, max=high, scale=rounded, zero_point=torch.zeros(1, dtype=torch.int8))
     quantizer = input_quantizer(scheme, qparams if scheme.static else None, CPU)
     assert quantizer is not None
     x = normal(5, 16).float() / 3
-    found = quantizer(x)
-    assert found.dtype == torch.float32
+    output = quantizer(x)
+    assert output.dtype == torch.float32
     numbers = x.double().numpy()
     amax = np.float32(high) if scheme.static else np.abs(numbers).max(1, keepdims=True)
     scale = np.float32(amax) / np.float32(127.5)
     codes = np.clip(np.round(x.numpy() / scale), -128, 127)
-    np.testing.assert_allclose(found.numpy(), codes * scale, rtol=1e-6)
+    np.testing.assert_allclose(output.numpy(), codes * scale, rtol=1e-6)
     narrow = quantizer(x.bfloat16())
     assert narrow.dtype == torch.bfloat16
-    assert torch.equal(quantizer(x), found), "one quantizer serves both dtypes"
+    assert torch.equal(quantizer(x), output), "one quantizer serves both dtypes"
 
 
 def test_a_scheme_without_activations_quantizes_none() -> None:
@@ -131,10 +135,10 @@ def test_quantizers_keep_no_input_alive() -> None:
         quantizer = input_quantizer(scheme, ranges, CPU)
         assert quantizer is not None
         first, second = normal(3, 8), normal(5, 8)
-        seen, made = weakref.ref(first), weakref.ref(quantizer(first))
-        assert made() is not None
+        input_ref, output_ref = weakref.ref(first), weakref.ref(quantizer(first))
+        assert output_ref() is not None
         del first
-        assert (seen(), made()) == (None, None)
+        assert (input_ref(), output_ref()) == (None, None)
         assert quantizer(second) is quantizer(second)
         assert quantizer(second).shape == second.shape
 

@@ -47,11 +47,11 @@ def integer_kernel(linear: nn.Linear, qparams: QParams, x: Tensor) -> Tensor:
     module.weight = nn.Parameter(weight, requires_grad=False)
     module.input_scale = qparams.scale.reshape(())
     module.disable_output_quantization()
-    seen: list[Any] = []
-    module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    inputs: list[Any] = []
+    module.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
     result: Tensor = module(x)
-    assert isinstance(seen[0], ActivationQBytesTensor)
-    assert seen[0]._data.dtype == weight._data.dtype == torch.int8
+    assert isinstance(inputs[0], ActivationQBytesTensor)
+    assert inputs[0]._data.dtype == weight._data.dtype == torch.int8
     return result
 
 

@@ -32,9 +32,9 @@ from tests.families import family_model
 
 
 def resolved(path: Path, loaded: LoadedModel) -> ResolvedRecipe:
-    found = resolve(read_recipe(path), loaded.model)
-    reasons = tuple(change.reason for change in found.unsimulated)
-    return ResolvedRecipe(name=path.stem, schemes=found.schemes, digest=found.digest, unsimulated=reasons)
+    resolution = resolve(read_recipe(path), loaded.model)
+    reasons = tuple(change.reason for change in resolution.unsimulated)
+    return ResolvedRecipe(name=path.stem, schemes=resolution.schemes, digest=resolution.digest, unsimulated=reasons)
 
 
 def shipped(name: str) -> Path:
@@ -112,16 +112,16 @@ def test_the_observer_that_the_recipe_names_sets_the_range(
 ) -> None:
     path, site = "model.layers.2.mlp.down_proj", "layers.2.mlp.down_proj.input"
     ours = {"static_minmax": "absolute_maximum", "minmax": "minmax", "mse": "mse", None: "minmax"}
-    for toolkit, observer in ours.items():
-        args = INT8.model_copy(update={"observer": toolkit})
+    for theirs, observer in ours.items():
+        args = INT8.model_copy(update={"observer": theirs})
         scheme = QuantizationScheme(targets=["Linear"], input_activations=args)
         plan = recipe_plan(of({path: scheme}), tiny_loaded.model, architecture.groups, tiny_profile)
         expected = site_qparams(tiny_profile, site, INT8, observer)
-        found = plan.qparams[path]
-        assert found is not None
+        qparams = plan.qparams[path]
+        assert qparams is not None
         assert expected is not None
-        assert torch.equal(found.scale, expected.scale)
-        assert bool(plan.approximate) == (toolkit == "mse")
+        assert torch.equal(qparams.scale, expected.scale)
+        assert bool(plan.approximate) == (theirs == "mse")
 
 
 def test_what_cannot_be_simulated_is_named_and_left_alone(
@@ -171,7 +171,7 @@ def test_experts_have_ranges_of_their_own_and_are_marked(tiny_loaded: LoadedMode
     assert set(plan.schemes) == set(members)
     assert len(plan.approximate) == 1
     assert "routed tokens" in plan.approximate[0]
-    scales = {float(found.scale) for found in plan.qparams.values() if found is not None}
+    scales = {float(qparams.scale) for qparams in plan.qparams.values() if qparams is not None}
     assert len(scales) > len(discover(model).blocks) * 2
     dynamic = recipe_plan(of({m: linears("FP8_DYNAMIC") for m in members}), model, groups, profile)
     assert dynamic.approximate == ()

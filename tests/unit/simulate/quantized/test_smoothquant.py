@@ -1,4 +1,4 @@
-"""SmoothQuant on a model, within a context: its factors by an own formula, what it leaves behind, and what it does."""
+"""SmoothQuant on a model, within a context: its factors by another formula, what it leaves behind, and what it does."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def logits(model: Any, sample: TokenizedSample) -> torch.Tensor:
 
 def spans(model: Any, corpus: TokenizedCorpus, module: str) -> NDArray[np.float64]:
     """Greatest less least value of each channel of a module's output over the calibration samples."""
-    seen: list[NDArray[np.float64]] = []
+    outputs: list[NDArray[np.float64]] = []
     hook = model.get_submodule(module).register_forward_hook(
-        lambda _module, _args, output: seen.append(output[0].double().numpy())
+        lambda _module, _args, output: outputs.append(output[0].double().numpy())
     )
     for sample in corpus.samples:
         if sample.split == "calibration":
             logits(model, sample)
     hook.remove()
-    rows = np.concatenate(seen)
+    rows = np.concatenate(outputs)
     return rows.max(0) - rows.min(0)
 
 
@@ -94,7 +94,7 @@ def spans(model: Any, corpus: TokenizedCorpus, module: str) -> NDArray[np.float6
 def test_factors_are_those_of_the_paper_with_the_toolkits_ranges(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, strength: float
 ) -> None:
-    """s = range(X)^α / (2 max|W|)^(1 − α) (arXiv 2211.10438; the toolkit doubles max|W| to be a range as well)."""
+    """s = range(X)^α / (2 max|W|)^(1 − α) (arXiv 2211.10438; llm-compressor doubles max|W| to be a range as well)."""
     model = loaded.model
     steps, _ = calibrate(model, profile, corpus.samples, [smooth(strength)], [])
     weights = {path: model.get_submodule(path).weight.detach().double().numpy() for path in QKV}
@@ -158,18 +158,18 @@ def test_a_parameter_that_is_shared_is_shared_inside_too(corpus: TokenizedCorpus
 def test_statistics_are_those_of_the_smoothed_model_for_the_sites_that_were_asked_for(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
 ) -> None:
-    steps, found = calibrate(loaded.model, profile, corpus.samples, [smooth(0.8)], [INPUT])
+    steps, smoothed_profile = calibrate(loaded.model, profile, corpus.samples, [smooth(0.8)], [INPUT])
     with smoothed(loaded.model, steps), eager_attention(loaded.model):
         expected = measure(loaded, corpus)
     key = (INPUT, "calibration")
-    assert not differences(found.statistics[key], expected.statistics[key])  # type: ignore[index]
-    assert differences(found.statistics[key], profile.statistics[key])  # type: ignore[index]
+    assert not differences(smoothed_profile.statistics[key], expected.statistics[key])  # type: ignore[index]
+    assert differences(smoothed_profile.statistics[key], profile.statistics[key])  # type: ignore[index]
     others = {name for name in profile.statistics if name != key}
-    assert all(found.statistics[name] is profile.statistics[name] for name in others)
+    assert all(smoothed_profile.statistics[name] is profile.statistics[name] for name in others)
 
 
 def test_steps_follow_one_another(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus) -> None:
-    """Each sees what those before it have made; their factors multiply."""
+    """Each sees what those before it leave; their factors multiply."""
     first, _ = calibrate(loaded.model, profile, corpus.samples, [smooth(1.0)], [])
     both, _ = calibrate(loaded.model, profile, corpus.samples, [smooth(1.0), smooth(0.0)], [])
     low, high = both[1].ranges[NORM]
@@ -249,9 +249,9 @@ def test_the_simulation_is_what_oneshot_saves(
     real = score_checkpoint(loaded.model, load_saved(tmp_path / "saved", loaded.device), evaluation, plan)
     saved = saved_parameters(tmp_path / "saved")
     compared = 0
-    for path, found in plan.qparams.items():
-        assert found is not None
-        assert float(saved[f"{path}.input_scale"]) == pytest.approx(float(found.scale), rel=1e-5), path
+    for path, qparams in plan.qparams.items():
+        assert qparams is not None
+        assert float(saved[f"{path}.input_scale"]) == pytest.approx(float(qparams.scale), rel=1e-5), path
         compared += 1
     assert compared == len(resolution.schemes) >= 12
     assert predicted.kl == pytest.approx(real.kl, rel=1e-4)
@@ -265,8 +265,8 @@ def test_the_toolkits_own_choice_of_pipeline_comes_within_five_percent(
     recipe = tmp_path / "recipe.yaml"
     quantization = f"QuantizationModifier:{STATIC.replace('OBSERVER', 'static_minmax')}"
     recipe.write_text(f"s_stage:\n  q_modifiers:\n    {PLAIN}\n    {quantization}")
-    found = resolve(read_recipe(recipe), loaded.model)
-    plan = recipe_plan(found.as_recipe("r"), loaded.model, discover(loaded.model).groups, profile, corpus.samples)
+    resolution = resolve(read_recipe(recipe), loaded.model)
+    plan = recipe_plan(resolution.as_recipe("r"), loaded.model, discover(loaded.model).groups, profile, corpus.samples)
     (predicted,) = score_plans(loaded.model, evaluation, [plan])
     changed = loaded_from(tiny_model("llama", dtype=torch.float32, tie_word_embeddings=True), loaded)
     calibration = [sample for sample in corpus.samples if sample.split == "calibration"]
@@ -287,10 +287,10 @@ def test_experts_are_smoothed_together_with_their_router_and_restored(tiny_loade
     recipe = tmp_path / "recipe.yaml"
     quantization = f"QuantizationModifier:{STATIC.replace('OBSERVER', 'static_minmax')}"
     recipe.write_text(f"s_stage:\n  q_modifiers:\n    {EXPERTS}    {quantization}")
-    found = resolve(read_recipe(recipe), model)
-    assert found.unsimulated == ()
+    resolution = resolve(read_recipe(recipe), model)
+    assert resolution.unsimulated == ()
     before = _stored(model)
-    plan = recipe_plan(found.as_recipe("r"), model, discover(model).groups, profile, corpus.samples)
+    plan = recipe_plan(resolution.as_recipe("r"), model, discover(model).groups, profile, corpus.samples)
     with smoothed(model, plan.smoothed) as factors:
         inside = _stored(model)
         for path in ("model.layers.0.mlp.experts.1.up_proj", "model.layers.0.mlp.experts.0.gate_proj"):

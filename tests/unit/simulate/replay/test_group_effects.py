@@ -47,9 +47,9 @@ def test_damage_is_the_sum_over_tokens_of_the_relative_squared_change(dtype: tor
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(2, 7, 64, generator=generator).to(dtype)
     changed = (clean + 0.1 * torch.randn(2, 7, 64, generator=generator).to(dtype)).to(dtype)
-    found = block_damage(clean, changed)
-    assert found.dtype == torch.float64
-    assert float(found) == pytest.approx(by_hand(clean, changed).sum(), rel=1e-5)
+    damage = block_damage(clean, changed)
+    assert damage.dtype == torch.float64
+    assert float(damage) == pytest.approx(by_hand(clean, changed).sum(), rel=1e-5)
 
 
 def test_one_massive_token_cannot_hide_the_rest() -> None:
@@ -73,14 +73,14 @@ def test_a_non_finite_change_is_non_finite_damage() -> None:
 
 
 def test_a_price_is_half_the_squared_product_token_by_token() -> None:
-    """In float64 by hand, for outputs with and without residual streams of their own."""
+    """In float64 by hand, for outputs with and without residual streams inside them."""
     generator = torch.Generator().manual_seed(0)
     for shape in ((2, 7, 64), (2, 7, 3, 64), (14, 64)):
         gradients, clean, changed = (torch.randn(shape, generator=generator) for _ in range(3))
         by_token = (gradients.double() * (changed.double() - clean.double())).numpy().reshape(14, -1).sum(-1)
-        found = fisher_kl(gradients, clean, changed)
-        assert found.dtype == torch.float64
-        assert float(found) == pytest.approx(0.5 * (by_token**2).sum(), rel=1e-5)
+        price = fisher_kl(gradients, clean, changed)
+        assert price.dtype == torch.float64
+        assert float(price) == pytest.approx(0.5 * (by_token**2).sum(), rel=1e-5)
 
 
 # Against whole forwards ----------------------------------------------------------------------------------------------
@@ -88,16 +88,16 @@ def test_a_price_is_half_the_squared_product_token_by_token() -> None:
 
 def block_outputs(model: nn.Module, path: str, samples: list[TokenizedSample]) -> list[torch.Tensor]:
     """Output of one decoder layer for every sample, from forwards of the whole model."""
-    found: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
 
     def keep(_module: nn.Module, _args: object, output: object) -> None:
-        found.append((output if isinstance(output, torch.Tensor) else output[0]).clone())
+        outputs.append((output if isinstance(output, torch.Tensor) else output[0]).clone())
 
     handle = model.get_submodule(path).register_forward_hook(keep)
     for sample in samples:
         run(model, sample)
     handle.remove()
-    return found
+    return outputs
 
 
 def two_forwards(
@@ -148,7 +148,7 @@ def test_damage_is_that_of_two_forwards_in_other_families(name: str) -> None:
 def test_a_coarser_scale_does_more_damage(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
-    coarse = {name: replace(found, scale=found.scale * 8) for name, found in qparams.items() if found is not None}
+    coarse = {name: replace(q, scale=q.scale * 8) for name, q in qparams.items() if q is not None}
     fine, rough = (
         [
             row.damage
@@ -288,7 +288,7 @@ def test_recording_calls_leaves_no_hooks_and_replays_bit_for_bit(
 def test_every_static_scheme_uses_its_own_ranges(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: QParamsByGroup
 ) -> None:
-    coarse = {name: replace(found, scale=found.scale * 8) for name, found in qparams.items() if found is not None}
+    coarse = {name: replace(q, scale=q.scale * 8) for name, q in qparams.items() if q is not None}
     mixed = {INT8_STATIC.name: qparams, INPUTS_ONLY.name: coarse}
     together = damage_rows(tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], mixed)
     for scheme in (INT8_STATIC, INPUTS_ONLY):

@@ -46,17 +46,17 @@ Ranges = dict[str, QParams | None]
 
 def outputs(model: nn.Module, paths: Sequence[str], sample: TokenizedSample) -> dict[str, Tensor]:
     """Output [tokens, out] of every module, by path."""
-    found: dict[str, Tensor] = {}
+    by_path: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(path).register_forward_hook(
-            lambda _m, _a, output, path=path: found.__setitem__(path, first_tensor(output)[0].detach().clone())
+            lambda _m, _a, output, path=path: by_path.__setitem__(path, first_tensor(output)[0].detach().clone())
         )
         for path in paths
     ]
     run(model, sample)
     for handle in handles:
         handle.remove()
-    return found
+    return by_path
 
 
 def shifted(output: Any, delta: Tensor) -> Any:
@@ -112,16 +112,16 @@ def price_by_hand(
     clean, after = (outputs(m, paths, sample) for m in (model, changed))
     deltas = {path: torch.zeros_like(clean[path], requires_grad=True) for path in paths}
     gradients = torch.autograd.grad(nudged_loss(model, labels, sample, deltas), list(deltas.values()))
-    felt = sum(
+    directional = sum(
         (gradient.double() * (after[path] - clean[path]).double()).sum(-1)
         for path, gradient in zip(paths, gradients, strict=True)
     )
-    return 0.5 * float(torch.as_tensor(felt).square().sum()) / len(sample.ids)
+    return 0.5 * float(torch.as_tensor(directional).square().sum()) / len(sample.ids)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "glm4", "falcon"])
 def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(name: str) -> None:
-    """Changes from a copy quantized for good; at a Linear's own output for what lies outside the blocks."""
+    """Changes from a copy quantized for good; at the output of a Linear for what lies outside the blocks."""
     behind = {
         "llama": {"self_attn": "self_attn", "mlp": "mlp"},
         "gemma2": {"self_attn": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"},
@@ -132,7 +132,7 @@ def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(n
     architecture, samples = discover(model), list(random_corpus([24, 9]).samples)
     qparams, sample = ranges(model, architecture.groups, samples), samples[0]
     schemes = [INT8_STATIC, INT8_DYNAMIC]
-    found = price_groups(model, architecture, [sample], schemes, by_scheme(qparams), seed=3)
+    prices = price_groups(model, architecture, [sample], schemes, by_scheme(qparams), seed=3)
     labels = drawn(model, sample, 3)
     for group in architecture.groups:
         paths: Sequence[str] = group.members
@@ -143,7 +143,7 @@ def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(n
         for scheme in schemes:
             changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
             expected = price_by_hand(model, sample, labels, paths, changed)
-            assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+            assert prices[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
 
 
 def test_prices_are_the_same_whether_or_not_damage_is_wanted(
@@ -166,25 +166,25 @@ def test_at_linears_prices_are_those_of_gradients_taken_one_group_at_a_time(
 ) -> None:
     model, architecture, samples, qparams = exact
     sample = samples[0]
-    found = at_linears(model, architecture.groups, [sample], by_scheme(qparams), seed=3)
+    prices = at_linears(model, architecture.groups, [sample], by_scheme(qparams), seed=3)
     labels = drawn(model, sample, 3)
     for group in architecture.groups:
         for scheme in ALL:
             changed = quantized_copy(model, [group], {group.name: scheme}, qparams)
             expected = price_by_hand(model, sample, labels, group.members, changed)
-            assert found[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
+            assert prices[group.name, scheme.name] == pytest.approx(expected, rel=2e-3, abs=1e-12), group.name
 
 
 @pytest.mark.parametrize("shared", [0, 2])
 def test_where_layers_share_keys_and_values_no_blocks_output_tells_all(shared: int) -> None:
-    """The keys and values of the layer that keeps them reach the later ones beside the residual stream."""
+    """The keys and values of the layer that keeps them reach the later ones next to the residual stream."""
     layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
     model = family_model("gemma4", num_kv_shared_layers=shared, **layers)
     architecture, samples = discover(model), random_corpus([14, 9]).samples
-    found = price_groups(model, architecture, samples, [INT8_DYNAMIC], {})
+    prices = price_groups(model, architecture, samples, [INT8_DYNAMIC], {})
     at_outputs = at_linears(model, architecture.groups, samples, {}, schemes=[INT8_DYNAMIC])
-    assert (found == at_outputs) is bool(shared)
-    assert all(found.values())
+    assert (prices == at_outputs) is bool(shared)
+    assert all(prices.values())
 
 
 def test_with_many_draws_prices_come_near_the_true_kl(
@@ -192,7 +192,7 @@ def test_with_many_draws_prices_come_near_the_true_kl(
 ) -> None:
     """Two independent roads to one number: second order from backward passes, and KL of a copy that really changed."""
     model, architecture, samples, qparams = exact
-    found = price_groups(model, architecture, samples, [INT8_DYNAMIC], by_scheme(qparams), draws=60)
+    prices = price_groups(model, architecture, samples, [INT8_DYNAMIC], by_scheme(qparams), draws=60)
     near = 0
     for group in architecture.groups:
         changed = quantized_copy(model, [group], {group.name: INT8_DYNAMIC}, qparams)
@@ -201,7 +201,7 @@ def test_with_many_draws_prices_come_near_the_true_kl(
             p, q = (run(m, sample).double().log_softmax(-1) for m in (model, changed))
             kl += float((p.exp() * (p - q)).sum())
         kl /= sum(len(sample.ids) for sample in samples)
-        price = found[group.name, INT8_DYNAMIC.name]
+        price = prices[group.name, INT8_DYNAMIC.name]
         assert price is not None
         assert price == pytest.approx(kl, rel=0.6), group.name
         near += abs(price / kl - 1) < 0.3
@@ -222,9 +222,9 @@ def test_scores_have_the_covariance_of_the_fisher_information() -> None:
 def test_what_changes_nothing_costs_nothing(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample]
 ) -> None:
-    found = price_groups(tiny_loaded.model, architecture, samples[:2], [NOTHING], {})
-    assert set(found.values()) == {0.0}
-    assert len(found) == len(architecture.groups)
+    prices = price_groups(tiny_loaded.model, architecture, samples[:2], [NOTHING], {})
+    assert set(prices.values()) == {0.0}
+    assert len(prices) == len(architecture.groups)
 
 
 def test_schemes_priced_together_cost_what_they_cost_alone(
@@ -250,8 +250,8 @@ def test_members_add_up_inside_the_token_before_they_are_squared(
             for i, member in enumerate(group.members)
         ]
         q = {INPUTS_ONLY.name: {**qparams, **{g.name: qparams[group.name] for g in single}}}
-        found = at_linears(model, [group, *single], samples[:2], q, schemes=[INPUTS_ONLY])
-        whole, *parts = (found[g.name, INPUTS_ONLY.name] or 0.0 for g in [group, *single])
+        prices = at_linears(model, [group, *single], samples[:2], q, schemes=[INPUTS_ONLY])
+        whole, *parts = (prices[g.name, INPUTS_ONLY.name] or 0.0 for g in [group, *single])
         assert whole**0.5 <= sum(part**0.5 for part in parts) * (1 + 1e-6)
         if len(single) > 1:
             assert whole != pytest.approx(sum(parts), rel=1e-6)
@@ -261,11 +261,11 @@ def test_every_scheme_uses_its_own_ranges(
     tiny_loaded: LoadedModel, architecture: Architecture, samples: list[TokenizedSample], qparams: Ranges
 ) -> None:
     name = architecture.groups[0].name
-    found = price_groups(
+    prices = price_groups(
         tiny_loaded.model, architecture, samples[:1], [INT8_STATIC, INPUTS_ONLY], {INT8_STATIC.name: qparams}
     )
-    assert found[name, INT8_STATIC.name] is not None
-    assert found[name, INPUTS_ONLY.name] is None
+    assert prices[name, INT8_STATIC.name] is not None
+    assert prices[name, INPUTS_ONLY.name] is None
 
 
 def test_the_same_seed_gives_the_same_prices(
@@ -389,15 +389,15 @@ def test_broken_weights_have_no_price(samples: list[TokenizedSample]) -> None:
     model = tiny_model("llama", num_hidden_layers=1)
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
-    found = price_groups(model, discover(model), samples[:1], [WEIGHTS_ONLY], {})
-    assert set(found.values()) == {None}
+    prices = price_groups(model, discover(model), samples[:1], [WEIGHTS_ONLY], {})
+    assert set(prices.values()) == {None}
 
 
 @pytest.mark.parametrize("name", ["gemma2", "qwen3", "phi3"])
 def test_other_families_are_priced(name: str) -> None:
     model = tiny_model(name, num_hidden_layers=1)
-    found = price_groups(model, discover(model), random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
-    assert all(price is not None and price > 0 for price in found.values())
+    prices = price_groups(model, discover(model), random_corpus([9, 7]).samples, [INT8_DYNAMIC], {})
+    assert all(price is not None and price > 0 for price in prices.values())
 
 
 def test_weights_that_lie_on_their_side_are_priced_as_linears_are() -> None:
@@ -412,12 +412,12 @@ def test_weights_that_lie_on_their_side_are_priced_as_linears_are() -> None:
             linear.weight, linear.bias = nn.Parameter(module.weight.T.contiguous()), module.bias
             weight_out_in.set_submodule(path, linear)
     samples = random_corpus([9, 7]).samples
-    found, expected = (
+    prices, expected = (
         price_groups(one, discover(one), samples, [INT8_DYNAMIC, WEIGHTS_ONLY], {}) for one in (model, weight_out_in)
     )
-    assert len(found) == 2 * 5
-    assert found == {key: pytest.approx(price, rel=1e-3) for key, price in expected.items()}
-    assert all(price is not None and price > 0 for price in found.values())
+    assert len(prices) == 2 * 5
+    assert prices == {key: pytest.approx(price, rel=1e-3) for key, price in expected.items()}
+    assert all(price is not None and price > 0 for price in prices.values())
 
 
 # Housekeeping --------------------------------------------------------------------------------------------------------
