@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def merge(*profiles: Profile | str | Path) -> Profile:
     """Add up profiles of one run: shards, ranks. Raises FormatError where they are of different runs.
 
-    All shards of a run give the very profile that one run over its whole corpus writes; some of them, one that says
-    which.
+    All shards of a run give the very profile that one run over its whole corpus writes (with experts, under `routed` or
+    `all`: a shard cannot know which see too few tokens); some of them, one that says which.
 
     >>> halves = [quantaudit.measure("demo", samples=6, max_length=64, shard=f"{part}/2") for part in (1, 2)]
     >>> whole = quantaudit.merge(*halves)

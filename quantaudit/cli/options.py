@@ -116,7 +116,7 @@ ShardOf = Annotated[
         "--shard",
         metavar="I/N",
         help="Measure part I of N, counted from 1. `quantaudit merge` adds all N up to the profile of one whole run, "
-        "byte for byte.",
+        "byte for byte; experts that few tokens are routed to stay unmeasured, as under --experts routed.",
     ),
 ]
 Seed = Annotated[
