@@ -41,7 +41,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A checkpoint in memory beside the card of its model."""
+    """A checkpoint in memory with the card of its model."""
 
     name: str
     tensors: Tensors

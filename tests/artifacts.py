@@ -39,7 +39,7 @@ def compare(path: Path, card: Card) -> Conformance:
     return conform(read_artifact(path, card.model.modules), card, load_policy())
 
 
-def told(result: Conformance, *severities: str) -> set[tuple[str, str | None]]:
+def codes_of(result: Conformance, *severities: str) -> set[tuple[str, str | None]]:
     wanted = severities or ("error", "warning")
     return {(finding.code, finding.module) for finding in result.findings if finding.severity in wanted}
 

@@ -62,7 +62,7 @@ def distribution_of(x: Tensor) -> Distribution:
 
 
 def make_samples(tensors: Sequence[Tensor]) -> list[Sample]:
-    """Samples 0, 1, … of these [tokens, channels] tensors; a token's id tells its sample and position."""
+    """Samples 0, 1, … of these [tokens, channels] tensors; a token's id encodes its sample and position."""
     return [(i, x, 1000 * i + np.arange(len(x), dtype=np.int64)) for i, x in enumerate(tensors)]
 
 
@@ -105,7 +105,7 @@ _SIZES: dict[str, Any] = {
     "pad_token_id": PAD,
     "bos_token_id": BYTES + 1,
     "eos_token_id": BYTES + 2,
-    # Wider than usual, so that a few random layers already make quantization errors that can be told apart.
+    # Wider than usual, so that a few random layers already make quantization errors that can be distinguished.
     "initializer_range": 0.2,
 }
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -118,7 +118,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", {}),
     "phi3": ("Phi3Config", {}),
 }
-"""Name → transformers configuration class and what it needs beside the common sizes."""
+"""Name → transformers configuration class and what it needs in addition to the common sizes."""
 
 
 def tiny_config(name: str, **overrides: Any) -> transformers.PretrainedConfig:

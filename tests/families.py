@@ -103,7 +103,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {}),
     "mamba2": ("Mamba2Config", {"num_heads": 8, "head_dim": 16, "state_size": 16, "n_groups": 1, "chunk_size": 16}),
 }
-"""Family → transformers configuration class, and what it needs beside the common sizes (None: not that one)."""
+"""Family → transformers configuration class, and what it needs in addition to the common sizes (None: not that one)."""
 
 
 def family_config(name: str, **overrides: Any) -> transformers.PretrainedConfig:

@@ -3,7 +3,7 @@
 For each model type that transformers maps to a causal or an image-text language model, a tiny random checkpoint is
 saved, listed (`sites`), measured, compared with plain hooks (peaks, and every static scale), simulated on a few tokens
 and put on a card. Each runs in a process of its own with a limit of time and memory; what was found before is not run
-again (`--anew` does).
+again (`--again` does).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model_types", nargs="*", help="all, if none is given")
     parser.add_argument("--results", type=Path, default=Path("sweep.jsonl"))
-    parser.add_argument("--anew", action="store_true", help="run those again that have a result")
+    parser.add_argument("--again", action="store_true", help="run those again that have a result")
     asked = parser.parse_args()
 
     from tests.tiny_architectures import model_types
 
-    known = {} if asked.anew or not asked.results.is_file() else _read(asked.results)
+    known = {} if asked.again or not asked.results.is_file() else _read(asked.results)
     context = multiprocessing.get_context("fork")
     _import_first()
     for model_type in asked.model_types or model_types():

@@ -106,7 +106,7 @@ def save_image(path: Path, seed: int, *, width: int = 90, height: int = 60) -> P
 
 
 def save_corpus(folder: Path) -> Path:
-    """Twelve rows: images beside text, a chat of two images of other shapes, and text alone, in both splits."""
+    """Twelve rows: images next to text, a chat of two images of other shapes, and text alone, in both splits."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(8):
         save_image(folder / f"{seed}.png", seed, width=60 + 30 * (seed % 3), height=60 + 30 * (seed % 2))

@@ -25,7 +25,7 @@ TESTED_ELSEWHERE = {
     "make test": "runs this test",
     "make install": "what runs this test was installed by it",
     "pip install .": "CI installs the project before anything else",
-    "pip install ./quantaudit": "the same, from beside the checkout",
+    "pip install ./quantaudit": "the same, from next to the checkout",
 }
 
 
@@ -84,7 +84,7 @@ def test_a_command_that_prepares_something_exists(command: Command) -> None:
 
 @pytest.mark.parametrize("command", of("python", synopsis=False))
 def test_a_program_of_the_repository_can_be_started(command: Command) -> None:
-    """Its file or module is there, and its options are known. What benchmarks print is tested beside them."""
+    """Its file or module is there, and its options are known. What benchmarks print is tested with them."""
     if command.words[1] == "-m":
         assert importlib.util.find_spec(command.words[2])
         return

@@ -19,7 +19,7 @@ CORPORA = ("my-text.jsonl", "mine.jsonl")
 RECIPES = ("recipe.yaml", "my-recipe.yaml", "R.yaml", "advised.yaml")
 ARTIFACTS = ("CHECKPOINT", "Llama-3.2-1B-W8A8")
 SMALL = {"--samples": "8", "--max-length": "48", "--evaluation-tokens": "64"}
-"""What every command is given beside what it says, where its verb has the option."""
+"""What every command is given in addition to what it says, where its verb has the option."""
 
 
 def quantaudit(*arguments: object) -> int:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests against real toolkits: a card, and what llm-compressor makes of the same model."""
+"""Fixtures of the tests against real libraries: a card, and what llm-compressor makes of the same model."""
 
 from __future__ import annotations
 

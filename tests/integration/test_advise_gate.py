@@ -31,10 +31,10 @@ def test_the_gate_knows_an_advised_recipe_by_its_score(tmp_path: Path, capsys: p
     assert run("report", model, "--corpus", texts, "--out", card.parent, "--device", "cpu") == 0
     static = resource_dir("recipes") / "w8a8_static.yaml"
     assert run("advise", static, "--card", card, "--model", model, "--out", advised, "--device", "cpu") == 0
-    told = load_card(card)
-    assert told.simulation is not None
-    row = next(row for row in told.simulation.recipes if row.name == "advised")
-    assert row.kl == told.advice[0].advised.kl
+    amended = load_card(card)
+    assert amended.simulation is not None
+    row = next(row for row in amended.simulation.recipes if row.name == "advised")
+    assert row.kl == amended.advice[0].advised.kl
     assert row.digest is not None
 
     capsys.readouterr()

@@ -84,7 +84,7 @@ def quantized(model: Any) -> set[str]:
 
 @torch.no_grad()
 def changed(model: Any, reference: Any, corpus: TokenizedCorpus) -> bool:
-    """Whether a model puts out something else than before: schemes and scales alone could lie unused."""
+    """Whether a model's output is another than before: schemes and scales alone could lie unused."""
     ids = torch.from_numpy(corpus.samples[0].ids)[None]
     found, expected = model(ids).logits, reference(ids).logits
     return bool(torch.isfinite(found).all()) and not torch.equal(found, expected)
@@ -250,7 +250,7 @@ def test_an_audit_without_data_is_an_error(tame: Path) -> None:
 
 
 def test_padding_enters_no_statistic(tame: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path) -> None:
-    """Batches of three, shuffled anew at every iteration: masks are found by what is in the batch."""
+    """Batches of three, shuffled again at every iteration: masks are found by what is in the batch."""
     samples = list(tiny_corpus.samples)[:9]
     width = max(len(sample.ids) for sample in samples)
     rows = []
@@ -309,7 +309,7 @@ def test_experts_are_audited_on_the_tokens_that_they_are_calibrated_on(
 def test_a_calibration_without_causal_mask_is_told(
     name: str, loses: bool, tiny_corpus: TokenizedCorpus, tmp_path: Path
 ) -> None:
-    """Against the model itself: what its attention puts out in the pipeline is not what it puts out on its own."""
+    """Against the model itself: the output of its attention in the pipeline is not its output on its own."""
     from llmcompressor import oneshot
 
     from quantaudit.integrations.llmcompressor import AuditModifier

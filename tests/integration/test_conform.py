@@ -1,4 +1,4 @@
-"""Artifacts that toolkits really wrote, then damaged on purpose, against the card of their model."""
+"""Artifacts that llm-compressor really wrote, then damaged on purpose, against the card of their model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quantaudit.card.schema import Card
 from quantaudit.conform.run import Conformance
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import ModelError
-from tests.artifacts import DOWN, GATE, OUT, compare, rewrite, run, told
+from tests.artifacts import DOWN, GATE, OUT, codes_of, compare, rewrite, run
 from tests.builders import save_checkpoint, tiny_model
 from tests.llm_compressor import ASYMMETRIC, DYNAMIC, FP8, W8A8, open_model, quantize, quantized_checkpoint
 
@@ -57,7 +57,7 @@ def test_a_nan_an_eps_and_a_shrunken_scale_are_found_where_they_are(damaged: Cal
     )
     result = compare(path, card)
     assert result.outcome == "fail"
-    assert told(result) == {("QA601", DOWN), ("QA602", OUT), ("QA604", GATE), ("QA605", GATE)}
+    assert codes_of(result) == {("QA601", DOWN), ("QA602", OUT), ("QA604", GATE), ("QA605", GATE)}
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_a_nan_an_eps_and_a_shrunken_scale_are_found_where_they_are(damaged: Cal
 )
 def test_other_garbage(damaged: Callable[..., Path], card: Card, value: float, code: str) -> None:
     result = compare(damaged(**{f"{DOWN}.input_scale": torch.tensor([value]).bfloat16()}), card)
-    assert told(result) == {(code, DOWN)}
+    assert codes_of(result) == {(code, DOWN)}
     assert result.outcome == "fail"
 
 
 def test_a_shrunken_scale_alone_is_a_warning_not_a_failure(damaged: Callable[..., Path], card: Card) -> None:
     result = compare(damaged(**{f"{DOWN}.input_scale": lambda scale: scale * 0.75}), card)
-    assert told(result) == {("QA604", DOWN)}
+    assert codes_of(result) == {("QA604", DOWN)}
     assert result.outcome == "pass"
     assert result.findings[0].value == pytest.approx(0.75, rel=0.05)
     assert result.ranges[0].module == DOWN
@@ -87,7 +87,7 @@ def test_a_shrunken_scale_alone_is_a_warning_not_a_failure(damaged: Callable[...
 
 def test_a_range_that_wastes_levels_is_a_warning(damaged: Callable[..., Path], card: Card) -> None:
     result = compare(damaged(**{f"{DOWN}.input_scale": lambda scale: scale * 8}), card)
-    assert told(result) == {("QA604", DOWN)}
+    assert codes_of(result) == {("QA604", DOWN)}
     assert "levels are wasted" in result.findings[0].message
 
 
@@ -102,7 +102,7 @@ def test_garbage_among_weight_scales_is_found(damaged: Callable[..., Path], card
             f"{OUT}.weight_scale": plant(1e-12),
         }
     )
-    assert told(compare(path, card)) == {("QA601", DOWN), ("QA602", GATE), ("QA603", OUT)}
+    assert codes_of(compare(path, card)) == {("QA601", DOWN), ("QA602", GATE), ("QA603", OUT)}
 
 
 def test_a_weight_scale_may_be_negative_where_a_cache_scale_may_not(damaged: Callable[..., Path], card: Card) -> None:
@@ -111,7 +111,7 @@ def test_a_weight_scale_may_be_negative_where_a_cache_scale_may_not(damaged: Cal
     attention = "model.layers.1.self_attn"
     path = damaged(**{f"{DOWN}.weight_scale": flip, f"{attention}.k_scale": torch.tensor([-0.01])})
     # No scheme calls for the scale of a cache either.
-    assert told(compare(path, card)) == {("QA602", attention), ("QA611", attention)}
+    assert codes_of(compare(path, card)) == {("QA602", attention), ("QA611", attention)}
 
 
 def test_a_channel_without_weights_may_have_any_scale(damaged: Callable[..., Path], card: Card) -> None:
@@ -120,13 +120,13 @@ def test_a_channel_without_weights_may_have_any_scale(damaged: Callable[..., Pat
         return weight
 
     tiny = lambda scale: scale.index_fill_(0, torch.tensor([5]), 1e-12)  # noqa: E731
-    assert told(compare(damaged(**{f"{OUT}.weight": blank, f"{OUT}.weight_scale": tiny}), card)) == set()
+    assert codes_of(compare(damaged(**{f"{OUT}.weight": blank, f"{OUT}.weight_scale": tiny}), card)) == set()
 
 
 def test_what_the_configuration_targets_must_have_its_scales(damaged: Callable[..., Path], card: Card) -> None:
     path = damaged(**{f"{DOWN}.input_scale": None, f"{OUT}.weight_scale": None})
     result = compare(path, card)
-    assert told(result) == {("QA606", DOWN), ("QA606", OUT)}
+    assert codes_of(result) == {("QA606", DOWN), ("QA606", OUT)}
     assert result.outcome == "fail"
 
 
@@ -139,7 +139,7 @@ def test_a_range_that_nothing_was_measured_for_is_inconclusive(artifact: Path, c
         for site in card.sites
     ]
     result = compare(artifact, card.model_copy(update={"sites": blank}))
-    assert told(result) == {("QA607", DOWN)}
+    assert codes_of(result) == {("QA607", DOWN)}
     assert result.outcome == "inconclusive"
 
 
@@ -159,7 +159,7 @@ def test_a_dynamic_artifact_has_nothing_to_compare_and_says_so(
 ) -> None:
     result = compare(quantized_checkpoint(tiny_folder, tmp_path / "q", DYNAMIC, list(tiny_corpus.samples)), card)
     assert (result.outcome, result.static, result.dynamic) == ("pass", 0, 21)
-    assert told(result, "info") == {("QA608", None)}
+    assert codes_of(result, "info") == {("QA608", None)}
 
 
 def test_the_members_of_groups_are_the_same_without_a_simulation(artifact: Path, card: Card) -> None:
@@ -172,7 +172,7 @@ def test_a_module_that_the_card_does_not_know_is_inconclusive(artifact: Path, ca
     groups = [row for row in card.simulation.groups if DOWN not in row.members]
     smaller = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": groups})})
     result = compare(artifact, smaller)
-    assert told(result) == {("QA607", DOWN)}
+    assert codes_of(result) == {("QA607", DOWN)}
     assert "the card does not know" in result.findings[0].message
 
 
@@ -181,7 +181,7 @@ def test_an_asymmetric_range_needs_zero_within(
 ) -> None:
     source = quantized_checkpoint(tiny_folder, tmp_path / "q", ASYMMETRIC, list(tiny_corpus.samples)[:4])
     changes = {f"{DOWN}.input_zero_point": lambda zero: zero.int() + 400}
-    found = told(compare(rewrite(source, tmp_path / "damaged", changes), card), "error")
+    found = codes_of(compare(rewrite(source, tmp_path / "damaged", changes), card), "error")
     assert found == {("QA602", DOWN), ("QA613", DOWN)}  # 400 is beyond INT8, and is stored as INT32
 
 
@@ -271,7 +271,7 @@ def test_bad_input_is_one_clear_error(
 
 def test_a_scale_of_another_shape_is_a_finding(damaged: Callable[..., Path], card: Card) -> None:
     result = compare(damaged(**{f"{DOWN}.input_scale": torch.ones(2)}), card)
-    assert told(result, "error") == {("QA612", DOWN)}
+    assert codes_of(result, "error") == {("QA612", DOWN)}
     assert f"`{DOWN}.input_scale` has the shape [2], not [1]" in result.findings[0].message
 
 

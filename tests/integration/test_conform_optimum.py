@@ -15,7 +15,7 @@ from quantaudit.conform.artifacts.read import read_artifact
 from quantaudit.conform.run import conform
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.policy import load_policy
-from tests.artifacts import DOWN, OUT, compare, rewrite, run, told
+from tests.artifacts import DOWN, OUT, codes_of, compare, rewrite, run
 from tests.llm_compressor import open_model
 
 
@@ -54,8 +54,8 @@ def test_a_model_of_optimum_quanto(quanto_model: Path, card: Card, tmp_path: Pat
         quanto_model, tmp_path / "damaged", {f"{DOWN}.input_scale": None, f"{OUT}.input_scale": torch.ones(())}
     )
     found = compare(path, card)
-    assert ("QA606", DOWN) in told(found, "error")
-    assert ("QA602", OUT) in told(found, "error")  # one is what quanto starts from
+    assert ("QA606", DOWN) in codes_of(found, "error")
+    assert ("QA602", OUT) in codes_of(found, "error")  # one is what quanto starts from
 
 
 def test_an_openvino_model(card: Card, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_openvino_model(card: Card, tmp_path: Path) -> None:
     rows = {row.module: row for row in result.ranges}
     assert rows[DOWN].coverage == pytest.approx(0.5)
     assert not rows[DOWN].smoothed
-    assert ("QA604", DOWN) in told(result)
+    assert ("QA604", DOWN) in codes_of(result)
     peaks = sites["layers.0.self_attn.o_proj.input"].peaks
     assert rows[OUT].smoothed
     assert rows[OUT].coverage == pytest.approx(

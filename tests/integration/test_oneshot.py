@@ -1,4 +1,4 @@
-"""A simulated recipe equals reality: llm-compressor runs it on the demo, and what it saves is scored beside it."""
+"""A simulated recipe equals reality: llm-compressor runs it on the demo, and what it saves is scored too."""
 
 from __future__ import annotations
 

@@ -50,11 +50,11 @@ def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved(name: str, folder: Path, corpus: TokenizedCorpus) -> dict[str, Tensor]:
-    """Input scales of every Linear of an expert, by the toolkit, from the calibration split, sample by sample."""
+    """Input scales of every Linear of an expert, by llm-compressor, from the calibration split, sample by sample."""
     from llmcompressor import oneshot
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    if name == "llama4":  # the toolkit looks for its experts in a larger model only
+    if name == "llama4":  # llm-compressor looks for its experts in a larger model only
         linearize(model)
     rows = [{"input_ids": torch.from_numpy(s.ids)[None]} for s in corpus.samples if s.split == "calibration"]
     loader = DataLoader(rows, batch_size=None)  # type: ignore[arg-type]

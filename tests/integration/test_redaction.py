@@ -20,7 +20,7 @@ from quantaudit.measure.profile import load_profile
 from tests.integration.test_cli import Quantaudit, main, quantaudit  # noqa: F401
 
 MARKS = ("jellyfish", "kazoo", "wardroom", "oncology", "patient", "hospital")
-TEXTS = [f"wardroom{i} keeps jellyfish , beside kazoo{i} . until nightfall{i}" for i in range(9)]
+TEXTS = [f"wardroom{i} keeps jellyfish , near kazoo{i} . until nightfall{i}" for i in range(9)]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Why a module was not measured: a cause beside every reason, and one for the rows of files that name none."""
+"""Why a module was not measured: a cause with every reason, and one for the rows of files that name none."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Quantized artifacts as toolkits save them, read into one record: which scales they hold, and which they lack."""
+"""Quantized artifacts as libraries save them, read into one record: which scales they hold, and which they lack."""

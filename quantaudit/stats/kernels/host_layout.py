@@ -1,7 +1,7 @@
 """What compiled code and Python share about tensors in main memory: records of fixed layout, and pointers into them.
 
 Every field is an int64 unless its dtype says otherwise. Fields that hold an address are of C-contiguous arrays that the
-caller keeps alive; their element types and shapes stand beside them.
+caller keeps alive; their element types and shapes stand next to them.
 """
 
 from __future__ import annotations

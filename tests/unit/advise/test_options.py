@@ -1,4 +1,4 @@
-"""Options of a menu: what they are called, what they keep, and that llm-compressor can be told each."""
+"""Options of a menu: what they are called, what they keep, and that llm-compressor can be given each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a scheme beside what compressed-tensors makes of a real weight, and the contents beside NumPy."""
+"""The contract of a scheme against what compressed-tensors makes of a real weight, and the contents against NumPy."""
 
 from __future__ import annotations
 

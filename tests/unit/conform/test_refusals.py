@@ -14,10 +14,10 @@ from quantaudit.errors import ModelError
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}
 
 
-def folder(path: Path, config: dict[str, Any], **beside: dict[str, Any]) -> Path:
+def folder(path: Path, config: dict[str, Any], **others: dict[str, Any]) -> Path:
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
-    for name, content in beside.items():
+    for name, content in others.items():
         (path / f"{name}.json").write_text(json.dumps(content))
     return path
 
@@ -35,7 +35,7 @@ def folder(path: Path, config: dict[str, Any], **beside: dict[str, Any]) -> Path
         ({"quant_method": "hqq"}, "HQQ"),
         ({"quant_method": "mxfp4"}, "gpt-oss"),
         ({"quant_method": "modelopt"}, "ModelOpt"),
-        ({"quant_method": "never-heard-of"}, "'never-heard-of'"),
+        ({"quant_method": "never-published"}, "'never-published'"),
         ({"quant_algo": "NVFP4", "producer": {"name": "modelopt"}}, "ModelOpt with the algorithm NVFP4"),
         ({"bits": 4, "group_size": 128}, "the layout of GPTQ or AWQ"),
         ({"weights": 8}, "names no quant_method"),

@@ -1,4 +1,4 @@
-"""Whatever a slip of the hand makes of a recipe, it is judged as the toolkit would run it, or refused in one line."""
+"""Whatever a slip of the hand makes of a recipe, it is judged as llm-compressor would run it, or refused at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_slip_is_judged_or_refused(text: str) -> None:
 @settings(max_examples=300)
 def test_what_is_not_refused_the_toolkit_runs_alike(text: str) -> None:
     gathered = evidence(text)
-    # Among those that fail is what the toolkit refuses to run.
+    # Among those that fail is what llm-compressor refuses to run.
     if isinstance(gathered, RecipeError) or judge(gathered).outcome == "fail":
         return
     # Schemes of attention modules are listed as not simulated.

@@ -119,9 +119,9 @@ def test_a_row_that_is_not_finite_never_passes(kl: float | None, outcome: str, s
 
 
 @pytest.mark.parametrize(
-    ("observer", "toolkit"), [("minmax", "minmax"), ("mse", "mse"), ("absolute_maximum", "static_minmax")]
+    ("observer", "theirs"), [("minmax", "minmax"), ("mse", "mse"), ("absolute_maximum", "static_minmax")]
 )
-def test_prices_are_used_for_the_observer_that_they_were_taken_with(observer: str, toolkit: str) -> None:
+def test_prices_are_used_for_the_observer_that_they_were_taken_with(observer: str, theirs: str) -> None:
     card = with_rows(card_of())
     assert card.simulation is not None
     schemes = [row.model_copy(update={"observer": observer}) if row.name == STATIC else row for row in SCHEMES]
@@ -129,7 +129,7 @@ def test_prices_are_used_for_the_observer_that_they_were_taken_with(observer: st
     card = card.model_copy(update={"simulation": simulation})
     for name in ("minmax", "mse", "static_minmax"):
         source = evidence(ALL_STATIC.replace("static_minmax", name), card).score.source
-        assert source == ("estimated" if name == toolkit else "unknown")
+        assert source == ("estimated" if name == theirs else "unknown")
 
 
 def test_a_percentile_is_the_price_of_no_recipe() -> None:
@@ -142,9 +142,9 @@ def test_a_percentile_is_the_price_of_no_recipe() -> None:
 
 def test_a_simulation_file_goes_before_the_card() -> None:
     card = with_rows(card_of(), recipe_row(STATIC, 0.02))
-    beside = with_rows(card_of(), recipe_row(STATIC, 0.012)).simulation
-    assert evidence(ALL_STATIC, card, simulation=beside).score.kl == 0.012
-    assert evidence(ALL_DYNAMIC, card, simulation=beside).score.source == "estimated"
+    extra = with_rows(card_of(), recipe_row(STATIC, 0.012)).simulation
+    assert evidence(ALL_STATIC, card, simulation=extra).score.kl == 0.012
+    assert evidence(ALL_DYNAMIC, card, simulation=extra).score.source == "estimated"
 
 
 def test_an_estimate_is_the_sum_of_the_prices_of_what_is_quantized() -> None:

@@ -1,4 +1,4 @@
-"""Resolution against the toolkit itself: what `apply_quantization_config` does to a model, module by module."""
+"""Resolution against compressed-tensors itself: what `apply_quantization_config` does to a model, module by module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ model_of = cache(skeleton)
 
 
 def applied(recipe: str, family: str) -> dict[str, QuantizationScheme]:
-    """By module path, the schemes that the toolkit's own initialization leaves on a model."""
+    """By module path, the schemes that compressed-tensors' own initialization leaves on a model."""
     copy = skeleton(family)
     for modifier in Recipe.create_instance(recipe).modifiers:
         if isinstance(modifier, QuantizationMixin):

@@ -1,4 +1,4 @@
-"""Recipes run for real on a small model: scales, scores, and what is told when the result is not what was predicted."""
+"""Recipes run for real on a small model: scales, scores, and what is reported where the prediction does not hold."""
 
 from __future__ import annotations
 
