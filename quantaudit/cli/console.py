@@ -137,7 +137,7 @@ def advice_table(advice: AdviceInfo) -> Table:
 
 def show_verification(result: Verification) -> None:
     """Predicted and actual, then what is wrong with the saved scales, and what follows."""
-    from quantaudit.gate.text import OUTCOMES
+    from quantaudit.cli.output.gate import OUTCOMES
 
     table = Table(title=escape(f"{result.recipe}, run by llm-compressor"), title_justify="left")
     table.add_column("")

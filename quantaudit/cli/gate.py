@@ -62,7 +62,7 @@ def run(
     report = gate(recipe, loaded, rules, simulated)
     if output == "text":
         from quantaudit.cli import console
-        from quantaudit.gate.text import show
+        from quantaudit.cli.output.gate import show
 
         show(report, console.out)
     else:

@@ -11,11 +11,11 @@ from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
 from quantaudit.card.schema import Card, SiteRow
-from quantaudit.gate.engine import Parting, Unit, partings, units
 from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.recipe_kl import info_scheme, score
 from quantaudit.gate.report import SchemeUse, Score
 from quantaudit.gate.scheme_summary import SchemeSummary, describe
+from quantaudit.gate.vllm_configuration import Parting, Unit, partings, units
 from quantaudit.model.engine_units import BuiltUnquantized, built_unquantized
 from quantaudit.model.groups import Group, layer_groups, outer_groups
 from quantaudit.model.structure import ExpertList, expert_lists

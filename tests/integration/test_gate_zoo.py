@@ -100,7 +100,7 @@ def fp16() -> Card:
     return card.model_copy(update={"model": card.model.model_copy(update={"dtype": "float16"})})
 
 
-def starved() -> Card:
+def undersampled() -> Card:
     row = Unmeasured(
         module="model.layers.0.mlp.experts.3.down_proj", reason="expert saw 9 tokens, fewer than 16", weights=True
     )
@@ -120,7 +120,7 @@ CARDS: dict[str, Callable[[], Card]] = {
     "llama-broken-load": broken_load,
     "llama-head-priced": head_priced,
     "llama-fp16": fp16,
-    "qwen3-moe-starved": starved,
+    "qwen3-moe-undersampled": undersampled,
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantaudit.common.findings import Rule, rules_of
-from quantaudit.gate.rules import calibration, engine, measured, reach, transforms, units, whole_model
+from quantaudit.gate.rules import calibration, measured, reach, transforms, units, whole_model
+from quantaudit.gate.rules import compatibility as engine
 
 __all__ = ["RULES", "calibration", "engine", "measured", "reach", "transforms", "units", "whole_model"]
 

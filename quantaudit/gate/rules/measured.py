@@ -97,7 +97,7 @@ def uncalibrated(evidence: Evidence) -> Iterator[Hit]:
     why="A peak over a handful of tokens says little about the next ones; a static scale from them will clip.",
     remedy="Audit and calibrate on more text, or with all tokens sent to all experts (`calibrate_all_experts`).",
 )
-def starved(evidence: Evidence) -> Iterator[Hit]:
+def undersampled(evidence: Evidence) -> Iterator[Hit]:
     """Experts that the recipe quantizes and that the corpus hardly reached."""
     rows = [row for row in _quantized_unmeasured(evidence) if row.cause == "undersampled"]
     if rows:

@@ -10,10 +10,10 @@ from quantaudit.common.findings import Hit, rule
 from quantaudit.gate.rules.phrases import some
 
 if TYPE_CHECKING:
-    from quantaudit.gate.engine import Unit
     from quantaudit.gate.evidence import Evidence
     from quantaudit.gate.group_assignment import GroupAssignment
     from quantaudit.gate.scheme_summary import SchemeSummary
+    from quantaudit.gate.vllm_configuration import Unit
 
 
 @rule(

@@ -178,9 +178,9 @@ def test_what_cannot_be_quantized_as_written_and_must_be_is_refused(
     loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
 ) -> None:
     site = ("layers.1.mlp.down_proj.input", "calibration")
-    starved = replace(profile, statistics={key: value for key, value in profile.statistics.items() if key != site})
+    undersampled = replace(profile, statistics={key: value for key, value in profile.statistics.items() if key != site})
     samples = evaluation.select(corpus.samples, 64)
-    subject = opened_recipe(loaded, starved, corpus, resolution, samples)
+    subject = opened_recipe(loaded, undersampled, corpus, resolution, samples)
     assert find_candidates(subject, PLAIN)
     with pytest.raises(RecipeError, match=r"`layers.1.mlp.down_proj` cannot be quantized as written"):
         find_candidates(subject, QUANTIZED)

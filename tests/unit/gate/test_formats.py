@@ -12,9 +12,9 @@ from junitparser import Error, Failure, JUnitXml
 from rich.console import Console
 from sarif_kit.validate import validation_errors
 
+from quantaudit.cli.output.gate import show
 from quantaudit.gate.formats import FORMATS, to_github, to_json, to_junit, to_sarif
 from quantaudit.gate.report import GateFinding, GateReport, SchemeUse, Score
-from quantaudit.gate.text import show
 
 HOSTILE = "50 % of `a]]>b`,\nc: ::error::<script>\x07\x1b[31m</failure> &amp; \ufffe ü [bold]"
 

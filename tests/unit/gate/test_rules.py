@@ -180,7 +180,7 @@ def test_a_policy_that_extends_nothing_known_is_an_error(tmp_path: Path) -> None
 
 def test_explaining_and_formatting_never_import_torch() -> None:
     code = (
-        "import sys; import quantaudit.gate.catalogue as d, quantaudit.gate.formats, quantaudit.gate.text;"
+        "import sys; import quantaudit.gate.catalogue as d, quantaudit.gate.formats, quantaudit.cli.output.gate;"
         "import tools.rules_page as p; d.explain('QA408'); p.rules_page();"
         "from quantaudit.policy import load_policy; load_policy('strict');"
         "assert not {'torch', 'transformers', 'llmcompressor', 'compressed_tensors'} & set(sys.modules)"

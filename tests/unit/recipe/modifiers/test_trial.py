@@ -9,9 +9,9 @@ from compressed_tensors.quantization import QuantizationScheme, preset_name_to_s
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
 
 from quantaudit.errors import RecipeError
-from quantaudit.gate.kernels import has_kernel
 from quantaudit.gate.rules.phrases import gentler
 from quantaudit.gate.scheme_summary import describe
+from quantaudit.gate.vllm_kernels import has_kernel
 from quantaudit.recipe.modifiers.trial import known_observer, observers, try_scheme
 from quantaudit.recipe.parse import parse_recipe
 

@@ -18,7 +18,7 @@ from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.sensitivity.from_damage import ANCHORS, FEWEST, anchors, fill_prices, fit_damage
 
-NO_FLOOR = RoundingFloor(depths=(0,), kl=(0.0,))
+FLAT_FLOOR = RoundingFloor(depths=(0,), kl=(0.0,))
 
 
 def effect(damage: float | None, layer: int | None = 0, name: str = "g") -> GroupEffect:
@@ -27,7 +27,7 @@ def effect(damage: float | None, layer: int | None = 0, name: str = "g") -> Grou
 
 
 def priced(
-    effects: Sequence[GroupEffect], kl: Mapping[str, float | None], floor: RoundingFloor = NO_FLOOR
+    effects: Sequence[GroupEffect], kl: Mapping[str, float | None], floor: RoundingFloor = FLAT_FLOOR
 ) -> list[GroupEffect]:
     """Copies with prices, where some groups were simulated alone. kl: by group name."""
     copies = [replace(e, kl=kl.get(e.group.name)) for e in effects]

@@ -136,7 +136,7 @@ def _fp8_weights(evidence: Evidence, name: str) -> bool:
 def without_kernel(evidence: Evidence) -> Iterator[Hit]:
     """Schemes that vLLM refuses, at Linears or at routed experts; and a cache other than FP8."""
     # Not above: rules are also read for their texts, without torch.
-    from quantaudit.gate.kernels import has_kernel
+    from quantaudit.gate.vllm_kernels import has_kernel
 
     inside = {member for unit in evidence.units if unit.kind == "experts" for member in unit.members}
     for tried in evidence.trials:

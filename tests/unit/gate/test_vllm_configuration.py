@@ -12,7 +12,7 @@ import torch
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 from torch import nn
 
-from quantaudit.gate.engine import Unit, partings, saved_config, units
+from quantaudit.gate.vllm_configuration import Unit, partings, saved_config, units
 from quantaudit.model.engine_units import (
     BUILT_UNQUANTIZED,
     FUSED_LINEARS,
