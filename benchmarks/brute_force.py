@@ -39,14 +39,14 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment, InputRanges
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.replay.backward_pass import record_forward
-from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
+from quantaudit.simulate.replay.replay_groups import replay_groups
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.simulate.sensitivity.recipe_estimate import Simulated, fit_estimate
 from quantaudit.simulate.tensors import error_rows

@@ -25,8 +25,8 @@ from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.opened_recipe import OpenedRecipe
-from quantaudit.simulate.replay.group_effects import steps
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
+from quantaudit.simulate.replay.replay_groups import steps
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.stats.site import summary
 

@@ -20,7 +20,7 @@ from quantaudit.quant.observers import QParams, in_dtype
 from quantaudit.quant.ranges import model_dtype, site_qparams
 from quantaudit.quant.schemes import INT8, INT8_PER_TOKEN
 from quantaudit.simulate.records import Cause, GranularityRow
-from quantaudit.simulate.replay.group_effects import block_damage
+from quantaudit.simulate.replay.replay_groups import block_damage
 
 BIT = 4.0
 """One bit more quarters a squared error: what finer scales must be worth, at least, to explain one."""

@@ -15,16 +15,16 @@ from quantaudit.quant.ranges import model_dtype
 from quantaudit.quant.schemes import INT8_STATIC, Scheme
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment, GroupOptions, InputRanges
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.baselines import baseline_plans
 from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import Evaluation, PriceSource, Simulation
-from quantaudit.simulate.replay.group_effects import replay_groups, steps
+from quantaudit.simulate.replay.replay_groups import replay_groups, steps
 from quantaudit.simulate.scheme_info import check_fit, scheme_info
 from quantaudit.simulate.sensitivity.prices import price_from_damage, record_pass
 from quantaudit.simulate.sensitivity.recipe_estimate import with_estimates

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.quantized.plan import Plan
 
 MIXED = "int8_static_worst_dynamic"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quantaudit.common.progress import Stages, silent_stages
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
 

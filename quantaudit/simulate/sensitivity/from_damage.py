@@ -13,7 +13,7 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import t
 
 if TYPE_CHECKING:
-    from quantaudit.simulate.effects import GroupEffect
+    from quantaudit.simulate.group_effect import GroupEffect
     from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 
 ANCHORS = 8

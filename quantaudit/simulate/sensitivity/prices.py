@@ -10,13 +10,13 @@ from torch import Tensor
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Group
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.one_group import simulate_alone
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backward, record_forward
-from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
+from quantaudit.simulate.replay.replay_groups import replay_groups
 from quantaudit.simulate.sensitivity.from_damage import anchors, fill_prices
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}

@@ -21,8 +21,8 @@ from quantaudit.simulate.records import RecipeRow, Simulation
 
 if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
-    from quantaudit.simulate.effects import GroupEffect
     from quantaudit.simulate.experiment import Experiment
+    from quantaudit.simulate.group_effect import GroupEffect
     from quantaudit.simulate.logits.rounding_floor import RoundingFloor
     from quantaudit.simulate.quantized.plan import Plan
 

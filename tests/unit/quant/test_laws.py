@@ -15,7 +15,7 @@ from quantaudit.quant.observers import OBSERVERS, applies
 from quantaudit.quant.schemes import INT8, INT8_PER_CHANNEL, INT8_PER_TOKEN, STATIC_INPUTS, Scheme
 from quantaudit.quant.weights import quantize_weight
 from quantaudit.simulate.quantized.modules import input_quantizer
-from quantaudit.simulate.replay.group_effects import block_damage
+from quantaudit.simulate.replay.replay_groups import block_damage
 from tests.builders import distribution_of
 from tests.unit.quant.tensors import extremes, qparams
 

@@ -20,8 +20,8 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.records import GroupRow
 from quantaudit.simulate.replay.backward_pass import record_forward
-from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
+from quantaudit.simulate.replay.replay_groups import replay_groups
 from quantaudit.simulate.sensitivity import prices
 
 WEIGHTS_ONLY = Scheme(

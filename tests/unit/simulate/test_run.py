@@ -19,9 +19,9 @@ from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES
 from quantaudit.simulate import cost
 from quantaudit.simulate.cost import Work, forward_passes
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.experiment import GroupOptions
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.baselines import MIXED, MIXED_SHARE, worst_groups
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate

@@ -19,9 +19,9 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.experiment import GroupOptions
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.one_group import even_ranks, sample_groups, simulate_alone
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate

@@ -22,7 +22,7 @@ from quantaudit.simulate.logits import score_plans as logits
 from quantaudit.simulate.logits.kl import Scratch, compare, token_stats
 from quantaudit.simulate.logits.score_plans import Hidden, score_plans
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.replay.group_effects import block_damage
+from quantaudit.simulate.replay.replay_groups import block_damage
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, experiment, quantized_copy, run
 

@@ -24,8 +24,8 @@ from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme, find_sch
 from quantaudit.simulate.patch_forward import checkpointed
 from quantaudit.simulate.replay.backward_pass import graph_bytes, record_backward
 from quantaudit.simulate.replay.fisher import differentiable, sampled_score_gradients
-from quantaudit.simulate.replay.group_effects import replay_groups
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
+from quantaudit.simulate.replay.replay_groups import replay_groups
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.families import family_model
 from tests.unit.simulate.reference import (

@@ -11,10 +11,10 @@ from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.sites import discover
 from quantaudit.quant.schemes import INT8_DYNAMIC
 from quantaudit.simulate.quantized.modules import input_quantizer, quantize_linear, quantized
-from quantaudit.simulate.replay import group_effects as block_module
-from quantaudit.simulate.replay.group_effects import clean_runs, inner_paths
+from quantaudit.simulate.replay import replay_groups as block_module
 from quantaudit.simulate.replay.memo import record, remembered
 from quantaudit.simulate.replay.recorded_calls import record_calls
+from quantaudit.simulate.replay.replay_groups import clean_runs, inner_paths
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.families import family_model
 from tests.unit.simulate.reference import damage_rows

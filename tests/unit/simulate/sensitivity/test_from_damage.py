@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from quantaudit.model.sites import Group
 from quantaudit.quant.schemes import INT8_STATIC
-from quantaudit.simulate.effects import GroupEffect
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.sensitivity.from_damage import ANCHORS, FEWEST, anchors, fill_prices, fit_damage
 

@@ -14,9 +14,9 @@ from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
-from quantaudit.simulate.replay import group_effects as block
-from quantaudit.simulate.replay.group_effects import block_damage, fisher_kl, steps
+from quantaudit.simulate.replay import replay_groups as block
 from quantaudit.simulate.replay.recorded_calls import record_calls
+from quantaudit.simulate.replay.replay_groups import block_damage, fisher_kl, steps
 from tests.builders import hooks, random_corpus, tiny_model, weight_bytes
 from tests.unit.simulate.reference import (
     ALL,

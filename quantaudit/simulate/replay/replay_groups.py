@@ -24,8 +24,8 @@ from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import Group
 from quantaudit.quant.schemes import Scheme
-from quantaudit.simulate.effects import GroupEffect
 from quantaudit.simulate.experiment import Experiment
+from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.quantized.plan import plan_weights
 from quantaudit.simulate.replay.backward_pass import RecordedPass
