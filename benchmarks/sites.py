@@ -13,6 +13,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import typer
+
 MODELS: dict[str, dict[str, Any]] = {
     "like Llama-3.1-70B": {
         "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
@@ -33,11 +35,18 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Configurations as their checkpoints have them, as far as sizes go."""
 
-for name, settings in MODELS.items():
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(settings), encoding="utf-8")
-        start = perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "quantaudit", "sites", folder], check=True, capture_output=True, text=True
-        )
-        print(f"{name}: {perf_counter() - start:.1f} s, {done.stderr.strip().splitlines()[-1]}")
+
+def main() -> None:
+    """Print the seconds of each."""
+    for name, settings in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(json.dumps(settings), encoding="utf-8")
+            start = perf_counter()
+            done = subprocess.run(
+                [sys.executable, "-m", "quantaudit", "sites", folder], check=True, capture_output=True, text=True
+            )
+            print(f"{name}: {perf_counter() - start:.1f} s, {done.stderr.strip().splitlines()[-1]}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
 from quantaudit.common.choices import (
     ArithmeticChoice,
     Attention,
     Experts,
     SpecialTokens,
+    check_choice,
+    check_count,
     check_device,
+    check_names,
     check_scheme,
+    check_text,
     find_arithmetic,
     find_experts,
     find_single,
@@ -34,6 +38,7 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        check_text("model", self.model)
         check_device(self.device)
         parse_dtype(self.dtype)
         find_arithmetic(self.arithmetic)
@@ -54,6 +59,14 @@ class CorpusSpec:
     corpus_tokenizer: str | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_text("corpus", self.corpus)
+        if self.samples is not None:
+            check_count("samples", self.samples, 2)
+        check_count("max-length", self.max_length, 2)
+        check_count("seed", self.seed, 0)
+        check_choice("special-tokens", self.special_tokens, get_args(SpecialTokens))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
@@ -64,6 +77,8 @@ class MeasureOptions:
     attention: Attention = "auto"
 
     def __post_init__(self) -> None:
+        check_count("batch-size", self.batch_size, 1)
+        check_choice("attention", self.attention, get_args(Attention))
         find_experts(self.experts)
 
 
@@ -82,6 +97,9 @@ class SimulateOptions:
     recipes: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
+        check_count("evaluation-tokens", self.evaluation_tokens, 16)
+        check_names("scheme", self.schemes, str)
+        check_names("recipe", self.recipes, Path)
         parse_price_source(self.score)
         find_single(self.single_groups)
         for scheme in self.schemes:
@@ -177,3 +195,6 @@ class CaseSpec:
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("evaluation-tokens", self.evaluation_tokens, 16)

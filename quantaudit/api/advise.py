@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from quantaudit.advise.goal import Goal, Offers
-from quantaudit.api.arguments import case_of, shown
+from quantaudit.api.arguments import case_of, path_of, shown
 from quantaudit.settings import CaseOptions
 
 if TYPE_CHECKING:
@@ -45,5 +45,5 @@ def advise(
 
         advised = advise_case(files, goal, offers, stages=stages, say=say)
         if out is not None:
-            advised.write(Path(out), case.card)
+            advised.write(path_of(out, "out"), case.card)
     return advised

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.errors import UsageError
 from quantaudit.settings import CaseSpec
 
 if TYPE_CHECKING:
@@ -20,54 +21,132 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def profile_of(given: Profile | str | Path) -> Profile:
-    """A profile, read where a path is given."""
-    from quantaudit.measure.profile import load_profile
-
-    return load_profile(given) if isinstance(given, str | Path) else given
+T = TypeVar("T")
 
 
-def card_of(given: Card | str | Path) -> Card:
-    """A card, read where a path is given."""
-    from quantaudit.card.schema import load_card
+def path_of(given: object, argument: str) -> Path:
+    """A path. Raises UsageError for anything else."""
+    if not isinstance(given, str | Path):
+        raise UsageError(f"not a path, but {type(given).__name__}", where=argument, hint="give a path")
+    return Path(given)
 
-    return load_card(given) if isinstance(given, str | Path) else given
+
+def _object(given: object, kind: type[T], argument: str) -> T:
+    """What is of a kind already. Raises UsageError for anything else."""
+    if not isinstance(given, kind):
+        raise UsageError(
+            f"not a {kind.__name__}, but {type(given).__name__}",
+            where=argument,
+            hint=f"give a path, or a {kind.__name__}",
+        )
+    return given
+
+
+def profile_of(given: Profile | str | Path, argument: str = "profile") -> Profile:
+    """A profile of a whole run, read where a path is given. Raises FormatError, and UsageError for other things."""
+    from quantaudit.measure.profile import Profile, check_whole, load_profile
+
+    if isinstance(given, str | Path):
+        return load_profile(given)
+    profile = _object(given, Profile, argument)
+    check_whole(profile, argument)
+    return profile
+
+
+def shard_of(given: Profile | str | Path) -> Profile:
+    """A profile of a run or of a part of it, read where a path is given. Raises FormatError and UsageError."""
+    from quantaudit.measure.profile import Profile, load_profile
+
+    return load_profile(given, whole=False) if isinstance(given, str | Path) else _object(given, Profile, "profiles")
+
+
+def card_of(given: Card | str | Path, argument: str = "card") -> Card:
+    """A card, read where a path is given. Raises FormatError, and UsageError for other things."""
+    from quantaudit.card.schema import Card, load_card
+
+    return load_card(given) if isinstance(given, str | Path) else _object(given, Card, argument)
 
 
 def simulation_of(given: Simulation | str | Path | None) -> Simulation | None:
-    """A simulation, read where a path is given."""
-    from quantaudit.simulate.records import load_simulation
+    """A simulation, read where a path is given. Raises FormatError, and UsageError for other things."""
+    from quantaudit.simulate.records import Simulation, load_simulation
 
-    return load_simulation(Path(given)) if isinstance(given, str | Path) else given
+    if given is None:
+        return None
+    return load_simulation(Path(given)) if isinstance(given, str | Path) else _object(given, Simulation, "simulation")
 
 
-def model_of(given: Any, tokenizer: Any) -> tuple[str, LoadedModel | None]:
-    """The spec of a model, and the model itself where it is in memory already. Raises UsageError."""
+def model_of(given: Any, tokenizer: Any, options: Mapping[str, Any]) -> tuple[str, LoadedModel | None]:
+    """The spec of a model, and the model itself where it is in memory already. Raises UsageError.
+
+    options: of the call; those that say how a model is loaded do not go with one that is loaded, nor a tokenizer with
+    one that is not.
+    """
     if isinstance(given, str | Path):
+        if tokenizer is not None:
+            raise UsageError("a checkpoint brings its tokenizer", where="tokenizer", hint="leave it out")
         return str(given), None
+    for name in ("revision", "dtype", "device"):
+        if options.get(name, "auto") not in (None, "auto"):
+            raise UsageError(
+                "says how a model is loaded, and this one is in memory", where=name, hint="leave it out, or give a spec"
+            )
     from quantaudit.model.loading.in_memory import loaded_in_memory
 
     loaded = loaded_in_memory(given, tokenizer)
     return loaded.info.spec, loaded
 
 
+def spec_of_profile(profile: Profile) -> str:
+    """The spec of the model that a profile is of. Raises UsageError where that was in memory only."""
+    model = profile.provenance.model
+    if model.fingerprint.startswith("memory:"):
+        raise UsageError(
+            f"the profile is of a model in memory ({model.name})", where="model", hint="give model=… and tokenizer=…"
+        )
+    return model.spec
+
+
 def case_of(recipe: str | Path, card: str | Path, options: dict[str, Any]) -> CaseSpec:
     """A case whose model, where none is given, is the one that its card names. Raises FormatError for the card."""
+    from dataclasses import fields
+
+    if unknown := options.keys() - {item.name for item in fields(CaseSpec)}:
+        names = ", ".join(item.name for item in fields(CaseSpec))
+        raise UsageError("unknown option", where=", ".join(sorted(unknown)), hint=f"one of {names}")
+    path = path_of(card, "card")  # a file, since the result is added to it
     given = {name: value for name, value in options.items() if value is not None}
-    model = given.pop("model", None) or card_of(card).model.spec
+    model = given.pop("model", None)
+    if model is None:
+        model = _spec_of_card(card_of(path))
+    model = path_of(model, "model") if not isinstance(model, str) else model
     if "profile" in given:
         given["profile"] = Path(given["profile"])
     if "corpus" in given:
         given["corpus"] = str(given["corpus"])
-    return CaseSpec(recipe=Path(recipe), card=Path(card), model=str(model), **given)
+    return CaseSpec(recipe=path_of(recipe, "recipe"), card=path, model=str(model), **given)
+
+
+def _spec_of_card(card: Card) -> str:
+    if card.model.fingerprint.startswith("memory:"):
+        raise UsageError(
+            f"the card is of a model in memory ({card.model.name})",
+            where="card",
+            hint="audit its checkpoint, and give that card",
+        )
+    return card.model.spec
 
 
 def plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with paths of recipes as paths, and lists as tuples."""
-    sequences = {name: tuple(value) for name, value in options.items() if isinstance(value, list)}
-    options = options | sequences
+    """Options with paths of recipes as paths, and lists, or single names, as tuples. Raises UsageError."""
+    options = dict(options)
+    for name in {"schemes", "recipes"} & options.keys():
+        value = options[name]
+        if not isinstance(value, str | Path | Sequence):
+            raise UsageError(f"not a list, but {type(value).__name__}", where=name, hint="give a list")
+        options[name] = (value,) if isinstance(value, str | Path) else tuple(value)
     if "recipes" in options:
-        options["recipes"] = tuple(map(Path, options["recipes"]))
+        options["recipes"] = tuple(path_of(path, "recipes") for path in options["recipes"])
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantaudit.api.arguments import card_of
+from quantaudit.api.arguments import card_of, path_of
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card
@@ -25,7 +25,7 @@ def conform(artifact: str | Path, card: Card | str | Path, *, policy: str | Path
     from quantaudit.errors import ModelError
     from quantaudit.policy import load_policy
 
-    path = Path(artifact)
+    path = path_of(artifact, "artifact")
     if not path.exists():
         raise ModelError(
             "no such artifact",

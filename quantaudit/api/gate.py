@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantaudit.api.arguments import card_of, simulation_of
+from quantaudit.api.arguments import card_of, path_of, simulation_of
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card
@@ -32,7 +32,7 @@ def gate(
     from quantaudit.policy import load_policy
     from quantaudit.recipe.parse import check_recipe
 
-    path = Path(recipe)
+    path = path_of(recipe, "recipe")
     check_recipe(path)
     rules, read, simulated = load_policy(str(policy)), card_of(card), simulation_of(simulation)
     from quantaudit.gate.run import gate as run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from quantaudit.api.arguments import model_of, plain, shown
+from quantaudit.api.arguments import model_of, path_of, plain, shown
 from quantaudit.settings import Options, Settings
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def measure(
     """
     from quantaudit.pipeline.files import open_files
 
-    spec, loaded = model_of(model, tokenizer)
-    settings = Settings.of(spec, str(corpus), **plain(dict(options)))
+    spec, loaded = model_of(model, tokenizer, options)
+    settings = Settings.of(spec, str(path_of(corpus, "corpus")), **plain(dict(options)))
     files = open_files(settings, loaded)
     with shown(progress) as (stages, say):
         stages("starting", 0)

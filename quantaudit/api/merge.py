@@ -6,6 +6,8 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantaudit.api.arguments import shard_of
+
 if TYPE_CHECKING:
     from quantaudit.measure.profile import Profile
 
@@ -22,9 +24,8 @@ def merge(*profiles: Profile | str | Path) -> Profile:
     True
     """
     from quantaudit.errors import UsageError
-    from quantaudit.measure.profile import load_profile
     from quantaudit.measure.profile import merge as add
 
     if not profiles:
         raise UsageError("nothing to merge", where="profiles", hint="give the shards of one run")
-    return reduce(add, [load_profile(p, whole=False) if isinstance(p, str | Path) else p for p in profiles])
+    return reduce(add, [shard_of(profile) for profile in profiles])

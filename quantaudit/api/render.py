@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantaudit.api.arguments import card_of
+from quantaudit.api.arguments import card_of, path_of
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card
@@ -22,4 +22,5 @@ def render(card: Card | str | Path, out: str | Path, *, template_dir: str | Path
     """
     from quantaudit.card.render import write_card
 
-    return write_card(card_of(card), Path(out), None if template_dir is None else Path(template_dir))
+    templates = None if template_dir is None else path_of(template_dir, "template_dir")
+    return write_card(card_of(card), path_of(out, "out"), templates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from quantaudit.api.arguments import model_of, plain, profile_of, shown
+from quantaudit.api.arguments import model_of, path_of, plain, profile_of, shown, spec_of_profile
 from quantaudit.settings import Options
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def simulate(
     from quantaudit.pipeline.settings_of_profile import settings_of_profile
 
     measured = profile_of(profile)
-    spec, loaded = model_of(measured.provenance.model.spec if model is None else model, tokenizer)
-    where = None if corpus is None else str(corpus)
+    spec, loaded = model_of(spec_of_profile(measured) if model is None else model, tokenizer, options)
+    where = None if corpus is None else str(path_of(corpus, "corpus"))
     settings = settings_of_profile(measured, spec, corpus=where, **plain(dict(options)))
     files = open_files(settings, loaded)
     with shown(progress) as (stages, say):

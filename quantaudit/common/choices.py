@@ -47,8 +47,35 @@ DEVICES = (
 """Types that torch.device takes. Plug-ins may add their own."""
 
 
+def check_count(option: str, value: object, least: int) -> None:
+    """Refuse what is no whole number, or too small a one. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(
+            "not a number that can be used", where=f"--{option} {value}", hint=f"give a whole number from {least} on"
+        )
+
+
+def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is none of the choices. Raises UsageError."""
+    if value not in choices:
+        raise UsageError("unknown choice", where=f"--{option} {value}", hint=f"one of {', '.join(choices)}")
+
+
+def check_text(option: str, value: object) -> None:
+    """Refuse what is no text, such as an object that belongs elsewhere. Raises UsageError."""
+    if not isinstance(value, str):
+        raise UsageError(f"not text, but {type(value).__name__}", where=f"--{option}", hint="give its name")
+
+
+def check_names(option: str, values: object, kind: type[object]) -> None:
+    """Refuse what is no sequence of texts or paths. Raises UsageError."""
+    if not isinstance(values, tuple) or not all(isinstance(value, kind) for value in values):
+        raise UsageError(f"not a list of {kind.__name__}", where=f"--{option} {values}", hint="give a list")
+
+
 def parse_dtype(name: str) -> str:
     """Check a dtype name. Raises UsageError."""
+    check_text("dtype", name)
     if name not in DTYPES:
         raise UsageError("unknown dtype", where=f"--dtype {name}", hint=f"one of {', '.join(DTYPES)}")
     return name
@@ -56,6 +83,7 @@ def parse_dtype(name: str) -> str:
 
 def check_device(name: str) -> str:
     """Refuse what cannot be a device on any machine; whether it is one here, torch knows. Raises UsageError."""
+    check_text("device", name)
     kind, colon, index = name.partition(":")
     plugged = bool(importlib.metadata.entry_points(group="torch.backends"))
     valid = kind in DEVICES or (kind == "auto" and not colon) or (plugged and kind.isidentifier())
@@ -79,6 +107,7 @@ def parse_price_source(name: str) -> str:
 
 def find_single(text: str) -> int | None:
     """How many groups are to be simulated alone, None for all. Raises UsageError."""
+    check_text("single-groups", text)
     if text == "all":
         return None
     if not (text.isascii() and text.isdigit()):

@@ -52,6 +52,11 @@ def observe(
     >>> observation.tokens
     8
     """
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise MeasurementError(
+            f"not a model of transformers, but {type(model).__name__}",
+            hint="give a loaded model, such as a …ForCausalLM",
+        )
     observation = Observation(model, tokenizer=tokenizer, split=split, domain=domain)
     signature = inspect.signature(model.forward)
 
@@ -111,6 +116,10 @@ class Observation:
         self._attention = ""
         self._arithmetic: Arithmetic = "native"
         self._batch: MaskedBatch | None = None
+
+    def __repr__(self) -> str:
+        """In one line, at any time."""
+        return f"Observation({self.info.name}, {len(self._samples):,} samples, {self.tokens:,} tokens)"
 
     @contextmanager
     def attached(self, ignore: Callable[[], bool] = lambda: False) -> Iterator[None]:

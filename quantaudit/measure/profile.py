@@ -288,19 +288,26 @@ def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
     """
     path = Path(path)
     profile = _load_profile(path)
+    if whole:
+        check_whole(profile, str(path))
+    return profile
+
+
+def check_whole(profile: Profile, where: str) -> None:
+    """Raises FormatError for a profile that holds only some shards of its run."""
     shards = profile.provenance.shards
-    if whole and shards is not None:
+    if shards is not None:
         raise FormatError(
             f"profile holds {shards.named()} only",
-            where=str(path),
+            where=where,
             hint=f"add shard {', '.join(map(str, shards.missing))} with `quantaudit merge`",
         )
-    return profile
 
 
 def _load_profile(path: Path) -> Profile:
     if not path.is_file():
-        raise FormatError("no such file", where=str(path), hint="make one with `quantaudit measure`")
+        problem = "a folder, not a file" if path.is_dir() else "no such file"
+        raise FormatError(problem, where=str(path), hint="make one with `quantaudit measure`")
     try:
         with safe_open(path, framework="numpy") as file:
             header = (file.metadata() or {}).get("quantaudit")

@@ -83,6 +83,11 @@ def is_linearized(module: nn.Module) -> bool:
     return linear_experts is not None and isinstance(module, linear_experts.LinearExperts2D)
 
 
+def has_stacked_experts(model: nn.Module) -> bool:
+    """Whether a model keeps experts as stacked parameters, of which `oneshot` would make Linears."""
+    return any(map(_stacked, model.modules()))
+
+
 def extra_work(model: nn.Module) -> float | None:
     """How many times as much experts compute on all tokens as on those routed to them; None where they cannot."""
     counts = [int(module.num_experts) for module in model.modules() if is_linearized(module)]  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from quantaudit.common.progress import Stages, silent_stages
@@ -67,6 +68,11 @@ def prepare(
     Raises a QuantauditError that names the cause.
     """
     imports_done()
+    if torch.is_inference_mode_enabled():
+        raise UsageError(
+            "inside torch.inference_mode(), where nothing can be differentiated or changed in place",
+            hint="use torch.no_grad(), or neither",
+        )
     parse_device(settings.model.device)
     named = map(find_scheme, (*SCHEMES, *settings.simulate.schemes))
     schemes = tuple({scheme.name: scheme for scheme in named}.values())

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import quantaudit
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.model.loading.load import LoadedModel
 from tests.builders import hooks, load, save_checkpoint, tiny_model, weight_bytes
+from tests.families import family_model
 
 SMALL = {"samples": 8, "max_length": 32}
 
@@ -59,6 +61,36 @@ def test_a_model_in_memory_needs_its_tokenizer_and_evaluation_mode(loaded: Loade
             quantaudit.audit(model=loaded.model, tokenizer=loaded.tokenizer)
     finally:
         loaded.model.eval()
+
+
+def test_a_model_that_cannot_be_audited_in_memory_says_why(loaded: LoadedModel) -> None:
+    from copy import deepcopy
+
+    def refused(model: object, word: str) -> None:
+        with pytest.raises(UsageError, match=word):
+            quantaudit.measure(model, tokenizer=loaded.tokenizer, progress=False, **SMALL)
+
+    refused(deepcopy(loaded.model).double(), "float64")
+    refused(loaded.model.model, "predicts the next token")
+    refused(family_model("qwen3-moe"), "stacked")
+    with pytest.raises(UsageError, match="dtype"):
+        quantaudit.measure(loaded.model, tokenizer=loaded.tokenizer, dtype="float32", progress=False)
+    with torch.inference_mode(), pytest.raises(UsageError, match="inference_mode"):
+        quantaudit.measure(loaded.model, tokenizer=loaded.tokenizer, progress=False, **SMALL)
+
+
+def test_a_shard_is_no_profile_of_the_whole(folder: Path) -> None:
+    shard = quantaudit.measure(folder, progress=False, shard="1/2", **SMALL)
+    with pytest.raises(FormatError, match="shard 1"):
+        quantaudit.audit(folder, profile=shard, progress=False)
+    with pytest.raises(FormatError, match="shard 1"):
+        quantaudit.simulate(shard, progress=False)
+
+
+def test_a_profile_brings_its_text_and_how_it_was_run(folder: Path) -> None:
+    profile = quantaudit.measure(folder, progress=False, **SMALL)
+    card = quantaudit.audit(folder, profile=profile, progress=False, evaluation_tokens=64).card
+    assert card.corpus.samples == SMALL["samples"]
 
 
 def test_an_option_that_does_not_exist_is_named(folder: Path) -> None:

@@ -129,8 +129,17 @@ def load_card(path: str | Path) -> Card:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"cannot read the card: {error}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            "not a card, but no text at all", where=str(path), hint="give a report's card.json"
+        ) from error
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+        raise FormatError(
+            f"cannot read the card: {problem[:1].lower()}{problem[1:]}",
+            where=str(path),
+            hint="make one with `quantaudit report`, and give its card.json",
+        ) from error
     try:
         card = Card.model_validate_json(text)
     except ValidationError as error:
