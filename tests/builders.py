@@ -24,8 +24,8 @@ from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Proven
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.stats.distribution import Distribution
-from quantaudit.stats.labels import labels_of
 from quantaudit.stats.site import SiteStatistics, zero
+from tests.rows import labels_of
 
 VOCABULARY = 260
 BYTES = 256

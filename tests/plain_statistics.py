@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quantaudit.stats import distribution, extremes, peaks, site
+from quantaudit.stats import distribution, peaks, site
 from quantaudit.stats.distribution import BINS, MASSIVE_FLOOR, MASSIVE_RATIO, Encoding
+from tests.rows import from_rows
 
 
 def encoding_of(dtype: torch.dtype) -> Encoding:
@@ -105,7 +106,7 @@ class Accumulator:
         assert counted is not None
         return site.SiteStatistics(
             distribution=counted,
-            extremes=extremes.from_rows(self._rows),
+            extremes=from_rows(self._rows),
             channel_amax=self._channel_amax,
             peaks=self._peaks,
             massive=self._massive,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,49 +28,35 @@ Specifications: TypeAlias = dict[str, dict[str, Any]]
 """Chart name → Vega-Lite specification."""
 
 
-def render_html(card: Card, template_dir: Path | None = None) -> str:
+@dataclass(frozen=True, slots=True)
+class DrawnCard:
+    """A card with what is derived from it once for all its pages. specs: its charts, by name."""
+
+    view: CardView
+    specs: Specifications
+
+    @classmethod
+    def of(cls, card: Card | DrawnCard) -> DrawnCard:
+        """The same where it has been drawn already."""
+        if isinstance(card, DrawnCard):
+            return card
+        view = CardView(card)
+        return cls(view=view, specs=_specifications(view))
+
+
+def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str:
     """One offline page. Files of `template_dir` replace the shipped templates of the same name.
 
     Raises FormatError for a missing folder or a template that does not compile or run.
     """
-    view = CardView(card)
-    return _page(view, _specifications(view), template_dir)
-
-
-def render_markdown(card: Card, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
-    """A README section and the images it shows, {'assets/peaks_by_layer.png': PNG bytes, …}.
-
-    Raises FormatError like `render_html`.
-    """
-    view = CardView(card)
-    return _section(view, _specifications(view), template_dir)
-
-
-def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[Path]:
-    """Write card.json, card.html, card.md and assets/ below `out`; the paths written, in that order.
-
-    Everything is rendered before the first file appears. Raises FormatError (template) and OutputError (place).
-    """
-    view = CardView(card)
-    specs = _specifications(view)
-    page = _page(view, specs, template_dir)
-    section, images = _section(view, specs, template_dir)
-    texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
-    for name, content in texts.items():
-        write_text(out / name, content)
-    for name, data in images.items():
-        write_bytes(out / name, data)
-    return [out / name for name in (*texts, *images)]
-
-
-def _page(view: CardView, specs: Specifications, template_dir: Path | None) -> str:
     from quantaudit.card.charts import theme
 
+    drawn = DrawnCard.of(card)
     environment = html_environment(template_dir)
     page_script = run(environment, "card.js.j2", {})
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
-    context = _context(view) | {
-        "charts": specs,
+    context = _context(drawn.view) | {
+        "charts": drawn.specs,
         "paper": theme.paper("currentColor", theme.FAINT, None),
         "scripts": scripts,
         "security_policy": _security_policy(scripts),
@@ -77,13 +64,34 @@ def _page(view: CardView, specs: Specifications, template_dir: Path | None) -> s
     return run(environment, "card.html.j2", context)
 
 
-def _section(view: CardView, specs: Specifications, template_dir: Path | None) -> tuple[str, dict[str, bytes]]:
+def render_markdown(card: Card | DrawnCard, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
+    """A README section and the images it shows, {'assets/peaks_by_layer.png': PNG bytes, …}.
+
+    Raises FormatError like `render_html`.
+    """
     from quantaudit.card.charts.image import png
 
+    drawn = DrawnCard.of(card)
     environment = markdown_environment(template_dir)
-    paths = {name: Markup(f"assets/{name}.png") for name in specs}
-    page = run(environment, "card.md.j2", _context(view) | {"charts": specs, "assets": paths})
-    return page, {str(paths[name]): png(spec) for name, spec in specs.items() if paths[name] in page}
+    paths = {name: Markup(f"assets/{name}.png") for name in drawn.specs}
+    page = run(environment, "card.md.j2", _context(drawn.view) | {"charts": drawn.specs, "assets": paths})
+    return page, {str(paths[name]): png(spec) for name, spec in drawn.specs.items() if paths[name] in page}
+
+
+def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[Path]:
+    """Write card.json, card.html, card.md and assets/ below `out`; the paths written, in that order.
+
+    Everything is rendered before the first file appears. Raises FormatError (template) and OutputError (place).
+    """
+    drawn = DrawnCard.of(card)
+    page = render_html(drawn, template_dir)
+    section, images = render_markdown(drawn, template_dir)
+    texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
+    for name, content in texts.items():
+        write_text(out / name, content)
+    for name, data in images.items():
+        write_bytes(out / name, data)
+    return [out / name for name in (*texts, *images)]
 
 
 def _specifications(view: CardView) -> Specifications:

@@ -91,10 +91,8 @@ FUSED_LINEARS: tuple[FusedLinears, ...] = (
 """Linears that the engine runs as one. What the checkpoint holds as one already (Phi-3's `qkv_proj`, Qwen3-Next's
 `in_proj_qkvz`, Mamba-2's `in_proj`) is one Linear, and needs no row."""
 
-EXPERTS_SOURCE = (
-    "model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe/compressed_tensors_moe.py"
-)
-"""Where all projections of a layer's routed experts are held to one scheme, and that of the first expert is read."""
+# All projections of a layer's routed experts are held to one scheme, and that of the first expert is read, in
+# model_executor/layers/quantization/compressed_tensors/compressed_tensors_moe/compressed_tensors_moe.py.
 
 BUILT_UNQUANTIZED: tuple[BuiltUnquantized, ...] = (
     BuiltUnquantized(

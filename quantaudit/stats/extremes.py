@@ -31,17 +31,6 @@ def zero() -> Extremes:
     )
 
 
-def from_rows(rows: list[tuple[int, int, float, float]]) -> Extremes:
-    """From (sample, tokens, min, max) in any order; a sample met twice is combined."""
-    sample, tokens, low, high = ([row[i] for row in rows] for i in range(4))
-    return from_arrays(
-        np.asarray(sample, np.int32),
-        np.asarray(tokens, np.int32),
-        np.asarray(low, np.float32),
-        np.asarray(high, np.float32),
-    )
-
-
 def merge(a: Extremes, b: Extremes) -> Extremes:
     """Extremes over both: associative, commutative, `zero` is its identity."""
     return from_arrays(

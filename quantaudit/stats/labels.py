@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,15 +80,3 @@ class Chosen:
 
 
 ALL = Chosen()
-
-
-def labels_of(segments: Sequence[tuple[int, int, NDArray[np.int64]]]) -> Labels:
-    """Rows of whole samples one after another: (index, split, token ids) of each."""
-    lengths = [len(ids) for _, _, ids in segments]
-    return Labels(
-        segment=np.repeat(np.arange(len(segments)), lengths),
-        position=np.concatenate([np.arange(n) for n in lengths]),
-        token=np.concatenate([ids for _, _, ids in segments]).astype(np.int64),
-        sample=np.array([index for index, _, _ in segments], np.int64),
-        split=np.array([split for _, split, _ in segments], np.int64),
-    )

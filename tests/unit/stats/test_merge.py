@@ -12,6 +12,7 @@ from hypothesis import given
 from quantaudit.stats import channels, distribution, extremes, peaks, site
 from quantaudit.stats.site import SiteStatistics
 from tests.builders import differences
+from tests.rows import from_rows
 from tests.unit.stats.strategies import statistics_triples
 
 Triple = tuple[SiteStatistics, SiteStatistics, SiteStatistics]
@@ -77,8 +78,8 @@ def test_a_channel_that_held_a_nan_stays_nan() -> None:
 
 
 def test_a_sample_met_in_two_shards_is_one_row() -> None:
-    a = extremes.from_rows([(4, 3, -1.0, 2.0), (1, 2, 0.0, 1.0)])
-    b = extremes.from_rows([(4, 5, -7.0, 1.0)])
+    a = from_rows([(4, 3, -1.0, 2.0), (1, 2, 0.0, 1.0)])
+    b = from_rows([(4, 5, -7.0, 1.0)])
     merged = extremes.merge(a, b)
     assert merged.sample.tolist() == [1, 4]
     assert merged.tokens.tolist() == [2, 8]

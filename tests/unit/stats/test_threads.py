@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from quantaudit.stats.kernels.host import HostRecorder
-from quantaudit.stats.labels import labels_of
 from tests.builders import differences
+from tests.rows import labels_of
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

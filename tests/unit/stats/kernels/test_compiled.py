@@ -8,8 +8,8 @@ import torch
 from quantaudit.stats.kernels.host import HostRecorder
 from quantaudit.stats.kernels.host_count import HISTOGRAM
 from quantaudit.stats.kernels.host_kernel import compile_record
-from quantaudit.stats.labels import labels_of
 from tests.builders import differences
+from tests.rows import labels_of
 
 
 def test_first_peaks_of_a_large_tensor_are_those_of_numpy() -> None:

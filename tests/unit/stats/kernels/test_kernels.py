@@ -16,10 +16,11 @@ from torch import Tensor
 from quantaudit.stats import distribution
 from quantaudit.stats.kernels.device import DeviceRecorder
 from quantaudit.stats.kernels.host import HostRecorder
-from quantaudit.stats.labels import Chosen, Labels, labels_of
+from quantaudit.stats.labels import Chosen, Labels
 from quantaudit.stats.site import SiteStatistics
 from tests.builders import Sample, differences
 from tests.plain_statistics import Accumulator, PatternCounter
+from tests.rows import labels_of
 from tests.unit.stats.strategies import sample_lists
 
 KERNELS: list[Callable[[], Any]] = [HostRecorder, DeviceRecorder]
