@@ -107,7 +107,7 @@ def reached(model: nn.Module, groups: Sequence[Group]) -> dict[str, tuple[str, t
     """
     mappings = inferred(model)
     norms = Counter(norm for norm, _ in mappings)
-    by_members = {frozenset(balanced): (norm, balanced) for norm, balanced in mappings if norms[norm] == 1}
+    by_members = {frozenset(layers): (norm, layers) for norm, layers in mappings if norms[norm] == 1}
     return {group.name: by_members[key] for group in groups if (key := frozenset(group.members)) in by_members}
 
 

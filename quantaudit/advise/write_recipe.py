@@ -39,7 +39,7 @@ class ConfigGroup:
 class Smoothed:
     """One mapping of a SmoothQuantModifier: Linears, the norm before them, and why they are smoothed."""
 
-    balanced: tuple[str, ...]
+    balance_layers: tuple[str, ...]
     norm: str
     reason: str
 
@@ -63,8 +63,12 @@ def smooth_groups(
             name=f"smooth_{index}_modifiers",
             strength=spec.strength,
             mappings=tuple(
-                Smoothed(balanced=balanced, norm=norm, reason=reasons.get(names_of.get(frozenset(balanced), ""), ""))
-                for norm, balanced in spec.mappings
+                Smoothed(
+                    balance_layers=balance_layers,
+                    norm=norm,
+                    reason=reasons.get(names_of.get(frozenset(balance_layers), ""), ""),
+                )
+                for norm, balance_layers in spec.mappings
             ),
         )
         for index, spec in enumerate(smooth)

@@ -88,7 +88,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
     claimed: dict[str, int] = {}
     unmatched: list[Pattern] = []
     overlaps: list[Overlap] = []
-    beyond: list[Unsimulated] = []
+    changes: list[Unsimulated] = []
     for index, parsed in enumerate(recipe.modifiers):
         if isinstance(parsed.modifier, QuantizationMixin) and takes_part(parsed.modifier):
             matching = Matching(recipe, index, parsed, model, modules)
@@ -103,7 +103,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
             overlaps += matching.overlaps()
     smooth = {smoothing.modifier: smoothing for smoothing in smoothings(recipe, model, claimed)}
     for index, parsed in enumerate(recipe.modifiers):
-        beyond += unsimulated(parsed, model, smooth.get(index))
+        changes += unsimulated(parsed, model, smooth.get(index))
     quantized = [name for name in modules if name in schemes and quantizes(schemes[name])]
     final = {name: schemes[name] for name in quantized}
     return Resolution(
@@ -117,7 +117,7 @@ def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
         reached={index: _rounded(parsed, modules, final) for index, parsed in _rounding(recipe)},
         smoothings=tuple(smooth.values()),
         awq=tuple(awq_reaches(recipe, model, final)),
-        unsimulated=tuple(beyond),
+        unsimulated=tuple(changes),
     )
 
 

@@ -203,13 +203,13 @@ def _apply(model: nn.Module, step: CalibratedSmoothQuant) -> dict[str, Tensor]:
     }
     factors: dict[str, Tensor] = {}
     with without_library_logs(), torch.no_grad(), norm_calibration_context(model):
-        for path, balanced in step.spec.mappings:
+        for path, balance_layers in step.spec.mappings:
             if path not in modifier.scales_:
                 continue
-            linears = [model.get_submodule(name) for name in balanced]
+            linears = [model.get_submodule(name) for name in balance_layers]
             low, high = step.ranges[path]
             factor = modifier._calculate_smoothing_scales(linears, high - low).clamp_min(MINIMUM_SMOOTHING_SCALE)
-            factors |= dict.fromkeys(balanced, factor)
+            factors |= dict.fromkeys(balance_layers, factor)
             modifier.resolved_mappings_ = [SmoothQuantMapping(path, model.get_submodule(path), linears)]
             modifier._apply_smoothing(model)
     return factors
