@@ -123,15 +123,14 @@ def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedS
 def _per_token(
     work: Callable[[list[TokenizedSample]], None], samples: list[TokenizedSample], device: torch.device
 ) -> float:
-    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, or itself alone."""
+    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, or itself again.
+
+    The warm-up is never what is timed: on a new machine it compiles for longer than everything else takes.
+    """
     *others, first = samples
     with _timed(device) as warm:
         work([first])
-    chosen = others[: max(1, int(PATIENCE / max(warm[0], 1e-6)))] or [first]
-    if warm[0] > PATIENCE:
-        chosen = []
-    if not chosen:
-        return warm[0] / len(first.ids)
+    chosen = others[: int(PATIENCE / max(warm[0], 1e-6))] or [first]
     with _timed(device) as took:
         work(chosen)
     return took[0] / sum(len(sample.ids) for sample in chosen)

@@ -1,0 +1,42 @@
+"""How fast a machine is at a job is timed after its first pass, whatever that one has to do beforehand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.pipeline import schedule
+from tests.builders import random_corpus
+
+CPU = torch.device("cpu")
+
+
+class Machine:
+    """A machine whose first pass takes `once` seconds more than `per_token` for each token, by a clock of its own."""
+
+    def __init__(self, *, once: float, per_token: float) -> None:
+        self.now, self.once, self.per_token = 0.0, once, per_token
+        self.passes: list[int] = []
+
+    def work(self, samples: list[TokenizedSample]) -> None:
+        self.now += (0.0 if self.passes else self.once) + self.per_token * sum(len(sample.ids) for sample in samples)
+        self.passes.append(len(samples))
+
+
+@pytest.mark.parametrize("once", [0.0, 3.0, 20.0, 300.0])
+@pytest.mark.parametrize("per_token", [1e-4, 0.02, 0.5])
+def test_what_a_first_pass_does_once_is_not_taken_for_its_pace(
+    once: float, per_token: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(once=once, per_token=per_token)
+    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
+    samples = list(random_corpus([40, 36, 33, 30]).samples)
+    assert schedule._per_token(machine.work, samples, CPU) == pytest.approx(per_token)
+
+
+def test_a_slow_machine_is_kept_waiting_for_one_short_sample_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(once=0.0, per_token=1.0)
+    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
+    schedule._per_token(machine.work, list(random_corpus([40, 36, 33, 30]).samples), CPU)
+    assert machine.passes == [1, 1]
