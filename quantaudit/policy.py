@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from quantaudit.common.outcome import GateSeverity
+from quantaudit.common.reading.regular_files import RECIPE_BYTES, read_text
+from quantaudit.common.reading.yaml_document import read_yaml
 from quantaudit.common.resources import resource_dir
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.errors import FormatError
@@ -211,17 +212,12 @@ def _policy_path(spec: str, extending: Path | None = None) -> Path:
 def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
     """The sections of a policy file, those of the policy that it extends filled in."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, RECIPE_BYTES)
+    except (OSError, ValueError) as error:
         shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
-        raise FormatError("no such policy", where=str(path), hint=f"{shipped}, or a .yaml file") from error
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        raise FormatError(
-            f"not YAML: {problem or str(error).splitlines()[0]}",
-            where=f"{path}:{mark.line + 1}" if mark else str(path),
-            hint="check indentation and quotes",
-        ) from error
+        problem = "no such policy" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise FormatError(problem, where=str(path), hint=f"{shipped}, or a .yaml file") from error
+    data = read_yaml(text, str(path), FormatError).data
     if not isinstance(data, dict) or "extends" not in data:
         return data
     if path in extending:

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import ValidationError
 
 from quantaudit.common.logs import stdout_to_stderr
+from quantaudit.common.reading.regular_files import RECIPE_BYTES, read_text
+from quantaudit.common.reading.yaml_document import read_yaml
 from quantaudit.errors import RecipeError
 from quantaudit.provenance import explain
 from quantaudit.recipe.yaml_positions import Keys, YamlPositions
 
+_TWICE = "keep one; a second modifier of the same kind goes into a stage or a group of its own"
 NESTING = "nest it as `quant_stage:` → `quant_modifiers:` → `QuantizationModifier:` → its arguments"
 
 
@@ -68,7 +70,7 @@ def _read(path: Path) -> str:
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         raise RecipeError("not a recipe file", where=str(path), hint="give a .yaml, .yml or .json file")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, RECIPE_BYTES)
     except FileNotFoundError as error:
         raise RecipeError("no such file", where=str(path), hint="shipped recipes are in recipes/") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -89,13 +91,6 @@ def parse_recipe(text: str, path: str) -> ParsedRecipe:
 def _outline(text: str, path: str) -> tuple[Any, YamlPositions, list[Keys], list[Keys]]:
     """What the YAML says by itself: its data and lines, where its modifiers are, and the keys that are passed over."""
     data, positions = _load(text, path)
-    if positions.duplicates:
-        again = positions.duplicates[0]
-        raise RecipeError(
-            f"`{again.key}` is given twice, on lines {again.first} and {again.second}: the first is silently lost",
-            where=f"{path}:{again.second}",
-            hint="keep one; a second modifier of the same kind goes into a stage or a group of its own",
-        )
     if data is None:
         raise RecipeError("recipe is empty", where=path, hint=NESTING)
     modifiers, passed_over = _structure(data, positions, path)
@@ -105,22 +100,9 @@ def _outline(text: str, path: str) -> tuple[Any, YamlPositions, list[Keys], list
 
 
 def _load(text: str, path: str) -> tuple[Any, YamlPositions]:
-    try:
-        positions = YamlPositions(text)
-        return yaml.safe_load(text), positions
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RecipeError(
-            f"YAML that only Python can build: {error.problem}", where=f"{path}:{line}", hint=_tag_hint(text)
-        ) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(
-            f"not YAML: {problem}",
-            where=f"{path}:{mark.line + 1}" if mark else path,
-            hint="check indentation and quotes; a pattern with special characters is best quoted",
-        ) from error
+    hint = "check indentation and quotes; a pattern with special characters is best quoted"
+    document = read_yaml(text, path, RecipeError, hint=hint, tag_hint=_tag_hint(text), twice_hint=_TWICE)
+    return document.data, YamlPositions(document.root)
 
 
 def _tag_hint(text: str) -> str:

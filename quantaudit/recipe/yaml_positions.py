@@ -1,4 +1,4 @@
-"""Where everything stands in a YAML file: line numbers by path of keys, and keys that are given twice."""
+"""Where everything stands in a YAML file: line numbers by path of keys."""
 
 from __future__ import annotations
 
@@ -19,23 +19,13 @@ class Place:
     scalar: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
-    """A mapping key that is given twice, of which YAML silently keeps the last."""
-
-    key: str
-    first: int
-    second: int
-
-
 class YamlPositions:
     """Every place of a document. An alias is placed where its anchor stands, what a merge key brings in nowhere."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, document: str | yaml.Node | None) -> None:
         self.places: dict[Keys, Place] = {}
-        self.duplicates: list[Duplicate] = []
         self._walked: set[int] = set()
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(document, Loader=yaml.SafeLoader) if isinstance(document, str) else document
         if root is not None:
             self._walk(root, (), root.start_mark.line + 1)
 
@@ -66,10 +56,5 @@ class YamlPositions:
             for index, child in enumerate(node.value):
                 yield index, child, child.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
-            first: dict[str, int] = {}
             for key, value in node.value:
-                name, line = str(key.value), key.start_mark.line + 1
-                if name in first and name != "<<":
-                    self.duplicates.append(Duplicate(key=name, first=first[name], second=line))
-                first.setdefault(name, line)
-                yield name, value, line
+                yield str(key.value), value, key.start_mark.line + 1

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from quantaudit.common.reading.json_document import check_json
+from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Arithmetic, Number, Row, explain
 
@@ -227,10 +229,17 @@ class CorrelationRow(Row):
 def load_simulation(path: Path) -> Simulation:
     """A simulation file. Raises FormatError when it is missing, not JSON, or no simulation of this version."""
     try:
-        return Simulation.model_validate_json(path.read_text(encoding="utf-8"))
+        text = read_text(path, CARD_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"cannot read the simulation: {error}", where=str(path)) from error
+    try:
+        check_json(text)
+        return Simulation.model_validate_json(text)
     except ValidationError as error:
         raise FormatError(
             f"not a simulation: {explain(error)}", where=str(path), hint="make one with `quantaudit simulate`"
+        ) from error
+    except ValueError as error:
+        raise FormatError(
+            f"not a simulation: {error}", where=str(path), hint="make one with `quantaudit simulate`"
         ) from error

@@ -33,6 +33,8 @@ from quantaudit.card.schema.stability import (
 )
 from quantaudit.card.schema.summary import summary
 from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Verdict, VerdictLimits, WorstGroup
+from quantaudit.common.reading.json_document import check_json
+from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import FormatError
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Row, explain
 from quantaudit.simulate.records import CorrelationRow, ScaleRow, Simulation
@@ -128,7 +130,7 @@ def load_card(path: str | Path) -> Card:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, CARD_BYTES)
     except UnicodeDecodeError as error:
         raise FormatError(
             "not a card, but no text at all", where=str(path), hint="give a report's card.json"
@@ -141,12 +143,17 @@ def load_card(path: str | Path) -> Card:
             hint="make one with `quantaudit report`, and give its card.json",
         ) from error
     try:
+        check_json(text)
         card = Card.model_validate_json(text)
     except ValidationError as error:
         raise FormatError(
             f"not an activation card: {explain(error)}",
             where=str(path),
             hint="make one with `quantaudit report`",
+        ) from error
+    except ValueError as error:
+        raise FormatError(
+            f"not an activation card: {error}", where=str(path), hint="make one with `quantaudit report`"
         ) from error
     if card.schema_version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
         raise FormatError(

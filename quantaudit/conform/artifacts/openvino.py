@@ -7,9 +7,11 @@ activations first (SmoothQuant), a Multiply by one constant a channel comes befo
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ _SAME_VALUES = {"Convert", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
 def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     """Ranges of every Linear of the card that the model's graph names. Raises ModelError, UsageError."""
+    # OpenVINO reports its use to a server at import; its own stub takes the place of the package that does.
+    sys.modules.setdefault("openvino_telemetry", cast(ModuleType, None))
     try:
         import openvino
     except ImportError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from quantaudit.common.reading.json_document import parse_json
+from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import ModelError
 
 INDEX = "model.safetensors.index.json"
@@ -120,7 +121,7 @@ def epsilons(dtype: torch.dtype) -> tuple[float, ...]:
 def read_json(path: Path) -> Any:
     """Raises ModelError where the file is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_text(path, CARD_BYTES), unique=True)
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ModelError(
             f"cannot be read: {error}", where=str(path), hint="give a complete quantized checkpoint"

