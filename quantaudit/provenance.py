@@ -72,6 +72,27 @@ class Doubt(Row):
     count: int = Field(default=1, description="how many tensors or modules it is true of")
 
 
+InputPart = Literal["tokenizer", "chat_template", "processor"]
+"""What text and images go through on their way to token ids and patches."""
+
+
+class InputDigests(Row):
+    """SHA-256 of what decides, in addition to the weights, what a model computes and reads, part by part.
+
+    What does not change that is left out: where files lie, which transformers wrote them, and the order of keys.
+    """
+
+    config: str = Field(description="of the configuration")
+    settings: dict[str, str] = Field(
+        description="each setting of the configuration by its path → first 16 digits of its value's SHA-256"
+    )
+    tokenizer: str | None = Field(description="of all that makes the tokenizer; null where the weight file holds it")
+    tokenizer_files: dict[str, str] = Field(description="the same by file, where it is made of files")
+    chat_template: str | None = Field(description="of the chat template; null without one")
+    generation: str | None = Field(description="of the generation config, on which no number here depends")
+    processor: str | None = Field(default=None, description="of the image processor, where images were read")
+
+
 class ModelInfo(Row):
     """Which checkpoint was audited."""
 
@@ -86,9 +107,12 @@ class ModelInfo(Row):
     vocab_size: int
     context_length: int | None
     revision: str | None
-    files: dict[str, str] = Field(description="weight file name → SHA-256")
-    fingerprint: str = Field(description="SHA-256 over the sorted weight file hashes")
-    config_sha256: str
+    files: dict[str, str] = Field(description="path of a weight file within the checkpoint → SHA-256")
+    fingerprint: str = Field(description="SHA-256 over the hashes of the weight files in the order of their paths")
+    config_sha256: str = Field(description="of the configuration as transformers completes it")
+    inputs: InputDigests | None = Field(
+        default=None, description="digests of configuration, tokenizer and templates; null in older files"
+    )
     notes: list[str] = Field(description="what loading changed, such as dequantization")
     modules: list[ModuleInfo]
     doubts: list[Doubt] = Field(default=[], description="why this may not be the model that was meant")

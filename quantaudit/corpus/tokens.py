@@ -18,7 +18,7 @@ from quantaudit.corpus.load import Corpus, CorpusRow
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import assign, stratified
 from quantaudit.errors import CorpusError
-from quantaudit.provenance import CorpusInfo, SampleInfo, Split, SplitInfo
+from quantaudit.provenance import CorpusInfo, InputPart, SampleInfo, Split, SplitInfo
 
 _NOTES = {
     "tools": "the chat template does not write tools: those that {count:,} chats offer were left out",
@@ -56,10 +56,11 @@ class TokenizedSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedCorpus:
-    """All samples of a run, with the provenance of the text."""
+    """All samples of a run, with the provenance of the text. read_by: what of the model made token ids of it."""
 
     samples: tuple[TokenizedSample, ...]
     info: CorpusInfo
+    read_by: frozenset[InputPart] = frozenset()
 
     def sample_infos(self) -> list[SampleInfo]:
         """The samples as a profile lists them."""
@@ -122,6 +123,7 @@ def tokenize(
     source, tokenizer = readers.source, readers.tokenizer
     return TokenizedCorpus(
         samples=tuple(taken),
+        read_by=_read_by(rows, readers, special_tokens),
         info=CorpusInfo(
             spec=corpus.spec,
             name=corpus.name,
@@ -137,6 +139,19 @@ def tokenize(
             **_sizes(taken),
         ),
     )
+
+
+def _read_by(rows: Sequence[CorpusRow], readers: TextReaders, special_tokens: SpecialTokens) -> frozenset[InputPart]:
+    """What of the model stood between these rows and their token ids."""
+    parts: set[InputPart] = set()
+    for row in rows:
+        if row.pictures:
+            parts |= {"processor", "tokenizer"}
+        elif not row.input_ids or readers.source is not None:
+            parts.add("tokenizer")
+        if row.messages and special_tokens == "auto":
+            parts.add("chat_template")
+    return frozenset(parts)
 
 
 def _splits(corpus: Corpus, rows: Sequence[CorpusRow], seed: int) -> list[Split]:

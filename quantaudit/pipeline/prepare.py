@@ -15,15 +15,17 @@ from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.timing import imports_done, timed
 from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, UsageError
+from quantaudit.measure.agreement import model_differences
 from quantaudit.measure.profile import Profile
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
 from quantaudit.model.forward.hooks import time_first_call
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
+from quantaudit.model.loading.input_digests import processor_digest
 from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
 from quantaudit.model.loading.processor import load_processor
 from quantaudit.pipeline.files import InputFiles, open_files
-from quantaudit.provenance import Arithmetic, SampleInfo
+from quantaudit.provenance import Arithmetic, ModelInfo, SampleInfo
 from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
 from quantaudit.recipe.parse import ParsedRecipe, read_recipe
 from quantaudit.recipe.resolve import resolve
@@ -79,7 +81,7 @@ def prepare(
     recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
-    loaded = _in_memory(files, settings, stages)
+    loaded = _with_processor(_in_memory(files, settings, stages), files, processor)
     arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
     if arithmetic == "float32":
         say(f"products are computed in float32 and rounded to {loaded.info.dtype}")
@@ -127,6 +129,14 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages) -> LoadedM
     return _load(files.model, settings)
 
 
+def _with_processor(loaded: LoadedModel, files: InputFiles, processor: Any) -> LoadedModel:
+    """The model, whose provenance names the processor of images too where there is one."""
+    if processor is None or not isinstance(files.model, Checkpoint) or loaded.info.inputs is None:
+        return loaded
+    inputs = loaded.info.inputs.model_copy(update={"processor": processor_digest(files.model)})
+    return replace(loaded, info=loaded.info.model_copy(update={"inputs": inputs}))
+
+
 def _text_readers(files: InputFiles, settings: Settings, say: Say) -> tuple[PreTrainedTokenizerBase | None, Any]:
     """The tokenizer that the corpus' ids were made with, and the model's processor of images; None where not needed.
 
@@ -162,18 +172,12 @@ def _resolve(path: Path, recipe: ParsedRecipe, loaded: LoadedModel) -> ResolvedR
 
 def check_profile(inputs: AuditInputs, profile: Profile) -> None:
     """Raises FormatError unless the profile was measured on this model, as it is run now, and on these samples."""
-    if profile.provenance.model.fingerprint != inputs.loaded.info.fingerprint:
-        raise FormatError(
-            f"profile was measured on other weights ({profile.provenance.model.name})",
-            where="--profile",
-            hint="measure this model, or name the one that was measured",
-        )
+    _check_model(inputs, profile.provenance.model)
     experts, asked = profile.experts, inputs.settings.measure.experts
     asked = "routed" if asked == "auto" else asked
     # Where no experts can run on all tokens, asking for it changes nothing.
     able = experts == "all" or extra_work(inputs.loaded.model) is not None
     text, corpus = profile.provenance.corpus, inputs.corpus.info
-    _check_option("dtype", "in ", profile.provenance.model.dtype, inputs.loaded.info.dtype)
     if experts is not None and able:
         _check_option("experts", "with --experts ", experts, asked)
     _check_option("special-tokens", "with --special-tokens ", text.special_tokens, corpus.special_tokens)
@@ -191,6 +195,24 @@ def check_profile(inputs: AuditInputs, profile: Profile) -> None:
             where="--profile",
             hint="give the same --corpus, --samples, --max-length and --seed as when it was measured"
             + (f"; it was read at revision {text.revision}" if text.revision else ""),
+        )
+
+
+def _check_model(inputs: AuditInputs, measured: ModelInfo) -> None:
+    """Raises FormatError where weights, or anything else that numbers depend on, are not what was measured."""
+    loaded = inputs.loaded.info
+    if measured.fingerprint != loaded.fingerprint:
+        raise FormatError(
+            f"profile was measured on other weights ({measured.name})",
+            where="--profile",
+            hint="measure this model, or name the one that was measured",
+        )
+    _check_option("dtype", "in ", measured.dtype, loaded.dtype)
+    if differences := model_differences(measured, loaded, inputs.corpus.read_by):
+        raise FormatError(
+            f"profile was measured on the same weights ({measured.name}) with another {'; another '.join(differences)}",
+            where="--profile",
+            hint="give the model as it was measured, or measure again",
         )
 
 

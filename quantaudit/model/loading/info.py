@@ -14,14 +14,17 @@ from transformers import PretrainedConfig
 from quantaudit.errors import ModelError
 from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
 from quantaudit.model.loading.classes import HINT
+from quantaudit.model.loading.input_digests import digests_of_files
 from quantaudit.model.structure import decoder_layers, hidden_size
 from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
 
 
-def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str], doubts: Sequence[Doubt] = ()) -> ModelInfo:
-    """Provenance of a loaded model."""
+def describe(
+    checkpoint: Checkpoint, model: nn.Module, tokenizer: Any, notes: list[str], doubts: Sequence[Doubt] = ()
+) -> ModelInfo:
+    """Provenance of a loaded model. Raises ModelError where it has no vocabulary."""
     files, digest = fingerprint(checkpoint)
-    return model_info(
+    info = model_info(
         model,
         notes,
         spec=checkpoint.spec,
@@ -29,7 +32,9 @@ def describe(checkpoint: Checkpoint, model: nn.Module, notes: list[str], doubts:
         revision=checkpoint.revision,
         files=files,
         digest=digest,
-    ).model_copy(update={"doubts": list(doubts)})
+    )
+    inputs = digests_of_files(checkpoint, model, tokenizer)
+    return info.model_copy(update={"inputs": inputs, "doubts": list(doubts)})
 
 
 def model_info(

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.experts import linearize
-from quantaudit.model.loading.checkpoint import Checkpoint, without_adapter
+from quantaudit.model.loading.checkpoint import Checkpoint, check_loaded, file_states, without_adapter
 from quantaudit.model.loading.classes import auto_class, class_doubts
 from quantaudit.model.loading.info import describe
 from quantaudit.model.loading.mixed_precision import reconcile_dtypes
@@ -35,6 +35,7 @@ from quantaudit.model.loading.stored_tensors import (
     head_doubts,
     judge_unused,
     stored_tensors,
+    watch_files,
     watch_unused,
 )
 from quantaudit.model.loading.weights import weight_doubts
@@ -138,7 +139,9 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
         timed("weights"),
         without_adapter(checkpoint) as folder,
         watch_unused() as unused,
+        watch_files() as loaded,
     ):
+        before = file_states(checkpoint)
         model, report = auto.from_pretrained(
             folder,
             dtype="auto" if dtype == "auto" else getattr(torch, dtype),
@@ -149,6 +152,7 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
             **_gguf_argument(checkpoint),
             **_dequantization(checkpoint),
         )
+    check_loaded(checkpoint, loaded, before)
     _refuse_incomplete(checkpoint, report)
     more, doubts = _compare(checkpoint, model, unused, stored)
     notes += more
@@ -160,7 +164,7 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
         model.eval().to(device)
         notes += reconcile_dtypes(model)
     with timed("hashing"):
-        info = describe(checkpoint, model, notes, doubts)
+        info = describe(checkpoint, model, tokenizer, notes, doubts)
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 

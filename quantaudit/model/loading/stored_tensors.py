@@ -128,6 +128,23 @@ def watch_unused() -> Iterator[set[str]]:
         PreTrainedModel._adjust_missing_and_unexpected_keys = original
 
 
+@contextmanager
+def watch_files() -> Iterator[set[str]]:
+    """Paths of all weight files that transformers loads while this lasts."""
+    files: set[str] = set()
+    original: Any = PreTrainedModel._load_pretrained_model
+
+    def load(model: Any, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any) -> Any:
+        files.update(checkpoint_files or ())
+        return original(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    PreTrainedModel._load_pretrained_model = staticmethod(load)
+    try:
+        yield files
+    finally:
+        PreTrainedModel._load_pretrained_model = staticmethod(original)
+
+
 def judge_unused(
     checkpoint: Checkpoint, model: nn.Module, unused: Collection[str], stored: Mapping[str, Stored]
 ) -> tuple[list[str], list[Doubt]]:

@@ -1,0 +1,148 @@
+"""Each part that a model is loaded from has a digest of its own, which follows that part and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quantaudit.measure.agreement import model_differences
+from quantaudit.model.loading.in_memory import loaded_in_memory
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.provenance import InputDigests
+from tests.builders import load
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def inputs_of(loaded: LoadedModel) -> InputDigests:
+    assert loaded.info.inputs is not None
+    return loaded.info.inputs
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def set_(**values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: content.update(values)
+
+
+def new_token(content: dict[str, Any]) -> None:
+    content["added_tokens"].append({**content["added_tokens"][-1], "id": 255, "content": "<new>"})
+
+
+CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], set[str], list[str]]] = {
+    "norm": ("config.json", set_(rms_norm_eps=0.5), {"config", "settings"}, ["config.json: rms_norm_eps"]),
+    "rope": (
+        "config.json",
+        set_(rope_parameters={"rope_theta": 5.0, "rope_type": "default"}),
+        {"config", "settings"},
+        ["config.json: rope_parameters.rope_theta"],
+    ),
+    "tokenizer": ("tokenizer.json", new_token, {"tokenizer", "tokenizer_files"}, ["tokenizer (tokenizer.json)"]),
+    "tokenizer config": (
+        "tokenizer_config.json",
+        set_(clean_up_tokenization_spaces=True),
+        {"tokenizer", "tokenizer_files"},
+        ["tokenizer (tokenizer_config.json)"],
+    ),
+    "template": (
+        "tokenizer_config.json",
+        set_(chat_template="{{ messages[0].content }}!"),
+        {"chat_template"},
+        ["chat template"],
+    ),
+    "generation": ("generation_config.json", set_(temperature=0.3, do_sample=True), {"generation"}, []),
+    "where and by whom": ("config.json", set_(_name_or_path="/x", transformers_version="9"), set(), []),
+    "stray": ("vocab.json", set_(a=1), set(), []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_changes_its_own_digest_alone_and_is_named(folder: Path, name: str) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    before = load(folder).info
+    file, change, fields, differences = CHANGES[name]
+    edit(folder / file, change)
+    after = load(folder).info
+    assert before.inputs is not None
+    assert after.inputs is not None
+    a, b = before.inputs.model_dump(), after.inputs.model_dump()
+    assert {key for key in a if a[key] != b[key]} == fields
+    differs = model_differences(before, after)
+    assert [text.split(", ")[0] for text in differs] == differences
+
+
+def test_a_template_in_a_file_of_its_own_goes_first(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}1")
+    first = inputs_of(load(folder))
+    edit(folder / "tokenizer_config.json", set_(chat_template="not read"))
+    assert inputs_of(load(folder)) == first
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}2")
+    assert inputs_of(load(folder)).chat_template != first.chat_template
+
+
+def test_the_order_of_keys_and_white_space_change_nothing(folder: Path) -> None:
+    before = inputs_of(load(folder))
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(dict(reversed(content.items())), indent=7))
+    assert inputs_of(load(folder)) == before
+
+
+def test_a_generation_config_that_no_loader_could_read_has_a_digest_too(folder: Path) -> None:
+    before = inputs_of(load(folder))
+    (folder / "generation_config.json").write_text("{")
+    assert inputs_of(load(folder)).generation != before.generation
+
+
+def test_legacy_token_files_count_where_they_are_read(folder: Path) -> None:
+    edit(folder / "special_tokens_map.json", set_(pad_token="</s>"))
+    read = "added_tokens_decoder" not in json.loads((folder / "tokenizer_config.json").read_text())
+    assert ("special_tokens_map.json" in inputs_of(load(folder)).tokenizer_files) is read
+    edit(folder / "tokenizer_config.json", set_(added_tokens_decoder={}))
+    assert "special_tokens_map.json" not in inputs_of(load(folder)).tokenizer_files
+
+
+def test_what_text_does_not_go_through_does_not_matter(folder: Path, tiny_loaded: LoadedModel) -> None:
+    info, inputs = tiny_loaded.info, inputs_of(tiny_loaded)
+    other = info.model_copy(update={"inputs": inputs.model_copy(update={"chat_template": "0", "processor": "1"})})
+    assert model_differences(info, other) == ["chat template", "image processor"]
+    assert model_differences(info, other, {"tokenizer"}) == []
+    assert model_differences(info, other, {"tokenizer", "chat_template"}) == ["chat template"]
+
+
+def test_an_older_record_is_compared_by_what_it_has(tiny_loaded: LoadedModel) -> None:
+    info = tiny_loaded.info
+    older = info.model_copy(update={"inputs": None})
+    assert model_differences(older, info) == []
+    assert model_differences(older.model_copy(update={"config_sha256": "0"}), info) == ["config.json"]
+    assert model_differences(info.model_copy(update={"fingerprint": "0", "files": {"a": "1"}}), info) == [
+        "weights (a, model.safetensors)"
+    ]
+
+
+def test_a_model_in_memory_has_digests_of_its_objects(folder: Path) -> None:
+    def in_memory() -> InputDigests:
+        model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        return inputs_of(loaded_in_memory(model, AutoTokenizer.from_pretrained(folder)))
+
+    before = in_memory()
+    assert before == in_memory()
+    edit(folder / "tokenizer.json", new_token)
+    assert in_memory().tokenizer != before.tokenizer
+    edit(folder / "config.json", set_(rms_norm_eps=0.5))
+    assert in_memory().config != before.config
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}2")
+    assert in_memory().chat_template != before.chat_template
