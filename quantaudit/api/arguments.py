@@ -156,12 +156,12 @@ def shown(progress: bool | None) -> Iterator[tuple[Stages, Say]]:
     if progress is False or (progress is None and not (sys.stderr.isatty() or "ipykernel" in sys.modules)):
         yield silent_stages, lambda text: None
         return
-    from rich.console import Console
     from rich.markup import escape
 
     from quantaudit.common.display import progress as display
+    from quantaudit.common.printing.console import InertConsole
 
     # Not as HTML: lines from another thread would end up in whichever cell runs.
-    console = Console(stderr=True, force_jupyter=False)
+    console = InertConsole(stderr=True, force_jupyter=False)
     with display(console) as stages:
         yield stages, lambda text: console.print(escape(text), highlight=False, soft_wrap=True)

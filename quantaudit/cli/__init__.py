@@ -9,6 +9,8 @@ import traceback
 import typer
 
 from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
+from quantaudit.common.printing.inert import inert
+from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.threads import set_up_threads
 from quantaudit.common.timing import show_timings
 from quantaudit.errors import QuantauditError
@@ -35,12 +37,13 @@ def _root(
     if version:
         from quantaudit._version import __version__
 
-        typer.echo(f"quantaudit {__version__}")
+        write_results(f"quantaudit {__version__}\n")
         raise typer.Exit
 
 
 def main() -> None:
     """Entry point. Every error is one or two lines on stderr and its exit code; a traceback only with --debug."""
+    set_up_streams()
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
     # A tokenizer that forks worker threads warns on stderr in every later subprocess.
@@ -50,11 +53,11 @@ def main() -> None:
     set_up_threads()
     if debug:
         show_timings()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a character that a log cannot hold is no reason to end
-            stream.reconfigure(errors="replace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except QuantauditError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
@@ -71,5 +74,5 @@ def main() -> None:
 def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    typer.echo(f"error: {message}", err=True)
+    print(f"error: {inert(message)}", file=sys.stderr, flush=True)
     raise SystemExit(code)

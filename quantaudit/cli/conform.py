@@ -47,12 +47,14 @@ def run(
     # From here on torch is needed.
     from quantaudit.cli.output import conform as conform_text
     from quantaudit.common.outcome import EXIT_CODES
+    from quantaudit.common.printing.inert import inert_json
+    from quantaudit.common.printing.streams import write_results
     from quantaudit.conform.artifacts.read import read_artifact
     from quantaudit.conform.run import conform
 
     result = conform(read_artifact(artifact, loaded.model.modules), loaded, rules)
     if output is Format.JSON:
-        typer.echo(result.model_dump_json(indent=1))
+        write_results(inert_json(result.model_dump_json(indent=1)) + "\n")
     else:
         conform_text.show(result)
     raise typer.Exit(EXIT_CODES[result.outcome])

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import sys
 from collections import Counter
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from quantaudit.card.text import sample_count
 from quantaudit.common.display import progress as show_progress
+from quantaudit.common.printing.console import InertConsole, ResultsConsole
 from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:
@@ -28,24 +25,8 @@ if TYPE_CHECKING:
     from quantaudit.simulate.records import Simulation
 
 
-class _Quiet(Console):
-    """Goes on where nobody reads any more: a run is not worth less for it."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-
-
-class _Results(Console):
-    """Ends quietly where nobody reads the results, as programs do that a closed pipe stops."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE)
-
-
-out = _Results()
-err = _Quiet(stderr=True)
+out = ResultsConsole()
+err = InertConsole(stderr=True)
 
 COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "INCONCLUSIVE": "bright_black"}
 
@@ -169,7 +150,7 @@ def show_verification(result: Verification) -> None:
 def show_sites(architecture: Architecture) -> None:
     """The observed tensors on stdout, then what is not measured."""
     # A name cut off says nothing: where a terminal is narrower than the table, its lines wrap.
-    Console(width=max(out.width, _SITE_WIDTH)).print(site_table(architecture))
+    ResultsConsole(width=max(out.width, _SITE_WIDTH)).print(site_table(architecture))
     for line in missing_lines(architecture):
         out.print(line, highlight=False)
 

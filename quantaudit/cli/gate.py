@@ -35,7 +35,7 @@ def run(
     if explain is not None:
         from quantaudit.gate.catalogue import explain as explained
 
-        typer.echo(explained(explain))
+        print(explained(explain))
         return
 
     from quantaudit.errors import UsageError
@@ -66,5 +66,9 @@ def run(
 
         show(report, console.out)
     else:
-        typer.echo(FORMATS[output](report), nl=False)
+        from quantaudit.common.printing.inert import inert, inert_json, inert_xml
+        from quantaudit.common.printing.streams import write_results
+
+        escape = {"json": inert_json, "sarif": inert_json, "junit": inert_xml}.get(output, inert)
+        write_results(escape(FORMATS[output](report)))
     raise typer.Exit(report.exit_code)

@@ -12,6 +12,7 @@ from compressed_tensors.utils import is_match, match_targets
 from pydantic import ValidationError
 from torch import nn
 
+from quantaudit.common.reading.patterns import slow_pattern
 from quantaudit.errors import ModelError
 from quantaudit.provenance import ModuleInfo, explain
 from quantaudit.recipe.digest import identity
@@ -86,7 +87,8 @@ def configure(
         assert isinstance(scheme, QuantizationScheme)  # names of presets were resolved while it was parsed
         for target in scheme.targets:
             schemes[target] = (group, scheme)
-    _check_patterns([*schemes, *(parsed.ignore or [])], where)
+    known = {*saved.values(), *(info.name for info in modules)}
+    _check_patterns([*schemes, *(parsed.ignore or [])], sorted(known), where)
     model = skeleton_model(modules)
     configuration = Configuration(parsed=parsed, assigned={}, attention={}, ordered=ordered)
     rivals: dict[tuple[str, str], list[str]] = {}
@@ -137,16 +139,22 @@ def _same_rank(first: str, second: str) -> bool:
     return first.startswith("re:") and second.startswith("re:")
 
 
-def _check_patterns(patterns: Sequence[str], where: str) -> None:
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], where: str) -> None:
     for text in patterns:
         try:
             re.compile(text.removeprefix("re:") if text.startswith("re:") else "")
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ModelError(
                 f"`{text}` in quantization_config is no regular expression: {error}",
                 where=where,
                 hint="after `re:` comes a Python regular expression, such as `re:.*lm_head`",
             ) from error
+    if slow := slow_pattern(patterns, names):
+        raise ModelError(
+            f"quantization_config: {slow}",
+            where=where,
+            hint="write it without a repetition inside a repetition, such as `re:.*lm_head`",
+        )
 
 
 def _without_order(settings: Mapping[str, Any]) -> tuple[dict[str, Any], frozenset[str]]:

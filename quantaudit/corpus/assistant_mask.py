@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.errors import CorpusError
+
 
 def assistant_tokens(
     turns: list[dict[str, Any]], ids: NDArray[np.int64], tokenizer: Any, tools: list[dict[str, Any]] | None = None
@@ -37,6 +39,8 @@ def _rendered(
         return np.empty(0, np.int64)
     try:
         encoded = tokenizer.apply_chat_template(turns, tools=tools, return_dict=True, add_generation_prompt=prompt)
+    except CorpusError:
+        raise
     except Exception:  # templates raise whatever they like
         return None
     return np.asarray(encoded["input_ids"], np.int64)

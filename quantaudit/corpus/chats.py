@@ -40,6 +40,8 @@ def render(row: CorpusRow, tokenizer: Any, where: str) -> RenderedChat:
         turns = _fitting(row, written)
         ids = tokenizer.apply_chat_template(turns, tools=tools, return_dict=True)["input_ids"]
         left_out = _left_out(turns, tools, written)
+    except CorpusError:
+        raise
     except Exception as error:  # templates raise whatever they like
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CorpusError(
@@ -62,10 +64,14 @@ def _fitting(row: CorpusRow, written: Callable[[Turns], str]) -> Turns:
         return empty
     try:
         text = written(silent)
+    except CorpusError:
+        raise
     except Exception:  # templates raise whatever they like
         return empty
     try:
         return empty if text.count("None") > written(empty).count("None") else silent
+    except CorpusError:
+        raise
     except Exception:
         return silent
 
@@ -88,5 +94,7 @@ def _left_out(turns: Turns, tools: list[dict[str, Any]] | None, written: Callabl
 def _same(text: str, written: Callable[..., str], turns: Turns, tools: list[dict[str, Any]] | None) -> bool:
     try:
         return text == written(turns, tools)
+    except CorpusError:
+        raise
     except Exception:  # a template that refuses them without looks at them
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantaudit.common.choices import SpecialTokens
+from quantaudit.common.reading.templates import templates_apart
 from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
@@ -103,9 +104,9 @@ def tokenize(
     taken: list[TokenizedSample] = []
     noted: Counter[str] = Counter()
     truncated = 0
-    for index, (row, split) in enumerate(zip(rows, _splits(corpus, rows, seed), strict=True)):
-        label = row.id or f"row-{chosen[index] + 1}"
-        encoded = _encode(row, readers, special_tokens, f"{corpus.spec}: {label}")
+    splits = _splits(corpus, rows, seed)
+    encodings = _encodings(corpus, rows, chosen, readers, special_tokens)
+    for index, (row, split, (label, encoded)) in enumerate(zip(rows, splits, encodings, strict=True)):
         _check_fit(encoded, vocab_size, limit, f"{corpus.spec}: {label}")
         truncated += len(encoded.ids) > limit
         noted.update(encoded.notes)
@@ -152,6 +153,21 @@ def _read_by(rows: Sequence[CorpusRow], readers: TextReaders, special_tokens: Sp
         if row.messages and special_tokens == "auto":
             parts.add("chat_template")
     return frozenset(parts)
+
+
+def _encodings(
+    corpus: Corpus,
+    rows: Sequence[CorpusRow],
+    places: Sequence[int],
+    readers: TextReaders,
+    special_tokens: SpecialTokens,
+) -> Iterator[tuple[str, Encoded]]:
+    """Label and token ids of each row, one at a time: uncut, a corpus of texts would not fit in memory."""
+    source = getattr(readers.tokenizer, "name_or_path", "") or "the model"
+    with templates_apart(f"{source}: chat template"):
+        for row, place in zip(rows, places, strict=True):
+            label = row.id or f"row-{place + 1}"
+            yield label, _encode(row, readers, special_tokens, f"{corpus.spec}: {label}")
 
 
 def _splits(corpus: Corpus, rows: Sequence[CorpusRow], seed: int) -> list[Split]:

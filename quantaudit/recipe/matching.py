@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from compressed_tensors.utils import is_match, match_targets
 from compressed_tensors.utils.match import is_narrow_match
 from torch import nn
 
+from quantaudit.common.reading.patterns import PREFIX, slow_pattern
 from quantaudit.errors import RecipeError
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
@@ -62,6 +63,21 @@ class Overlap:
     chosen: str
     others: tuple[str, ...]
     modules: tuple[str, ...]
+
+
+def check_patterns(recipe: ParsedRecipe, names: Iterable[str]) -> None:
+    """Raises RecipeError, with the line, on a regular expression of any modifier that takes too long with these names.
+
+    Before anything matches it: neither compressed-tensors nor llm-compressor limits its time.
+    """
+    texts = {place.scalar: keys for keys, place in recipe.positions.places.items() if place.scalar is not None}
+    slow = slow_pattern(texts, names)
+    if slow is not None:
+        raise RecipeError(
+            str(slow),
+            where=recipe.where(texts[f"{PREFIX}{slow.text}"]),
+            hint="write it without a repetition inside a repetition, such as `re:.*down_proj`",
+        )
 
 
 class Matching:
@@ -155,7 +171,7 @@ class Matching:
     def _matched(self, text: str, recipe: ParsedRecipe) -> set[str]:
         try:
             return {name for name, module in self._modules.items() if is_match(name, module, text)}
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise RecipeError(
                 f"`{text}` is no regular expression: {error}",
                 where=recipe.where(self._places[text]),

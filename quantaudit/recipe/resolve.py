@@ -16,7 +16,7 @@ from torch import nn
 
 from quantaudit.common.logs import stdout_to_stderr
 from quantaudit.recipe.digest import quantizes, scheme_digest
-from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern
+from quantaudit.recipe.matching import Matching, Origin, Overlap, Pattern, check_patterns
 from quantaudit.recipe.modifiers.awq import AwqReach, awq_reaches
 from quantaudit.recipe.modifiers.smoothquant import Smoothing, smoothings
 from quantaudit.recipe.parse import ParsedModifier, ParsedRecipe
@@ -76,12 +76,13 @@ class Resolution:
 def resolve(recipe: ParsedRecipe, model: nn.Module) -> Resolution:
     """Resolve every modifier on the model's modules, later ones over earlier ones, as `oneshot` applies them.
 
-    Raises RecipeError, with the line, on a pattern that is no regular expression.
+    Raises RecipeError, with the line, on a pattern that is no regular expression, or that takes too long to match.
     """
     with stdout_to_stderr():
         from llmcompressor.modifiers.quantization import QuantizationMixin
 
     modules = {name: module for name, module in model.named_modules() if name}
+    check_patterns(recipe, modules)
     schemes: dict[str, QuantizationScheme] = {}
     origins: dict[str, Origin] = {}
     taken: dict[bool, dict[str, int]] = {True: {}, False: {}}

@@ -1,0 +1,70 @@
+"""Writes chats with chat templates, by transformers' own code. Run as a program of its own, by path; imports no other
+module of the package.
+
+Reads one JSON object a line on stdin, the keyword arguments of `render_jinja_template`; answers each with one line:
+`{"rendered": …}`, or `{"error": …}` with the words of what was raised. Every chat has `SECONDS` of processor time: in
+the midst of a loop, be it one within C, the kernel ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+SECONDS = 3
+"""Of processor time for one chat; an ordinary one takes a millisecond."""
+CHARACTERS = 32 << 20
+"""Of one chat's text."""
+MEMORY = 2 << 30
+"""Bytes of addresses that the process may have, its libraries included."""
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # seconds of import that no template needs
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    limit_memory()
+    for line in sys.stdin:
+        start_clock()
+        print(json.dumps(answer(render_jinja_template, json.loads(line))), flush=True)
+
+
+def answer(render: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What rendering gives, or raises."""
+    try:
+        rendered, spans = render(**arguments)
+    except Exception as error:  # templates raise whatever they like
+        return {"error": str(error) or type(error).__name__, "memory": isinstance(error, MemoryError)}
+    if sum(map(len, rendered)) > CHARACTERS:
+        return {"error": f"it writes more than {CHARACTERS:,} characters", "limit": True}
+    return {"rendered": [rendered, spans]}
+
+
+def limit_memory() -> None:
+    """Let an allocation fail that would take more than is sane; where the system can."""
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    except (ImportError, ValueError, OSError):
+        return
+
+
+def start_clock() -> None:
+    """Give the process some more seconds of processor time."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + SECONDS + 1, hard))
+
+
+if __name__ == "__main__":
+    main()
