@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from quantaudit.advise.goal import Goal, Offers
-from quantaudit.api.arguments import case_of, path_of, shown
+from quantaudit.api.arguments import case_of, claimed_for, path_of, shown
 from quantaudit.settings import CaseOptions
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ def advise(
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
     case = case_of(recipe, card, dict(options))
     files = read_case(case)
-    with shown(progress) as (stages, say):
+    place = None if out is None else path_of(out, "out")
+    with claimed_for(case, "out", place), shown(progress) as (stages, say):
         stages("starting", 0)
         from quantaudit.pipeline.advise import advise_case
 
         advised = advise_case(files, goal, offers, stages=stages, say=say)
-        if out is not None:
-            advised.write(path_of(out, "out"), case.card)
+        if place is not None:
+            advised.write(place, case.card)
     return advised

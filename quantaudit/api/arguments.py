@@ -127,6 +127,18 @@ def case_of(recipe: str | Path, card: str | Path, options: dict[str, Any]) -> Ca
     return CaseSpec(recipe=path_of(recipe, "recipe"), card=path, model=str(model), **given)
 
 
+@contextmanager
+def claimed_for(case: CaseSpec, option: str, path: Path | None, *, folder: bool = False) -> Iterator[None]:
+    """Within the context nobody else writes to `path`, which is none of a case's inputs. Raises OutputError."""
+    from quantaudit.common.outputs.claims import Output, claimed
+
+    inputs = {"recipe": case.recipe, "card": case.card, "model": Path(case.model)}
+    inputs["profile"] = case.profile or case.card.parent / "profile.safetensors"
+    outputs = [] if path is None else [Output(option=option, path=path, folder=folder)]
+    with claimed(outputs, inputs):
+        yield
+
+
 def _spec_of_card(card: Card) -> str:
     if card.model.fingerprint.startswith("memory:"):
         raise UsageError(

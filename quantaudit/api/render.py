@@ -23,4 +23,5 @@ def render(card: Card | str | Path, out: str | Path, *, template_dir: str | Path
     from quantaudit.card.render import write_card
 
     templates = None if template_dir is None else path_of(template_dir, "template_dir")
-    return write_card(card_of(card), path_of(out, "out"), templates)
+    source = Path(card) if isinstance(card, str | Path) else None
+    return write_card(card_of(card), path_of(out, "out"), templates, source=source)

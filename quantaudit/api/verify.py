@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from quantaudit.api.arguments import case_of, path_of, shown
+from quantaudit.api.arguments import case_of, claimed_for, path_of, shown
 from quantaudit.settings import CaseOptions
 
 if TYPE_CHECKING:
@@ -33,15 +33,12 @@ def verify(
     >>> result.weight_scales.worst
     0.0
     """
-    from quantaudit.errors import UsageError
     from quantaudit.pipeline.case import read_case
 
     case = case_of(recipe, card, dict(options))
     folder = None if save is None else path_of(save, "save")
     files = read_case(case)
-    if folder is not None and folder.resolve() == Path(files.spec.model).resolve():
-        raise UsageError("would overwrite the model itself", where=f"save={save}", hint="give another folder")
-    with shown(progress) as (stages, say):
+    with claimed_for(case, "save", folder, folder=True), shown(progress) as (stages, say):
         stages("starting", 0)
         from quantaudit.pipeline.verify import verify_case
         from quantaudit.verify.run import VerifyOptions

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from quantaudit.card.redact import without_other_domains
-from quantaudit.card.render import write_card
+from quantaudit.card.render import card_files
 from quantaudit.card.schema import Card, dump_card, load_card
-from quantaudit.common.files import write_text
-from quantaudit.errors import FormatError
+from quantaudit.common.outputs.file_set import file_set
+from quantaudit.errors import FormatError, OutputError
 from quantaudit.measure.profile import Profile
+
+_NOTHING: Mapping[Path, bytes] = {}
 
 
 def check_card(card: Card, profile: Profile, path: Path) -> None:
@@ -23,13 +25,27 @@ def check_card(card: Card, profile: Profile, path: Path) -> None:
         )
 
 
-def amend_card(path: Path, change: Callable[[Card], Card]) -> None:
+def amend_card(
+    path: Path, change: Callable[[Card], Card], *, of: str, outside: Mapping[Path, bytes] = _NOTHING
+) -> None:
     """Read a card, change it, and write it to where it was; its pages too, where it has the name of a report's.
 
-    Read now, not when a long run began: what was added meanwhile is kept. Raises as `load_card` and `write_card`.
+    Read now and with its folder locked, not when a long run began: what was added meanwhile is kept. of: when the card
+    was created that the change is about. outside: files in other folders that change with it. Raises as `load_card`,
+    and OutputError where the card has been replaced since, or cannot be written.
     """
-    card = without_other_domains(change(load_card(path)))
-    if path.name == "card.json":
-        write_card(card, path.parent)
-    else:
-        write_text(path, dump_card(card))
+    path = path.resolve()
+    with file_set(path.parent) as files:
+        before = load_card(path)
+        if before.created != of:
+            raise OutputError(
+                "was replaced by another report while this ran, and is left alone",
+                where=str(path),
+                hint="run this again, on the card as it is now",
+            )
+        card = without_other_domains(change(before))
+        changed = card_files(card) if path.name == "card.json" else {path.name: dump_card(card).encode("utf-8")}
+        for name, data in changed.items():
+            files.write(name, data)
+        for place, data in outside.items():
+            files.write_outside(place, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run
 from quantaudit.card.views.card_view import CardView
-from quantaudit.common.files import write_bytes, write_text
+from quantaudit.common.outputs.file_set import file_set
 
 _LIMITS = {
     "finding_limit": 12,
@@ -24,6 +25,7 @@ _LIMITS = {
     "layer_limit": 12,
     "peak_limit": 10,
 }
+_NOTHING: Mapping[str, bytes] = {}
 Specifications: TypeAlias = dict[str, dict[str, Any]]
 """Chart name → Vega-Lite specification."""
 
@@ -78,20 +80,40 @@ def render_markdown(card: Card | DrawnCard, template_dir: Path | None = None) ->
     return page, {str(paths[name]): png(spec) for name, spec in drawn.specs.items() if paths[name] in page}
 
 
-def write_card(card: Card, out: Path, template_dir: Path | None = None) -> list[Path]:
+def write_card(
+    card: Card,
+    out: Path,
+    template_dir: Path | None = None,
+    *,
+    others: Mapping[str, bytes] = _NOTHING,
+    source: Path | None = None,
+) -> list[Path]:
     """Write card.json, card.html, card.md and assets/ below `out`; the paths written, in that order.
 
-    Everything is rendered before the first file appears. Raises FormatError (template) and OutputError (place).
+    others: files that belong to the card, by name. source: where the card was read from; where that is `out` itself,
+    its card.json stays as it is. Everything is rendered before the first file appears, and all change as one. Raises
+    FormatError (template) and OutputError (place).
+    """
+    files = card_files(card, template_dir)
+    target = out / "card.json"
+    if source is not None and target.exists() and target.samefile(source):
+        del files[target.name]
+    with file_set(out) as new:
+        for name, data in {**files, **others}.items():
+            new.write(name, data)
+    return [out / name for name in files]
+
+
+def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]:
+    """Everything that a card is written as, by name below its folder: card.json, its pages, and their images.
+
+    Raises FormatError like `render_html`.
     """
     drawn = DrawnCard.of(card)
     page = render_html(drawn, template_dir)
     section, images = render_markdown(drawn, template_dir)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
-    for name, content in texts.items():
-        write_text(out / name, content)
-    for name, data in images.items():
-        write_bytes(out / name, data)
-    return [out / name for name in (*texts, *images)]
+    return {name: text.encode("utf-8") for name, text in texts.items()} | images
 
 
 def _specifications(view: CardView) -> Specifications:

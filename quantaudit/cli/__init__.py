@@ -9,6 +9,7 @@ import traceback
 import typer
 
 from quantaudit.cli import advise, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
+from quantaudit.cli.claims import claiming
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.threads import set_up_threads
@@ -27,7 +28,7 @@ app = typer.Typer(
     "--debug anywhere shows tracebacks, and how long loading took by stage.",
 )
 for verb in (report, sites, measure, merge, scales, simulate, render, gate, advise, verify, conform):
-    app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(verb.run)
+    app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(claiming(verb.run))
 
 
 @app.callback(invoke_without_command=True)

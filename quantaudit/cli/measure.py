@@ -34,7 +34,8 @@ def run(
 ) -> None:
     """Measure activation statistics at every site of a model."""
     from quantaudit.cli import console
-    from quantaudit.common.files import check_file, write_text
+    from quantaudit.common.files import check_file
+    from quantaudit.common.outputs.file_set import file_set
     from quantaudit.errors import UsageError
     from quantaudit.measure.shard import parse_shard
 
@@ -49,7 +50,7 @@ def run(
     if export_reference is not None:
         check_file(export_reference, force=force)
 
-    from quantaudit.measure.profile import save_profile
+    from quantaudit.measure.profile import profile_bytes
     from quantaudit.pipeline.files import open_files
     from quantaudit.settings import Settings
 
@@ -65,11 +66,13 @@ def run(
         from quantaudit.pipeline.measure import measure as run_measure
 
         profile = run_measure(settings, files=files, shard=part, stages=stages, say=console.say)
-    save_profile(profile, out)
+    with file_set(out.parent) as written:
+        written.write(out.name, profile_bytes(profile))
+        if export_reference is not None:
+            from quantaudit.measure.paper import reference_json
+
+            written.write_outside(export_reference, reference_json(profile).encode("utf-8"))
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))
     if export_reference is not None:
-        from quantaudit.measure.paper import reference_json
-
-        write_text(export_reference, reference_json(profile))
         console.say(f"wrote {export_reference}")

@@ -26,5 +26,5 @@ def run(
 
     loaded = load_card(card)
     check_directory(out, force=force)
-    for path in write_card(loaded, out, template_dir):
+    for path in write_card(loaded, out, template_dir, source=card):
         console.say(f"wrote {path}")

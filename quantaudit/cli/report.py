@@ -44,7 +44,7 @@ def run(
 
     from quantaudit.card.render import write_card
     from quantaudit.card.templates import check_templates
-    from quantaudit.measure.profile import load_profile, save_profile
+    from quantaudit.measure.profile import load_profile, profile_bytes
     from quantaudit.pipeline.files import open_files
     from quantaudit.policy import load_policy
     from quantaudit.settings import Settings
@@ -60,7 +60,7 @@ def run(
 
         # From here on torch is needed.
         from quantaudit.pipeline.audit import audit
-        from quantaudit.quant.export import save_scales
+        from quantaudit.quant.export import scales
 
         result = audit(
             settings,
@@ -71,9 +71,8 @@ def run(
             stages=stages,
             say=console.say,
         )
-        written = write_card(result.card, folder, template_dir)
-        save_profile(result.profile, folder / "profile.safetensors")
-        save_scales(result.profile, folder / "scales.safetensors")
+        others = {"profile.safetensors": profile_bytes(result.profile), "scales.safetensors": scales(result.profile)[0]}
+        written = write_card(result.card, folder, template_dir, others=others)
     console.show_verdict(result.card)
     console.say(f"open {next(path for path in written if path.suffix == '.html')}")
 

@@ -40,12 +40,9 @@ def run(
     """
     from quantaudit.cli import console
     from quantaudit.common.files import check_directory
-    from quantaudit.errors import UsageError
 
     if save is not None:
         check_directory(save, force=force, option="--save")
-        if save.resolve() == Path(case.model).resolve():
-            raise UsageError("would overwrite the model itself", where=f"--save {save}", hint="give another folder")
 
     from quantaudit.common.outcome import EXIT_CODES
     from quantaudit.pipeline.case import read_case

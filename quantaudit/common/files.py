@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
+from quantaudit.common.outputs.file_set import file_set
+from quantaudit.common.outputs.locks import PREFIX
 from quantaudit.errors import OutputError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically: temporary file in its folder, fsync, rename. Raises OutputError."""
+    """Write `data` to `path`: a reader finds the old file or the new one, never a part. Raises OutputError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputError(
-            f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place with --out",
-        ) from error
+        with file_set(path.parent) as files:
+            files.write(path.name, data)
+    except OutputError as error:
+        raise OutputError(error.message, where=str(path), hint=error.hint) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically. Raises OutputError."""
+    """The same with UTF-8 `text`."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -42,7 +29,7 @@ def check_directory(path: Path, *, force: bool, option: str = "--out") -> None:
 
     Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
     """
-    if path.is_dir() and any(path.iterdir()) and not force:
+    if path.is_dir() and any(not child.name.startswith(PREFIX) for child in path.iterdir()) and not force:
         raise OutputError(
             "folder exists and is not empty", where=str(path), hint=f"add --force, or choose another {option}"
         )
@@ -63,7 +50,7 @@ def check_writable(path: Path, *, option: str = "--out") -> None:
     absolute = path.absolute()
     existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
     try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".quantaudit-"):
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=PREFIX):
             pass
     except OSError as error:
         raise OutputError(
@@ -71,9 +58,3 @@ def check_writable(path: Path, *, option: str = "--out") -> None:
             where=str(path),
             hint=f"choose a folder that you may write to with {option}",
         ) from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

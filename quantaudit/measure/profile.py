@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from quantaudit.common.files import write_bytes
+from quantaudit.common.outputs.file_set import finish
 from quantaudit.errors import FormatError
 from quantaudit.provenance import SPLITS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Split, Unmeasured, explain
 from quantaudit.stats import site as statistics
@@ -261,7 +262,11 @@ def save_profile(profile: Profile, path: str | Path) -> None:
 
     >>> quantaudit.save_profile(quantaudit.load_profile("profile.safetensors"), "copy.safetensors")
     """
-    path = Path(path)
+    write_bytes(Path(path), profile_bytes(profile))
+
+
+def profile_bytes(profile: Profile) -> bytes:
+    """A profile as a safetensors file; the same bytes for the same statistics and provenance."""
     arrays: dict[str, np.ndarray] = {}
     encodings: dict[str, str] = {}
     for (site, split), value in sorted(profile.statistics.items()):
@@ -274,7 +279,8 @@ def save_profile(profile: Profile, path: str | Path) -> None:
         "encodings": encodings,
         "provenance": profile.provenance.model_dump(mode="json"),
     }
-    write_bytes(path, save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)}))
+    data: bytes = save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)})
+    return data
 
 
 def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
@@ -287,6 +293,7 @@ def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
     'embedding'
     """
     path = Path(path)
+    finish(path.parent)
     profile = _load_profile(path)
     if whole:
         check_whole(profile, str(path))

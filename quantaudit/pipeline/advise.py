@@ -10,7 +10,6 @@ from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.card.amend import amend_card
-from quantaudit.common.files import write_text
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.pipeline.case import CaseFiles, open_case
 from quantaudit.pipeline.prepare import Say, silent
@@ -20,15 +19,19 @@ from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdvisedRecipe:
-    """The advice, and the recipe as text that llm-compressor reads."""
+    """The advice, and the recipe as text that llm-compressor reads. card_created: of the card that it is about."""
 
     advice: Advice
     text: str
+    card_created: str
 
     def write(self, path: Path, card: Path) -> None:
-        """Write the recipe, and add the advice to a card with its simulation, for a gate to find by its digest."""
-        write_text(path, self.text)
-        amend_card(card, partial(with_advice, advice=self.advice, name=path.stem))
+        """Write the recipe, and add the advice to a card with its simulation, for a gate to find by its digest.
+
+        Both change as one. Raises as `amend_card`.
+        """
+        change = partial(with_advice, advice=self.advice, name=path.stem)
+        amend_card(card, change, of=self.card_created, outside={path: self.text.encode("utf-8")})
 
 
 def advise_case(
@@ -57,4 +60,5 @@ def advise_case(
         )
         advice = advise(case.opened, goal, offers, stages=stages)
         stages(RENDERING, 0)
-        return AdvisedRecipe(advice=advice, text=amended(advice, files.card.model, inputs.loaded.model))
+        text = amended(advice, files.card.model, inputs.loaded.model)
+        return AdvisedRecipe(advice=advice, text=text, card_created=files.card.created)

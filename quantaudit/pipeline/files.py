@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantaudit.common.outputs.claims import check_inputs
 from quantaudit.common.timing import timed
 from quantaudit.corpus.load import Corpus, load_corpus
+from quantaudit.corpus.spec import parse
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
 from quantaudit.recipe.parse import check_recipe
 from quantaudit.settings import Settings
@@ -29,6 +32,7 @@ def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFi
 
     loaded: a model in memory, instead of the checkpoint. Raises a QuantauditError that names the cause.
     """
+    check_inputs({"the corpus": parse(settings.corpus.corpus).path, "the model": Path(settings.model.model)})
     for path in settings.simulate.recipes:
         check_recipe(path)
     with timed("reading the corpus"):

@@ -36,7 +36,7 @@ def verify_case(
         del case
         result = verify(opened, partial(load_again, files.inputs.settings), files.card, rules, options, stages=stages)
     stages(RENDERING, 0)
-    amend_card(files.spec.card, partial(with_verification, result=result))
+    amend_card(files.spec.card, partial(with_verification, result=result), of=files.card.created)
     return result
 
 

@@ -17,10 +17,20 @@ from quantaudit.quant.schemes import INT8_STATIC, find_static
 def save_scales(
     profile: Profile, path: Path, *, scheme: str = INT8_STATIC.name, observer: str = "absolute_maximum"
 ) -> int:
-    """Write `<module>.input_scale` [1] (and `.input_zero_point` where asymmetric) for every Linear that was measured.
+    """Write `scales`. Returns how many Linears have one. Raises UsageError, OutputError."""
+    data, count = scales(profile, scheme=scheme, observer=observer)
+    write_bytes(path, data)
+    return count
 
-    Every expert has its own, as `oneshot` saves them. Scales are in the checkpoint's dtype. Returns how many Linears
-    have one. Raises UsageError, OutputError.
+
+def scales(
+    profile: Profile, *, scheme: str = INT8_STATIC.name, observer: str = "absolute_maximum"
+) -> tuple[bytes, int]:
+    """A safetensors file with `<module>.input_scale` [1] for every Linear that was measured.
+
+    `<module>.input_zero_point` is there too where the scheme is asymmetric. Every expert has its own, as `oneshot`
+    saves them. Scales are in the checkpoint's dtype. Returns the file, and how many Linears have one. Raises
+    UsageError.
     """
     args = find_static(scheme)
     check_observer(observer)
@@ -40,5 +50,5 @@ def save_scales(
     metadata = {"scheme": scheme, "observer": observer, "model": profile.provenance.model.fingerprint}
     if profile.experts is not None:
         metadata["experts"] = profile.experts
-    write_bytes(path, save(tensors, metadata={"quantaudit": json.dumps(metadata, sort_keys=True)}))
-    return sum(name.endswith(".input_scale") for name in tensors)
+    data: bytes = save(tensors, metadata={"quantaudit": json.dumps(metadata, sort_keys=True)})
+    return data, sum(name.endswith(".input_scale") for name in tensors)

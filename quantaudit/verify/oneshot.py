@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import torch
 from compressed_tensors.utils import patch_attr
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from quantaudit.common.logs import stdout_to_stderr, without_library_logs
 from quantaudit.conform.artifacts.tensors import Tensors
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import ModelError, RecipeError
+from quantaudit.errors import ModelError, OutputError, RecipeError
 from quantaudit.model.forward.arithmetic import arithmetic_now, computed_in
 from quantaudit.model.forward.attention import GivenMasks
 from quantaudit.model.loading.load import LoadedModel
@@ -69,6 +70,10 @@ def run_oneshot(
                 pipeline=chosen,
             )
             model.save_pretrained(folder, save_compressed=True)
+        except SafetensorError as error:
+            raise OutputError(
+                f"cannot be written: {error}", where=str(folder), hint="choose another place with --save"
+            ) from error
         except (ValueError, RuntimeError, KeyError, AttributeError, TypeError, AssertionError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise RecipeError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from quantaudit.card.schema import Card, Verification
+from quantaudit.common.outputs.file_set import file_set
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
@@ -49,10 +51,10 @@ def verify(
     """
     options = options or VerifyOptions()
     expected = predict(opened, stages)
-    with nullcontext(options.save) if options.save is not None else tempfile.TemporaryDirectory() as folder:
-        clear(Path(folder))
+    with ExitStack() as stack:
+        folder = options.save or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stages(ONE_SHOT, 0)
-        checkpoint = make(opened.loaded, opened.path, opened.corpus.samples, Path(folder), pipeline=options.pipeline)
+        checkpoint = save_over(folder, partial(_make, opened, options.pipeline))
         opened.release()
         stages(RELOADING, 0)
         return compare(reload(), checkpoint, expected, card, policy, tolerance=options.tolerance, stages=stages)
@@ -65,11 +67,21 @@ def with_verification(card: Card, result: Verification) -> Card:
     return card.model_copy(update={"verification": [*others, result]})
 
 
-def clear(folder: Path) -> None:
-    """Remove the weights of an earlier checkpoint, and the index of its shards, which saving does not replace."""
-    for pattern in ("model*.safetensors", "model*.safetensors.index.json"):
-        for path in folder.glob(pattern):
-            path.unlink()
+def save_over(folder: Path, make: Callable[[Path], SavedCheckpoint]) -> SavedCheckpoint:
+    """A checkpoint that is made elsewhere in full, and then takes the place of an earlier one in `folder`.
+
+    Weights of the earlier one go, and the index of its shards; other files stay unless the new one has them too.
+    """
+    with file_set(folder, option="--save") as files:
+        made = make(files.staged)
+        for pattern in ("model*.safetensors", "model*.safetensors.index.json"):
+            for path in folder.glob(pattern):
+                files.remove(path.name)
+    return replace(made, folder=folder)
+
+
+def _make(opened: OpenedRecipe, pipeline: Pipeline, folder: Path) -> SavedCheckpoint:
+    return make(opened.loaded, opened.path, opened.corpus.samples, folder, pipeline=pipeline)
 
 
 def make(

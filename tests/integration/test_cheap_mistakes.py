@@ -76,7 +76,7 @@ CASES: list[tuple[str, str]] = [
     ("advise nowhere.yaml --card card.json --model model --out new.yaml", "no such file"),
     ("advise recipe.yaml --card nowhere.json --model model --out new.yaml", "cannot read the card"),
     ("advise recipe.yaml --card card.json --model nowhere/at/all --out new.yaml", "no such model folder"),
-    ("advise recipe.yaml --card card.json --model model --out card.json", "file exists"),
+    ("advise recipe.yaml --card card.json --model model --out card.json", "an input of this command"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --max-kl 0", "above zero"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --as-good-as gold", "no such alternative"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --profile nowhere.safetensors", "no such file"),

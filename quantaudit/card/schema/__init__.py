@@ -33,6 +33,7 @@ from quantaudit.card.schema.stability import (
 )
 from quantaudit.card.schema.summary import summary
 from quantaudit.card.schema.verdict import Finding, SchemeVerdict, Verdict, VerdictLimits, WorstGroup
+from quantaudit.common.outputs.file_set import finish
 from quantaudit.common.reading.json_document import check_json
 from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import FormatError
@@ -129,6 +130,7 @@ def load_card(path: str | Path) -> Card:
     ['INT8 static per-tensor', 'INT8 dynamic per-token']
     """
     path = Path(path)
+    finish(path.parent)
     try:
         text = read_text(path, CARD_BYTES)
     except UnicodeDecodeError as error:

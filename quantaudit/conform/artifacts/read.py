@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from quantaudit.common.outputs.file_set import finish
 from quantaudit.conform.artifacts import compressed, openvino, quanto
 from quantaudit.conform.artifacts.records import Artifact
 from quantaudit.conform.artifacts.refusals import (
@@ -45,7 +46,9 @@ def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
             where=str(path),
             hint=f"give the folder, {path.parent}" if (path.parent / "config.json").is_file() else _HINT,
         )
-    if not path.is_dir():
+    if path.is_dir():
+        finish(path)
+    else:
         raise ModelError("no such artifact", where=str(path), hint=_HINT)
     if quanto.find_map(path) is not None:
         artifact = quanto.read_quanto(path)

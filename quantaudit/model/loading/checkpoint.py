@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from quantaudit.common.outputs.file_set import finish
 from quantaudit.common.reading.json_document import read_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES, special_kind
 from quantaudit.errors import ModelError
@@ -157,6 +158,7 @@ def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
 
 
 def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool) -> Checkpoint:
+    finish(folder)
     config = folder / "config.json"
     for path in sorted(folder.iterdir()):
         if kind := special_kind(path):  # loaders would wait for a pipe, and read a device without end

@@ -1,0 +1,82 @@
+"""What each verb writes and reads, so that its outputs are checked and locked in one place: before the verb begins."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantaudit.cli.report import default_folder
+
+if TYPE_CHECKING:
+    from quantaudit.common.outputs.claims import Output
+
+OUTPUTS = {"out": "--out", "save": "--save", "export_reference": "--export-reference"}
+"""Parameters that name what is written."""
+INPUTS = {
+    "profile": "--profile",
+    "profiles": "PROFILE",
+    "card": "--card",
+    "recipe": "RECIPE",
+    "recipes": "--recipe",
+    "model": "MODEL",
+    "corpus": "--corpus",
+    "corpus_tokenizer": "--corpus-tokenizer",
+    "policy": "--policy",
+    "template_dir": "--template-dir",
+}
+"""Parameters that name what is read, where something of the name exists."""
+PAGES = ("card.html", "card.md", "assets/")
+REPORT = ("card.json", *PAGES, "profile.safetensors", "scales.safetensors")
+
+
+def claiming(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that runs only where its outputs are none of its inputs, and nobody else writes them."""
+    name = verb.__module__.rpartition(".")[2]
+    if not OUTPUTS.keys() & inspect.signature(verb).parameters.keys():
+        return verb
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        from quantaudit.common.outputs.claims import claimed
+
+        with claimed(list(outputs_of(name, given)), inputs_of(given)):
+            verb(**given)
+
+    signature = inspect.signature(verb, eval_str=True)  # names of the verb's module mean nothing in this one
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()} | {"return": None}
+    return run
+
+
+def outputs_of(verb: str, given: Mapping[str, Any]) -> Iterator[Output]:
+    """Everything that a call writes; cards that it adds to are locked when it does."""
+    from quantaudit.common.outputs.claims import Output
+
+    if verb == "report":
+        yield Output(option="--out", path=given["out"] or default_folder(given["model"]), folder=True, writes=REPORT)
+    elif verb == "render":
+        # A card that is rendered where it lies stays as it is.
+        yield Output(option="--out", path=given["out"], folder=True, writes=PAGES)
+    else:
+        for name, option in OUTPUTS.items():
+            if given.get(name) is not None:
+                yield Output(option=option, path=given[name], folder=name == "save")
+
+
+def inputs_of(given: Mapping[str, Any]) -> dict[str, Path]:
+    """Everything on this machine that a call reads, by option; a card's profile lies in its folder by default."""
+    from quantaudit.corpus.spec import parse
+
+    inputs: dict[str, Path] = {}
+    for name, option in INPUTS.items():
+        value = given.get(name)
+        for number, one in enumerate(value if isinstance(value, list | tuple) else [value]):
+            if one is not None:
+                path = parse(one).path if name == "corpus" else Path(one).expanduser()
+                inputs[option if number == 0 else f"{option} {number + 1}"] = path
+    if "card" in given and given.get("card") and given.get("profile", ...) is None:
+        inputs["the card's profile"] = Path(given["card"]).parent / "profile.safetensors"
+    return inputs
