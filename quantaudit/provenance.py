@@ -116,6 +116,9 @@ class ModelInfo(Row):
     notes: list[str] = Field(description="what loading changed, such as dequantization")
     modules: list[ModuleInfo]
     doubts: list[Doubt] = Field(default=[], description="why this may not be the model that was meant")
+    split_wrongly: list[str] = Field(
+        default=[], description="stacked experts of which `oneshot` makes Linears that compute something else, or fails"
+    )
 
 
 REDACTED = "redacted"

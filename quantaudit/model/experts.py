@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,42 +20,79 @@ from torch.nn.modules.conv import _ConvNd
 
 _TOKENS = 8
 """Random tokens on which experts are compared."""
+_LARGEST = 3
+"""Power of ten of the standard deviation of the last of them; that of the first is 1."""
 NOTE = "experts of {} layers were split into Linears by llm-compressor's linearization, as `oneshot` does"
 LEFT = "experts of {} layers are not split into Linears: llm-compressor does not know their layout, or gets it wrong"
 
 
-def linearize(model: nn.Module) -> list[str]:
-    """Replace stacked experts by lists of experts made of Linears, in place, on any device; returns notes for a card.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linearization:
+    """What became of a model's stacked experts.
+
+    notes: for a card. wrong: paths of those that `oneshot` by itself would replace by experts that compute something
+    else, or fails to replace, whatever is made of them here.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def linearize(model: nn.Module) -> Linearization:
+    """Replace stacked experts by lists of experts made of Linears, in place, on any device.
 
     The first of each class is run on a small random input, and must return what the stacked ones do. Experts of a
     layout that llm-compressor does not know, or does not get right, stay unmodified, to be listed as unmeasured.
     """
     stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
     if not stacked:
-        return []  # llm-compressor takes seconds to import
+        return Linearization()  # llm-compressor takes seconds to import
 
     split = left = 0
     right: dict[type, bool] = {}
+    by_oneshot: dict[type, bool] = {}
+    wrong: list[str] = []
     with _no_garbage_collection():
         stacked.reverse()
         while stacked:  # emptied on the way, so that what was replaced is freed
             path, module = stacked.pop()
-            replacement = _linear(module, getattr(module, "config", model.config))
-            if replacement is not None and type(module) not in right:
-                right[type(module)] = same_outputs(module, replacement)
-            if replacement is not None and right[type(module)]:
+            config, kind = getattr(module, "config", model.config), type(module)
+            if kind not in by_oneshot:
+                by_oneshot[kind] = split_rightly_by_oneshot(module, config)
+            if not by_oneshot[kind]:
+                wrong.append(path)
+            replacement = _linear(module, config)
+            if replacement is not None and kind not in right:
+                right[kind] = same_outputs(module, replacement)
+            if replacement is not None and right[kind]:
                 model.set_submodule(path, replacement)
                 split += 1
             else:
-                left += "expert" in f"{path.rpartition('.')[2]} {type(module).__name__}".lower()
-    return [note.format(count) for note, count in ((NOTE, split), (LEFT, left)) if count]
+                left += "expert" in f"{path.rpartition('.')[2]} {kind.__name__}".lower()
+    notes = [note.format(count) for note, count in ((NOTE, split), (LEFT, left)) if count]
+    return Linearization(notes=notes, wrong=wrong)
+
+
+def split_rightly_by_oneshot(stacked: nn.Module, config: Any) -> bool:
+    """Whether `oneshot` leaves these experts alone, or replaces them by experts that return the same.
+
+    config: the one that it would read. True for experts without values.
+    """
+    cls = _linear_class(stacked)
+    if cls is None or next(stacked.parameters()).is_meta:
+        return True
+    try:
+        return same_outputs(stacked, _like(stacked, cls.from_experts_module(stacked, config)))
+    except Exception:  # of lists for numbers, names that it does not know, other shapes
+        return False
 
 
 def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
     """Whether experts return the same as Linears of their own as they did stacked, for a few random tokens.
 
-    The output is compared within what another order of the same products in its dtype can change. True for experts
-    without values.
+    Tokens are small to large, so that limits of an activation are reached. Each token's output is compared within what
+    another order of the same products in its dtype can change; one that overflows is not. True for experts without
+    values.
     """
     weight = next(stacked.parameters())
     if weight.is_meta:
@@ -63,7 +101,8 @@ def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
     width = next(module.in_features for module in linear.modules() if isinstance(module, nn.Linear))
     generator = torch.Generator().manual_seed(0)
     tokens = experts if len(parts) == 1 else _TOKENS  # as many for each, where they come sorted by expert
-    x = torch.randn(tokens, width, generator=generator).to(weight.device, weight.dtype)
+    x = torch.randn(tokens, width, generator=generator) * torch.logspace(0, _LARGEST, tokens)[:, None]
+    x = x.to(weight.device, weight.dtype)
     order = torch.rand(tokens, experts, generator=generator).argsort(-1)[:, : min(2, experts)].to(weight.device)
     shares = torch.full(order.shape, 0.5, device=weight.device, dtype=weight.dtype)
     given = (x, order, shares)[: len(parts)]
@@ -72,8 +111,9 @@ def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
             expected, actual = stacked(*given).float(), linear(*given).float()
     except Exception:  # whatever a forward of an unknown kind raises: it is not the same
         return False
-    error = (actual - expected).abs().max()
-    return bool(error <= 16 * torch.finfo(weight.dtype).eps * expected.abs().max())
+    error, size = (actual - expected).abs().amax(-1), expected.abs().amax(-1)
+    close = error <= 16 * torch.finfo(weight.dtype).eps * size
+    return bool((close | ~size.isfinite()).all())
 
 
 def is_linearized(module: nn.Module) -> bool:
@@ -132,18 +172,25 @@ def _stacked(module: nn.Module) -> bool:
     return not isinstance(module, _ConvNd) and any(p.ndim == 3 for p in module.parameters(recurse=False))
 
 
-def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
-    """The same experts as Linears, with the same weights in the same dtype; None where llm-compressor cannot.
-
-    Where it stumbles over the configuration, it is given one with the sizes that these experts have.
-    """
+def _linear_class(experts: nn.Module) -> Any | None:
+    """The class by which `oneshot` replaces these experts; None where it leaves them alone."""
     from llmcompressor.modeling.moe.helpers import FusedExpertsProtocol
     from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
 
     # The registry first: it answers at once, the protocol parses the source of the class.
     if not LinearExperts2D.get_registration(type(experts)) and not isinstance(experts, FusedExpertsProtocol):
         return None
-    cls = LinearExperts2D.get_linear_experts_cls(type(experts))
+    return LinearExperts2D.get_linear_experts_cls(type(experts))
+
+
+def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
+    """The same experts as Linears, with the same weights in the same dtype; None where llm-compressor cannot.
+
+    Where it stumbles over the configuration, it is given one with the sizes that these experts have.
+    """
+    cls = _linear_class(experts)
+    if cls is None:
+        return None
     weight = next(experts.parameters())
     for view in (config, _OfOneLayer(config.get_text_config(), experts)):
         with contextlib.suppress(Exception):  # of lists for numbers, names that it does not know, other shapes
@@ -153,8 +200,14 @@ def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
             for name, value in vars(experts).items():
                 if not name.startswith("_") and not hasattr(replacement, name):
                     setattr(replacement, name, value)  # such as a limit that its activation is to keep
-            return replacement if weight.is_meta else replacement.eval().to(device=weight.device, dtype=weight.dtype)
+            return replacement if weight.is_meta else _like(experts, replacement)
     return None
+
+
+def _like(stacked: nn.Module, linear: nn.Module) -> nn.Module:
+    """Linear experts on the device and in the dtype of the stacked ones, for inference."""
+    weight = next(stacked.parameters())
+    return linear.eval().to(device=weight.device, dtype=weight.dtype)
 
 
 def _skeleton(cls: Any, experts: Any, config: Any) -> nn.Module:

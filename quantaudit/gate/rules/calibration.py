@@ -1,4 +1,4 @@
-"""QA411 to QA419, but for the transforms: whether what the recipe asks for can be calibrated, run and judged."""
+"""QA411 to QA419 and QA428, but for transforms: whether what the recipe asks for can be calibrated, run and judged."""
 
 from __future__ import annotations
 
@@ -166,6 +166,26 @@ def out_of_reach(evidence: Evidence) -> Iterator[Hit]:
     if modules:
         yield Hit(
             message=f"{counted(len(modules), 'module')} with weights that are no Linears: {some(modules)}",
+            module=modules[0],
+            value=float(len(modules)),
+        )
+
+
+@rule(
+    "QA428",
+    "llm-compressor splits these experts wrongly",
+    severity="inconclusive",
+    why="`oneshot` makes Linears of stacked experts before it quantizes anything, whatever the recipe ignores. Those "
+    "that it makes of these return other outputs for random tokens, or it fails to make any.",
+    remedy="Do not ship what `oneshot` saves of this model before `quantaudit verify` has passed it.",
+)
+def wrong_split(evidence: Evidence) -> Iterator[Hit]:
+    """Stacked experts of which llm-compressor makes Linears that compute something else."""
+    modules = evidence.card.model.split_wrongly
+    if modules:
+        layers = counted(len(modules), "layer")
+        yield Hit(
+            message=f"experts of {layers} that `oneshot` replaces by others, or cannot: {some(modules)}",
             module=modules[0],
             value=float(len(modules)),
         )

@@ -20,7 +20,13 @@ from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
 
 
 def describe(
-    checkpoint: Checkpoint, model: nn.Module, tokenizer: Any, notes: list[str], doubts: Sequence[Doubt] = ()
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    tokenizer: Any,
+    notes: list[str],
+    doubts: Sequence[Doubt] = (),
+    *,
+    split_wrongly: Sequence[str] = (),
 ) -> ModelInfo:
     """Provenance of a loaded model. Raises ModelError where it has no vocabulary."""
     files, digest = fingerprint(checkpoint)
@@ -34,7 +40,7 @@ def describe(
         digest=digest,
     )
     inputs = digests_of_files(checkpoint, model, tokenizer)
-    return info.model_copy(update={"inputs": inputs, "doubts": list(doubts)})
+    return info.model_copy(update={"inputs": inputs, "doubts": list(doubts), "split_wrongly": list(split_wrongly)})
 
 
 def model_info(

@@ -157,14 +157,15 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
     more, doubts = _compare(checkpoint, model, unused, stored)
     notes += more
     with timed("linearizing experts"):
-        notes += linearize(model)
+        linearization = linearize(model)
+        notes += linearization.notes
     if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     with timed(f"moving to {device}"):
         model.eval().to(device)
         notes += reconcile_dtypes(model)
     with timed("hashing"):
-        info = describe(checkpoint, model, tokenizer, notes, doubts)
+        info = describe(checkpoint, model, tokenizer, notes, doubts, split_wrongly=linearization.wrong)
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 

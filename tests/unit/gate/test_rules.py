@@ -93,6 +93,16 @@ def test_a_model_whose_mask_calibration_loses_is_reported_where_the_recipe_calib
     assert any(finding.code == "QA419" for finding in report.findings) == reported
 
 
+def test_experts_that_oneshot_would_replace_by_others_leave_the_gate_undecided() -> None:
+    card = card_of()
+    model = card.model.model_copy(update={"split_wrongly": ["model.layers.0.mlp.experts"]})
+    recipe = parse_recipe(DYNAMIC, "r.yaml")
+    assert judge(gather(recipe, card, load_policy(), None)).outcome == "pass"
+    report = judge(gather(recipe, card.model_copy(update={"model": model}), load_policy(), None))
+    assert (report.outcome, report.exit_code) == ("inconclusive", 3)
+    assert [row.module for row in report.findings if row.code == "QA428"] == ["model.layers.0.mlp.experts"]
+
+
 def test_a_code_is_given_once() -> None:
     with pytest.raises(ValueError, match="QA408 is taken"):
         rule("QA408", "Another", severity="info", why="", remedy="")(lambda evidence: [])

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from quantaudit.model.experts import linearize, same_outputs
+from quantaudit.model.experts import linearize, same_outputs, split_rightly_by_oneshot
 from quantaudit.model.parameters import other_weights
 from quantaudit.model.sites import decoder_layers, discover
 from quantaudit.model.structure import text_decoder
@@ -76,9 +76,11 @@ def test_experts_with_sizes_of_their_own_are_split_alike() -> None:
     ids = torch.arange(9)[None]
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        assert linearize(model) == [
+        split = linearize(model)
+        assert split.notes == [
             "experts of 2 layers were split into Linears by llm-compressor's linearization, as `oneshot` does"
         ]
+        assert split.wrong == ["model.layers.0.mlp.experts", "model.layers.1.mlp.experts"]
         after = model(input_ids=ids).logits
     torch.testing.assert_close(after, before)
     assert len(discover(model).expert_lists) == 2
@@ -94,3 +96,19 @@ def test_experts_that_were_split_wrongly_are_found_out() -> None:
     )  # fmt: skip
     assert not same_outputs(stacked, split)
     assert not same_outputs(stacked, nn.Linear(64, 64))
+
+
+def test_a_limit_that_llm_compressor_loses_is_found_out_and_kept() -> None:
+    """MiniMax-M3's experts keep gate and up projection within `swiglu_limit`, which few tokens reach."""
+    model = tiny_model("minimax_m3_vl_text")
+    stacked = model.get_submodule("model.layers.0.mlp.experts")
+    assert not split_rightly_by_oneshot(stacked, model.config)
+    split = linearize(model)
+    assert split.wrong == ["model.layers.0.mlp.experts", "model.layers.1.mlp.experts"]
+    assert same_outputs(stacked, model.get_submodule("model.layers.0.mlp.experts"))
+
+
+def test_what_oneshot_splits_rightly_is_not_doubted() -> None:
+    model = family_model("mixtral")
+    assert split_rightly_by_oneshot(model.model.layers[0].mlp.experts, model.config)
+    assert linearize(model).wrong == []
