@@ -7,7 +7,7 @@ files have the others (Mixtral's `block_sparse_moe`, Qwen2.5-VL's `model.layers`
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -48,15 +48,18 @@ def _built(text: str) -> nn.Module | None:
     return model
 
 
-def saved_names(model: nn.Module | None, modules: Sequence[str], stored: Collection[str]) -> dict[str, str]:
-    """Module path in memory → path that the files have for it.
+def saved_names(
+    model: nn.Module | None, modules: Sequence[str], stored: Collection[str], *, probe: str = _PROBE
+) -> dict[str, str]:
+    """Module path in memory → path that the files have for it; of parameters, where `probe` is empty.
 
-    stored: the modules in the files. Of the ways that transformers may have named them, those of most modules count for
-    modules that are not in the files at all; some prefixes are saved only if they were there when it was loaded.
+    stored: the modules in the files, or their tensors. Of the ways that transformers may have named them, those of
+    most of these count for what is not in the files at all; some prefixes are saved only if they were there when it was
+    loaded.
     """
     ways = [{name: name for name in modules}]
     if model is not None:
-        ways += [_renamed(model, modules, prefixes=prefixes) for prefixes in (True, False)]
+        ways += [_renamed(model, modules, probe, prefixes=prefixes) for prefixes in (True, False)]
     hits = [sum(saved in stored for saved in way.values()) for way in ways]
     ranked = sorted(range(len(ways)), key=lambda i: -hits[i])
     return {
@@ -65,27 +68,40 @@ def saved_names(model: nn.Module | None, modules: Sequence[str], stored: Collect
     }
 
 
-def _renamed(model: nn.Module, modules: Sequence[str], *, prefixes: bool) -> dict[str, str]:
+def is_converted(model: nn.Module) -> Callable[[str], bool]:
+    """Whether transformers changes a parameter, by its path in memory, in more than its name as it saves."""
+    _, converters = _as_saved(model, prefixes=True)
+    return lambda path: any(converter.rename_source_key(path)[1] is not None for converter in converters)
+
+
+def _renamed(model: nn.Module, modules: Sequence[str], probe: str, *, prefixes: bool) -> dict[str, str]:
     """What transformers renames modules to as it saves. prefixes: whether those that it may add are added."""
+    # Converters merge experts into one tensor, which llm-compressor's single Linears are not.
+    renamings, _ = _as_saved(model, prefixes=prefixes)
+    return {name: _after(renamings, name + probe).removesuffix(probe) for name in modules}
+
+
+def _as_saved(model: nn.Module, *, prefixes: bool) -> tuple[list[Any], list[Any]]:
+    """What transformers does to names as it saves, in order, and those conversions that change tensors too."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange, WeightRenaming
 
     live: Any = model
     conversions: Any = get_model_conversion_mapping(live, add_legacy=False)
-    # Converters merge experts into one tensor, which llm-compressor's single Linears are not.
-    renamings: list[Any] = [
-        conversion.reverse_transform()
-        for conversion in reversed(conversions)
-        if isinstance(conversion, WeightRenaming) and (prefixes or not isinstance(conversion, PrefixChange))
-    ]
-    names = {}
-    for name in modules:
-        saved = name + _PROBE
-        for renaming in renamings:
-            renamed, matched = renaming.rename_source_key(saved)
-            saved = saved if matched is None else renamed
-        names[name] = saved.removesuffix(_PROBE)
-    return names
+    renamings, converters = [], []
+    for conversion in reversed(conversions):
+        if not isinstance(conversion, WeightRenaming):
+            converters.append(conversion.reverse_transform())
+        elif prefixes or not isinstance(conversion, PrefixChange):
+            renamings.append(conversion.reverse_transform())
+    return renamings, converters
+
+
+def _after(renamings: Sequence[Any], name: str) -> str:
+    for renaming in renamings:
+        renamed, matched = renaming.rename_source_key(name)
+        name = name if matched is None else renamed
+    return name
 
 
 def tied(config: Mapping[str, Any], model: nn.Module | None) -> bool:

@@ -14,7 +14,7 @@ from quantaudit.conform.artifacts.records import Checkpoint, QuantizedModule
 from quantaudit.conform.artifacts.tensors import TensorSource
 from quantaudit.conform.configuration import Assignment, Configuration, configure
 from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, attention_forms, format_of, linear_forms
-from quantaudit.conform.names import saved_names, skeleton, tied
+from quantaudit.conform.names import is_converted, saved_names, skeleton, tied
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.digest import quantizes
 
@@ -157,7 +157,7 @@ def _more(
     saved: Mapping[str, str],
     expected: set[str],
 ) -> Iterable[ExpectedTensor]:
-    """Parameters that a card does not list, such as biases: what the model's class has, and what other layers store."""
+    """Parameters that a card does not list, such as biases: what other layers store, and what the model's class has."""
     holders = {other: name for name, other in saved.items()}
     by_role: dict[tuple[str, str], Counter[tuple[int, ...]]] = {}
     for name in tensors:
@@ -176,13 +176,21 @@ def _more(
                 parameters[f"{stem}.{leaf}"] = ExpectedTensor(
                     name=f"{stem}.{leaf}", module=holders[stem], leaf=leaf, form=form, quantized=False
                 )
-    for path, parameter in model.named_parameters() if model is not None else ():
-        stem, _, leaf = path.rpartition(".")
-        if leaf == "bias" and stem in modules and "Linear" in modules[stem].classes:
-            form = Form(shape=tuple(parameter.shape), dtypes=tuple(FLOATS))
-            name = f"{saved[stem]}.{leaf}"
-            parameters[name] = ExpectedTensor(name=name, module=stem, leaf=leaf, form=form, quantized=False)
+    if model is not None:
+        parameters |= {row.name: row for row in _of_class(model, modules, tensors)}
     return parameters.values()
+
+
+def _of_class(model: nn.Module, modules: Mapping[str, ModuleInfo], tensors: TensorSource) -> Iterable[ExpectedTensor]:
+    """Parameters of the class that config.json names, but for weights, which a card lists with their shapes."""
+    converted = is_converted(model)
+    shapes = {path: tuple(parameter.shape) for path, parameter in model.named_parameters()}
+    saved = saved_names(model, list(shapes), set(tensors), probe="")
+    for path, shape in shapes.items():
+        stem, _, leaf = path.rpartition(".")
+        if stem in modules and leaf != "weight" and not converted(path):
+            form = Form(shape=shape, dtypes=tuple(FLOATS))
+            yield ExpectedTensor(name=saved[path], module=stem, leaf=leaf, form=form, quantized=False)
 
 
 def _role(stem: str, info: ModuleInfo) -> str:

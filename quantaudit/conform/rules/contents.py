@@ -11,6 +11,7 @@ from quantaudit.conform.artifacts.records import Checkpoint, DenseContents, Weig
 from quantaudit.conform.artifacts.tensors import values
 from quantaudit.conform.contract import GROUP_INDEX
 from quantaudit.conform.rules.catalogue import finding
+from quantaudit.provenance import ModuleInfo
 
 GAIN = 30.0
 """rms · √in of a weight above which it is none that a model learned: 1 keeps the size of what it reads, and trained
@@ -46,7 +47,7 @@ def contents(checkpoint: Checkpoint) -> list[Finding]:
         findings += _plain(dense)
     matrices = [(row.module, row.tensor, row.gain) for row in checkpoint.dense if row.matrix and not row.nonfinite]
     findings += _gains(matrices)
-    findings += _vectors([row for row in checkpoint.dense if not row.matrix])
+    findings += _vectors([row for row in checkpoint.dense if not row.matrix], checkpoint.modules)
     return [*findings, *_described(checkpoint)]
 
 
@@ -171,17 +172,18 @@ def _plain(row: DenseContents) -> Iterator[Finding]:
         yield finding("QA614", row.module, f"all {row.count:,} values of `{row.tensor}` are equal")
 
 
-def _vectors(rows: Iterable[DenseContents]) -> Iterator[Finding]:
-    """Norms and biases next to those of the other layers; a norm without such next to all other norms."""
+def _vectors(rows: Iterable[DenseContents], modules: Mapping[str, ModuleInfo]) -> Iterator[Finding]:
+    """Norms and biases next to those of the other layers; a norm without such next to all other norms of its class."""
     roles: dict[str, list[DenseContents]] = {}
-    kinds: dict[str, list[DenseContents]] = {}
+    classes: dict[str, list[DenseContents]] = {}
     for row in rows:
         roles.setdefault(_NUMBER.sub("*", row.tensor), []).append(row)
         if row.tensor.endswith(".weight"):
-            kinds.setdefault("weight", []).append(row)
-    for role, members in roles.items():
-        peers = members if len(members) > 1 else kinds.get(role.rpartition(".")[2], [])
+            classes.setdefault(modules[row.module].classes[0], []).append(row)
+    for members in roles.values():
         for row in members:
+            alone = len(members) == 1 and row.tensor.endswith(".weight")
+            peers = classes[modules[row.module].classes[0]] if alone else members
             others = [other for other in peers if other is not row and not other.nonfinite]
             alive = [other.gain for other in others if not other.zero]
             if row.zero and others and len(alive) == len(others) and row.count > 1:
