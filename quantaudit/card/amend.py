@@ -1,8 +1,8 @@
-"""Results of later runs, added to a card: only to one of the same weights, and to nothing else of it."""
+"""Results of later runs, added to a card: only to one of the same profile, and to nothing else of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from quantaudit.card.redact import without_other_domains
@@ -10,19 +10,41 @@ from quantaudit.card.render import card_files
 from quantaudit.card.schema import Card, dump_card, load_card
 from quantaudit.common.outputs.file_set import file_set
 from quantaudit.errors import FormatError, OutputError
+from quantaudit.measure.agreement import corpus_differences, model_differences, run_differences
 from quantaudit.measure.profile import Profile
 
 _NOTHING: Mapping[Path, bytes] = {}
+_ONE_REPORT = "give the card and the profile of one report (--card, --profile)"
 
 
 def check_card(card: Card, profile: Profile, path: Path) -> None:
-    """Raises FormatError where a card is of other weights than a profile, so that results would go to another model."""
+    """Raises FormatError where a card was not made from a profile, so that results would go to another card."""
     if card.model.fingerprint != profile.provenance.model.fingerprint:
         raise FormatError(
             f"card is of other weights ({card.model.name}) than the profile ({profile.provenance.model.name})",
             where=str(path),
-            hint="give the card and the profile of one report",
+            hint=_ONE_REPORT,
         )
+    if differences := [*_differences(card, profile)]:
+        raise FormatError(
+            f"card was made from another profile: they differ in their {'; '.join(differences)}",
+            where=str(path),
+            hint=_ONE_REPORT,
+        )
+
+
+def _differences(card: Card, profile: Profile) -> Iterator[str]:
+    """What a card and a profile differ in, in words; an older card, without a digest, by all that both record."""
+    provenance = profile.provenance
+    if card.profile_sha256 == profile.digest:
+        return
+    yield from model_differences(card.model, provenance.model)
+    yield from corpus_differences(card.corpus, provenance.corpus)
+    yield from run_differences(card.environment, provenance.environment)
+    if card.profile_sha256 is not None:
+        yield f"numbers (profile {card.profile_sha256[:16]}; {profile.digest[:16]})"
+    elif {site.name for site in card.sites} - {site.name for site in profile.sites}:
+        yield "sites"
 
 
 def amend_card(

@@ -12,7 +12,7 @@ from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
-from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow
+from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow, check_simulation
 from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.sections import experts
 from quantaudit.card.sections.landscape import place
@@ -42,6 +42,7 @@ def build_card(
     """The card of one audit.
 
     timings: seconds by stage. redact_text: leaves out what the corpus' text could be rebuilt from. created: else now.
+    Raises FormatError where the simulation is not of this profile.
     """
     if redact_text:
         simulation = simulation and redact_simulation(simulation, profile.provenance.corpus, profile.samples)
@@ -62,9 +63,10 @@ def build_card(
             stability=stability,
         )
     )
-    return Card(
+    card = Card(
         quantaudit_version=__version__,
         created=(created or datetime.now(UTC)).isoformat(timespec="seconds"),
+        profile_sha256=profile.digest,
         model=provenance.model,
         corpus=provenance.corpus,
         environment=provenance.environment.model_copy(
@@ -84,6 +86,9 @@ def build_card(
         findings=findings,
         verdict=decide(sites, covered, simulation, findings, policy),
     )
+    if simulation is not None:
+        check_simulation(simulation, card, where="simulation")
+    return card
 
 
 def site_row(profile: Profile, site: SiteInfo) -> SiteRow:

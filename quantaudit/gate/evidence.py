@@ -153,7 +153,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         simulation=next(iter(simulations), None),
         assignments=assignments,
         linears=len(linears),
-        score=score(resolution, assignments, simulations, card.corpus.sha256),
+        score=score(resolution, assignments, simulations),
         smoothings=resolution.smoothings,
         shapes={
             name: tuple(module.weight.shape)

@@ -22,15 +22,10 @@ from quantaudit.simulate.sensitivity.recipe_estimate import RecipeEstimate, esti
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
-def score(
-    resolution: Resolution, assignments: Sequence[GroupAssignment], simulations: Sequence[Simulation], corpus: str
-) -> Score:
-    """The first row that was measured on the same assignment of schemes; else an estimate from prices; else why not.
-
-    corpus: SHA-256 of the card's text.
-    """
-    rows = ((row, simulation) for simulation in simulations for row in _rows(simulation, resolution.digest))
-    result = next((_measured(row, of_card=simulation.corpus_sha256 == corpus) for row, simulation in rows), None)
+def score(resolution: Resolution, assignments: Sequence[GroupAssignment], simulations: Sequence[Simulation]) -> Score:
+    """The first row that was measured on the same assignment of schemes; else an estimate from prices; else why not."""
+    rows = (row for simulation in simulations for row in _rows(simulation, resolution.digest))
+    result = next(map(_measured, rows), None)
     result = result or estimate(assignments, resolution.smoothed, estimate_of(simulations))
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *result.left_out]))
     notes = [result.note, *(f"nearly: {text}" for text in result.approximate), *(f"but {text}" for text in left_out)]
@@ -76,8 +71,8 @@ def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
     return None if data is None else QuantizationArgs.model_validate(data)
 
 
-def _measured(row: RecipeRow, *, of_card: bool) -> Score:
-    """The score of a simulated recipe. of_card: whether it was simulated on the card's own text."""
+def _measured(row: RecipeRow) -> Score:
+    """The score of a simulated recipe."""
     return Score(
         source="measured",
         kl=row.kl,
@@ -87,7 +82,7 @@ def _measured(row: RecipeRow, *, of_card: bool) -> Score:
         nonfinite=row.nonfinite,
         approximate=row.approximate,
         left_out=row.unsimulated,
-        note=f"measured on {row.tokens:,} evaluation tokens {'' if of_card else 'of another corpus '}({row.title})",
+        note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from quantaudit._version import __version__
-from quantaudit.card.schema import Card
+from quantaudit.card.schema import Card, check_simulation
 from quantaudit.card.text import visible
 from quantaudit.common.findings import Hit, Rule, apply
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
@@ -27,7 +27,7 @@ def gate(recipe: Path, card: Card, policy: Policy, simulation: Simulation | None
     """
     check_severities(policy)
     if simulation is not None:
-        check_simulation(simulation, card)
+        check_simulation(simulation, card, where="--simulation")
     return judge(gather(read_recipe(recipe), card, policy, simulation))
 
 
@@ -54,17 +54,6 @@ def judge(evidence: Evidence) -> GateReport:
         findings=findings,
         rules={rule.code: rule.title for rule in applied},
     )
-
-
-def check_simulation(simulation: Simulation, card: Card) -> None:
-    """Raises FormatError where a simulation is of other weights than the card; names of modules tell little."""
-    if simulation.fingerprint != card.model.fingerprint:
-        raise FormatError(
-            f"simulation is of other weights ({simulation.fingerprint[:16]}) than the card of {card.model.name} "
-            f"({card.model.fingerprint[:16]})",
-            where="--simulation",
-            hint="simulate the model that the card is of",
-        )
 
 
 def check_severities(policy: Policy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from quantaudit.provenance import CorpusInfo, InputPart, ModelInfo
+from quantaudit.provenance import CorpusInfo, EnvironmentInfo, InputPart, ModelInfo
 
 TEXT_PARTS: tuple[InputPart, ...] = ("tokenizer", "chat_template", "processor")
 """What stands between text and token ids."""
@@ -42,6 +42,15 @@ def corpus_differences(a: CorpusInfo, b: CorpusInfo) -> list[str]:
     return [
         f"{name} of the corpus ({getattr(a, name)}; {getattr(b, name)})"
         for name in (*settings, "tokens")
+        if getattr(a, name) != getattr(b, name)
+    ]
+
+
+def run_differences(a: EnvironmentInfo, b: EnvironmentInfo) -> list[str]:
+    """What two runs over one text differ in that changes numbers; empty where nothing does."""
+    return [
+        f"{name} ({getattr(a, name)}; {getattr(b, name)})"
+        for name in ("device", "attention", "arithmetic", "batch_size", "seed")
         if getattr(a, name) != getattr(b, name)
     ]
 

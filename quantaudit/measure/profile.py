@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from quantaudit.common.files import write_bytes
 from quantaudit.common.outputs.file_set import finish
 from quantaudit.errors import FormatError
+from quantaudit.measure.digest import content_digest
 from quantaudit.provenance import SPLITS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Split, Unmeasured, explain
 from quantaudit.stats import site as statistics
 from quantaudit.stats.distribution import Distribution, Encoding
@@ -107,6 +108,15 @@ class Profile:
         by_kind = {"linear_input": 0, "expert_input": 1}
         sites = sorted((site for site in self.sites if site.kind in by_kind), key=lambda site: by_kind[site.kind])
         return {member: site for site in sites for member in site.members}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what was measured; equal for equal measurements, and for a profile and its redacted copy."""
+        rows = ((f"{site}/{split}/{value.distribution.encoding}", value) for (site, split), value in self._sorted())
+        return content_digest(self.provenance, ((key, arrays_of(value)) for key, value in rows))
+
+    def _sorted(self) -> list[tuple[tuple[str, Split], SiteStatistics]]:
+        return sorted(self.statistics.items())
 
     @classmethod
     def assemble(cls, provenance: Provenance, statistics: Mapping[tuple[str, Split], SiteStatistics]) -> Profile:
@@ -269,10 +279,10 @@ def profile_bytes(profile: Profile) -> bytes:
     """A profile as a safetensors file; the same bytes for the same statistics and provenance."""
     arrays: dict[str, np.ndarray] = {}
     encodings: dict[str, str] = {}
-    for (site, split), value in sorted(profile.statistics.items()):
+    for (site, split), value in profile._sorted():
         key = f"{site}/{split}/"
         encodings[key] = value.distribution.encoding
-        arrays |= {key + name: np.ascontiguousarray(array) for name, array in _arrays(value).items()}
+        arrays |= {key + name: np.ascontiguousarray(array) for name, array in arrays_of(value).items()}
     # One key only: safetensors writes several metadata keys in random order.
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -342,7 +352,8 @@ def _load_profile(path: Path) -> Profile:
         raise FormatError(f"not a readable profile: {reason}", where=str(path), hint="measure again") from error
 
 
-def _arrays(value: SiteStatistics) -> dict[str, np.ndarray]:
+def arrays_of(value: SiteStatistics) -> dict[str, np.ndarray]:
+    """The statistics of one tensor as the arrays that a file holds, by name."""
     d, e, p = value.distribution, value.extremes, value.peaks
     return {
         "patterns": d.patterns,

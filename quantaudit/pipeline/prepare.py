@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.timing import imports_done, timed
 from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
-from quantaudit.errors import FormatError, UsageError
+from quantaudit.errors import FormatError, ModelError, UsageError
 from quantaudit.measure.agreement import model_differences
 from quantaudit.measure.profile import Profile
 from quantaudit.model.experts import extra_work
@@ -108,9 +108,19 @@ def prepare(
     )
 
 
-def load_again(settings: Settings) -> LoadedModel:
-    """The model from its checkpoint, where the one in memory has been changed."""
-    return _load(locate(settings.model.model, revision=settings.model.revision), settings)
+def load_again(settings: Settings, measured: ModelInfo) -> LoadedModel:
+    """The model from its checkpoint, where the one in memory has been changed.
+
+    Raises ModelError where the checkpoint is no longer the one that was measured.
+    """
+    loaded = _load(locate(settings.model.model, revision=settings.model.revision), settings)
+    if differences := model_differences(measured, loaded.info, ()):
+        raise ModelError(
+            f"checkpoint changed while this ran: {'; '.join(differences)}",
+            where=settings.model.model,
+            hint="run the command again",
+        )
+    return loaded
 
 
 def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:

@@ -34,7 +34,8 @@ def verify_case(
         opened = case.opened
         # Quantized in place: before two more models are loaded, this one goes, so that nothing here may refer to it.
         del case
-        result = verify(opened, partial(load_again, files.inputs.settings), files.card, rules, options, stages=stages)
+        reload = partial(load_again, files.inputs.settings, files.profile.provenance.model)
+        result = verify(opened, reload, files.card, rules, options, stages=stages)
     stages(RENDERING, 0)
     amend_card(files.spec.card, partial(with_verification, result=result), of=files.card.created)
     return result

@@ -47,7 +47,12 @@ def scales(
             tensors[f"{member}.input_scale"] = qparams.scale.clone()
             if not args.symmetric:
                 tensors[f"{member}.input_zero_point"] = qparams.zero_point.clone()
-    metadata = {"scheme": scheme, "observer": observer, "model": profile.provenance.model.fingerprint}
+    metadata = {
+        "scheme": scheme,
+        "observer": observer,
+        "model": profile.provenance.model.fingerprint,
+        "profile": profile.digest,
+    }
     if profile.experts is not None:
         metadata["experts"] = profile.experts
     data: bytes = save(tensors, metadata={"quantaudit": json.dumps(metadata, sort_keys=True)})

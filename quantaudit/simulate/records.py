@@ -182,6 +182,9 @@ class Simulation(Row):
 
     fingerprint: str = Field(description="of the weights that were simulated, as under a card's `model`")
     corpus_sha256: str = Field(description="of the corpus whose calibration split gave the ranges")
+    profile_sha256: str | None = Field(
+        default=None, description="digest of the profile that gave the ranges; null in older files"
+    )
     evaluation: Evaluation
     schemes: list[SchemeInfo]
     sites: list[TensorErrorRow]

@@ -83,6 +83,7 @@ def simulate(
     return Simulation(
         fingerprint=profile.provenance.model.fingerprint,
         corpus_sha256=profile.provenance.corpus.sha256,
+        profile_sha256=profile.digest,
         evaluation=Evaluation(
             tokens=sum(len(sample.ids) for sample in chosen),
             samples=[sample.id for sample in chosen],

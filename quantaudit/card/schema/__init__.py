@@ -73,6 +73,7 @@ __all__ = [
     "Verification",
     "VerifiedScore",
     "WorstGroup",
+    "check_simulation",
     "dump_card",
     "load_card",
 ]
@@ -87,6 +88,9 @@ class Card(Row):
     schema_version: str = SCHEMA_VERSION
     quantaudit_version: str
     created: str
+    profile_sha256: str | None = Field(
+        default=None, description="digest of the profile that it was made from; null in older cards"
+    )
     model: ModelInfo
     corpus: CorpusInfo
     environment: EnvironmentInfo
@@ -163,7 +167,39 @@ def load_card(path: str | Path) -> Card:
             where=str(path),
             hint="make the card again with `quantaudit report`",
         )
+    if card.simulation is not None:
+        check_simulation(card.simulation, card, where=str(path))
     return card
+
+
+def check_simulation(simulation: Simulation, card: Card, *, where: str) -> None:
+    """Raises FormatError where a simulation is not of what a card measured: of other weights, text or measurements.
+
+    Names of modules say little. where: the file or option that the simulation came from.
+    """
+    hint = "simulate with the card's own profile: `quantaudit simulate MODEL --profile …/profile.safetensors`"
+    if simulation.fingerprint != card.model.fingerprint:
+        raise FormatError(
+            f"simulation is of other weights ({simulation.fingerprint[:16]}) than the card of {card.model.name} "
+            f"({card.model.fingerprint[:16]})",
+            where=where,
+            hint="simulate the model that the card is of",
+        )
+    if simulation.corpus_sha256 != card.corpus.sha256:
+        raise FormatError(
+            f"simulation is of another corpus ({simulation.corpus_sha256[:16]}) than the card "
+            f"({card.corpus.name}, {card.corpus.sha256[:16]})",
+            where=where,
+            hint=hint,
+        )
+    digests = simulation.profile_sha256, card.profile_sha256
+    if None not in digests and digests[0] != digests[1]:
+        raise FormatError(
+            f"simulation is of another profile ({str(digests[0])[:16]}) of these weights and this corpus than the card "
+            f"({str(digests[1])[:16]})",
+            where=where,
+            hint=hint,
+        )
 
 
 def dump_card(card: Card) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-from quantaudit.card.schema import Card, PeakSummary
+from quantaudit.card.schema import Card, PeakSummary, check_simulation
 from quantaudit.errors import FormatError
 from quantaudit.gate.evidence import Evidence, fused_groups, gather
 from quantaudit.gate.report import GateFinding, GateReport
-from quantaudit.gate.run import check_simulation, judge
+from quantaudit.gate.run import judge
 from quantaudit.model.sites import Group, discover
 from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
@@ -350,18 +350,22 @@ def test_smoothquant_reaches_what_the_toolkit_smooths(family: str) -> None:
 def test_a_simulation_of_other_weights_is_refused_whatever_its_modules_are_called() -> None:
     card = card_of()
     assert card.simulation is not None
-    check_simulation(card.simulation, card)
+    check_simulation(card.simulation, card, where="--simulation")
     other = card.simulation.model_copy(update={"fingerprint": "0" * 64})
     with pytest.raises(FormatError, match=r"of other weights \(0000000000000000\) than the card of llama \("):
-        check_simulation(other, card)
+        check_simulation(other, card, where="--simulation")
 
 
-def test_a_simulation_on_other_text_counts_and_says_so() -> None:
-    card = card_of()
+@pytest.mark.parametrize(
+    ("field", "said"), [("corpus_sha256", "another corpus"), ("profile_sha256", "another profile")]
+)
+def test_a_simulation_of_other_measurements_than_the_cards_is_refused(field: str, said: str) -> None:
+    card = card_of().model_copy(update={"profile_sha256": "1" * 64})
     assert card.simulation is not None
-    other = card.simulation.model_copy(update={"corpus_sha256": "0" * 64})
-    assert "evaluation tokens of another corpus (" in evidence(ALL_STATIC, card, simulation=other).score.note
-    assert "another corpus" not in evidence(ALL_STATIC, card, simulation=card.simulation).score.note
+    check_simulation(card.simulation, card, where="--simulation")
+    other = card.simulation.model_copy(update={field: "0" * 64})
+    with pytest.raises(FormatError, match=rf"simulation is of {said} \(0000000000000000\) .*than the card \("):
+        check_simulation(other, card, where="--simulation")
 
 
 def test_a_recipe_for_the_cache_alone_does_something() -> None:
