@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quantaudit.advise.goal import Offers
     from quantaudit.api.advise import advise
     from quantaudit.api.audit import audit
+    from quantaudit.api.check_card import check_card
     from quantaudit.api.conform import conform
     from quantaudit.api.gate import gate
     from quantaudit.api.measure import measure
@@ -37,6 +38,7 @@ _HOMES = {
     "QuantauditError": "quantaudit.errors",
     "advise": "quantaudit.api.advise",
     "audit": "quantaudit.api.audit",
+    "check_card": "quantaudit.api.check_card",
     "conform": "quantaudit.api.conform",
     "gate": "quantaudit.api.gate",
     "load_card": "quantaudit.card.schema",
@@ -60,6 +62,7 @@ __all__ = [
     "__version__",
     "advise",
     "audit",
+    "check_card",
     "conform",
     "gate",
     "load_card",

@@ -14,6 +14,7 @@ from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow, check_simulation
 from quantaudit.card.schema.measured import FP16_MAX
+from quantaudit.card.seal import seal
 from quantaudit.card.sections import experts
 from quantaudit.card.sections.landscape import place
 from quantaudit.card.sections.peak_locations import places_info, token_kind
@@ -88,7 +89,7 @@ def build_card(
     )
     if simulation is not None:
         check_simulation(simulation, card, where="simulation")
-    return card
+    return seal(card)
 
 
 def site_row(profile: Profile, site: SiteInfo) -> SiteRow:

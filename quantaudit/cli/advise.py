@@ -57,10 +57,12 @@ def run(
     check_file(out, force=force)
 
     from quantaudit.advise.goal import Goal, Offers
+    from quantaudit.card.seal import seal_state
     from quantaudit.pipeline.case import read_case
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
     files = read_case(case)
+    console.say_seal(seal_state(files.card), case.card)
     with console.progress() as stages:
         stages("starting", 0)
 

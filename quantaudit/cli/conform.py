@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from quantaudit.cli import options
+
 EXAMPLE = "Example: quantaudit conform Llama-3.2-1B-W8A8/ --card quantaudit-llama/card.json"
 
 
@@ -30,9 +32,12 @@ def run(
         str, typer.Option(metavar="POLICY", help="Name of a shipped policy, or a .yaml file.")
     ] = "default",
     output: Annotated[Format, typer.Option("--format", help="text, or json for machines.")] = Format.TEXT,
+    require_sealed: options.RequireSealed = False,
 ) -> None:
     """Check a quantized model: all that its configuration calls for, and ranges against what was measured."""
     from quantaudit.card.schema import load_card
+    from quantaudit.card.seal import check_sealed
+    from quantaudit.cli import console
     from quantaudit.errors import ModelError
     from quantaudit.policy import load_policy
 
@@ -43,6 +48,8 @@ def run(
             hint="give a folder with a quantized model, or an OpenVINO model (.xml)",
         )
     rules, loaded = load_policy(policy), load_card(card)
+    if require_sealed:
+        check_sealed(loaded, card)
 
     # From here on torch is needed.
     from quantaudit.cli.output import conform as conform_text
@@ -53,6 +60,7 @@ def run(
     from quantaudit.conform.run import conform
 
     result = conform(read_artifact(artifact, loaded.model.modules), loaded, rules)
+    console.say_seal(result.seal, card)
     if output is Format.JSON:
         write_results(inert_json(result.model_dump_json(indent=1)) + "\n")
     else:

@@ -12,13 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from quantaudit.card.seal import IN_WORDS
 from quantaudit.card.text import sample_count
 from quantaudit.common.display import progress as show_progress
 from quantaudit.common.printing.console import InertConsole, ResultsConsole
 from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quantaudit.card.schema import AdviceInfo, Card, Verification
+    from quantaudit.card.schema.verdict import SealState
     from quantaudit.common.progress import Job
     from quantaudit.model.sites import Architecture
     from quantaudit.provenance import SiteInfo
@@ -37,6 +41,12 @@ _SITE_WIDTH = 110
 def say(text: str) -> None:
     """One line on stderr."""
     err.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def say_seal(state: SealState, path: Path) -> None:
+    """One line on stderr where a card was edited after it was written, or has no seal."""
+    if state != "sealed":
+        say(f"{path}: {IN_WORDS[state]}")
 
 
 def progress() -> AbstractContextManager[Job]:

@@ -27,6 +27,7 @@ def run(
     output: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="text, json, github, junit or sarif, to stdout.")
     ] = "text",
+    require_sealed: options.RequireSealed = False,
     explain: Annotated[
         str | None, typer.Option(metavar="CODE", help="Print what a rule looks for and why, and exit.")
     ] = None,
@@ -48,20 +49,24 @@ def run(
         raise UsageError(f"{missing} is missing", where="quantaudit gate", hint=EXAMPLE.removeprefix("Example: "))
 
     from quantaudit.card.schema import load_card
+    from quantaudit.card.seal import check_sealed
+    from quantaudit.cli import console
     from quantaudit.policy import load_policy
     from quantaudit.recipe.parse import check_recipe
     from quantaudit.simulate.records import load_simulation
 
     check_recipe(recipe)
     rules, loaded = load_policy(policy), load_card(card)
+    if require_sealed:
+        check_sealed(loaded, card)
     simulated = None if simulation is None else load_simulation(simulation)
 
     # From here on llm-compressor, and with it torch, is needed.
     from quantaudit.gate.run import gate
 
     report = gate(recipe, loaded, rules, simulated)
+    console.say_seal(report.seal, card)
     if output == "text":
-        from quantaudit.cli import console
         from quantaudit.cli.output.gate import show
 
         show(report, console.out)

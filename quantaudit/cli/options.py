@@ -134,6 +134,10 @@ CardProfile = Annotated[
 TemplateDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Templates that replace the shipped ones, file by file.")
 ]
+RequireSealed = Annotated[
+    bool,
+    typer.Option("--require-sealed", help="Refuse a card that was edited after it was written, or that has no seal."),
+]
 Policy = Annotated[str, typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file.")]
 CaseRecipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="llm-compressor recipe.")]
 CaseCard = Annotated[

@@ -21,10 +21,12 @@ def run(
     """Render an activation card as HTML and Markdown."""
     from quantaudit.card.render import write_card
     from quantaudit.card.schema import load_card
+    from quantaudit.card.seal import seal_state
     from quantaudit.cli import console
     from quantaudit.common.files import check_directory
 
     loaded = load_card(card)
+    console.say_seal(seal_state(loaded), card)
     check_directory(out, force=force)
     for path in write_card(loaded, out, template_dir, source=card):
         console.say(f"wrote {path}")

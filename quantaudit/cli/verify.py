@@ -44,12 +44,14 @@ def run(
     if save is not None:
         check_directory(save, force=force, option="--save")
 
+    from quantaudit.card.seal import seal_state
     from quantaudit.common.outcome import EXIT_CODES
     from quantaudit.pipeline.case import read_case
     from quantaudit.policy import load_policy
 
     load_policy(policy)
     files = read_case(case)
+    console.say_seal(seal_state(files.card), case.card)
     with console.progress() as stages:
         stages("starting", 0)
 

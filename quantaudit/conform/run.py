@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from quantaudit.card.schema import Card, Finding, SiteRow
+from quantaudit.card.schema.verdict import SealState
+from quantaudit.card.seal import seal_state
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.conform.artifacts.records import Artifact, Checkpoint, InputRange
 from quantaudit.conform.card_inputs import fused_groups, input_sites
@@ -44,6 +46,7 @@ class Conformance(Row):
     artifact: str
     kind: str
     model: str = Field(description="the model that the card is about")
+    seal: SealState = Field(default="unsealed", description="whether the card is as it was written")
     policy: str
     outcome: Outcome
     linears: int = Field(description="Linears that the card measured")
@@ -78,6 +81,7 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
         artifact=artifact.path,
         kind=artifact.kind,
         model=card.model.name,
+        seal=seal_state(card),
         policy=policy.name,
         outcome=outcome(findings),
         linears=len(sites),

@@ -11,6 +11,8 @@ from compressed_tensors.quantization import QuantizationScheme
 from torch import nn
 
 from quantaudit.card.schema import Card, SiteRow
+from quantaudit.card.schema.verdict import SealState
+from quantaudit.card.seal import seal_state
 from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.recipe_kl import info_scheme, score
 from quantaudit.gate.report import SchemeUse, Score
@@ -71,6 +73,11 @@ class Evidence:
     trials: tuple[TriedScheme, ...]
     skeleton: nn.Module
     linear_inputs: tuple[tuple[tuple[str, ...], SiteRow], ...]
+
+    @cached_property
+    def seal(self) -> SealState:
+        """Whether the card is as it was written."""
+        return seal_state(self.card)
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:

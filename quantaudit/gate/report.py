@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from quantaudit.card.schema.verdict import SealState
 from quantaudit.common.outcome import EXIT_CODES, GateSeverity, Outcome
 from quantaudit.provenance import Number, Row
 
@@ -66,6 +67,7 @@ class GateReport(Row):
     digest: str = Field(description="identity of what the recipe does to the model")
     model: str
     fingerprint: str
+    seal: SealState = Field(default="unsealed", description="whether the card is as it was written")
     policy: str
     limits: Limits = Field(default=Limits(kl=[], top1=[]), description="what the score is held against")
     outcome: Outcome

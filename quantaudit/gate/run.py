@@ -44,6 +44,7 @@ def judge(evidence: Evidence) -> GateReport:
         digest=evidence.resolution.digest,
         model=visible(evidence.card.model.name),
         fingerprint=evidence.card.model.fingerprint,
+        seal=evidence.seal,
         policy=evidence.policy.name,
         limits=Limits(kl=list(evidence.policy.kl.both), top1=list(evidence.policy.top1.both)),
         outcome=outcome,

@@ -58,11 +58,11 @@ def _audit(folder: Path, model: Path) -> None:
     corpus = folder / CORPORA[0]
     small = ["--max-length", SMALL["--max-length"]]
     budget = ["--evaluation-tokens", SMALL["--evaluation-tokens"]]
-    assert quantaudit("report", model, "--corpus", corpus, "--out", card, *small, *budget) == 0
-    shutil.copy(card / "card.json", folder / "card.json")
-    shutil.copy(card / "profile.safetensors", folder / "P")
     samples = ["--samples", SMALL["--samples"]]
-    assert quantaudit("measure", model, *samples, *small, "--out", folder / "profile.safetensors") == 0
+    assert quantaudit("report", model, *samples, *small, *budget, "--out", card) == 0
+    shutil.copy(card / "card.json", folder / "card.json")
+    for name in ("P", "profile.safetensors"):
+        shutil.copy(card / "profile.safetensors", folder / name)
     for part, name in enumerate(("a.safetensors", "b.safetensors"), start=1):
         shard = ["--shard", f"{part}/2"]
         assert quantaudit("measure", model, "--corpus", corpus, *small, *shard, "--out", folder / name) == 0

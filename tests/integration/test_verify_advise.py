@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from quantaudit import cli
 from quantaudit.card.schema import dump_card, load_card
+from quantaudit.card.seal import seal, seal_state
 from quantaudit.common.resources import resource_dir
 from quantaudit.measure.profile import load_profile
 from quantaudit.model.loading import load
@@ -106,7 +107,8 @@ def test_verify_frees_the_model_it_quantized_and_adds_to_the_card_alone(
         assert "model.layers.0.mlp.down_proj.input_scale" in file.keys()  # noqa: SIM118 (not a mapping)
     after = load_card(card)
     assert [row.recipe for row in after.verification] == ["w8a8_static"]
-    assert dump_card(after.model_copy(update={"verification": []})) == before
+    assert seal_state(after) == "sealed"
+    assert dump_card(seal(after.model_copy(update={"verification": []}))) == before
     assert not (folder / "card.json").exists()
 
 

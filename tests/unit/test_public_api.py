@@ -19,6 +19,7 @@ def test_the_exported_names() -> None:
         "__version__",
         "advise",
         "audit",
+        "check_card",
         "conform",
         "gate",
         "load_card",

@@ -108,6 +108,10 @@ class Card(Row):
     landscape: Landscape
     findings: list[Finding]
     verdict: Verdict
+    seal: str | None = Field(
+        default=None,
+        description="SHA-256 over all the rest as JSON with sorted keys, by which edits show; null in older cards",
+    )
 
     def __repr__(self) -> str:
         """At most ten lines: a card has megabytes."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from quantaudit.common.findings import Hit, find_rule
 from quantaudit.common.outcome import Severity
 from quantaudit.policy import Status
 from quantaudit.provenance import Number, Row
+
+SealState = Literal["sealed", "edited", "unsealed"]
+"""Whether a card is as it was written, was edited afterwards, or has no seal by which that would show."""
 
 
 class Finding(Row):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from quantaudit.card.schema import Card, Finding, PeakStability, SiteRow
+from quantaudit.card.seal import seal_state
 from quantaudit.card.views import coverage, experts, groups, landscape, peaks, provenance, schemes
 from quantaudit.card.views.coverage import UnmeasuredLine
 from quantaudit.card.views.experts import ExpertLine
@@ -20,6 +21,11 @@ class CardView:
     """A card as pages and charts read it. The card must not change while its view is in use."""
 
     card: Card
+
+    @cached_property
+    def edited(self) -> bool:
+        """Whether the card was changed after it was sealed."""
+        return seal_state(self.card) == "edited"
 
     @cached_property
     def static(self) -> SchemeInfo | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from quantaudit.card.schema import Card
+from quantaudit.card.seal import seal_state
 from quantaudit.card.text import ABSENT, PRODUCTS, sample_count
 
 _SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
+_SEALS = {"sealed": "holds", "edited": "does not fit: edited after it was written", "unsealed": "none"}
 
 
 def provenance_lines(card: Card) -> list[tuple[str, str]]:
@@ -13,6 +15,7 @@ def provenance_lines(card: Card) -> list[tuple[str, str]]:
     model, corpus, environment = card.model, card.corpus, card.environment
     pairs = [
         ("created", card.created),
+        ("seal", _SEALS[seal_state(card)]),
         ("model", model.spec),
         ("revision", model.revision or ABSENT),
         ("fingerprint of the weights", model.fingerprint),

@@ -12,6 +12,7 @@ FOLDER = Path(quantaudit.card.__file__).parent
 FLOORS = {
     "text": 0,
     "schema": 1,
+    "seal": 2,
     "sections": 2,
     "judge": 2,
     "views": 3,
@@ -22,6 +23,7 @@ FLOORS = {
     "notebook": 5,
     "render": 5,
     "amend": 6,
+    "check": 7,
 }
 
 
