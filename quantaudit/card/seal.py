@@ -19,7 +19,10 @@ IN_WORDS: dict[SealState, str] = {
     "edited": "the card was edited after it was written: its seal does not fit what it says",
     "unsealed": "the card has no seal, so that an edit would not show",
 }
-REMEDY = "make the card again with `quantaudit report`; `quantaudit card --check card.json` shows what differs from its profile"
+REMEDY = (
+    "make the card again with `quantaudit report`; "
+    "`quantaudit card --check card.json` shows what differs from its profile"
+)
 
 
 def seal(card: Card) -> Card:
