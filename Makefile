@@ -14,7 +14,7 @@ DEMO := $(VENV)/.demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage golden mutations check format bench corpus schema sweep clean
+.PHONY: help install demo test coverage golden kills mutations check format bench corpus schema sweep clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -42,6 +42,9 @@ coverage: $(DEMO) ## Run all tests, and list the lines that none of them ran
 
 golden: $(INSTALLED) ## Accept what is written now as the golden files (look at the difference first)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/golden --regen-all
+
+kills: $(INSTALLED) ## Kill commands at a hundred random moments, and look at what is left and what the next run makes of it
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 100
 
 mutations: $(INSTALLED) ## Damage artifacts of all presets in every way, and count what conform finds (an hour)
 	OMP_NUM_THREADS=1 QUANTAUDIT_ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -s tests/integration/test_conform_presets.py

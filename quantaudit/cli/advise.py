@@ -49,10 +49,13 @@ def run(
         bool, typer.Option(help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples.")
     ] = True,
     force: options.Force = False,
+    resume: options.Resume = False,
 ) -> None:
     """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none."""
     from quantaudit.cli import console
     from quantaudit.common.files import check_file
+    from quantaudit.common.outputs.claims import Output
+    from quantaudit.common.outputs.resume import RunState
 
     check_file(out, force=force)
 
@@ -63,6 +66,7 @@ def run(
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
     files = read_case(case)
     console.say_seal(seal_state(files.card), case.card)
+    state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
     with console.progress() as stages:
         stages("starting", 0)
 
@@ -70,8 +74,9 @@ def run(
         from quantaudit.pipeline.advise import advise_case
 
         offers = Offers(moving_averages=moving_averages, unquantized=unquantized, smoothing=smoothing)
-        advised = advise_case(files, goal, offers, stages=stages, say=console.say)
+        advised = advise_case(files, goal, offers, stages=stages, say=console.say, state=state)
         advised.write(out, case.card)
+        state.done()
     advice = advised.advice
     console.out.print(console.advice_table(advice.info))
     if advice.unmeasured and not unquantized:

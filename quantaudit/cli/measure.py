@@ -31,11 +31,14 @@ def run(
     shard: options.ShardOf = None,
     export_reference: Reference = None,
     force: options.Force = False,
+    resume: options.Resume = False,
 ) -> None:
     """Measure activation statistics at every site of a model."""
     from quantaudit.cli import console
     from quantaudit.common.files import check_file
+    from quantaudit.common.outputs.claims import Output
     from quantaudit.common.outputs.file_set import file_set
+    from quantaudit.common.outputs.resume import RunState
     from quantaudit.errors import UsageError
     from quantaudit.measure.shard import parse_shard
 
@@ -59,19 +62,21 @@ def run(
         # The paper's numbers are of models as they load.
         settings = settings.changed(attention="native")
     files = open_files(settings)
+    state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
     with console.progress() as stages:
         stages("starting", 0)
 
         # From here on torch is needed.
         from quantaudit.pipeline.measure import measure as run_measure
 
-        profile = run_measure(settings, files=files, shard=part, stages=stages, say=console.say)
+        profile = run_measure(settings, files=files, shard=part, stages=stages, say=console.say, state=state)
     with file_set(out.parent) as written:
         written.write(out.name, profile_bytes(profile))
         if export_reference is not None:
             from quantaudit.measure.paper import reference_json
 
             written.write_outside(export_reference, reference_json(profile).encode("utf-8"))
+    state.done()
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))
     if export_reference is not None:

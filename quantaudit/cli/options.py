@@ -123,6 +123,14 @@ Seed = Annotated[
     int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split, and of a dataset's shuffle.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from a run with the same inputs and options that was interrupted; the result is the same, byte for "
+        "byte.",
+    ),
+]
 OutFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")]
 ProfileFile = Annotated[Path | None, typer.Option(metavar="PROFILE", help="Use a profile measured before.")]
 MovedCorpus = Annotated[

@@ -34,10 +34,13 @@ def run(
     ] = False,
     template_dir: options.TemplateDir = None,
     force: options.Force = False,
+    resume: options.Resume = False,
 ) -> None:
     """Measure a checkpoint, predict what INT8 does to it, and write its activation card."""
     from quantaudit.cli import console
     from quantaudit.common.files import check_directory
+    from quantaudit.common.outputs.claims import Output
+    from quantaudit.common.outputs.resume import RunState
 
     folder = out or default_folder(model.model)
     check_directory(folder, force=force)
@@ -55,6 +58,7 @@ def run(
     settings = Settings(model=model, corpus=corpus, measure=measure, simulate=simulate)
     files = open_files(settings)
     measured = load_profile(profile) if profile else None
+    state = RunState(Output(option="--out", path=folder, folder=True), resume=resume, say=console.say)
     with console.progress() as stages:
         stages("starting", 0)
 
@@ -70,9 +74,11 @@ def run(
             redact_text=redact_text,
             stages=stages,
             say=console.say,
+            state=state,
         )
         others = {"profile.safetensors": profile_bytes(result.profile), "scales.safetensors": scales(result.profile)[0]}
         written = write_card(result.card, folder, template_dir, others=others)
+        state.done()
     console.show_verdict(result.card)
     console.say(f"open {next(path for path in written if path.suffix == '.html')}")
 

@@ -72,6 +72,7 @@ class StatisticsCollector:
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
         self._batch: Batch | None = None
         self.routing = Routing(architecture.expert_lists, all_tokens=all_tokens)
+        self._earlier: Mapping[tuple[str, Split], SiteStatistics] = {}
         self.odd: dict[str, str] = {}
         """Sites whose rows are not those of the tokens, and what they are."""
 
@@ -136,15 +137,24 @@ class StatisticsCollector:
         recorder = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._experts_of)
         return self._records.setdefault((site, tensor.dtype, tensor.device), recorder)
 
-    def result(self) -> dict[tuple[str, Split], SiteStatistics]:
-        """Statistics of every site that fired; a site with parts is their merge."""
+    def go_on_from(self, statistics: Mapping[tuple[str, Split], SiteStatistics], odd: Mapping[str, str]) -> None:
+        """Begin with what was `gathered` of earlier batches. odd: sites that were dropped, and why."""
+        self._earlier, self.odd = statistics, dict(odd)
+
+    def gathered(self) -> dict[tuple[str, Split], SiteStatistics]:
+        """Statistics so far of every site that fired, but for sites with parts; more may be added afterwards."""
         self._settle_routing()
-        statistics: dict[tuple[str, Split], SiteStatistics] = {}
+        statistics = {key: value for key, value in self._earlier.items() if key[0] not in self.odd}
         for (site, _, _), record in self._records.items():
             for index, split in enumerate(SPLITS):
                 part, key = record.result(index), (site, split)
                 if part is not None:
                     statistics[key] = merge(statistics[key], part) if key in statistics else part
+        return statistics
+
+    def result(self) -> dict[tuple[str, Split], SiteStatistics]:
+        """Statistics of every site that fired; a site with parts is their merge."""
+        statistics = self.gathered()
         for info in self._sites:
             for split in SPLITS:
                 parts = [statistics[part, split] for part in info.parts if (part, split) in statistics]

@@ -277,12 +277,7 @@ def save_profile(profile: Profile, path: str | Path) -> None:
 
 def profile_bytes(profile: Profile) -> bytes:
     """A profile as a safetensors file; the same bytes for the same statistics and provenance."""
-    arrays: dict[str, np.ndarray] = {}
-    encodings: dict[str, str] = {}
-    for (site, split), value in profile._sorted():
-        key = f"{site}/{split}/"
-        encodings[key] = value.distribution.encoding
-        arrays |= {key + name: np.ascontiguousarray(array) for name, array in arrays_of(value).items()}
+    arrays, encodings = statistics_arrays(profile.statistics)
     # One key only: safetensors writes several metadata keys in random order.
     metadata = {
         "format_version": FORMAT_VERSION,
@@ -291,6 +286,26 @@ def profile_bytes(profile: Profile) -> bytes:
     }
     data: bytes = save(arrays, metadata={"quantaudit": json.dumps(metadata, ensure_ascii=False)})
     return data
+
+
+def statistics_arrays(
+    statistics: Mapping[tuple[str, Split], SiteStatistics],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Statistics as arrays by `<site>/<split>/<name>`, and by `<site>/<split>/` how values are encoded."""
+    arrays: dict[str, np.ndarray] = {}
+    encodings: dict[str, str] = {}
+    for (site, split), value in sorted(statistics.items()):
+        key = f"{site}/{split}/"
+        encodings[key] = value.distribution.encoding
+        arrays |= {key + name: np.ascontiguousarray(array) for name, array in arrays_of(value).items()}
+    return arrays, encodings
+
+
+def statistics_from(
+    arrays: Mapping[str, np.ndarray], encodings: Mapping[str, Encoding]
+) -> dict[tuple[str, Split], SiteStatistics]:
+    """The inverse of `statistics_arrays`. Raises KeyError, TypeError and ValueError for others."""
+    return {_key(key): _statistics(key, value, arrays) for key, value in encodings.items()}
 
 
 def load_profile(path: str | Path, *, whole: bool = True) -> Profile:
@@ -343,7 +358,7 @@ def _load_profile(path: Path) -> Profile:
         provenance = Provenance.model_validate(metadata["provenance"])
         return Profile(
             provenance=provenance,
-            statistics={_key(key): _statistics(key, value, arrays) for key, value in metadata["encodings"].items()},
+            statistics=statistics_from(arrays, metadata["encodings"]),
         )
     except ValidationError as error:
         raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error

@@ -17,12 +17,13 @@ from quantaudit.common.choices import Experts
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
+from quantaudit.measure.finished_batches import run_batches
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
 from quantaudit.measure.undersampled_experts import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, batches, count_batches, forward, last_logit_only
+from quantaudit.model.forward.batches import Batch, batches, count_batches, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import non_text_sites
@@ -74,10 +75,8 @@ def measure(
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(last_logit_only(loaded.model))
         whole = in_batches()
-        for batch in whole if shard is None else shard.deal(whole):
-            collector.batch = batch
-            forward(loaded.model, batch)
-            progress(batch.tokens)
+        dealt = whole if shard is None else shard.deal(whole)
+        run_batches(loaded.model, collector, dealt, fired=fired, ran=ran, progress=progress)
 
     statistics = collector.result()
     profile = Profile.assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from quantaudit.measure.collector import StatisticsCollector
+from quantaudit.measure.finished_batches import run_batches
 from quantaudit.measure.profile import Profile, tokens, undersampled_experts, undersampled_inputs
-from quantaudit.model.forward.batches import Batch, forward, last_logit_only
+from quantaudit.model.forward.batches import Batch, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.loading.load import LoadedModel
@@ -59,12 +61,10 @@ def run_undersampled_on_all_tokens(
     extra = _ExtraRuns(loaded.model, experts, collector)
     with ExitStack() as stack:
         stack.enter_context(collector.routing.follow(loaded.model))
-        stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
+        fired = stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
         stack.enter_context(last_logit_only(loaded.model))
         extra.attach(stack)
-        for batch in batches():
-            collector.batch = batch
-            forward(loaded.model, batch)
+        run_batches(loaded.model, collector, batches(), fired=fired, ran=Counter())
     names = {site.name for site in inputs}
     over_all = {key: value for key, value in collector.result().items() if key[0] in names}
     reached = {name for name, _ in over_all}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.card.amend import amend_card
+from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.pipeline.case import CaseFiles, open_case
+from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.prepare import Say, silent
 from quantaudit.pipeline.schedule import announce_stages
 from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
@@ -35,11 +37,18 @@ class AdvisedRecipe:
 
 
 def advise_case(
-    files: CaseFiles, goal: Goal, offers: Offers, *, stages: Stages = silent_stages, say: Say = silent
+    files: CaseFiles,
+    goal: Goal,
+    offers: Offers,
+    *,
+    stages: Stages = silent_stages,
+    say: Say = silent,
+    state: RunState | None = None,
 ) -> AdvisedRecipe:
     """The least change of a recipe that reaches the goal, simulated before it is given.
 
-    Raises RecipeError where the recipe does what cannot be simulated, and other QuantauditErrors for files that do not
+    state: what a run before had finished, and where this one keeps what it finishes. Raises RecipeError where the
+    recipe does what cannot be simulated, and other QuantauditErrors for files that do not
     belong together.
     """
     case = open_case(files, stages, say)
@@ -58,7 +67,13 @@ def advise_case(
                 smoothing=offers.smoothing,
             ),
         )
-        advice = advise(case.opened, goal, offers, stages=stages)
+        about = {
+            "recipe": files.spec.recipe.read_text(encoding="utf-8"),
+            "goal": asdict(goal),
+            "offers": asdict(offers),
+        }
+        with resumable(state, inputs, files.profile, verb="advise", **about):
+            advice = advise(case.opened, goal, offers, stages=stages)
         stages(RENDERING, 0)
         text = amended(advice, files.card.model, inputs.loaded.model)
         return AdvisedRecipe(advice=advice, text=text, card_created=files.card.created)

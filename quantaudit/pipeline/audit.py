@@ -9,11 +9,14 @@ from time import perf_counter
 from quantaudit.card.build import build_card
 from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card
+from quantaudit.common.outputs.resume import RunState, units_of
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.measure.finished_batches import pack_profile, unpack_profile
 from quantaudit.measure.profile import Profile
 from quantaudit.pipeline.files import InputFiles
+from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
-from quantaudit.pipeline.prepare import Say, prepare, silent
+from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.pipeline.settings_of_profile import recorded_arithmetic
 from quantaudit.policy import load_policy
@@ -45,10 +48,13 @@ def audit(
     redact_text: bool = False,
     stages: Stages = silent_stages,
     say: Say = silent,
+    state: RunState | None = None,
 ) -> Audit:
     """Everything that `quantaudit report` does, except writing files.
 
     files: those of the settings, where they are read already. profile: one measured before, to skip measuring.
+    state: what a run before had finished, and where this one keeps what it finishes.
+
     Raises a QuantauditError that names cause and remedy.
     """
     rules = load_policy(policy)
@@ -64,11 +70,12 @@ def audit(
     stage_done("loading")
     announce(inputs, stages, say, partial(schedule, inputs, measured=profile is not None, rendered=True))
     stage_done("timing")
-    if profile is None:
-        profile = measure_inputs(inputs, stages)
-        stage_done("measuring")
-    simulation = simulate_inputs(inputs, profile, stages)
-    stage_done("simulating")
+    with resumable(state, inputs, profile, verb="report"):
+        if profile is None:
+            profile = _measured(inputs, stages)
+            stage_done("measuring")
+        simulation = simulate_inputs(inputs, profile, stages)
+        stage_done("simulating")
     stages(RENDERING, 0)
     scales = scale_rows(profile)
     if redact_text or profile.provenance.corpus.redacted:
@@ -76,3 +83,14 @@ def audit(
         profile = redact(profile)
     card = build_card(profile, scales, simulation, rules, timings=timings)
     return Audit(card=card, profile=profile, simulation=simulation)
+
+
+def _measured(inputs: AuditInputs, stages: Stages) -> Profile:
+    """The profile, of which a run that is resumed takes over what it had."""
+    units = units_of("measured")
+    packed = units.get("profile")
+    if packed is not None:
+        return unpack_profile(packed)
+    profile = measure_inputs(inputs, stages)
+    units.put("profile", pack_profile(profile))
+    return profile

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
 from quantaudit.pipeline.files import InputFiles
+from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import Say, prepare, silent
 from quantaudit.pipeline.schedule import announce, schedule
@@ -21,8 +23,11 @@ def measure(
     shard: Shard | None = None,
     stages: Stages = silent_stages,
     say: Say = silent,
+    state: RunState | None = None,
 ) -> Profile:
     """The profile of a model on a corpus, or on a shard of it. files: those of the settings, where they are open.
+
+    state: what a run before had finished, and where this one keeps what it finishes.
 
     Raises a QuantauditError that names cause and remedy.
     """
@@ -30,4 +35,5 @@ def measure(
     announce(
         inputs, stages, say, partial(schedule, inputs, simulated=False, shards=1 if shard is None else shard.count)
     )
-    return measure_inputs(inputs, stages, shard)
+    with resumable(state, inputs, verb="measure", shard=str(shard)):
+        return measure_inputs(inputs, stages, shard)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
 
 
+FinishedEffect = tuple[str, str, float | None, float | None, float | None]
+"""(group name, scheme name, damage, damage of weights only, price): what replays make of an effect."""
+
+
 @dataclass(slots=True, kw_only=True)
 class GroupEffect:
     """The effect on the model of quantizing one fused group alone, filled in by one stage after the other.
@@ -34,6 +38,11 @@ class GroupEffect:
     def key(self) -> tuple[str, str]:
         """(group name, scheme name)."""
         return self.group.name, self.scheme.name
+
+    @property
+    def finished(self) -> FinishedEffect:
+        """What a run that is interrupted keeps after replays."""
+        return *self.key, self.damage, self.damage_weights_only, self.price
 
     @property
     def in_block(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.measure.profile import Profile
@@ -17,7 +18,7 @@ from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.experiment import Experiment, GroupOptions, InputRanges
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
-from quantaudit.simulate.group_effect import GroupEffect
+from quantaudit.simulate.group_effect import FinishedEffect, GroupEffect
 from quantaudit.simulate.logits.baselines import baseline_plans
 from quantaudit.simulate.logits.one_group import sample_groups, simulate_alone
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor, rounding_floor
@@ -130,17 +131,44 @@ def _called_groups(experiment: Experiment, profile: Profile) -> list[Group]:
 
 
 def _predict_groups(experiment: Experiment, quantizable: Experiment, options: GroupOptions, stages: Stages) -> _Groups:
-    recorded, note = record_pass(experiment, source=options.score, stages=stages)
-    effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)))
+    effects, with_gradients, note = _replayed(experiment, options, stages)
     tick = stages("measuring the rounding floor", len(experiment.samples), "samples")
     floor = rounding_floor(experiment.model, experiment.architecture.blocks, experiment.samples, progress=tick)
     simulate_alone(quantizable, sample_groups(effects, INT8_STATIC.name, options.single), stages=stages)
-    if not recorded.draws:
+    if not with_gradients:
         price_from_damage(quantizable, effects, floor, stages=stages)
-    source: PriceSource | None = "gradient" if recorded.draws else "damage"
+    source: PriceSource | None = "gradient" if with_gradients else "damage"
     if all(effect.price is None for effect in effects):
         source, note = None, note or "no prices: what came back, or the damage, was not finite"
     return _Groups(effects=effects, floor=floor, source=source, note=note)
+
+
+def _replayed(
+    experiment: Experiment, options: GroupOptions, stages: Stages
+) -> tuple[list[GroupEffect], bool, str | None]:
+    """Effects by replays of blocks, whether prices are from gradients, and why not.
+
+    A run that is resumed takes over the groups that were replayed. What replays need is in memory alone: the pass that
+    records it runs again, unless all of them were.
+    """
+    units = units_of("replays")
+    finished = units.get_json("all")
+    if finished is not None:
+        return [restored(experiment, row) for row in finished["effects"]], finished["gradients"], finished["note"]
+    recorded, note = record_pass(experiment, source=options.score, stages=stages)
+    with_gradients = recorded.draws > 0
+    effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)), units=units)
+    rows = [effect.finished for effect in effects]
+    units.put_json("all", {"effects": rows, "gradients": with_gradients, "note": note})
+    return effects, with_gradients, note
+
+
+def restored(experiment: Experiment, row: FinishedEffect) -> GroupEffect:
+    """The effect of which `row` is what an interrupted run kept."""
+    name, scheme_name, damage, damage_weights_only, price = row
+    group = next(group for group in experiment.groups if group.name == name)
+    scheme = next(scheme for scheme in experiment.schemes if scheme.name == scheme_name)
+    return GroupEffect(group=group, scheme=scheme, damage=damage, damage_weights_only=damage_weights_only, price=price)
 
 
 def _unigram_perplexity(

@@ -38,12 +38,11 @@ class Output:
     folder: bool = False
     writes: tuple[str, ...] | None = None
 
-    @property
-    def lock(self) -> Path:
-        """Held for as long as the command runs."""
+    def hidden(self, name: str) -> Path:
+        """Where something of ours is kept while the command runs: inside a folder, next to a file."""
         if self.folder:
-            return self.path / f"{PREFIX}run.lock"
-        return self.path.with_name(f".{self.path.name}{PREFIX}run.lock")
+            return self.path / f"{PREFIX}{name}"
+        return self.path.with_name(f".{self.path.name}{PREFIX}{name}")
 
 
 _CLAIMED: ContextVar[tuple[Output, ...]] = ContextVar("claimed", default=())
@@ -67,7 +66,7 @@ def claimed(outputs: Sequence[Output], inputs: Mapping[str, Path]) -> Iterator[N
         finish(path if path.is_dir() else path.parent)
     with ExitStack() as stack:
         for output in outputs:
-            stack.enter_context(locked(output.lock, what=output.path))
+            stack.enter_context(locked(output.hidden("run.lock"), what=output.path))
             remove_leftovers(output.path, folder=output.folder)
         token = _CLAIMED.set(tuple(outputs))
         stack.callback(_CLAIMED.reset, token)

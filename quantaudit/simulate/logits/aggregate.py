@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.simulate.quantized.plan import Plan
@@ -29,6 +30,19 @@ class SampleScore:
     loss: NDArray[np.float64]
     loss_base: NDArray[np.float64]
     drift: NDArray[np.float64]
+
+    def to_bytes(self) -> bytes:
+        """For `from_bytes`."""
+        data: bytes = save({name: getattr(self, name) for name in _ARRAYS})
+        return data
+
+    @classmethod
+    def from_bytes(cls, sample: TokenizedSample, data: bytes) -> SampleScore:
+        """The score of that sample, every bit of it."""
+        return cls(sample=sample, **load(data))
+
+
+_ARRAYS = ("kl", "agreed", "loss", "loss_base", "drift")
 
 
 def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:

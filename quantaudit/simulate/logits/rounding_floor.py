@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import Batch, batches, forward
@@ -58,9 +59,17 @@ def rounding_floor(
     chosen = sorted({round(i * (len(blocks) - 1) / max(depths - 1, 1)) for i in range(depths)})
     sums, scratch = dict.fromkeys(chosen, 0.0), Scratch()
     skips = len(chosen) > 1 and can_skip(model, blocks, samples)
-    for batch in batches(samples, 1, pad=0, device=device):
-        for depth, kl in _perturbed_kls(model, blocks, batch, chosen, generator, scratch, skips):
-            sums[depth] += kl
+    units = units_of("rounding floor")
+    finished = units.get_json("samples") or {"samples": 0}
+    if finished["samples"]:
+        sums = dict(zip(chosen, finished["sums"], strict=True))
+        generator.set_state(torch.tensor(list(bytes.fromhex(finished["generator"])), dtype=torch.uint8))
+    for number, batch in enumerate(batches(samples, 1, pad=0, device=device), 1):
+        if number > finished["samples"]:
+            for depth, kl in _perturbed_kls(model, blocks, batch, chosen, generator, scratch, skips):
+                sums[depth] += kl
+            state = bytes(generator.get_state().tolist()).hex()
+            units.put_json("samples", {"samples": number, "sums": [*sums.values()], "generator": state})
         progress()
     tokens = sum(len(sample.ids) for sample in samples)
     return RoundingFloor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantaudit.common.outputs.resume import Units, units_of
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward
@@ -81,22 +82,39 @@ def score_plans(
     """Scores of the model under every plan against the unmodified model, on the same tokens.
 
     blocks: paths of the decoder blocks whose drift is recorded. taps: by module path, what is given its input while the
-    unquantized model runs. `progress` is called after each sample and plan.
+    unquantized model runs. `progress` is called after each sample and plan. Scores that an
+    interrupted run had are taken over; the unquantized model runs again where something is left to do.
     """
     scores: list[list[SampleScore]] = [[] for _ in plans]
-    weights, scratch = PlanWeights(), Scratch()
+    weights, scratch, units = PlanWeights(), Scratch(), units_of("scores")
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
+        finished = [_finished(units, index, chunk) for index in range(len(plans))]
+        needed = [s for s in chunk if taps or any(s.index not in scored for scored in finished)]
         clean: list[Clean] = []  # what one round keeps is gone before the next begins
         with _inputs(model, taps):
-            clean = list(_clean(model, chunk, blocks))
-        for plan, plan_scores in zip(plans, scores, strict=True):
-            with (
-                smoothed(model, plan.smoothed),
-                quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
-            ):
-                plan_scores += _scores(model, clean, blocks, scratch, progress)
+            clean = list(_clean(model, needed, blocks))
+        for index, (plan, scored) in enumerate(zip(plans, finished, strict=True)):
+            pending = [base for base in clean if base.sample.index not in scored]
+            for _ in scored:
+                progress()
+            if pending:
+                with (
+                    smoothed(model, plan.smoothed),
+                    quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
+                ):
+                    for score in _scores(model, pending, blocks, scratch, progress):
+                        if units.kept:
+                            units.put(f"{index} {score.sample.index}", score.to_bytes())
+                        scored[score.sample.index] = score
+            scores[index] += [scored[sample.index] for sample in chunk]
     return [recipe_row(plan, plan_scores) for plan, plan_scores in zip(plans, scores, strict=True)]
+
+
+def _finished(units: Units, index: int, samples: Sequence[TokenizedSample]) -> dict[int, SampleScore]:
+    """Scores that an interrupted run had, under the plan of an index, by the sample's own."""
+    kept = {sample.index: (sample, units.get(f"{index} {sample.index}")) for sample in samples}
+    return {number: SampleScore.from_bytes(sample, data) for number, (sample, data) in kept.items() if data is not None}
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from quantaudit.common.outputs.resume import NO_UNITS, Units
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_outputs
@@ -68,6 +69,7 @@ def replay_groups(
     only: Mapping[str, Container[str]] | None = None,
     damage: bool = True,
     weights_only: bool = True,
+    units: Units = NO_UNITS,
 ) -> list[GroupEffect]:
     """Damage of every fused group under every scheme, and its price where the pass had a backward pass.
 
@@ -75,7 +77,7 @@ def replay_groups(
     the columns of its weights multiplied. only: by group name, names of the schemes that it is replayed under; under
     others nothing is measured. damage: whether to measure it, or prices alone, for which replays are shorter.
     weights_only: whether to replay each group once more for every way to quantize its weights, with its input
-    unmodified; a ranking needs none.
+    unmodified; a ranking needs none. units: groups that an interrupted run had replayed.
 
     Nothing is measured of a group whose static range is not finite; Linears outside the blocks have no damage. The
     recorded calls are forgotten block by block. `progress` is called after each group and variant.
@@ -89,19 +91,41 @@ def replay_groups(
         calls = recorded.calls[path]
         if not calls:  # a layer that the model skips has nothing to replay
             continue
-        runs = clean_runs(model.get_submodule(path), path, inside, calls, recorded.branches)
+        pending = [group for group in inside if not _take_over(of_block[group.name], units)]
         for group in inside:
+            if group not in pending:
+                _tick_all(experiment, group, only, progress)
+        runs = clean_runs(model.get_submodule(path), path, inside, calls, recorded.branches) if pending else []
+        for group in pending:
             smoothing = {name: by_group[group.name] for name, by_group in factors.items() if group.name in by_group}
             branch = recorded.branches.get(group.name, ResidualBranch())
             replay = _Replay(experiment, path, group, runs, branch, smoothing, recorded.draws, damage)
             replayed = schemes_of(experiment, group, only)
             replay.fill([e for e in of_block[group.name] if e.scheme in replayed], progress, weights_only)
+            units.put_json(group.name, [[e.damage, e.damage_weights_only, e.price] for e in of_block[group.name]])
         calls.clear()
     outside = [group for group in architecture.groups if group.layer is None]
     effects += [GroupEffect(group=group, scheme=scheme) for group in outside for scheme in schemes]
     for effect in effects:
         effect.price = recorded.prices.get(effect.key, effect.price)
     return effects
+
+
+def _take_over(effects: Sequence[GroupEffect], units: Units) -> bool:
+    """Whether a group was replayed by an interrupted run; its effects, one for each scheme, are filled in then."""
+    rows = units.get_json(effects[0].group.name) if effects else None
+    for effect, row in zip(effects, rows or [], strict=rows is not None):
+        effect.damage, effect.damage_weights_only, effect.price = row
+    return rows is not None
+
+
+def _tick_all(
+    experiment: Experiment, group: Group, only: Mapping[str, Container[str]] | None, progress: Advance
+) -> None:
+    """As often as replaying a group would."""
+    schemes = schemes_of(experiment, group, only)
+    for _ in range(len(schemes) + len(_weight_variants(schemes))):
+        progress()
 
 
 @dataclass(frozen=True, slots=True)

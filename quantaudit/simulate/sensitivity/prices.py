@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Group
@@ -75,6 +76,10 @@ def price_groups(
     factors, only: as for `replay_groups`. draws: backward passes averaged for each sample. `progress` is called after
     each sample, and as `replay_groups` does. Raises MeasurementError where the backward pass fails.
     """
+    units = units_of("prices")
+    finished = units.get_json("all")
+    if finished is not None:
+        return {(group, scheme): price for group, scheme, price in finished}
     plain = [scheme for scheme in experiment.schemes if scheme.name not in factors]
     at_linears = replace(experiment.only(outside_blocks(experiment)), schemes=plain)
     linears = LinearSensitivity(experiment=at_linears, only=only)
@@ -83,8 +88,9 @@ def price_groups(
     except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     effects = replay_groups(
-        experiment, recorded, progress, factors=factors, only=only, damage=False, weights_only=False
+        experiment, recorded, progress, factors=factors, only=only, damage=False, weights_only=False, units=units
     )
+    units.put_json("all", [[*effect.key, effect.price] for effect in effects])
     return {effect.key: effect.price for effect in effects}
 
 
