@@ -1,6 +1,8 @@
 # Everything a developer or a first-time user runs. `make` alone lists it.
 
 PYTHON ?= python3
+# Inputs of `make fuzz`.
+INPUTS ?= 20000
 # Test processes at a time; each loads torch and a small model.
 JOBS ?= 2
 VENV ?= .venv
@@ -14,7 +16,7 @@ DEMO := $(VENV)/.demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage golden kills mutations check format bench corpus schema sweep clean
+.PHONY: help install demo test coverage golden kills mutations fuzz check format bench corpus schema sweep clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -49,6 +51,9 @@ kills: $(INSTALLED) ## Kill commands at a hundred random moments, and look at wh
 mutations: $(INSTALLED) ## Damage artifacts of all presets in every way, and count what conform finds (an hour)
 	OMP_NUM_THREADS=1 QUANTAUDIT_ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -s tests/integration/test_conform_presets.py
 
+fuzz: $(INSTALLED) ## Run 20,000 mutated inputs over every reader and verb (hours; INPUTS=…, findings in fuzz/)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs $(INPUTS) --jobs $(JOBS) --out fuzz
+
 check: $(INSTALLED) ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -77,4 +82,4 @@ sweep: $(INSTALLED) ## Measure a tiny model of every architecture that transform
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.sweep --results sweep.jsonl
 
 clean: ## Remove the environment and the demo's output
-	rm -rf $(VENV) quantaudit-demo
+	rm -rf $(VENV) quantaudit-demo fuzz

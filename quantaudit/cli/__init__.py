@@ -67,6 +67,8 @@ def main() -> None:
         if stop.code != 130:
             raise
         _fail("interrupted", 130, debug)  # inside a verb typer takes the interrupt, and says nothing
+    except MemoryError:
+        _fail("not enough memory\ngive a smaller input, or more memory", 2, debug)
     except Exception as error:
         reason = str(error).strip().splitlines()[:1] or [""]
         _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)

@@ -28,7 +28,7 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module | None:
     architectures = config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     cls, settings = getattr(transformers, str(name), None), transformers.CONFIG_MAPPING
-    if cls is None or config.get("model_type") not in settings or "auto_map" in config:
+    if cls is None or str(config.get("model_type")) not in settings or "auto_map" in config:
         return None
     plain = {key: value for key, value in config.items() if not key.startswith(("quantization", "compression"))}
     return _built(json.dumps(plain, sort_keys=True))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantaudit.common.reading.corpus_files import read_lines, read_whole
+from quantaudit.common.reading.json_document import parse_json
 from quantaudit.corpus import stream
 from quantaudit.corpus.normalize import CONTENTS, SHAPE, check_columns, columns, made_of, normalize
 from quantaudit.corpus.rows import CorpusRow, Message, digest, parse_row
@@ -111,19 +109,15 @@ def _unread_images(path: Path, column: str | None) -> list[str]:
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
     """(line or row number from 1, record) for every line or row that is not empty."""
-    text = _text(path)
     if (suffix := str(_suffix(path))).startswith(".json") and not suffix.startswith(".jsonl"):
-        records = _json(text, str(path), "one JSON list of rows")
+        records = _json(read_whole(path), str(path), "one JSON list of rows")
         if not isinstance(records, list):
             raise CorpusError(
                 "not a list of rows", where=str(path), hint="one JSON list of rows, or .jsonl: one a line"
             )
         yield from enumerate(records, start=1)
         return
-    # Only \n ends a line: str.splitlines would also break at separators that JSON strings may hold.
-    # Files that were joined have byte order marks inside.
-    lines = ((number, line.lstrip("\ufeff")) for number, line in enumerate(text.split("\n"), start=1))
-    for number, line in lines:
+    for number, line in read_lines(path):
         if line.strip():
             yield (
                 number,
@@ -131,25 +125,11 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
             )
 
 
-def _text(path: Path) -> str:
-    """A file's text, with \n at the end of every line. Editors on Windows begin it with a mark, which is no text."""
-    try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
-        return io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"cannot be read as UTF-8: {error}", where=str(path), hint="save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        hint = "it must be a whole gzip file, or end otherwise" if path.name.lower().endswith(".gz") else "check it"
-        raise CorpusError(f"cannot be read: {error}", where=str(path), hint=hint) from error
-
-
 def _json(text: str, where: str, hint: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+        return parse_json(text)
+    except ValueError as error:
+        reason = getattr(error, "msg", str(error))
         raise CorpusError(f"not JSON: {reason}", where=where, hint=hint) from error
 
 

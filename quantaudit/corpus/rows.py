@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
 
+from quantaudit.common.reading.regular_files import check_regular
 from quantaudit.corpus.normalize import CONTENTS, SHAPE
 from quantaudit.errors import CorpusError
 from quantaudit.provenance import Split, explain
 
+PIXELS = 100_000_000
+"""Of one image; a file of a few kilobytes can unpack to any number of them."""
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -189,7 +192,10 @@ def _picture(path: Path, where: str) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        check_regular(path)
         with Image.open(path) as image:
+            if image.width * image.height > PIXELS:
+                raise ValueError(f"{image.width:,} by {image.height:,} pixels, and at most {PIXELS:,} are read")
             image.load()
         return Picture(path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     except FileNotFoundError as error:

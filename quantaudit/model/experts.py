@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from quantaudit.model.declared import check_experts
+
 _TOKENS = 8
 """Random tokens on which experts are compared."""
 _LARGEST = 3
@@ -47,6 +49,7 @@ def linearize(model: nn.Module) -> Linearization:
     stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
     if not stacked:
         return Linearization()  # llm-compressor takes seconds to import
+    check_experts(sum(len(next(module.parameters())) for _, module in stacked))
 
     split = left = 0
     right: dict[type, bool] = {}

@@ -24,6 +24,11 @@ def inert_but_colors(text: str) -> str:
     return "".join(part if index % 2 else inert(part) for index, part in enumerate(_COLORS.split(text)))
 
 
+def without_colors(text: str) -> str:
+    """Text without sequences that set colors."""
+    return _COLORS.sub("", text)
+
+
 def inert_json(text: str) -> str:
     """A JSON document with the same values, its hidden characters as JSON's escapes."""
     return _HIDES.sub(_json_escape, text)

@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any, TextIO
 
-from quantaudit.common.printing.inert import inert_but_colors
+from quantaudit.common.printing.inert import inert_but_colors, without_colors
 from quantaudit.errors import OutputError
 
 
@@ -116,5 +116,6 @@ class _Filtered(_Guarded):
         return self.guarded
 
     def write(self, text: Any) -> int:
-        """Write what has been made inert."""
-        return super().write(inert_but_colors(text))
+        """Write what has been made inert; libraries color their warnings for logs too."""
+        colored = inert_but_colors(text)
+        return super().write(colored if self._stream.isatty() else without_colors(colored))

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from quantaudit.common.reading.regular_files import special_kind
 from quantaudit.conform.artifacts.records import Artifact, InputRange, OtherScale
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.provenance import ModuleInfo
@@ -37,9 +38,12 @@ def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
             where=str(path),
             hint="pip install 'quantaudit[openvino]'",
         ) from error
+    for file in (path, path.with_suffix(".bin")):
+        if kind := special_kind(file):
+            raise ModelError(f"is {kind}, not a file", where=str(file), hint="give the .xml with its .bin next to it")
     try:
         model = openvino.Core().read_model(path)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # names that are no UTF-8 among them
         lines = [line for line in str(error).splitlines() if line.strip()] or ["unknown format"]
         raise ModelError(
             f"cannot be read: {lines[-1].strip()}", where=str(path), hint="give the .xml with its .bin next to it"

@@ -35,7 +35,8 @@ def read_quanto(folder: Path) -> Artifact:
     if path is None:
         raise ModelError("holds no quantization map", where=str(folder), hint=f"save it as {MAPS[0]}")
     settings = read_json(path)
-    if not isinstance(settings, dict) or not all(isinstance(row, dict) for row in settings.values()):
+    rows = settings.values() if isinstance(settings, dict) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(kind, str) for kind in row.values()) for row in rows):
         raise ModelError("is not a quantization map", where=str(path), hint="save it with optimum-quanto")
     tensors = Tensors(folder)
     inputs, others, missing = [], [], []

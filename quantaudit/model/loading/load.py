@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
+from quantaudit.model.declared import check_declared, no_more_than_stored
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.checkpoint import Checkpoint, check_loaded, file_states, without_adapter
 from quantaudit.model.loading.classes import auto_class, class_doubts
@@ -94,16 +95,22 @@ def parse_device(name: str) -> torch.device:
 
 def load_config(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The checkpoint's configuration, without its weights. Raises ModelError."""
-    with explained(checkpoint, "configuration"), _gguf_parsed_once(checkpoint), timed("configuration"):
-        return AutoConfig.from_pretrained(
+    with (
+        explained(checkpoint, "configuration", trust_remote_code=trust_remote_code),
+        _gguf_parsed_once(checkpoint),
+        timed("configuration"),
+    ):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
+        check_declared(config.to_dict(), str(checkpoint.folder / (checkpoint.gguf or "config.json")))
+        return config
 
 
 def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> nn.Module:
     """The model's modules on the meta device: shapes and names without weights. Raises ModelError."""
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
-    with explained(checkpoint, "architecture"), torch.device("meta"):
+    with explained(checkpoint, "architecture", trust_remote_code=trust_remote_code), torch.device("meta"):
         auto = auto_class(config, where=str(checkpoint.folder))
         model: nn.Module = auto.from_config(config, trust_remote_code=trust_remote_code)
     linearize(model)
@@ -130,14 +137,15 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
     # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
     if not checkpoint.gguf:  # a GGUF holds a language model only
         auto = auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code), where=str(checkpoint.folder))
-    with explained(checkpoint, "tokenizer"), timed("tokenizer"):
+    with explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code), timed("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
     with (
-        explained(checkpoint, "weights"),
+        explained(checkpoint, "weights", trust_remote_code=trust_remote_code),
         timed("weights"),
         without_adapter(checkpoint) as folder,
+        no_more_than_stored(sum(path.stat().st_size for path in checkpoint.weights), str(checkpoint.folder)),
         watch_unused() as unused,
         watch_files() as loaded,
     ):
@@ -248,10 +256,15 @@ def _dequantization(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
-    """Turn whatever a loader raises into one line that names the checkpoint and the part that failed."""
+def explained(checkpoint: Checkpoint, part: str, *, trust_remote_code: bool = False) -> Iterator[None]:
+    """Turn whatever a loader raises into one line that names the checkpoint and the part that failed.
+
+    A checkpoint of this machine asks the Hub for nothing meanwhile, as some configurations would; but for code that is
+    trusted, which may lie in another repository.
+    """
     try:
-        yield
+        with _offline(checkpoint.local and not trust_remote_code):
+            yield
     except ModelError:
         raise
     except Exception as error:  # parsers of other people's files raise whatever they like
@@ -265,6 +278,18 @@ def explained(checkpoint: Checkpoint, part: str) -> Iterator[None]:
             reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
         place = checkpoint.folder / checkpoint.gguf if checkpoint.gguf else checkpoint.folder
         raise ModelError(f"{part} cannot be loaded: {reason}", where=str(place), hint=hint) from error
+
+
+@contextlib.contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _reason(error: Exception) -> str:

@@ -30,7 +30,7 @@ def load_processor(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
             where=str(checkpoint.folder),
             hint="give a complete checkpoint, or a corpus of text",
         )
-    with explained(checkpoint, "image processor"):
+    with explained(checkpoint, "image processor", trust_remote_code=trust_remote_code):
         try:
             processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
         except ImportError:
