@@ -64,12 +64,13 @@ def run_batches(
     fired: Counter[str],
     ran: Counter[str],
     progress: Advance = no_advance,
+    stage: str = "measuring",
 ) -> None:
     """Run batches with every site tapped. In a run that can be resumed, those that it had finished are passed over.
 
-    fired, ran: counters that hooks add to; they go on from where they were.
+    fired, ran: counters that hooks add to; they go on from where they were. stage: name of the units that are kept.
     """
-    units, pace = units_of("measuring"), Pace()
+    units, pace = units_of(stage), Pace()
     finished = FinishedBatches.from_bytes(units.get("batches"))
     collector.go_on_from(finished.statistics, finished.odd)
     fired.update(finished.fired)

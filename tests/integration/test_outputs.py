@@ -185,7 +185,9 @@ def test_a_disk_that_is_full_leaves_what_was_there(folder: Path, verb: str) -> N
         [sys.executable, "-B", "-c", program, *lines[verb]], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert "File too large" in done.stderr
+    reasons = ("File too large", "disk I/O error", "disk is full")  # of the output itself, and of what has finished
+    assert any(reason in done.stderr for reason in reasons), done.stderr
+    assert "unchanged" in done.stderr
     assert "unexpected" not in done.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert list(folder.rglob(".*")) == []

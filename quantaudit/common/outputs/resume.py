@@ -102,8 +102,14 @@ class RunState:
         identity: all that results depend on, by name; units of a run that differs in any of it are dropped. Raises
         OutputError where nothing can be kept.
         """
-        with self._as_outputs():
-            self._open({name: json.dumps(value, sort_keys=True, default=str) for name, value in identity.items()})
+        try:
+            with self._as_outputs():
+                self._open({name: json.dumps(value, sort_keys=True, default=str) for name, value in identity.items()})
+        except OutputError:
+            self._close()
+            if not self._resume:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            raise
         token = _RUNNING.set(self)
         try:
             yield

@@ -5,23 +5,27 @@ Factors and weights are computed by SmoothQuantModifier itself; only what it wou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from quantaudit.common.logs import without_library_logs
+from quantaudit.common.outputs.resume import Pace, units_of
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
 from quantaudit.measure.collector import StatisticsCollector
+from quantaudit.measure.finished_batches import run_batches
 from quantaudit.measure.profile import Profile
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
+from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import discover, non_text_sites
@@ -93,9 +97,34 @@ def observed_ranges(
     progress: Advance = no_advance,
 ) -> Ranges:
     """Output ranges of the modules at `paths` over the calibration samples; those that never ran are left out."""
-    with _as_measured(model, profile), _observed(model, paths) as ranges:
-        _run(model, _calibration(samples), lambda _batch: None, progress)
+    units, pace, device = units_of("ranges before smoothing"), Pace(), next(model.parameters()).device
+    with _as_measured(model, profile), _observed(model, paths) as ranges, last_logit_only(model):
+        finished = _restore(units.get("samples"), ranges, device)
+        for number, batch in enumerate(batches(_calibration(samples), 1, pad=0, device=device), 1):
+            if number > finished:
+                forward(model, batch)
+                if units.kept and pace.due:
+                    with pace.keeping():
+                        units.put("samples", _kept(number, ranges))
+            progress()
     return ranges
+
+
+def _kept(samples: int, ranges: Ranges) -> bytes:
+    """Ranges after so many samples, for `_restore`."""
+    tensors = {f"{end} {path}": part for path, pair in ranges.items() for end, part in zip("lh", pair, strict=True)}
+    data: bytes = save({name: part.clone() for name, part in tensors.items()} | {"samples": torch.tensor(samples)})
+    return data
+
+
+def _restore(data: bytes | None, ranges: dict[str, tuple[Tensor, Tensor]], device: torch.device) -> int:
+    """Fill in what an interrupted run kept. Returns of how many samples."""
+    if data is None:
+        return 0
+    tensors = {name: part.to(device) for name, part in load(data).items()}
+    samples = int(tensors.pop("samples"))
+    ranges.update({name[2:]: (low, tensors[f"h {name[2:]}"]) for name, low in tensors.items() if name[0] == "l"})
+    return samples
 
 
 def measured_smoothed(
@@ -119,16 +148,17 @@ def measured_smoothed(
         architecture, non_text=non_text_sites(model, architecture.sites), all_tokens=everywhere
     )
 
-    def enter(batch: Batch) -> None:
-        gathered.batch = batch
-
     with (
         smoothed(model, steps),
         _as_measured(model, profile),
         gathered.routing.follow(model),
-        capture(model, sites, gathered.receive),
+        capture(model, sites, gathered.receive) as fired,
+        last_logit_only(model),
     ):
-        _run(model, _calibration(samples), enter, progress)
+        dealt = batches(_calibration(samples), 1, pad=0, device=next(model.parameters()).device)
+        run_batches(
+            model, gathered, dealt, fired=fired, ran=Counter(), progress=lambda _tokens=1: progress(), stage="smoothed"
+        )
     statistics = {key: value for key, value in gathered.result().items() if key[0] in measured}
     return replace(profile, statistics={**profile.statistics, **statistics})
 
@@ -148,17 +178,6 @@ def _as_measured(model: nn.Module, profile: Profile) -> Iterator[None]:
         if profile.experts == "all":
             stack.enter_context(calibrate_all_experts())
         yield
-
-
-def _run(
-    model: nn.Module, samples: Sequence[TokenizedSample], enter: Callable[[Batch], None], progress: Advance
-) -> None:
-    device = next(model.parameters()).device
-    with last_logit_only(model):
-        for batch in batches(samples, 1, pad=0, device=device):
-            enter(batch)
-            forward(model, batch)
-            progress()
 
 
 @contextmanager
