@@ -20,8 +20,12 @@ def render(card: Card | str | Path, out: str | Path, *, template_dir: str | Path
     >>> [path.name for path in quantaudit.render("quantaudit-demo/card.json", "page")][:3]
     ['card.json', 'card.html', 'card.md']
     """
-    from quantaudit.card.render import write_card
+    from quantaudit.card.render import PAGES, write_card
+    from quantaudit.common.outputs.claims import Output, claimed
 
     templates = None if template_dir is None else path_of(template_dir, "template_dir")
     source = Path(card) if isinstance(card, str | Path) else None
-    return write_card(card_of(card), path_of(out, "out"), templates, source=source)
+    place = Output(option="out", path=path_of(out, "out"), folder=True, writes=PAGES)
+    read = {"card": source, "template_dir": templates}
+    with claimed([place], {name: path for name, path in read.items() if path is not None}):
+        return write_card(card_of(card), place.path, templates, source=source)

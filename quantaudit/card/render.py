@@ -25,6 +25,8 @@ _LIMITS = {
     "layer_limit": 12,
     "peak_limit": 10,
 }
+PAGES = ("card.html", "card.md", "assets/")
+"""What a card is rendered as, below its folder."""
 _NOTHING: Mapping[str, bytes] = {}
 Specifications: TypeAlias = dict[str, dict[str, Any]]
 """Chart name → Vega-Lite specification."""

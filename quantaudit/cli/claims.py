@@ -28,8 +28,8 @@ INPUTS = {
     "template_dir": "--template-dir",
 }
 """Parameters that name what is read, where something of the name exists."""
-PAGES = ("card.html", "card.md", "assets/")
-REPORT = ("card.json", *PAGES, "profile.safetensors", "scales.safetensors")
+REPORT = ("card.json", "profile.safetensors", "scales.safetensors")
+"""What a report is, in addition to the pages of its card."""
 
 
 def claiming(verb: Callable[..., None]) -> Callable[..., None]:
@@ -53,10 +53,12 @@ def claiming(verb: Callable[..., None]) -> Callable[..., None]:
 
 def outputs_of(verb: str, given: Mapping[str, Any]) -> Iterator[Output]:
     """Everything that a call writes; cards that it adds to are locked when it does."""
+    from quantaudit.card.render import PAGES
     from quantaudit.common.outputs.claims import Output
 
     if verb == "report":
-        yield Output(option="--out", path=given["out"] or default_folder(given["model"]), folder=True, writes=REPORT)
+        folder = given["out"] or default_folder(given["model"])
+        yield Output(option="--out", path=folder, folder=True, writes=(*REPORT, *PAGES))
     elif verb == "render":
         # A card that is rendered where it lies stays as it is.
         yield Output(option="--out", path=given["out"], folder=True, writes=PAGES)

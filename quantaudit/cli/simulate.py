@@ -24,12 +24,15 @@ def run(
     ] = None,
     simulate: SimulateOptions = SimulateOptions(),
     force: options.Force = False,
+    resume: options.Resume = False,
 ) -> None:
     """Predict what INT8, other schemes and recipes do to every tensor, fused group and the whole model."""
     from dataclasses import asdict
 
     from quantaudit.cli import console
     from quantaudit.common.files import check_file, write_text
+    from quantaudit.common.outputs.claims import Output
+    from quantaudit.common.outputs.resume import RunState
 
     check_file(out, force=force)
 
@@ -41,13 +44,15 @@ def run(
     changed = asdict(model) | asdict(simulate) | {"special_tokens": special_tokens}
     settings = settings_of_profile(measured, changed.pop("model"), corpus=corpus, **changed)
     files = open_files(settings)
+    state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
     with console.progress() as stages:
         stages("starting", 0)
 
         # From here on torch is needed.
         from quantaudit.pipeline.simulate import simulate as run_simulate
 
-        simulation = run_simulate(settings, measured, files=files, stages=stages, say=console.say)
+        simulation = run_simulate(settings, measured, files=files, stages=stages, say=console.say, state=state)
     write_text(out, simulation.model_dump_json(indent=1) + "\n")
+    state.done()
     console.out.print(console.recipe_table(simulation))
     console.say(f"wrote {out}")
