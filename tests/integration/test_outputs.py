@@ -50,7 +50,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REPORT = ("report", "model", "--corpus", "texts.jsonl", "--evaluation-tokens", "32", "--out", "card")
-ADVISE = ("--card", "card/card.json", "--model", "model", "--corpus", "texts.jsonl", "--evaluation-tokens", "32")
+CARD = ("--card", "card/card.json", "--corpus", "texts.jsonl", "--evaluation-tokens", "32")
+ADVISE = (*CARD, "--model", "model")
 
 
 @pytest.fixture
@@ -169,12 +170,13 @@ def test_a_card_rendered_into_its_own_folder_stays(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="limits of file sizes")
-@pytest.mark.parametrize("verb", ["report", "render", "advise", "scales"])
+@pytest.mark.parametrize("verb", ["report", "render", "advise", "scales", "verify"])
 def test_a_disk_that_is_full_leaves_what_was_there(folder: Path, verb: str) -> None:
     lines = {
         "report": (*REPORT, "--force", "--seed", "3"),
         "render": ("render", "card/card.json", "--out", "page", "--force"),
         "advise": ("advise", "static.yaml", *ADVISE, "--no-smoothing", "--max-kl", "9", "--out", "new.yaml"),
+        "verify": ("verify", "dynamic.yaml", "model", *CARD, "--save", "page", "--force"),
         "scales": ("scales", "card/profile.safetensors", "--out", "card/scales.safetensors", "--force"),
     }
     (folder / "page").mkdir()
