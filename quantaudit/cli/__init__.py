@@ -67,6 +67,9 @@ def main() -> None:
         if stop.code != 130:
             raise
         _fail("interrupted", 130, debug)  # inside a verb typer takes the interrupt, and says nothing
+    except OSError as error:  # a path that no system call takes: too long a name, links in a circle
+        path = f"{str(error.filename)[:200]}: " if error.filename else ""
+        _fail(f"{path}cannot be used: {(error.strerror or str(error)).lower()}\ncheck the path", 2, debug)
     except MemoryError:
         _fail("not enough memory\ngive a smaller input, or more memory", 2, debug)
     except Exception as error:

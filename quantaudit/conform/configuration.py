@@ -20,6 +20,8 @@ from quantaudit.recipe.matching import attends
 from quantaudit.recipe.skeleton import skeleton_model
 
 METHOD = "compressed-tensors"
+MOST_BITS = 64
+"""Of one code."""
 _ORDERED = ("group", "dynamic")
 """Values of `actorder` under which a checkpoint holds `weight_g_idx`; compressed-tensors no longer reads them."""
 
@@ -63,14 +65,25 @@ def parse(settings: Mapping[str, Any], where: str) -> tuple[QuantizationConfig, 
     """The configuration as compressed-tensors reads it, and its groups with `actorder: group`. Raises ModelError."""
     data, ordered = _without_order(settings)
     try:
-        return QuantizationConfig.model_validate(data), ordered
-    except (ValidationError, NotImplementedError, KeyError, TypeError, AttributeError) as error:
+        parsed = QuantizationConfig.model_validate(data)
+        _check_bits(parsed)
+        return parsed, ordered
+    except (ValueError, NotImplementedError, KeyError, TypeError, AttributeError, OverflowError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else str(error)
         raise ModelError(
             f"quantization_config is not one of compressed-tensors: {reason}",
             where=where,
             hint="give a checkpoint as llm-compressor saves it",
         ) from error
+
+
+def _check_bits(parsed: QuantizationConfig) -> None:
+    """Raises ValueError for a width that no code has."""
+    for group, scheme in parsed.config_groups.items():
+        assert isinstance(scheme, QuantizationScheme)
+        for part in (scheme.weights, scheme.input_activations, scheme.output_activations):
+            if part is not None and not 1 <= part.num_bits <= MOST_BITS:
+                raise ValueError(f"{group}: num_bits is {str(part.num_bits)[:20]}, and at most {MOST_BITS} are known")
 
 
 def configure(

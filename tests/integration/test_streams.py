@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +47,15 @@ def test_a_stream_that_fails_has_its_exit_code_and_one_clear_line(
     assert b"unexpected" not in done.stderr
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["9" * 5000 + ".json", "loop.json"])
+def test_a_path_that_no_system_call_takes_is_a_mistake_of_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    done = shell('"$@"', ("render", str(tmp_path / name), "--out", str(tmp_path / "new")))
+    assert done.returncode == 2
+    assert b"unexpected" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 @pytest.mark.parametrize("argv", [EXPLAIN, MISTAKE, ("--help",), ("report", "--help")])

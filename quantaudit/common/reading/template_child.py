@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-SECONDS = 3
+SECONDS = 2
 """Of processor time for one chat; an ordinary one takes a millisecond."""
 CHARACTERS = 32 << 20
 """Of one chat's text."""

@@ -22,6 +22,8 @@ from quantaudit.common.logs import stdout_to_stderr
 
 ROWS, COLUMNS = 16, 64
 """Least out_features and in_features of the Linear; they are whole multiples of groups and blocks."""
+MOST_WEIGHTS = 1 << 24
+"""Of the Linear: groups of 4,093 and of 4,091 columns have a multiple in common, and no model has it."""
 LARGEST = 4096
 """Groups or blocks beyond this many columns or rows are tried at their own size, once."""
 _PARTS = ("weights", "input_activations", "output_activations")
@@ -140,6 +142,8 @@ def _sizes(scheme: QuantizationScheme) -> tuple[int, int]:
             rows = lcm(rows, args.group_size) if part == "output_activations" else rows
         if args.block_structure and max(args.block_structure) <= LARGEST:
             rows, columns = lcm(rows, args.block_structure[0]), lcm(columns, args.block_structure[1])
+    if rows * columns > MOST_WEIGHTS:
+        raise ValueError(f"its groups and blocks divide no matrix of less than {rows:,} by {columns:,} together")
     return rows, columns
 
 

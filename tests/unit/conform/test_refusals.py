@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quantaudit.conform.artifacts.read import quantization_of, read_artifact
+from quantaudit.conform.configuration import configure, parse
 from quantaudit.errors import ModelError
+from quantaudit.provenance import ModuleInfo
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}
 
@@ -104,3 +107,39 @@ def test_a_pattern_that_is_no_expression_is_shown(tmp_path: Path) -> None:
     save_file({"x": zeros(1)}, path / "model.safetensors")
     with pytest.raises(ModelError, match=r"`re:\*lm_head` in quantization_config is no regular expression"):
         read_artifact(path, [])
+
+
+@pytest.mark.parametrize("content", [[], {"a": 1}, {"a": {"weights": ["qint8"]}}, {"a": {"activations": {}}}, None])
+def test_a_quantization_map_of_other_things_is_refused(content: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a quantization map"):
+        read_artifact(folder(tmp_path, {}, quanto_qmap=content), [])
+
+
+def test_a_pipe_in_an_artifact_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.bin")
+    (tmp_path / "model.xml").write_text("<net/>")
+    for path in (tmp_path, tmp_path / "model.xml"):
+        with pytest.raises(ModelError, match="is a pipe, not a file"):
+            read_artifact(path, [])
+
+
+@pytest.mark.parametrize("bits", [0, -1, 65, 10**30])
+def test_a_width_that_no_code_has_is_refused(bits: int) -> None:
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "channel"}
+    group = {"targets": ["Linear"], "weights": weights}
+    with pytest.raises(ModelError, match=r"num_bits is .*, and at most 64 are known"):
+        parse({"quant_method": "compressed-tensors", "config_groups": {"group": group}}, "config.json")
+
+
+@pytest.mark.parametrize("target", ["re:(([a-z0-9_.])+)+!", "re:*", "re:" + "(" * 5000])
+def test_a_pattern_that_cannot_be_matched_is_refused(target: str) -> None:
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    settings = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group": {"targets": [target], "weights": weights}},
+    }
+    name = "model.layers.0.self_attn.q_proj"
+    module = ModuleInfo(name=name, classes=["Linear", "Module"], weight_shape=[8, 8])
+    with pytest.raises(ModelError, match="regular expression") as caught:
+        configure(settings, [module], {}, "config.json")
+    assert caught.value.where == "config.json"

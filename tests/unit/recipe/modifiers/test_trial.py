@@ -38,6 +38,13 @@ def test_every_preset_runs(name: str) -> None:
         ({"weights": {**CHANNEL, "type": "float"}, "format": "pack-quantized"}, "cannot hold"),
         ({"weights": {**CHANNEL, "symmetric": False, "zp_dtype": "torch.float32"}}, "before packing"),
         ({"weights": CHANNEL, "input_activations": {"num_bits": 8, "strategy": "attn_head"}}, "3 observed"),
+        (
+            {
+                "weights": {"num_bits": 4, "strategy": "group", "group_size": 4093},
+                "input_activations": {"num_bits": 8, "strategy": "group", "group_size": 4091, "dynamic": True},
+            },
+            "divide no matrix of less than 16 by 1,071,",
+        ),
     ],
 )
 def test_what_cannot_run_is_said_in_llm_compressors_words(parts: dict[str, Any], words: str) -> None:
