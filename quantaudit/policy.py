@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from quantaudit.common.outcome import GateSeverity
+from quantaudit.common.outputs.claims import check_inputs
 from quantaudit.common.reading.regular_files import RECIPE_BYTES, read_text
 from quantaudit.common.reading.yaml_document import read_yaml
 from quantaudit.common.resources import resource_dir
@@ -211,6 +212,7 @@ def _policy_path(spec: str, extending: Path | None = None) -> Path:
 
 def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
     """The sections of a policy file, those of the policy that it extends filled in."""
+    check_inputs({"the policy": path})
     try:
         text = read_text(path, RECIPE_BYTES)
     except (OSError, ValueError) as error:

@@ -37,6 +37,8 @@ def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFi
         check_recipe(path)
     with timed("reading the corpus"):
         corpus = load_corpus(settings.corpus.corpus, samples=settings.corpus.samples, seed=settings.corpus.seed)
+    for picture in {picture.path for row in corpus.rows for picture in row.pictures or ()}:
+        check_inputs({"the corpus' image": picture})
     if loaded is not None:
         return InputFiles(settings=settings, model=loaded, corpus=corpus)
     with timed("locating the checkpoint"):
