@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from quantaudit.common.choices import SpecialTokens
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A float that is null where it is not finite."""
+from quantaudit.quantities import Count, Positive, Seconds
 
 
 class Row(BaseModel):
@@ -57,7 +49,7 @@ class ModuleInfo(Row):
 
     name: str
     classes: list[str] = Field(description="class names, most derived first, down to torch.nn.Module")
-    weight_shape: list[int] | None
+    weight_shape: list[Count] | None
 
 
 class Doubt(Row):
@@ -69,7 +61,7 @@ class Doubt(Row):
     )
     text: str
     module: str | None = None
-    count: int = Field(default=1, description="how many tensors or modules it is true of")
+    count: Count = Field(default=1, description="how many tensors or modules it is true of")
 
 
 InputPart = Literal["tokenizer", "chat_template", "processor"]
@@ -101,11 +93,11 @@ class ModelInfo(Row):
     architecture: str
     model_type: str
     dtype: str
-    parameters: int
-    layers: int
-    hidden_size: int
-    vocab_size: int
-    context_length: int | None
+    parameters: Count
+    layers: Count
+    hidden_size: Count
+    vocab_size: Count
+    context_length: Count | None
     revision: str | None
     files: dict[str, str] = Field(description="path of a weight file within the checkpoint → SHA-256")
     fingerprint: str = Field(description="SHA-256 over the hashes of the weight files in the order of their paths")
@@ -128,8 +120,8 @@ REDACTED = "redacted"
 class SplitInfo(Row):
     """How much text a split, a domain or a whole corpus holds."""
 
-    samples: int
-    tokens: int
+    samples: Count
+    tokens: Count
 
 
 class CorpusInfo(Row):
@@ -138,10 +130,10 @@ class CorpusInfo(Row):
     spec: str
     name: str
     sha256: str
-    samples: int
-    tokens: int
-    truncated: int = Field(description="samples cut at max_length or at the model's context")
-    max_length: int
+    samples: Count
+    tokens: Count
+    truncated: Count = Field(description="samples cut at max_length or at the model's context")
+    max_length: Count
     seed: int
     calibration: SplitInfo
     evaluation: SplitInfo
@@ -151,8 +143,8 @@ class CorpusInfo(Row):
         default="auto", description="auto: the tokenizer's own and its chat template; none: neither"
     )
     tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize again")
-    images: int = Field(default=0, description="samples with images")
-    available: int | None = Field(
+    images: Count = Field(default=0, description="samples with images")
+    available: Count | None = Field(
         default=None, description="samples of the corpus, where a part was taken, fairly over domains; null for all"
     )
     notes: list[str] = Field(default=[], description="what reading and tokenizing changed, such as an empty row")
@@ -181,9 +173,9 @@ class EnvironmentInfo(Row):
         description="how products of the model's dtype were computed: by the device's own kernels, or in float32 and "
         "rounded once to the dtype",
     )
-    batch_size: int
+    batch_size: Count
     seed: int
-    timings: dict[str, float]
+    timings: dict[str, Seconds]
 
 
 class SampleInfo(Row):
@@ -192,7 +184,7 @@ class SampleInfo(Row):
     id: str
     domain: str
     split: Split
-    tokens: int
+    tokens: Count
 
 
 class SiteInfo(Row):
@@ -200,7 +192,7 @@ class SiteInfo(Row):
 
     name: str
     kind: str
-    layer: int | None
+    layer: Count | None
     module: str
     tap: Literal["input", "output"]
     members: list[str]
@@ -283,8 +275,8 @@ class Unmeasured(Row):
 class ShardsInfo(Row):
     """Which parts of a run a profile holds, where it is not the whole of it."""
 
-    count: int = Field(description="into how many shards the run was divided")
-    held: list[int] = Field(description="those that this profile holds, counted from 1")
+    count: Positive = Field(description="into how many shards the run was divided")
+    held: list[Positive] = Field(description="those that this profile holds, counted from 1")
 
     @property
     def missing(self) -> list[int]:

@@ -84,7 +84,7 @@ def make_card(layers: int = LAYERS, **overrides: Any) -> Card:
     parts: dict[str, Any] = {
         "quantaudit_version": "0.1.0",
         "created": "2026-02-03T04:05:06Z",
-        "model": _model(),
+        "model": _model(layers),
         "corpus": _corpus(),
         "environment": _environment(),
         "peak": PeakSummary(overall=overall, quantized=quantized, fp16_headroom=65504 / 15168),
@@ -292,7 +292,7 @@ def _simulation(sites: list[SiteRow]) -> Simulation:
         corpus_sha256=_corpus().sha256,
         evaluation=Evaluation(
             tokens=4096,
-            samples=["law-003", "python-001"],
+            samples=[f"{domain}-{index:03}" for index in range(1, 5) for domain in DOMAINS],
             max_tokens_per_sample=512,
             arithmetic="bfloat16",
             priced=True,
@@ -344,7 +344,7 @@ def _tensor_error(group: str, site: SiteRow) -> TensorErrorRow:
 def _group_row(group: str, site: SiteRow, scheme: str) -> GroupRow:
     projection = group.rsplit(".", 1)[-1]
     members = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-    stem = f"model.{group}".removesuffix(projection)
+    stem = ("" if site.layer is None else "model.") + group.removesuffix(projection)
     damage = _damage(site, scheme)
     return GroupRow(
         group=group,
@@ -358,6 +358,17 @@ def _group_row(group: str, site: SiteRow, scheme: str) -> GroupRow:
     )
 
 
+def domain_scores(kl: float, top1: float, tokens: int = 4096) -> dict[str, DomainScore]:
+    """Scores by domain, four samples each, whose means over tokens are those of the whole."""
+    sizes = [tokens // len(DOMAINS) + (rank < tokens % len(DOMAINS)) for rank in range(len(DOMAINS))]
+    kls = [kl * (0.7 + 0.12 * rank) for rank in range(len(DOMAINS))]
+    kept = [top1 + 0.03 * min(1 - top1, 1) - 0.012 * min(1 - top1, 1) * rank for rank in range(len(DOMAINS))]
+    for means, whole in ((kls, kl), (kept, top1)):
+        means[-1] += (whole * tokens - sum(map(math.prod, zip(means, sizes, strict=True)))) / sizes[-1]
+    rows = zip(DOMAINS, sizes, kls, kept, strict=True)
+    return {name: DomainScore(tokens=size, samples=4, kl=part, top1=share) for name, size, part, share in rows}
+
+
 def _recipe(name: str, title: str, kl: float, top1: float, perplexity: float) -> RecipeRow:
     return RecipeRow(
         name=name,
@@ -365,16 +376,14 @@ def _recipe(name: str, title: str, kl: float, top1: float, perplexity: float) ->
         kl=kl,
         kl_stderr=kl / 14,
         top1=top1,
+        top1_stderr=0.006,
         perplexity=perplexity,
         perplexity_base=17.18,
         tokens=4096,
         samples=24,
         nonfinite=False,
         groups=120,
-        domains={
-            domain: DomainScore(tokens=680, kl=kl * (0.7 + 0.12 * rank), top1=top1 - 0.012 * rank)
-            for rank, domain in enumerate(DOMAINS)
-        },
+        domains=domain_scores(kl, top1),
     )
 
 
@@ -430,7 +439,7 @@ def _verdict(sites: list[SiteRow], simulation: Simulation) -> Verdict:
                 status="NOT READY",
                 kl=1.0132,
                 top1=0.531,
-                perplexity=17.18 * 2.731,
+                perplexity=46.92,
                 perplexity_base=17.18,
                 reason="KL 1.01 nats is far above the limit of 0.1, and nearly half of the predictions change.",
                 remedy="Leave the three worst groups unquantized (KL 0.24), or quantize per token (KL 0.046).",
@@ -568,7 +577,7 @@ def _places() -> PlacesInfo:
     )
 
 
-def _model() -> ModelInfo:
+def _model(layers: int = LAYERS) -> ModelInfo:
     digest = hashlib.sha256(b"weights").hexdigest()
     return ModelInfo(
         spec="demo",
@@ -586,8 +595,21 @@ def _model() -> ModelInfo:
         fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
         config_sha256=hashlib.sha256(b"config").hexdigest(),
         notes=["dequantized from GGUF Q4_1 to bfloat16"],
-        modules=[ModuleInfo(name="lm_head", classes=["Linear", "Module"], weight_shape=[49152, 576])],
+        modules=[
+            ModuleInfo(name=name, classes=["Linear", "Module"], weight_shape=shape) for name, shape in _linears(layers)
+        ],
     )
+
+
+def _linears(layers: int) -> list[tuple[str, list[int]]]:
+    shapes = {"q_proj": [576, 576], "k_proj": [192, 576], "v_proj": [192, 576], "o_proj": [576, 576]}
+    shapes |= {"gate_proj": [1536, 576], "up_proj": [1536, 576], "down_proj": [576, 1536]}
+    inside = [
+        (f"model.layers.{layer}.{'mlp' if shape[0] == 1536 or shape[1] == 1536 else 'self_attn'}.{name}", shape)
+        for layer in range(layers)
+        for name, shape in shapes.items()
+    ]
+    return [*inside, ("lm_head", [49152, 576])]
 
 
 def _corpus() -> CorpusInfo:
@@ -602,7 +624,7 @@ def _corpus() -> CorpusInfo:
         seed=0,
         calibration=SplitInfo(samples=80, tokens=87_400),
         evaluation=SplitInfo(samples=40, tokens=43_672),
-        domains={domain: SplitInfo(samples=20, tokens=21_845) for domain in DOMAINS},
+        domains={domain: SplitInfo(samples=20, tokens=21_845 + (rank < 2)) for rank, domain in enumerate(DOMAINS)},
     )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from quantaudit.card.schema import Card, Coverage, PeakSummary, SiteRow
+from quantaudit.card.schema import Card, Coverage, PeakSummary, SiteRow, Verdict
+from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.model.sites import Group, discover
 from quantaudit.provenance import ModuleInfo, Unmeasured
 from quantaudit.simulate.records import (
+    DomainScore,
     GroupRow,
     RecipeRow,
     ScaleRow,
@@ -34,6 +36,8 @@ SCHEMES = [
         (DYNAMIC, {"strategy": "token", "dynamic": True}),
     )
 ]
+EXACT = 1e-8
+"""Standard error of a score, relative to a KL: as if it were known exactly."""
 CALM = 1e-4
 """Price, in nats, of a group that does no harm; its damage is the same number."""
 
@@ -61,7 +65,8 @@ def card_of(family: str = "llama", hurt: Mapping[str, float] | None = None, **ch
         "scales": scales_of(groups),
         "simulation": simulation,
         "coverage": coverage(),
-        "peak": PeakSummary(overall=None, quantized=None, fp16_headroom=100.0),
+        "peak": PeakSummary(overall=None, quantized=None, fp16_headroom=FP16_MAX / 20.0),
+        "verdict": Verdict(policy="default", headline="", schemes=[]),
         "findings": [],
         "stability": None,
     }
@@ -104,8 +109,9 @@ def recipe_row(name: str, kl: float | None, **changes: Any) -> RecipeRow:
         name=name,
         title=name,
         kl=kl,
-        kl_stderr=None,
+        kl_stderr=None if kl is None else EXACT * kl,
         top1=None if kl is None else 1 - min(kl, 1.0) / 2,
+        top1_stderr=None if kl is None else EXACT,
         perplexity=None,
         perplexity_base=10.0,
         tokens=4096,
@@ -114,7 +120,11 @@ def recipe_row(name: str, kl: float | None, **changes: Any) -> RecipeRow:
         groups=1,
         domains={},
     )
-    return row.model_copy(update=changes)
+    row = row.model_copy(update=changes)
+    if row.domains:
+        return row
+    whole = DomainScore(tokens=row.tokens, samples=row.samples, kl=row.kl, top1=row.top1)
+    return row.model_copy(update={"domains": {"all": whole}})
 
 
 def _architecture(family: str) -> str:

@@ -85,7 +85,7 @@ def build_card(
         experts=experts.experts_info(profile),
         landscape=place(peak.overall.amax if peak.overall else None),
         findings=findings,
-        verdict=decide(sites, covered, simulation, findings, policy),
+        verdict=decide(sites, covered, simulation, findings, policy, provenance.corpus.evaluation),
     )
     if simulation is not None:
         check_simulation(simulation, card, where="simulation")

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from quantaudit.card import text
 from quantaudit.card.sections.advice import advised
 from quantaudit.common.resources import resource_dir
+from quantaudit.common.rounding import limit_percentage
 from quantaudit.errors import FormatError
 
 _HINT = "mend the template, or leave --template-dir out"
@@ -117,6 +118,8 @@ def _coefficient(value: float | None) -> str:
 _FILTERS: dict[str, Any] = {
     "number": text.number,
     "percent": text.percent,
+    "kl_interval": text.kl_interval,
+    "level": limit_percentage,
     "decibels": text.decibels,
     "count": text.count,
     "size": text.size,

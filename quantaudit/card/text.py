@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from quantaudit.common.rounding import percentage, significant
+from quantaudit.stats.interval import mean_interval
 
 if TYPE_CHECKING:
     from quantaudit.provenance import CorpusInfo
+    from quantaudit.simulate.records import DomainScore, RecipeRow
 
 ABSENT = "—"
 MINUS = "−"
+USUAL_LEVEL = 0.95
+"""Confidence level of intervals on cards that name none."""
 PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
 """How products of a model's dtype were computed, in words."""
 
@@ -48,6 +52,17 @@ def number(value: float | None, limits: Sequence[float] = ()) -> str:
         return f"{sign}{magnitude:,.0f}"
     digits = 2 - int(f"{magnitude:.2e}".split("e")[1])
     return f"{sign}{magnitude:.{digits}f}"
+
+
+def kl_interval(row: RecipeRow | DomainScore, level: float | None = None) -> str:
+    """`0.0374 to 0.0483`: what a KL may be on other text of this kind, by its standard error; '—' where unknown.
+
+    level: two-sided confidence, 0.95 where a card says none.
+    """
+    if row.kl is None or row.kl_stderr is None or row.samples is None or row.samples < 2:
+        return ABSENT
+    interval = mean_interval(row.kl, row.kl_stderr, row.samples, level or USUAL_LEVEL)
+    return f"{number(interval.low)} to {number(interval.high)}"
 
 
 def percent(fraction: float | None, limits: Sequence[float] = ()) -> str:

@@ -20,7 +20,8 @@ from quantaudit.conform.rules.other_scales import broken_others
 from quantaudit.conform.rules.schemes import schemes
 from quantaudit.conform.rules.storage import stored_tensors
 from quantaudit.policy import Policy
-from quantaudit.provenance import Number, Row
+from quantaudit.provenance import Row
+from quantaudit.quantities import Number
 
 
 class RangeRow(Row):

@@ -14,7 +14,7 @@ from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.schema.verdict import SealState
 from quantaudit.card.seal import seal_state
 from quantaudit.gate.group_assignment import GroupAssignment
-from quantaudit.gate.recipe_kl import info_scheme, score
+from quantaudit.gate.recipe_kl import info_scheme, measured_row, score
 from quantaudit.gate.report import SchemeUse, Score
 from quantaudit.gate.scheme_summary import SchemeSummary, describe
 from quantaudit.gate.vllm_configuration import Parting, Unit, partings, units
@@ -30,7 +30,7 @@ from quantaudit.recipe.parse import ParsedRecipe
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.skeleton import skeleton_model
 from quantaudit.recipe.yaml_positions import Keys
-from quantaudit.simulate.records import GroupRow, Simulation, TensorErrorRow
+from quantaudit.simulate.records import GroupRow, RecipeRow, Simulation, TensorErrorRow
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
@@ -50,9 +50,10 @@ class TriedScheme:
 class Evidence:
     """What rules about a recipe are given.
 
-    assignments: every fused group that the recipe touches. linears: of the whole model. shapes: of the weights of what
-    is quantized. units: all that the engine runs under one scheme. partings: units that the engine would load otherwise
-    than they are saved. unquantized: quantized Linears that the engine builds unquantized.
+    assignments: every fused group that the recipe touches. linears: of the whole model. measured: the row of a
+    simulation that the score is of, where there is one. shapes: of the weights of what is quantized. units: all that
+    the engine runs under one scheme. partings: units that the engine would load otherwise than they are saved.
+    unquantized: quantized Linears that the engine builds unquantized.
     trials: every scheme that Linears are given, and what came of trying it. skeleton: the modules, without weights.
     linear_inputs: Linears that read one tensor, of the whole model, and that tensor.
     """
@@ -65,6 +66,7 @@ class Evidence:
     assignments: tuple[GroupAssignment, ...]
     linears: int
     score: Score
+    measured: RecipeRow | None
     smoothings: tuple[Smoothing, ...]
     shapes: Mapping[str, tuple[int, ...]]
     units: tuple[Unit, ...]
@@ -150,6 +152,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
     assignments = tuple(_assignments(groups, resolution, card, simulations))
     kind = card.model.model_type
     linears = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
+    measured = measured_row(resolution, simulations)
     every = tuple(units(linears, [bank for bank, _ in banks], kind))
     touched = [unit for unit in every if any(member in resolution.schemes for member in unit.members)]
     return Evidence(
@@ -160,7 +163,8 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         simulation=next(iter(simulations), None),
         assignments=assignments,
         linears=len(linears),
-        score=score(resolution, assignments, simulations),
+        score=score(resolution, assignments, simulations, measured, policy, card.corpus.evaluation),
+        measured=measured,
         smoothings=resolution.smoothings,
         shapes={
             name: tuple(module.weight.shape)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from quantaudit.gate.report import GateFinding, GateReport
+from quantaudit.gate.report import GateFinding, GateReport, score_text
 from quantaudit.gate.rules import RULES
 
 
@@ -27,7 +27,8 @@ def to_github(report: GateReport) -> str:
         lines.append(_command(_github_level(finding), place, f"{finding.message}. {finding.remedy}"))
     level = {"pass": "notice", "fail": "error", "inconclusive": "error"}[report.outcome]
     title = {"title": f"quantaudit gate: {report.outcome}", "file": report.recipe}
-    return "\n".join([*lines, _command(level, title, report.headline)]) + "\n"
+    text = f"{report.headline} Policy {report.policy_identity}."
+    return "\n".join([*lines, _command(level, title, text)]) + "\n"
 
 
 def _github_level(finding: GateFinding) -> str:
@@ -64,6 +65,9 @@ def to_junit(report: GateReport) -> str:
     attributes = {key: str(value) for key, value in totals.items()}
     root = ElementTree.Element("testsuites", {"name": "quantaudit gate", **attributes})
     suite = ElementTree.SubElement(root, "testsuite", {"name": _legal(report.recipe), **attributes})
+    properties = ElementTree.SubElement(suite, "properties")
+    for key, value in {"policy": report.policy_identity, "score": score_text(report.score, report.limits)}.items():
+        ElementTree.SubElement(properties, "property", {"name": key, "value": _legal(value)})
     for code, rows in by_rule.items():
         name = {"name": f"{code} {report.rules[code]}", "classname": "quantaudit.gate", "time": "0"}
         case = ElementTree.SubElement(suite, "testcase", name)
@@ -107,10 +111,21 @@ def to_sarif(report: GateReport) -> str:
         ],
         "artifacts": [{"location": {"uri": _uri(report.recipe)}}],
         "results": [_result(report, finding, codes.index(finding.code)) for finding in report.findings],
-        "properties": {"model": report.model, "policy": report.policy, "digest": report.digest},
+        "properties": {
+            "model": report.model,
+            "policy": report.policy,
+            "policyDigest": report.policy_digest,
+            "extends": [one.model_dump() for one in report.extends],
+            "digest": report.digest,
+            "score": report.score.model_dump(include=_SHOWN),
+        },
     }
     schema = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
     return json.dumps({"$schema": schema, "version": "2.1.0", "runs": [run]}, indent=1, ensure_ascii=False) + "\n"
+
+
+_SHOWN = {"source", "kl", "kl_low", "kl_high", "top1", "top1_low", "top1_high", "tokens", "samples"}
+"""What SARIF says of the score."""
 
 
 def _result(report: GateReport, finding: GateFinding, index: int) -> dict[str, Any]:

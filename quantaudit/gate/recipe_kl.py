@@ -12,21 +12,39 @@ from pydantic import ValidationError
 from quantaudit.errors import FormatError
 from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.report import Score
-from quantaudit.provenance import explain
+from quantaudit.policy import Policy
+from quantaudit.policy.evidence import enough, kl_interval, top1_interval
+from quantaudit.provenance import SplitInfo, explain
 from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
-from quantaudit.simulate.sensitivity.recipe_estimate import RecipeEstimate, estimate_of
+from quantaudit.simulate.sensitivity.recipe_estimate import RecipeEstimate, estimate_of, uniform_recipes
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
-def score(resolution: Resolution, assignments: Sequence[GroupAssignment], simulations: Sequence[Simulation]) -> Score:
-    """The first row that was measured on the same assignment of schemes; else an estimate from prices; else why not."""
-    rows = (row for simulation in simulations for row in _rows(simulation, resolution.digest))
-    result = next(map(_measured, rows), None)
-    result = result or estimate(assignments, resolution.smoothed, estimate_of(simulations))
+def measured_row(resolution: Resolution, simulations: Sequence[Simulation]) -> RecipeRow | None:
+    """The first row that was measured on the same assignment of schemes."""
+    return next((row for simulation in simulations for row in _rows(simulation, resolution.digest)), None)
+
+
+def score(
+    resolution: Resolution,
+    assignments: Sequence[GroupAssignment],
+    simulations: Sequence[Simulation],
+    measured: RecipeRow | None,
+    policy: Policy,
+    text: SplitInfo,
+) -> Score:
+    """What a recipe costs: measured; else estimated from prices; else why neither. Intervals are the policy's.
+
+    text: how much of it there is for evaluation.
+    """
+    result = None if measured is None else _measured(measured, policy, text)
+    if result is None:
+        result = estimate(assignments, resolution.smoothed, estimate_of(simulations))
+        result = _with_margin(result, simulations, policy)
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *result.left_out]))
     notes = [result.note, *(f"nearly: {text}" for text in result.approximate), *(f"but {text}" for text in left_out)]
     return result.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
@@ -71,18 +89,50 @@ def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
     return None if data is None else QuantizationArgs.model_validate(data)
 
 
-def _measured(row: RecipeRow) -> Score:
+def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:
     """The score of a simulated recipe."""
+    kl, top1 = kl_interval(row, policy.evaluation), top1_interval(row, policy.evaluation)
+    wanted = enough(policy, row, text)
     return Score(
         source="measured",
         kl=row.kl,
         kl_stderr=row.kl_stderr,
+        kl_low=kl.low if kl else None,
+        kl_high=kl.high if kl else None,
         top1=row.top1,
+        top1_stderr=row.top1_stderr,
+        top1_low=top1.low if top1 else None,
+        top1_high=top1.high if top1 else None,
         tokens=row.tokens,
+        samples=row.samples,
+        tokens_to_decide=wanted.tokens if wanted else None,
         nonfinite=row.nonfinite,
         approximate=row.approximate,
         left_out=row.unsimulated,
         note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
+    )
+
+
+def _with_margin(estimated: Score, simulations: Sequence[Simulation], policy: Policy) -> Score:
+    """An estimate with its interval: the policy's margin to either side, and the sampling error of what it rests on.
+
+    That error is the largest relative one of the recipes that show how prices add up, at the policy's level: all were
+    taken on the same tokens as the prices.
+    """
+    if estimated.source != "estimated" or estimated.kl is None:
+        return estimated
+    evaluations = [simulation.evaluation for simulation in simulations]
+    rows = [row for simulation in simulations for row, _ in uniform_recipes(simulation)]
+    intervals = [(row.kl, kl_interval(row, policy.evaluation)) for row in rows]
+    errors = [(interval.high - kl) / kl for kl, interval in intervals if interval is not None and kl]
+    margin, error = policy.gate.estimate.margin, max(errors, default=0.0)
+    return estimated.model_copy(
+        update={
+            "kl_low": estimated.kl / margin * max(0.0, 1 - error),
+            "kl_high": estimated.kl * margin * (1 + error),
+            "tokens": min(evaluation.tokens for evaluation in evaluations),
+            "samples": min(len(evaluation.samples) for evaluation in evaluations),
+        }
     )
 
 
@@ -93,7 +143,8 @@ def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str],
     estimated: from sums of prices to KL, in nats per token.
     """
     if not assignments:
-        return Score(source="measured", kl=0.0, top1=1.0, note="nothing is quantized")
+        exact = {"kl": 0.0, "kl_low": 0.0, "kl_high": 0.0, "top1": 1.0, "top1_low": 1.0, "top1_high": 1.0}
+        return Score(source="measured", **exact, note="nothing is quantized")
     prices = {
         assignment.name: assignment.row.price
         if assignment.row is not None and smoothed.isdisjoint(assignment.members)

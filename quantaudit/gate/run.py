@@ -45,8 +45,14 @@ def judge(evidence: Evidence) -> GateReport:
         model=visible(evidence.card.model.name),
         fingerprint=evidence.card.model.fingerprint,
         seal=evidence.seal,
-        policy=evidence.policy.name,
-        limits=Limits(kl=list(evidence.policy.kl.both), top1=list(evidence.policy.top1.both)),
+        policy=visible(evidence.policy.name),
+        policy_digest=evidence.policy.digest,
+        extends=list(evidence.policy.extends),
+        limits=Limits(
+            kl=list(evidence.policy.kl.both),
+            top1=list(evidence.policy.top1.both),
+            level=evidence.policy.evaluation.level,
+        ),
         outcome=outcome,
         headline=_headline(outcome, findings, evidence),
         linears=evidence.linears,
@@ -99,7 +105,7 @@ def _headline(outcome: Outcome, findings: Sequence[GateFinding], evidence: Evide
         finding for finding in findings if (finding.fails if outcome == "fail" else finding.severity == "inconclusive")
     ]
     if outcome == "pass":
-        return f"{_quantized(evidence)}: within the policy `{evidence.policy.name}`."
+        return f"{_quantized(evidence)}: within the policy `{visible(evidence.policy.name)}`."
     return " ".join(_sentences(deciding))
 
 
@@ -111,9 +117,13 @@ def _sentences(findings: Sequence[GateFinding]) -> Iterator[str]:
 
 
 def _quantized(evidence: Evidence) -> str:
-    kl = evidence.score.kl
-    return f"{len(evidence.schemes):,} of {evidence.linears:,} Linears quantized" + (
+    score, limits = evidence.score, evidence.policy.kl.both
+    kl = score.kl
+    interval = (
         ""
-        if kl is None
-        else f", KL {significant(kl, *evidence.policy.kl.both)} nats per token ({evidence.score.source})"
+        if score.kl_low is None or score.kl_high is None
+        else (f" ({significant(score.kl_low, *limits)} to {significant(score.kl_high, *limits)})")
+    )
+    return f"{len(evidence.schemes):,} of {evidence.linears:,} Linears quantized" + (
+        "" if kl is None else f", KL {significant(kl, *limits)}{interval} nats per token, {score.source}"
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from quantaudit.common.reading.json_document import check_json
 from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import FormatError
-from quantaudit.provenance import Arithmetic, Number, Row, explain
+from quantaudit.provenance import Arithmetic, Row, explain
+from quantaudit.quantities import Correlation, Count, Magnitude, Number, Perplexity, Ratio, Share
 
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
@@ -32,9 +34,9 @@ class ScaleRow(Row):
     observer: str
     min: Number
     max: Number
-    scale: Number
+    scale: Magnitude
     zero_point: int
-    order_spread: Number = Field(
+    order_spread: Ratio = Field(
         default=None,
         description="of a moving average: largest over smallest scale in 100 orders of the calibration samples",
     )
@@ -57,14 +59,14 @@ class TensorErrorRow(Row):
     group: str
     scheme: str
     observer: str
-    scale: Number
+    scale: Magnitude
     zero_point: int
     sqnr_db: Number
     bulk_sqnr_db: Number
-    relative_mae: Number
-    zeroed_fraction: Number
-    effective_levels: Number
-    clip_rate: Number
+    relative_mae: Magnitude
+    zeroed_fraction: Share
+    effective_levels: Magnitude
+    clip_rate: Share
 
 
 class GroupRow(Row):
@@ -73,17 +75,17 @@ class GroupRow(Row):
     group: str
     projection: str
     members: list[str]
-    layer: int | None
+    layer: Count | None
     scheme: str
-    damage: Number
-    damage_weights_only: Number
-    price: Number = Field(description="estimated logits KL in nats per token; null where it was not priced")
-    price_low: Number = Field(default=None, description="95 % interval of a price from damage; null for the others")
-    price_high: Number = None
-    kl: Number = Field(
+    damage: Magnitude
+    damage_weights_only: Magnitude
+    price: Magnitude = Field(description="estimated logits KL in nats per token; null where it was not priced")
+    price_low: Magnitude = Field(default=None, description="95 % interval of a price from damage; null for the others")
+    price_high: Magnitude = None
+    kl: Magnitude = Field(
         default=None, description="logits KL in nats per token, simulated with this group alone; null where it was not"
     )
-    kl_stderr: Number = Field(default=None, description="standard error of `kl` over samples")
+    kl_stderr: Magnitude = Field(default=None, description="standard error of `kl` over samples")
     sampled: bool = Field(
         default=False,
         description="whether it is one of the groups, evenly spaced in the ranks of damage, that correlations with "
@@ -95,10 +97,10 @@ class GranularityRow(Row):
     """INT8 at one input with scales of three granularities: mean over tokens of ‖Δx‖²/‖x‖², evaluation split."""
 
     group: str
-    layer: int | None
-    per_tensor: Number = Field(description="one scale, the calibration split's absolute maximum")
-    per_token: Number = Field(description="a scale for each token, found at run time")
-    per_channel: Number = Field(description="a scale for each channel, its maximum on the calibration split")
+    layer: Count | None
+    per_tensor: Magnitude = Field(description="one scale, the calibration split's absolute maximum")
+    per_token: Magnitude = Field(description="a scale for each token, found at run time")
+    per_channel: Magnitude = Field(description="a scale for each channel, its maximum on the calibration split")
     cause: Cause = Field(
         description="what makes one scale too coarse: which finer scales leave less than a quarter of the error"
     )
@@ -107,13 +109,14 @@ class GranularityRow(Row):
 class DomainScore(Row):
     """Agreement with the unquantized model on some of the evaluation tokens, such as one domain's."""
 
-    tokens: int
-    kl: Number
-    top1: Number
-    samples: int | None = None
-    kl_stderr: Number = Field(default=None, description="standard error over samples; null for a single one")
-    perplexity: Number = None
-    perplexity_base: Number = None
+    tokens: Count
+    kl: Magnitude
+    top1: Share
+    samples: Count | None = None
+    kl_stderr: Magnitude = Field(default=None, description="standard error over samples; null for a single one")
+    top1_stderr: Magnitude = Field(default=None, description="the same of top1")
+    perplexity: Perplexity = None
+    perplexity_base: Perplexity = None
 
 
 class RecipeRow(Row):
@@ -121,18 +124,21 @@ class RecipeRow(Row):
 
     name: str
     title: str
-    kl: Number = Field(description="mean KL(base‖quantized) of the logits, nats per token")
-    kl_stderr: Number = Field(description="standard error over samples")
-    kl_estimate: Number = Field(
+    kl: Magnitude = Field(description="mean KL(base‖quantized) of the logits, nats per token")
+    kl_stderr: Magnitude = Field(description="standard error over samples")
+    kl_estimate: Magnitude = Field(
         default=None, description="KL estimated from the groups' prices, without this recipe's own simulation"
     )
-    top1: Number = Field(description="share of positions whose most likely token is unchanged")
-    perplexity: Number
-    perplexity_base: Number
-    tokens: int
-    samples: int
+    top1: Share = Field(description="share of positions whose most likely token is unchanged")
+    top1_stderr: Magnitude = Field(
+        default=None, description="standard error over samples; null for a single one, and in files without it"
+    )
+    perplexity: Perplexity
+    perplexity_base: Perplexity
+    tokens: Count
+    samples: Count
     nonfinite: bool
-    groups: int = Field(description="fused groups that the recipe quantizes")
+    groups: Count = Field(description="fused groups that the recipe quantizes")
     assistant: DomainScore | None = Field(
         default=None, description="only positions whose next token is the assistant's, over all chats; null without any"
     )
@@ -143,7 +149,7 @@ class RecipeRow(Row):
     domains: dict[str, DomainScore]
     approximate: list[str] = Field(default=[], description="what of the recipe is simulated nearly, not exactly")
     unsimulated: list[str] = Field(default=[], description="what of the recipe is not in these numbers")
-    propagation: list[Number] = Field(
+    propagation: list[Magnitude] = Field(
         default=[],
         description="by layer: mean over tokens of ‖Δh‖²/‖h‖² at the block's output, everything before it quantized",
     )
@@ -152,9 +158,9 @@ class RecipeRow(Row):
 class Evaluation(Row):
     """The tokens on which damage and whole-model scores were taken."""
 
-    tokens: int
+    tokens: Count
     samples: list[str]
-    max_tokens_per_sample: int
+    max_tokens_per_sample: Count
     arithmetic: str = Field(description="dtype in which quantization was simulated")
     products: Arithmetic = Field(
         default="native",
@@ -162,7 +168,7 @@ class Evaluation(Row):
         "once",
     )
     priced: bool = Field(default=False, description="whether fused groups have prices")
-    unigram_perplexity: Number = Field(
+    unigram_perplexity: Perplexity = Field(
         default=None,
         description="perplexity of guessing these tokens without context, from the corpus' own token frequencies",
     )
@@ -172,7 +178,7 @@ class Evaluation(Row):
     price_source: PriceSource | None = Field(
         default=None, description="source of the prices: one backward pass, or block damage through a fitted curve"
     )
-    rounding_floor: Number = Field(
+    rounding_floor: Magnitude = Field(
         default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"
     )
 
@@ -191,6 +197,25 @@ class Simulation(Row):
     groups: list[GroupRow]
     recipes: list[RecipeRow]
     granularity: list[GranularityRow] = Field(default=[], description="by fused group inside the decoder blocks")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Simulation:
+        problems = [
+            *repeated("schemes", (row.name for row in self.schemes)),
+            *repeated("recipes", (row.name for row in self.recipes)),
+            *repeated("groups", (f"{row.group} under {row.scheme}" for row in self.groups)),
+            *repeated("sites", (f"{row.site} under {row.scheme} ({row.observer})" for row in self.sites)),
+            *self._of_unknown_schemes(),
+        ]
+        if problems:
+            raise ValueError("; ".join(problems[:5]))
+        return self
+
+    def _of_unknown_schemes(self) -> Iterator[str]:
+        names = {scheme.name for scheme in self.schemes}
+        unknown = next((row for row in self.groups if row.scheme not in names), None)
+        if unknown is not None:
+            yield f"groups: {unknown.group} is under a scheme that is not among the schemes, {unknown.scheme}"
 
     def __repr__(self) -> str:
         """One line: the KL of the first recipes, nats per token."""
@@ -212,6 +237,13 @@ class Simulation(Row):
         yield repr(self)
 
 
+def repeated(where: str, names: Iterable[str]) -> Iterator[str]:
+    """That the rows of a table are not each of something else, with the first that is there twice."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        yield f"{where}: {twice} is there twice"
+
+
 class CorrelationRow(Row):
     """Rank agreement of the peak, or another statistic, with one error, with 95 % bootstrap intervals."""
 
@@ -219,13 +251,13 @@ class CorrelationRow(Row):
     scope: str = Field(description="'all', 'partial' (within projections, taken together) or one projection")
     predictor: Predictor
     outcome: Outcome
-    n: int
-    spearman: Number
-    spearman_low: Number
-    spearman_high: Number
-    kendall: Number
-    kendall_low: Number
-    kendall_high: Number
+    n: Count
+    spearman: Correlation
+    spearman_low: Correlation
+    spearman_high: Correlation
+    kendall: Correlation
+    kendall_low: Correlation
+    kendall_high: Correlation
     reading: str
 
 

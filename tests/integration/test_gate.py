@@ -129,10 +129,19 @@ def test_a_fresh_process_prints_clean_json(card_file: Path) -> None:
 
 def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Path) -> None:
     assert audited.simulation is not None
-    rows = [row.model_copy(update={"kl": 0.0, "top1": 1.0}) for row in audited.simulation.recipes]
+    exact = {"kl": 0.0, "kl_stderr": 0.0, "top1": 1.0, "top1_stderr": 0.0}
+    rows = [
+        row.model_copy(
+            update=exact | {"domains": {name: score.model_copy(update=exact) for name, score in row.domains.items()}}
+        )
+        for row in audited.simulation.recipes
+    ]
+    few = tmp_path / "few.yaml"
+    few.write_text("extends: default\nevaluation: {tokens: 2, samples: 2, level: 0.95, reason: a tiny corpus}\n")
     path = tmp_path / "simulation.json"
     path.write_text(audited.simulation.model_copy(update={"recipes": rows}).model_dump_json(), encoding="utf-8")
-    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 0
+    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 3  # on 128 tokens
+    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path, "--policy", few) == 0
 
 
 def test_a_simulation_file_of_other_weights_or_of_none_is_refused(
@@ -200,8 +209,9 @@ def test_help_and_explain_do_not_import_torch() -> None:
 @pytest.mark.parametrize("change", ["empty modules", "no residual sites"])
 def test_a_card_that_says_little_ends_in_a_verdict(change: str, tmp_path: Path) -> None:
     card = card_of()
+    nowhere = card.peak.model_copy(update={"fp16_headroom": None})
     changes: dict[str, Any] = {
-        "empty modules": {"model": card.model.model_copy(update={"modules": []}), "sites": []},
+        "empty modules": {"model": card.model.model_copy(update={"modules": []}), "sites": [], "peak": nowhere},
         "no residual sites": {"sites": [site for site in card.sites if site.kind != "residual"]},
     }[change]
     path = tmp_path / "card.json"

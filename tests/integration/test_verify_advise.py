@@ -133,6 +133,9 @@ def test_a_recipe_that_is_not_predicted_ends_inconclusively(
     strict = tmp_path / "strict.yaml"
     strict.write_text("extends: default\nname: mine\nkl: {ready: 0.0, care: 0.0, reason: none}\n")
     code, out, _ = run(capsys, "verify", recipe, model, *options, "--policy", strict)
+    assert (code, "INCONCLUSIVE" in out) == (3, True)  # one sample says nothing of others
+    more = ("--card", card, "--evaluation-tokens", 512)
+    code, out, _ = run(capsys, "verify", recipe, model, *more, "--policy", strict)
     assert (code, "NOT READY" in out) == (1, True)
 
 

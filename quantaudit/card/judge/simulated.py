@@ -10,14 +10,13 @@ from quantaudit.card.text import counted, share_in_words
 from quantaudit.common.findings import Hit, rule
 from quantaudit.common.rounding import significant
 from quantaudit.policy import Policy
+from quantaudit.policy.evidence import kl_interval, too_few
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
 LOSS_SPREAD = 3.0
 """Standard deviation of one token's loss, in nats: what language models show on ordinary text."""
-FEWEST_SAMPLES = 2
-"""Samples below which no standard error is known."""
 
 
 @rule(
@@ -58,7 +57,7 @@ def chance(tokens: int) -> float:
 
 @rule(
     "QA107",
-    "On how many tokens the verdicts rest, where they are few or a KL lies too near a limit; with its error.",
+    "On how many tokens the verdicts rest, where they are too few, or leave a KL on either side of a limit.",
     severity="warning",
     why="KL varies from text to text: on few tokens, or near a limit, the choice of text decides as much as the scheme "
     "does.",
@@ -74,16 +73,17 @@ def few_tokens(evidence: CardEvidence) -> Iterator[Hit]:
     if not scored:
         return
     evaluation, limit = simulation.evaluation, policy.evaluation
-    row, distance = min(((row, _errors_to_limit(row, policy)) for row in scored), key=lambda pair: pair[1])
-    few = evaluation.tokens < limit.tokens or len(evaluation.samples) < FEWEST_SAMPLES
-    if not few and distance >= limit.errors:
+    few = too_few(evaluation.tokens, len(evaluation.samples), limit) is not None
+    near = [row for row in scored if _crosses(row, policy)]
+    if not few and not near:
         return
+    row = next(iter(near), scored[0])
     error = "unknown" if row.kl_stderr is None else f"{row.kl_stderr:.2g}"
     message = (
         f"the verdicts rest on {counted(evaluation.tokens, 'token')} of {counted(len(evaluation.samples), 'sample')}; "
         f"the KL of {row.title} is {significant(row.kl or 0.0, *policy.kl.both)} nats with a standard error of {error}"
     )
-    if distance < limit.errors:
+    if near:
         message += ", too near a limit to tell the sides apart"
     yield Hit(
         severity="warning" if few else "info",
@@ -94,11 +94,10 @@ def few_tokens(evidence: CardEvidence) -> Iterator[Hit]:
     )
 
 
-def _errors_to_limit(row: RecipeRow, policy: Policy) -> float:
-    """How many standard errors lie between a KL and the nearest limit of a verdict; infinite where none is known."""
-    if row.kl is None or not row.kl_stderr:
-        return math.inf
-    return min(abs(row.kl - limit) for limit in (policy.kl.ready, policy.kl.care)) / row.kl_stderr
+def _crosses(row: RecipeRow, policy: Policy) -> bool:
+    """Whether the interval of a KL has a limit of the verdict inside it."""
+    interval = kl_interval(row, policy.evaluation)
+    return interval is not None and any(interval.low <= limit < interval.high for limit in policy.kl.both)
 
 
 @rule(

@@ -9,6 +9,9 @@ from quantaudit.card.judge.simulated import GOOD_SQNR_DB, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.text import counted, share_in_words
 from quantaudit.policy import Policy, Status, judge, passes, scores
+from quantaudit.policy.evidence import enough, kl_interval, look
+from quantaudit.policy.judge import kl_range
+from quantaudit.provenance import SplitInfo
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112"}
@@ -25,33 +28,47 @@ def decide(
     simulation: Simulation | None,
     findings: Sequence[Finding],
     policy: Policy,
+    corpus: SplitInfo | None = None,
 ) -> Verdict:
-    """Verdict for every simulated scheme; without a simulation, one that says so."""
+    """Verdict for every simulated scheme; without a simulation, one that says so.
+
+    corpus: how much text there is for evaluation.
+    """
+    named = {"policy": policy.name, "policy_digest": policy.digest, "extends": list(policy.extends)}
     if simulation is None:
-        return Verdict(policy=policy.name, headline="Measured, not simulated: no verdict.", schemes=[])
+        return Verdict(**named, headline="Measured, not simulated: no verdict.", schemes=[])
     by_name = {site.name: site for site in sites}
     recipes = {row.name: row for row in simulation.recipes}
+    obstacles = _obstacles(coverage, findings)
     schemes = []
     for scheme in simulation.schemes:
         recipe = recipes.get(scheme.name)
         broken = any(finding.code == BROKEN for finding in findings)
-        status, reason = judge(policy, recipe, _obstacles(coverage, findings), broken=broken)
+        scored = recipe is not None and recipe.kl is not None and not recipe.nonfinite
+        status, reason = judge(policy, recipe, obstacles, broken=broken, corpus=corpus)
+        outlook = None if recipe is None else look(policy, recipe)
+        wanted = None if recipe is None or status != "INCONCLUSIVE" else enough(policy, recipe, corpus)
         schemes.append(
             SchemeVerdict(
                 scheme=scheme.name,
                 title=scheme.title,
                 status=status,
                 kl=recipe.kl if recipe else None,
+                kl_low=outlook.kl.low if outlook else None,
+                kl_high=outlook.kl.high if outlook else None,
                 top1=recipe.top1 if recipe else None,
+                top1_low=outlook.top1.low if outlook else None,
+                top1_high=outlook.top1.high if outlook else None,
+                tokens_to_decide=wanted.tokens if wanted else None,
                 perplexity=recipe.perplexity if recipe else None,
                 perplexity_base=recipe.perplexity_base if recipe else None,
                 reason=" ".join([reason, *_causes(status, scheme, simulation, findings, policy)]),
-                remedy=_remedy(status, scheme, simulation, policy, findings),
+                remedy=_remedy(status, scheme, simulation, policy, findings, more_text=scored and not obstacles),
                 worst_groups=worst(scheme, simulation, by_name),
             )
         )
-    limits = VerdictLimits(kl=list(policy.kl.both), top1=list(policy.top1.both))
-    return Verdict(policy=policy.name, headline=headline(schemes, findings), schemes=schemes, limits=limits)
+    limits = VerdictLimits(kl=list(policy.kl.both), top1=list(policy.top1.both), level=policy.evaluation.level)
+    return Verdict(**named, headline=headline(schemes, findings), schemes=schemes, limits=limits)
 
 
 def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
@@ -123,11 +140,18 @@ def _remedy(
     simulation: Simulation,
     policy: Policy,
     findings: Sequence[Finding],
+    *,
+    more_text: bool,
 ) -> str:
+    """What to do. more_text: whether an inconclusive verdict is so for want of text alone."""
     remedies = {finding.code: finding.remedy for finding in reversed(findings) if finding.severity == "error"}
     if status == "INCONCLUSIVE":
         stopped = [remedies[code] for code in ("QA101", *sorted(STOPPERS)) if code in remedies]
-        return stopped[0] if stopped else "Simulate the whole model, on text that reaches every Linear in both splits."
+        if stopped:
+            return stopped[0]
+        if more_text:
+            return "Raise --evaluation-tokens, and give more samples of the text that the model is used on."
+        return "Simulate the whole model, on text that reaches every Linear in both splits."
     if BROKEN in remedies:
         return remedies[BROKEN]
     if status == "READY":
@@ -163,7 +187,9 @@ def _remedy(
 
 def _named(row: RecipeRow, policy: Policy) -> str:
     kl, top1 = scores(policy, row)
-    return f"{row.title} (KL {kl}, top-1 {top1})"
+    interval = kl_interval(row, policy.evaluation)
+    spread = "" if interval is None else f" ({kl_range(policy, interval)})"
+    return f"{row.title} (KL {kl}{spread}, top-1 {top1})"
 
 
 def _obstacles(coverage: Coverage, findings: Sequence[Finding]) -> list[str]:

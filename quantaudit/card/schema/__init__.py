@@ -12,6 +12,15 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from quantaudit.card.schema.agreement import (
+    corpus_problems,
+    coverage_problems,
+    peak_problems,
+    simulation_problems,
+    site_problems,
+    stability_problems,
+    verdict_problems,
+)
 from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
 from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
 from quantaudit.card.schema.recipes import (
@@ -80,6 +89,8 @@ __all__ = [
 
 SCHEMA_VERSION = "1.0"
 """History: 1.0 first edition."""
+MOST_NAMED = 5
+"""Contradictions that a refusal lists."""
 
 
 class Card(Row):
@@ -173,7 +184,26 @@ def load_card(path: str | Path) -> Card:
         )
     if card.simulation is not None:
         check_simulation(card.simulation, card, where=str(path))
+    if problems := contradictions(card):
+        raise FormatError(
+            f"not the card of one audit: {'; '.join(problems[:MOST_NAMED])}",
+            where=str(path),
+            hint="make the card again with `quantaudit report`",
+        )
     return card
+
+
+def contradictions(card: Card) -> list[str]:
+    """What in a card cannot be of one model, one text and one simulation; empty where its parts agree."""
+    return [
+        *(simulation_problems(card.model, card.corpus, card.simulation) if card.simulation else ()),
+        *corpus_problems(card.corpus),
+        *coverage_problems(card.coverage),
+        *site_problems(card.sites),
+        *peak_problems(card.peak, card.sites),
+        *(stability_problems(card.stability) if card.stability else ()),
+        *verdict_problems(card.verdict, card.simulation),
+    ]
 
 
 def check_simulation(simulation: Simulation, card: Card, *, where: str) -> None:

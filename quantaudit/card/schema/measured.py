@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from quantaudit.provenance import Number, Row, Unmeasured
+from quantaudit.provenance import Row, Unmeasured
+from quantaudit.quantities import Count, Magnitude, Number, Positive
 
 FP16_MAX = 65504.0
 """The largest finite FP16 number."""
@@ -18,12 +19,12 @@ class Peak(Row):
     value: Number
     sample: str
     domain: str
-    position: int | None = Field(description="null where text is redacted, unless it is the first")
+    position: Count | None = Field(description="null where text is redacted, unless it is the first")
     token_id: int | None = Field(description="null where text is redacted; −1 for a patch of an image")
     token: str | None = Field(description="the token's text; null where text is redacted")
-    channel: int
+    channel: Count
     token_kind: str | None = Field(default=None, description="special token, delimiter, other token or image patch")
-    median: Number = Field(default=None, description="median of |x| over the channels of the peak's own token")
+    median: Magnitude = Field(default=None, description="median of |x| over the channels of the peak's own token")
 
 
 class GlobalPeak(Row):
@@ -31,14 +32,14 @@ class GlobalPeak(Row):
 
     site: str
     kind: str
-    layer: int | None
-    amax: Number
+    layer: Count | None
+    amax: Magnitude
     value: Number
     domain: str | None
-    position: int | None
+    position: Count | None
     token: str | None
     token_kind: str | None = None
-    channel: int | None
+    channel: Count | None
 
 
 class PeakSummary(Row):
@@ -46,17 +47,17 @@ class PeakSummary(Row):
 
     overall: GlobalPeak | None
     quantized: GlobalPeak | None = Field(description="largest peak at the input of a Linear")
-    fp16_headroom: Number = Field(description="65,504 divided by the largest peak of the residual stream")
+    fp16_headroom: Magnitude = Field(description="65,504 divided by the largest peak of the residual stream")
 
 
 class Coverage(Row):
     """What was measured, and what was not."""
 
-    sites: int
-    sites_measured: int
-    linears: int
-    linears_measured: int
-    tokens: int
+    sites: Count
+    sites_measured: Count
+    linears: Count
+    linears_measured: Count
+    tokens: Count
     unmeasured: list[Unmeasured]
 
 
@@ -65,26 +66,26 @@ class SiteRow(Row):
 
     name: str
     kind: str
-    layer: int | None
+    layer: Count | None
     module: str
     tap: Literal["input", "output"]
-    channels: int
-    amax: Number
+    channels: Count
+    amax: Magnitude
     min: Number
     max: Number
     mean: Number
-    rms: Number
-    median: Number
-    p99: Number
-    p999: Number
-    p9999: Number
-    tokens: int
-    nonfinite: int
-    massive: int = Field(
+    rms: Magnitude
+    median: Magnitude
+    p99: Magnitude
+    p999: Magnitude
+    p9999: Magnitude
+    tokens: Count
+    nonfinite: Count
+    massive: Count = Field(
         description="elements with |x| > 100 and > 1,000 times the median of their own token (arXiv 2605.15572)"
     )
     peaks: list[Peak]
-    domains: dict[str, Number] = Field(description="domain → amax")
+    domains: dict[str, Magnitude] = Field(description="domain → amax")
 
 
 class PublishedPeak(Row):
@@ -100,5 +101,5 @@ class Landscape(Row):
 
     source: str
     published: list[PublishedPeak]
-    rank: int | None = Field(description="1 = larger than every published peak")
+    rank: Positive | None = Field(description="1 = larger than every published peak")
     reading: str

@@ -7,19 +7,20 @@ from typing import Literal
 from pydantic import Field
 
 from quantaudit.card.schema.verdict import Finding
-from quantaudit.provenance import Number, Row
+from quantaudit.provenance import Row
+from quantaudit.quantities import Count, Magnitude, Perplexity, Share
 
 
 class AdvicePoint(Row):
     """One mixed recipe between what was written and what costs nothing."""
 
     name: str
-    kept: Number = Field(description="share of the quantized Linears' MACs that keep the recipe's own format")
-    estimated_kl: Number = Field(description="from the groups' prices and other simulated recipes, nats per token")
-    kl: Number = Field(description="simulated, nats per token")
-    kl_stderr: Number
-    top1: Number
-    options: dict[str, int] = Field(description="fused groups by what is done to them")
+    kept: Share = Field(description="share of the quantized Linears' MACs that keep the recipe's own format")
+    estimated_kl: Magnitude = Field(description="from the groups' prices and other simulated recipes, nats per token")
+    kl: Magnitude = Field(description="simulated, nats per token")
+    kl_stderr: Magnitude
+    top1: Share
+    options: dict[str, Count] = Field(description="fused groups by what is done to them")
 
 
 class AdviceChange(Row):
@@ -29,9 +30,9 @@ class AdviceChange(Row):
     option: str
     title: str
     keeps: bool
-    price_before: Number
-    price_after: Number
-    amax: Number
+    price_before: Magnitude
+    price_after: Magnitude
+    amax: Magnitude
 
 
 class AdviceInfo(Row):
@@ -39,9 +40,9 @@ class AdviceInfo(Row):
 
     recipe: str
     goal: str
-    budget: Number
+    budget: Magnitude
     met: bool
-    tokens: int = Field(description="evaluation tokens of prices and simulations")
+    tokens: Count = Field(description="evaluation tokens of prices and simulations")
     before: AdvicePoint
     references: list[AdvicePoint] = Field(description="uniform alternatives, such as dynamic everywhere")
     curve: list[AdvicePoint] = Field(description="least KL at given shares of MACs that keep their format")
@@ -52,9 +53,9 @@ class AdviceInfo(Row):
 class VerifiedScore(Row):
     """The whole model on the evaluation tokens."""
 
-    kl: Number
-    top1: Number
-    perplexity: Number
+    kl: Magnitude
+    top1: Share
+    perplexity: Perplexity
 
 
 class ScaleComparison(Row):
@@ -63,8 +64,8 @@ class ScaleComparison(Row):
     Nothing is compared where the recipe changes what scales are taken of (AWQ, SmoothQuant, rotations, AutoRound).
     """
 
-    compared: int
-    worst: Number
+    compared: Count
+    worst: Magnitude
     module: str | None
 
 
@@ -78,15 +79,15 @@ class Verification(Row):
     recipe: str
     digest: str
     pipeline: str
-    calibration_samples: int
-    tokens: int
+    calibration_samples: Count
+    tokens: Count
     input_scales: ScaleComparison
     weight_scales: ScaleComparison
     predicted: VerifiedScore
     with_saved_scales: VerifiedScore | None = Field(description="simulated with the scales as saved")
     actual: VerifiedScore = Field(description="the saved checkpoint, loaded again")
     unpredicted: list[str] = Field(description="what of the recipe is in no prediction, so that the two differ anyway")
-    kl_error: Number = Field(description="|predicted − actual| / actual; null where something is unpredicted")
+    kl_error: Magnitude = Field(description="|predicted − actual| / actual; null where something is unpredicted")
     findings: list[Finding]
     agrees: bool | None = Field(description="whether it is as predicted; null where something is unpredicted")
     outcome: Literal["pass", "fail", "inconclusive"]

@@ -4,36 +4,37 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from quantaudit.provenance import Number, Row
+from quantaudit.provenance import Row
+from quantaudit.quantities import Count, Magnitude, Number, Share
 
 
 class SubsetRow(Row):
     """The peak over all subsets of so many samples, taken without replacement."""
 
-    samples: int
-    mean: Number
-    variation: Number = Field(description="standard deviation over mean")
+    samples: Count
+    mean: Magnitude
+    variation: Magnitude = Field(description="standard deviation over mean")
 
 
 class BucketRow(Row):
     """The peak of one domain's or one length's samples."""
 
     name: str
-    samples: int
-    amax: Number
+    samples: Count
+    amax: Magnitude
 
 
 class TailRow(Row):
     """What a generalized Pareto tail predicts for the largest of `horizon` new samples of the same kind."""
 
-    samples: int
-    exceedances: int = Field(description="samples that the tail was fitted to, the highest ones")
-    horizon: int
-    coverage: float = Field(description="nominal probability of the interval low … high")
+    samples: Count
+    exceedances: Count = Field(description="samples that the tail was fitted to, the highest ones")
+    horizon: Count
+    coverage: float = Field(ge=0, le=1, description="nominal probability of the interval low … high")
     shape: Number = Field(description="posterior median of ξ: below 0 the tail ends, above 0 it is heavy")
-    low: Number
-    median: Number
-    high: Number
+    low: Magnitude
+    median: Magnitude
+    high: Magnitude
     few_samples: bool = Field(description="whether the samples are too few for the interval to be trusted")
     reading: str
 
@@ -42,9 +43,9 @@ class PeakStability(Row):
     """How far the peak of one site can be trusted, from the maxima of single samples."""
 
     site: str
-    samples: int
-    left_out: int = Field(description="samples that held a non-finite value")
-    amax: Number
+    samples: Count
+    left_out: Count = Field(description="samples that held a non-finite value")
+    amax: Magnitude
     subsets: list[SubsetRow] = Field(description="sizes of which the corpus holds at least five times as many")
     by_domain: list[BucketRow]
     by_length: list[BucketRow]
@@ -56,19 +57,19 @@ class ExceedanceRow(Row):
     """The evaluation split beyond the calibration split's absolute maximum at one site."""
 
     site: str
-    calibration_amax: Number
-    evaluation_amax: Number
-    ratio: Number = Field(description="evaluation_amax over calibration_amax")
-    samples: int = Field(description="evaluation samples")
-    samples_beyond: int
-    elements_beyond: Number = Field(description="share of all evaluation elements")
+    calibration_amax: Magnitude
+    evaluation_amax: Magnitude
+    ratio: Magnitude = Field(description="evaluation_amax over calibration_amax")
+    samples: Count = Field(description="evaluation samples")
+    samples_beyond: Count
+    elements_beyond: Share = Field(description="share of all evaluation elements")
 
 
 class ExceedanceInfo(Row):
     """Whether the evaluation split stays within the calibration range, over the inputs of Linears."""
 
-    compared: int
-    beyond: int
+    compared: Count
+    beyond: Count
     worst: list[ExceedanceRow] = Field(description="largest ratio first")
     reading: str
 

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from quantaudit.common.findings import Hit, find_rule
 from quantaudit.common.outcome import Severity
-from quantaudit.policy import Status
-from quantaudit.provenance import Number, Row
+from quantaudit.policy import PolicyName, Status
+from quantaudit.provenance import Row
+from quantaudit.quantities import Count, LowerLimit, Magnitude, Number, Perplexity, Share, UpperLimit
 
 SealState = Literal["sealed", "edited", "unsealed"]
 """Whether a card is as it was written, was edited afterwards, or has no seal by which that would show."""
@@ -52,10 +53,10 @@ class WorstGroup(Row):
     """A fused group that explains a verdict."""
 
     group: str
-    damage: Number
-    share: Number = Field(description="its damage over the sum of all groups' damages")
-    amax: Number
-    zeroed_fraction: Number
+    damage: Magnitude
+    share: Share = Field(description="its damage over the sum of all groups' damages")
+    amax: Magnitude
+    zeroed_fraction: Share
     explanation: str
 
 
@@ -65,10 +66,19 @@ class SchemeVerdict(Row):
     scheme: str
     title: str
     status: Status
-    kl: Number
-    top1: Number
-    perplexity: Number
-    perplexity_base: Number
+    kl: Magnitude
+    kl_low: Magnitude = Field(default=None, description="interval of `kl` at the level of `limits`; null where unknown")
+    kl_high: Magnitude = None
+    top1: Share
+    top1_low: Share = Field(default=None, description="interval of `top1` at the same level")
+    top1_high: Share = None
+    tokens_to_decide: Count | None = Field(
+        default=None,
+        description="evaluation tokens that would most likely decide what is inconclusive because an interval crosses "
+        "a limit; null for the others",
+    )
+    perplexity: Perplexity
+    perplexity_base: Perplexity
     reason: str
     remedy: str
     worst_groups: list[WorstGroup]
@@ -77,14 +87,23 @@ class SchemeVerdict(Row):
 class VerdictLimits(Row):
     """The policy's limits, so that numbers are shown on their own side of them."""
 
-    kl: list[float] = Field(description="READY up to the first, READY WITH CARE up to the second, nats per token")
-    top1: list[float] = Field(description="READY down to the first, READY WITH CARE down to the second")
+    kl: list[UpperLimit] = Field(
+        description="READY up to the first, READY WITH CARE up to the second, nats per token; null is no limit"
+    )
+    top1: list[LowerLimit] = Field(description="READY down to the first, READY WITH CARE down to the second")
+    level: float | None = Field(
+        default=None, gt=0, lt=1, description="confidence level of the intervals; null in cards without any"
+    )
 
 
 class Verdict(Row):
     """The answer, by scheme, under a named policy."""
 
     policy: str
+    policy_digest: str | None = Field(
+        default=None, description="SHA-256 of what the policy says, reasons included; null in cards without it"
+    )
+    extends: list[PolicyName] = Field(default=[], description="policies that it builds on, nearest first")
     headline: str
     schemes: list[SchemeVerdict]
     limits: VerdictLimits = Field(default=VerdictLimits(kl=[], top1=[]), description="what the schemes are judged by")

@@ -13,6 +13,7 @@ from quantaudit.card.views.experts import ExpertLine
 from quantaudit.card.views.groups import GroupLine
 from quantaudit.card.views.landscape import LandscapeLine
 from quantaudit.card.views.peaks import PeakLine
+from quantaudit.policy import PolicyName, identity_of
 from quantaudit.simulate.records import GranularityRow, SchemeInfo, TensorErrorRow
 
 
@@ -26,6 +27,12 @@ class CardView:
     def edited(self) -> bool:
         """Whether the card was changed after it was sealed."""
         return seal_state(self.card) == "edited"
+
+    @cached_property
+    def policy(self) -> str:
+        """The policy of the verdicts, and those that it builds on, each with the first digits of its digest."""
+        verdict = self.card.verdict
+        return identity_of(PolicyName(name=verdict.policy, digest=verdict.policy_digest or ""), *verdict.extends)
 
     @cached_property
     def static(self) -> SchemeInfo | None:

@@ -7,8 +7,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from quantaudit.common.outcome import Outcome
-from quantaudit.common.rounding import percentage, significant
-from quantaudit.gate.report import GateFinding, GateReport, Limits, Score
+from quantaudit.gate.report import GateFinding, GateReport, score_text
 
 OUTCOMES: dict[Outcome, str] = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
 SEVERITIES = {"error": "red", "inconclusive": "yellow", "warning": "yellow", "info": "cyan"}
@@ -17,7 +16,7 @@ SEVERITIES = {"error": "red", "inconclusive": "yellow", "warning": "yellow", "in
 def show(report: GateReport, console: Console) -> None:
     """The outcome first, what the recipe does, then every finding with its remedy."""
     head = Text(f"{report.outcome.upper()}", style=OUTCOMES[report.outcome])
-    head.append(f"  {report.recipe} on {report.model}, policy {report.policy}", style="default not bold")
+    head.append(f"  {report.recipe} on {report.model}, policy {report.policy_identity}", style="default not bold")
     console.print(head)
     for use in report.quantized:
         console.print(Text(f"  {use.modules:,} of {report.linears:,} Linears: {use.title}"))
@@ -29,17 +28,6 @@ def show(report: GateReport, console: Console) -> None:
         console.print(Padding(Text(f"→ {finding.remedy}", style="dim"), (0, 0, 0, 2)))
     console.print()
     console.print(Text(report.headline, style=OUTCOMES[report.outcome].removeprefix("bold ")))
-
-
-def score_text(score: Score, limits: Limits) -> str:
-    """KL and top-1 in a line, each on its own side of the policy's limits, and how they are known."""
-    if score.kl is None:
-        return f"KL unknown: {score.note}"
-    error = f" ± {score.kl_stderr:.1g}" if score.kl_stderr else ""
-    parts = [f"KL {significant(score.kl, *limits.kl)}{error} nats per token"]
-    if score.top1 is not None:
-        parts.append(f"{percentage(score.top1, *limits.top1)} of top-1 tokens kept")
-    return f"{', '.join(parts)}: {score.note}"
 
 
 def _title(finding: GateFinding, recipe: str) -> Text:

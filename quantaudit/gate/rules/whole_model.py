@@ -1,14 +1,24 @@
-"""QA510 to QA515: what the recipe does to the whole model, and whether that is known."""
+"""QA510 to QA516: what the recipe does to the whole model, and whether that is known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from quantaudit.card.judge.verdict import BROKEN, STOPPERS
 from quantaudit.common.findings import Hit, rule
+from quantaudit.common.outcome import GateSeverity
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
+from quantaudit.gate.report import Score
 from quantaudit.gate.rules.phrases import gentler
+from quantaudit.policy import Policy
+from quantaudit.policy.evidence import look, too_few
+from quantaudit.policy.judge import UNKNOWN_ERROR
+from quantaudit.policy.judge import undecided as open_verdict
+from quantaudit.policy.sections import Ceiling
+from quantaudit.provenance import SplitInfo
+from quantaudit.simulate.records import RecipeRow
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -28,18 +38,19 @@ SIMULATE = (
     "`quantaudit advise` finds the smallest such change.",
 )
 def kl(evidence: Evidence) -> Iterator[Hit]:
-    """Measured or estimated KL above `care` (an error; an estimate, if it is beyond doubt) or above `ready`."""
+    """A KL whose whole interval is above `care` (an error) or above `ready`; measured, or estimated with its margin."""
     score, limits = evidence.score, evidence.policy.kl
-    if score.kl is None or evidence.incomplete:
+    # An estimate is held against `ready` as it is, unless that fails: its margin is wider than most limits are apart.
+    strict = score.source == "measured" or evidence.policy.gate.fail_on == "warning"
+    low, likely = score.kl_low, score.kl_low if strict else score.kl
+    if low is None or likely is None or likely <= limits.ready or evidence.incomplete:
         return
-    margin = evidence.policy.gate.estimate.margin if score.source == "estimated" else 1.0
-    fails = score.kl / margin > limits.care
-    if not fails and score.kl <= limits.ready:
+    fails = low > limits.care
+    if thin(evidence) is not None and not fails:
         return
-    limit, word = (limits.care, "beyond") if score.kl > limits.care else (limits.ready, "beyond the comfortable")
+    limit, word = (limits.care, "beyond") if likely > limits.care else (limits.ready, "beyond the comfortable")
     yield Hit(
-        message=f"KL {significant(score.kl, *limits.both)} nats per token is {word} {limit_number(limit)} "
-        f"({score.source}){_worst(evidence)}",
+        message=f"KL {_kl(score, limits)} is {word} {limit_number(limit)} ({score.source}){_worst(evidence)}",
         value=score.kl,
         threshold=limit,
         severity="error" if fails else "warning",
@@ -57,11 +68,14 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
     "`quantaudit advise` finds the smallest such change.",
 )
 def top1(evidence: Evidence) -> Iterator[Hit]:
-    """Measured top-1 agreement below `care` (an error) or below `ready` (a warning)."""
-    kept, limits = evidence.score.top1, evidence.policy.top1
-    if kept is None or kept >= limits.ready or evidence.incomplete:
+    """Measured top-1 agreement whose whole interval is below `care` (an error) or below `ready` (a warning)."""
+    score, limits = evidence.score, evidence.policy.top1
+    kept, high = score.top1, score.top1_high
+    if kept is None or high is None or high >= limits.ready or evidence.incomplete:
         return
-    fails = kept < limits.care
+    fails = high < limits.care
+    if thin(evidence) is not None and not fails:
+        return
     limit = limits.care if fails else limits.ready
     yield Hit(
         message=f"{percentage(kept, *limits.both)} of the most likely tokens are kept, less than "
@@ -106,21 +120,23 @@ def breaks(evidence: Evidence) -> Iterator[Hit]:
 )
 def estimated(evidence: Evidence) -> Iterator[Hit]:
     """The KL comes from prices: information where that decides, inconclusive near the limit or where not accepted."""
-    score, rules, limit = evidence.score, evidence.policy.gate.estimate, evidence.policy.kl.care
+    score, rules, limits = evidence.score, evidence.policy.gate.estimate, evidence.policy.kl
     if score.source != "estimated" or score.kl is None or evidence.incomplete:
         return
-    close = score.kl / rules.margin <= limit < score.kl * rules.margin
-    undecided = close or (not rules.accept and score.kl / rules.margin <= limit)
-    detail = (
-        f"too close to {limit_number(limit)} to decide"
-        if close
-        else "this policy wants it measured"
-        if undecided
-        else ""
+    limit = (
+        limits.ready if evidence.policy.gate.fail_on == "warning" and not _beyond(score, limits.ready) else limits.care
     )
+    few, beyond = thin(evidence), _beyond(score, limit)
+    close = not beyond and (score.kl_high or math.inf) > limit
+    undecided = close or (not beyond and (few is not None or not rules.accept))
+    if few is not None and not beyond:
+        detail = f": {few[0].lower()}{few[1:]}"
+    elif close:
+        detail = f": too close to {limit_number(limit)} to decide"
+    else:
+        detail = ": this policy wants it measured" if undecided else ""
     yield Hit(
-        message=f"KL {significant(score.kl, *evidence.policy.kl.both)} nats per token is estimated from prices, not "
-        f"measured{detail and f': {detail}'}",
+        message=f"KL {_kl(score, limits)} is estimated from prices, not measured{detail}",
         value=score.kl,
         threshold=limit,
         severity="inconclusive" if undecided else "info",
@@ -155,6 +171,72 @@ def stopped(evidence: Evidence) -> Iterator[Hit]:
     for finding in evidence.card.findings:
         if finding.code in {BROKEN, *STOPPERS}:
             yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
+
+
+@rule(
+    "QA516",
+    "The measurement leaves more than one verdict possible",
+    severity="inconclusive",
+    why="KL and top-1 are means over samples of text, and other text gives other means: a limit inside their intervals "
+    "may lie on either side of them.",
+    remedy="Simulate on more evaluation tokens, `quantaudit simulate … --evaluation-tokens N`, and give the result as "
+    "`--simulation`; give more samples of the text that the model is used on.",
+)
+def undecided(evidence: Evidence) -> Iterator[Hit]:
+    """Too few tokens or samples, an unknown score or error, or an interval across a limit that decides the gate.
+
+    Information where only `ready` is crossed and warnings do not fail.
+    """
+    row, score = evidence.measured, evidence.score
+    if row is None or evidence.incomplete or (score.nonfinite and score.kl is None):
+        return
+    few, outlook = thin(evidence), look(evidence.policy, row)
+    if outlook is not None and outlook.harmful:
+        return
+    text, severity = (
+        (few, INCONCLUSIVE) if few is not None else _left_open(row, evidence.policy, evidence.card.corpus.evaluation)
+    )
+    if text is not None:
+        yield Hit(message=text, value=score.kl, severity=severity, why=evidence.policy.evaluation.reason)
+
+
+INCONCLUSIVE: GateSeverity = "inconclusive"
+
+
+def _left_open(row: RecipeRow, policy: Policy, text: SplitInfo) -> tuple[str | None, GateSeverity]:
+    """What a measured row leaves open, as a clause, and how grave that is; None where it decides."""
+    outlook = look(policy, row)
+    if row.kl is None:
+        return None, INCONCLUSIVE
+    if row.top1 is None:
+        return "the share of top-1 tokens kept is not known", INCONCLUSIVE
+    if outlook is None:
+        return UNKNOWN_ERROR[:-1], INCONCLUSIVE
+    if outlook.best == outlook.worst:
+        return None, INCONCLUSIVE
+    harmless = outlook.worst < len(policy.kl.both) and policy.gate.fail_on == "error"
+    return open_verdict(policy, row, outlook, text)[:-1], "info" if harmless else INCONCLUSIVE
+
+
+def thin(evidence: Evidence) -> str | None:
+    """Why a score rests on too little text for any conclusion, as a clause; None where it does not."""
+    score = evidence.score
+    if score.tokens is None or score.samples is None:
+        return None
+    few = too_few(score.tokens, score.samples, evidence.policy.evaluation)
+    return None if few is None else few[:-1]
+
+
+def _beyond(score: Score, limit: float) -> bool:
+    return score.kl_low is not None and score.kl_low > limit
+
+
+def _kl(score: Score, limits: Ceiling) -> str:
+    """`0.031 nats per token (0.027 to 0.034)`; without the interval where it is not known."""
+    text = f"{significant(score.kl or 0.0, *limits.both)} nats per token"
+    if score.kl_low is None or score.kl_high is None:
+        return text
+    return f"{text} ({significant(score.kl_low, *limits.both)} to {significant(score.kl_high, *limits.both)})"
 
 
 def _gentler(evidence: Evidence) -> str:

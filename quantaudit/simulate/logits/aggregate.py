@@ -61,6 +61,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         kl=whole.kl,
         kl_stderr=whole.kl_stderr,
         top1=whole.top1,
+        top1_stderr=whole.top1_stderr,
         perplexity=whole.perplexity,
         perplexity_base=whole.perplexity_base,
         tokens=tokens,
@@ -124,24 +125,37 @@ def _answers(score: SampleScore) -> _Sums | None:
 
 
 def _score(sums: Sequence[_Sums]) -> DomainScore:
-    """Means over tokens; the standard error of the KL over samples (ratio estimator), None for a single one."""
+    """Means over tokens, and their standard errors over samples."""
     tokens, predicted = sum(one.tokens for one in sums), sum(one.predicted for one in sums)
-    kl = sum(one.kl for one in sums) / tokens
-    spread = sum((one.kl - one.tokens * kl) ** 2 for one in sums)
-    count = len(sums)
+    sizes = [one.tokens for one in sums]
+    kl, kl_stderr = _mean([one.kl for one in sums], sizes)
+    top1, top1_stderr = _mean([one.agreed for one in sums], sizes)
     return DomainScore(
         tokens=tokens,
-        samples=count,
-        kl=kl,
-        kl_stderr=math.sqrt(spread * count / (count - 1)) / tokens if count > 1 else None,
-        top1=None if math.isnan(kl) else sum(one.agreed for one in sums) / tokens,
+        samples=len(sums),
+        # A KL is never negative; summed in float32, that of nearly equal logits may come out below 0 by rounding.
+        kl=max(kl, 0.0),
+        kl_stderr=kl_stderr,
+        top1=None if math.isnan(kl) else top1,
+        top1_stderr=None if math.isnan(kl) else top1_stderr,
         perplexity=_perplexity(sum(one.loss for one in sums), predicted),
         perplexity_base=_perplexity(sum(one.loss_base for one in sums), predicted),
     )
 
 
+def _mean(totals: Sequence[float], sizes: Sequence[int]) -> tuple[float, float | None]:
+    """Mean over tokens and its standard error over samples (ratio estimator, Cochran 1977, 6.4); None for a single one.
+
+    totals: sums over the tokens of each sample; sizes: how many those are.
+    """
+    tokens, count = sum(sizes), len(sizes)
+    mean = sum(totals) / tokens
+    spread = sum((total - size * mean) ** 2 for total, size in zip(totals, sizes, strict=True))
+    return mean, math.sqrt(spread * count / (count - 1)) / tokens if count > 1 else None
+
+
 def _perplexity(loss: float, predicted: int) -> float:
-    """NaN where there was nothing to predict."""
+    """NaN where there was nothing to predict; 1 at least, whatever a certain model's loss was rounded to."""
     if not predicted:
         return math.nan
-    return math.exp(loss / predicted) if loss / predicted < 700 else math.inf
+    return max(math.exp(loss / predicted), 1.0) if loss / predicted < 700 else math.inf

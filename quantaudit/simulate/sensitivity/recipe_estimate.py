@@ -116,17 +116,21 @@ def fit_estimate(simulated: Iterable[Simulated], floor: float = 0.0) -> RecipeEs
 def estimate_of(simulations: Sequence[Simulation]) -> RecipeEstimate:
     """The estimate that rests on the recipes in a card's or a file's simulations that use one scheme throughout."""
     floors = [s.evaluation.rounding_floor for s in simulations if s.evaluation.rounding_floor is not None]
-    pairs = (pair for simulation in simulations for pair in _uniform_recipes(simulation))
+    uniform = (pair for simulation in simulations for pair in uniform_recipes(simulation))
+    pairs = ((total, None if recipe.nonfinite else recipe.kl) for recipe, total in uniform)
     return fit_estimate(pairs, floors[0] if floors else 0.0)
 
 
-def _uniform_recipes(simulation: Simulation) -> Iterator[Simulated]:
-    """Recipes that are named as the one scheme that they give all groups in the blocks, if all of these have prices."""
+def uniform_recipes(simulation: Simulation) -> Iterator[tuple[RecipeRow, float]]:
+    """Recipes that are named as the one scheme that they give all groups in the blocks, and the sum of their prices.
+
+    Those of which some group has no price are left out.
+    """
     for recipe in simulation.recipes:
         rows = [row for row in simulation.groups if row.scheme == recipe.name and row.layer is not None]
         prices = [row.price for row in rows if row.price is not None]
         if prices and len(prices) == recipe.groups:
-            yield sum(prices), None if recipe.nonfinite else recipe.kl
+            yield recipe, sum(prices)
 
 
 def with_estimates(

@@ -196,7 +196,8 @@ def lax() -> Policy:
     """Within it, whatever random weights do."""
     policy = load_policy("default")
     kl, top1 = policy.kl.model_copy(update={"care": 5.0}), policy.top1.model_copy(update={"care": 0.0})
-    return policy.model_copy(update={"name": "lax", "kl": kl, "top1": top1})
+    few = policy.evaluation.model_copy(update={"tokens": 2, "samples": 2, "level": 0.5})
+    return policy.model_copy(update={"name": "lax", "kl": kl, "top1": top1, "evaluation": few})
 
 
 @pytest.mark.parametrize("pipeline", ["basic", "sequential"])

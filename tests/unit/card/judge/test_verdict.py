@@ -19,6 +19,7 @@ from quantaudit.simulate.records import RecipeRow, Simulation
 from tests.card_factory import DYNAMIC, STATIC, make_card
 
 POLICY = load_policy("default")
+EXACT = {"kl_stderr": 0.0, "top1_stderr": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,10 @@ def card() -> Card:
 
 
 def simulation_of(card: Card, **changes: Any) -> Simulation:
-    """The factory's simulation; `changes` go to the static recipe's row."""
+    """The factory's simulation; `changes` go to the static recipe's row, a KL or top-1 as if it were exact."""
     assert card.simulation is not None
+    if {"kl", "top1"} & changes.keys():
+        changes = EXACT | changes
     recipes = [row.model_copy(update=changes) if row.name == STATIC else row for row in card.simulation.recipes]
     return card.simulation.model_copy(update={"recipes": recipes})
 
@@ -332,13 +335,13 @@ def test_a_verdict_on_few_tokens_says_so(card: Card, tokens: int, samples: int) 
     [(0.028, 0.0011, True), (0.028, 0.0009, False), (0.16, 0.006, True), (0.09, 0.02, False)],
 )
 def test_a_kl_near_a_limit_is_given_with_its_error(card: Card, kl: float, error: float, reported: bool) -> None:
-    matching = few_tokens(card, 256, 2, kl=kl, kl_stderr=error)
+    matching = few_tokens(card, 256, 4, kl=kl, kl_stderr=error, top1=0.95 if kl < 0.03 else 0.85)
     assert [row.severity for row in matching] == ["info"] * reported
     assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in matching)
 
 
 def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> None:
-    assert few_tokens(card, 256, 2, kl=0.03, kl_stderr=None) == []
+    assert few_tokens(card, 256, 4, kl=0.03, kl_stderr=None) == []
     (finding,) = few_tokens(card, 4096, 1, kl=0.03, kl_stderr=None)
     assert "standard error" in finding.message
 
@@ -355,7 +358,7 @@ def test_no_number_crosses_a_limit_by_being_rounded(card: Card, kl: float, top1:
     row = (
         simulation_of(card)
         .recipes[0]
-        .model_copy(update={"kl": float(shown[1]), "top1": float(Decimal(shown[2]) / 100), "nonfinite": False})
+        .model_copy(update={"kl": float(shown[1]), "top1": float(Decimal(shown[2]) / 100), "nonfinite": False} | EXACT)
     )
     assert judge(policy, row, [])[0] == judged.status
 
@@ -364,12 +367,13 @@ def test_only_what_passes_the_policy_is_recommended(card: Card) -> None:
     """A recipe just below the limit is not recommended for looking like it; where none passes, the card says so."""
     simulation = simulation_of(card, kl=5.0, top1=0.2)
     poor = [
-        row if row.name == STATIC else row.model_copy(update={"kl": 0.2, "top1": 0.7998}) for row in simulation.recipes
+        row if row.name == STATIC else row.model_copy(update={"kl": 0.2, "top1": 0.7998} | EXACT)
+        for row in simulation.recipes
     ]
     _, verdict = audit(card, simulation.model_copy(update={"recipes": poor}))
     remedy = verdict.schemes[0].remedy
     assert remedy.startswith("Nothing simulated here passes the policy `default`")
     assert "top-1 79.98%" in remedy
-    edge = [row if row.name == STATIC else row.model_copy(update={"kl": 0.15, "top1": 0.8}) for row in poor]
+    edge = [row if row.name == STATIC else row.model_copy(update={"kl": 0.15, "top1": 0.8} | EXACT) for row in poor]
     _, verdict = audit(card, simulation.model_copy(update={"recipes": edge}))
     assert "these do better" in verdict.schemes[0].remedy

@@ -1,0 +1,128 @@
+"""Whether the parts of a card can be of one audit: what contradicts what, in words that name both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from quantaudit.card.schema.measured import FP16_MAX, Coverage, PeakSummary, SiteRow
+from quantaudit.card.schema.stability import StabilityInfo
+from quantaudit.card.schema.verdict import Verdict
+from quantaudit.provenance import CorpusInfo, ModelInfo, SplitInfo
+from quantaudit.simulate.records import Simulation, repeated
+
+CLOSE = 1e-6
+"""Relative difference up to which two numbers are one that was computed twice."""
+COARSE = 2.0**-7
+"""Relative difference between an exact extreme and a quantile of values that were counted after rounding to 16 bits."""
+
+
+def simulation_problems(model: ModelInfo, corpus: CorpusInfo, simulation: Simulation) -> Iterator[str]:
+    """What a simulation of this model and text says that cannot be of them."""
+    evaluation = simulation.evaluation
+    if evaluation.tokens > corpus.evaluation.tokens:
+        yield (
+            f"simulation.evaluation: {evaluation.tokens:,} tokens, more than the {corpus.evaluation.tokens:,} of the "
+            "corpus' evaluation split"
+        )
+    if len(evaluation.samples) > corpus.evaluation.samples:
+        yield (
+            f"simulation.evaluation: {len(evaluation.samples):,} samples, more than the "
+            f"{corpus.evaluation.samples:,} of the corpus' evaluation split"
+        )
+    known = {module.name for module in model.modules}
+    strange = next((member for row in simulation.groups for member in row.members if member not in known), None)
+    if known and strange is not None:
+        yield f"simulation.groups: {strange} is no module of the model"
+
+
+def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
+    """Where the sizes of a corpus do not add up, by split and by domain."""
+    whole = SplitInfo(samples=corpus.samples, tokens=corpus.tokens)
+    for name, parts in (
+        ("calibration and evaluation", (corpus.calibration, corpus.evaluation)),
+        ("domains", tuple(corpus.domains.values())),
+    ):
+        total = SplitInfo(samples=sum(p.samples for p in parts), tokens=sum(p.tokens for p in parts))
+        if parts and total != whole:
+            yield (
+                f"corpus: {whole.tokens:,} tokens of {whole.samples:,} samples, where its {name} hold "
+                f"{total.tokens:,} of {total.samples:,}"
+            )
+
+
+def coverage_problems(coverage: Coverage) -> Iterator[str]:
+    """Where more was measured than there is."""
+    if coverage.sites_measured > coverage.sites:
+        yield f"coverage: {coverage.sites_measured:,} of {coverage.sites:,} sites measured"
+    if coverage.linears_measured > coverage.linears:
+        yield f"coverage: {coverage.linears_measured:,} of {coverage.linears:,} Linears measured"
+
+
+def site_problems(sites: Sequence[SiteRow]) -> Iterator[str]:
+    """Where the statistics of a tensor cannot be those of one tensor."""
+    yield from repeated("sites", (site.name for site in sites))
+    for site in sites:
+        for problem in _of_one_tensor(site):
+            yield f"sites: {site.name}: {problem}"
+
+
+def _of_one_tensor(site: SiteRow) -> Iterator[str]:
+    if site.min is not None and site.max is not None:
+        if site.min > site.max:
+            yield f"min {site.min:g} is above max {site.max:g}"
+        elif site.amax is not None and not math.isclose(site.amax, max(-site.min, site.max), rel_tol=COARSE):
+            yield f"amax {site.amax:g} is not the larger magnitude of min {site.min:g} and max {site.max:g}"
+    quantiles = [value for value in (site.median, site.p99, site.p999, site.p9999) if value is not None]
+    if quantiles != sorted(quantiles) or (
+        site.amax is not None and max(quantiles, default=0) > site.amax * (1 + COARSE)
+    ):
+        yield "median, p99, p999, p9999 and amax do not rise"
+    if site.rms is not None and site.amax is not None and site.rms > site.amax * (1 + COARSE):
+        yield f"rms {site.rms:g} is above amax {site.amax:g}"
+    if site.nonfinite + site.massive > site.tokens * site.channels:
+        yield f"{site.nonfinite + site.massive:,} of {site.tokens * site.channels:,} values are massive or not finite"
+    if site.tokens and site.channels and site.amax is None and not site.nonfinite:
+        yield "its amax is not known, although all of its values are finite"
+
+
+def peak_problems(peak: PeakSummary, sites: Sequence[SiteRow]) -> Iterator[str]:
+    """Where the highest peaks are not those of the tensors."""
+    residual = max((site.amax or 0.0 for site in sites if site.kind in ("residual", "embedding")), default=0.0)
+    headroom = FP16_MAX / residual if residual else None
+    if (peak.fp16_headroom is None) != (headroom is None) or (
+        headroom is not None and not math.isclose(peak.fp16_headroom or 0.0, headroom, rel_tol=CLOSE)
+    ):
+        yield (
+            f"peak.fp16_headroom: {_shown(peak.fp16_headroom)}, where the residual stream's amax makes it "
+            f"{_shown(headroom)}"
+        )
+    highest = max((site.amax or 0.0 for site in sites), default=0.0)
+    if peak.overall is not None and not math.isclose(peak.overall.amax or 0.0, highest, rel_tol=CLOSE):
+        yield f"peak.overall.amax: {_shown(peak.overall.amax)}, where the highest of the sites is {highest:g}"
+
+
+def stability_problems(stability: StabilityInfo) -> Iterator[str]:
+    """Where a ratio is not that of its two numbers, or more lies beyond than was compared."""
+    exceedance = stability.exceedance
+    if exceedance.beyond > exceedance.compared:
+        yield f"stability.exceedance: {exceedance.beyond:,} beyond of {exceedance.compared:,} compared"
+    for row in exceedance.worst:
+        if not row.calibration_amax or row.evaluation_amax is None:
+            continue
+        ratio = row.evaluation_amax / row.calibration_amax
+        if row.ratio is None or not math.isclose(row.ratio, ratio, rel_tol=CLOSE):
+            yield f"stability.exceedance: {row.site}: ratio {_shown(row.ratio)}, where its amax make it {ratio:g}"
+
+
+def verdict_problems(verdict: Verdict, simulation: Simulation | None) -> Iterator[str]:
+    """Verdicts on what was not simulated."""
+    yield from repeated("verdict.schemes", (row.scheme for row in verdict.schemes))
+    simulated = {scheme.name for scheme in simulation.schemes} if simulation is not None else set()
+    strange = next((row.scheme for row in verdict.schemes if row.scheme not in simulated), None)
+    if strange is not None:
+        yield f"verdict.schemes: {strange} was not simulated"
+
+
+def _shown(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}"

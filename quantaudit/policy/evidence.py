@@ -1,0 +1,171 @@
+"""What a score rests on: intervals of its KL and top-1, and how much text would place them on one side of a limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from quantaudit.policy.sections import EvidenceRules, Policy
+from quantaudit.provenance import SplitInfo
+from quantaudit.simulate.records import RecipeRow
+from quantaudit.stats.interval import MOST_SAMPLES, Interval, mean_interval, samples_to_decide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enough:
+    """How much evaluation text most likely decides: samples and tokens, with those of a sample as now.
+
+    held: tokens that the corpus holds for evaluation; None where that is not known.
+    """
+
+    samples: int
+    tokens: int
+    held: int | None = None
+
+    def __str__(self) -> str:
+        """What to evaluate, as a sentence."""
+        if self.samples >= MOST_SAMPLES:
+            return (
+                "It lies so near the limit that more text cannot be expected to decide it: choose the limit knowingly."
+            )
+        amount = f"{self.tokens:,} evaluation tokens (some {self.samples:,} samples)"
+        if self.held is not None and self.tokens > self.held:
+            return (
+                f"About {amount} would most likely decide it, more than the {self.held:,} that this corpus holds for "
+                "evaluation: give more text, or a limit that is further away."
+            )
+        return f"About {amount} would most likely decide it: --evaluation-tokens {self.tokens}."
+
+
+def kl_interval(row: RecipeRow, rules: EvidenceRules) -> Interval | None:
+    """The interval of a KL, nats per token; None where it, or its standard error, is not known."""
+    if row.kl is None or row.kl_stderr is None or row.samples < 2:
+        return None
+    return mean_interval(row.kl, row.kl_stderr, row.samples, rules.level)
+
+
+def top1_interval(row: RecipeRow, rules: EvidenceRules) -> Interval | None:
+    """The interval of the share of top-1 tokens kept; None where that is not known, or of a single sample."""
+    stderr = top1_stderr(row)
+    if row.top1 is None or stderr is None:
+        return None
+    return mean_interval(row.top1, stderr, row.samples, rules.level, most=1.0)
+
+
+def top1_stderr(row: RecipeRow) -> float | None:
+    """Standard error of the share of top-1 tokens kept, over samples; None for a single sample.
+
+    Where all tokens stayed, or none, that of a share with one token otherwise. Rows of before it was recorded are given
+    that over domains, or where these are few, the largest that so many samples allow: as if all tokens of a sample
+    stayed or changed together.
+    """
+    if row.top1 is None or row.samples < 2 or row.tokens < 1:
+        return None
+    if row.top1 in (0.0, 1.0):
+        other = 1 / (row.tokens + 1)
+        return math.sqrt(other * (1 - other) / row.tokens)
+    if row.top1_stderr is not None:
+        return row.top1_stderr
+    domains = [(score.tokens, score.top1) for score in row.domains.values() if score.top1 is not None]
+    if len(domains) < FEW_DOMAINS or sum(tokens for tokens, _ in domains) != row.tokens:
+        return math.sqrt(row.top1 * (1 - row.top1) / row.samples)
+    spread = sum((tokens * (share - row.top1)) ** 2 for tokens, share in domains)
+    return math.sqrt(spread * len(domains) / (len(domains) - 1)) / row.tokens
+
+
+FEW_DOMAINS = 8
+"""Domains below which their spread says too little about that between samples."""
+
+
+def too_few(tokens: int, samples: int, rules: EvidenceRules) -> str | None:
+    """Why a score rests on too little text to show that it is good, as a sentence; None where it does not."""
+    if tokens >= rules.tokens and samples >= rules.samples:
+        return None
+    least = max(rules.tokens, math.ceil(rules.samples * tokens / max(samples, 1)))
+    return (
+        f"It rests on {tokens:,} evaluation tokens of {samples:,} sample{'' if samples == 1 else 's'}; a "
+        f"verdict takes {rules.tokens:,} tokens of {rules.samples:,} samples at least: --evaluation-tokens {least} or "
+        "more, and text of as many samples."
+    )
+
+
+def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> Enough | None:
+    """How much text would most likely decide all that is open about a row; None where nothing is, or nobody knows.
+
+    corpus: how much of it there is for evaluation. What of a measure cannot change the verdict, because the other
+    measure is certainly worse, is not waited for.
+    """
+    outlook = look(policy, row)
+    if outlook is None or row.kl is None or row.top1 is None:
+        return None
+    level, samples, kl_error, top1_error = policy.evaluation.level, row.samples, row.kl_stderr, top1_stderr(row)
+    needed = [
+        *(samples_to_decide(abs(row.kl - limit), kl_error or 0.0, samples, level) for limit in outlook.open_kl),
+        *(samples_to_decide(abs(row.top1 - limit), top1_error or 0.0, samples, level) for limit in outlook.open_top1),
+    ]
+    if not needed:
+        return None
+    wanted = max(*needed, policy.evaluation.samples)
+    return Enough(
+        samples=wanted,
+        tokens=_rounded_up(max(wanted * _tokens_of_a_sample(row, wanted, corpus), policy.evaluation.tokens)),
+        held=None if corpus is None else corpus.tokens,
+    )
+
+
+NOT_READY = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What the intervals of a row leave possible: 0 READY, 1 READY WITH CARE, 2 NOT READY, from best to worst.
+
+    open_kl, open_top1: the limits that an interval crosses and that still matter, which those are not that the other
+    measure has passed for certain.
+    """
+
+    kl: Interval
+    top1: Interval
+    best: int
+    worst: int
+    open_kl: tuple[float, ...]
+    open_top1: tuple[float, ...]
+
+    @property
+    def harmful(self) -> bool:
+        """Whether NOT READY alone is possible."""
+        return self.best == NOT_READY
+
+
+def look(policy: Policy, row: RecipeRow) -> Outlook | None:
+    """What a row leaves possible; None where one of its intervals is not known."""
+    kl, top1 = kl_interval(row, policy.evaluation), top1_interval(row, policy.evaluation)
+    if kl is None or top1 is None:
+        return None
+    kl_best, kl_worst = (sum(end > limit for limit in policy.kl.both) for end in (kl.low, kl.high))
+    top1_best, top1_worst = (sum(end < limit for limit in policy.top1.both) for end in (top1.high, top1.low))
+    return Outlook(
+        kl=kl,
+        top1=top1,
+        best=max(kl_best, top1_best),
+        worst=max(kl_worst, top1_worst),
+        open_kl=tuple(limit for limit in policy.kl.both[top1_best:] if kl.low <= limit < kl.high),
+        open_top1=tuple(limit for limit in policy.top1.both[kl_best:] if top1.low < limit <= top1.high),
+    )
+
+
+def _tokens_of_a_sample(row: RecipeRow, samples: int, corpus: SplitInfo | None) -> float:
+    """Mean tokens of a sample. Of large budgets single samples are cut less, and may have the corpus' own length."""
+    now = row.tokens / row.samples
+    whole = now if corpus is None or not corpus.samples else corpus.tokens / corpus.samples
+    return max(now, whole) if samples * now > CUT_ALIKE else now
+
+
+CUT_ALIKE = 4096
+"""Evaluation tokens up to which every sample is cut at the same length (`simulate.evaluation.sample_cap`)."""
+
+
+def _rounded_up(tokens: float) -> int:
+    """To two significant digits: it is no more exact than that."""
+    unit = int(10 ** max(len(str(math.ceil(tokens))) - 2, 0))
+    return math.ceil(tokens / unit) * unit
