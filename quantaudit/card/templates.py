@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from quantaudit.card import text
 from quantaudit.card.sections.advice import advised
+from quantaudit.common.reading.regular_files import special_inside
 from quantaudit.common.resources import resource_dir
 from quantaudit.common.rounding import limit_percentage
 from quantaudit.errors import FormatError
@@ -29,6 +30,8 @@ def check_templates(folder: Path) -> None:
         raise FormatError(
             "no such folder of templates", where=str(folder), hint="give --template-dir an existing folder"
         )
+    if special := special_inside(folder):
+        raise FormatError(f"is {special[1]}, not a file", where=str(special[0]), hint=_HINT)
 
 
 def html_environment(template_dir: Path | None) -> jinja2.Environment:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quantaudit.common.reading.regular_files import special_inside
 from quantaudit.corpus.normalize import Normalized, check_columns, columns, made_of, normalize
 from quantaudit.corpus.rows import CorpusRow, parse_row
 from quantaudit.corpus.spec import SYNTAX, Spec
@@ -35,6 +36,10 @@ def read(spec: Spec, samples: int, seed: int) -> Read:
 
     Raises CorpusError when the dataset is missing, gated, out of reach, or has no column that is recognised.
     """
+    if spec.path.is_dir() and (special := special_inside(spec.path)):
+        raise CorpusError(
+            f"is {special[1]}, not a file", where=str(special[0]), hint="remove it from the dataset's folder"
+        )
     revision = _commit(spec) if spec.hub else None
     rows: list[CorpusRow] = []
     contents: list[Normalized] = []

@@ -24,6 +24,8 @@ from tests.fuzz.targets import TARGETS, Target
 
 
 def main() -> int:
+    # Read when huggingface_hub is imported: a name that is no folder here is a request for the Hub, and a fair one.
+    os.environ["HF_HUB_OFFLINE"] = "1"
     asked = arguments()
     targets = [target for target in TARGETS if not asked.only or target.name in asked.only]
     asked.out = asked.out.resolve()

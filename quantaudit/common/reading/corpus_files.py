@@ -12,7 +12,7 @@ from pathlib import Path
 from quantaudit.common.reading.regular_files import check_regular
 from quantaudit.errors import CorpusError
 
-LINE = 64 << 20
+LINE = 32 << 20
 """Characters of one line, which is one sample."""
 WHOLE = 1 << 30
 """Characters of a file that is read at once, since it is one JSON list."""

@@ -42,6 +42,12 @@ def special_kind(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _kind(mode)
 
 
+def special_inside(folder: Path) -> tuple[Path, str] | None:
+    """The first path in a folder, at any depth, that is a pipe, a device or a socket, and what it is; None without."""
+    found = ((path, special_kind(path)) for path in sorted(folder.rglob("*")))
+    return next(((path, kind) for path, kind in found if kind is not None), None)
+
+
 def check_regular(path: Path) -> int:
     """The size of a regular file in bytes. Raises OSError where it is missing, UnreadableError where it is no file.
 

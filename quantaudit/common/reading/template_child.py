@@ -14,10 +14,10 @@ from typing import Any
 
 SECONDS = 2
 """Of processor time for one chat; an ordinary one takes a millisecond."""
-CHARACTERS = 32 << 20
+CHARACTERS = 8 << 20
 """Of one chat's text."""
-MEMORY = 2 << 30
-"""Bytes of addresses that the process may have, its libraries included."""
+MEMORY = 1 << 30
+"""Bytes that a chat may need in addition to what the libraries hold."""
 
 
 def main() -> None:
@@ -46,11 +46,14 @@ def answer(render: Any, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit_memory() -> None:
-    """Let an allocation fail that would take more than is sane; where the system can."""
+    """Let an allocation fail that would take more than is sane; where the system says what is held already."""
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        # Addresses, of which libraries reserve many on a machine with many cores.
+        with open("/proc/self/statm", encoding="ascii") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, held + MEMORY))
     except (ImportError, ValueError, OSError):
         return
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
-from quantaudit.model.declared import check_declared, no_more_than_stored
+from quantaudit.model.declared import check_declared, check_files, no_more_than_stored
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.checkpoint import Checkpoint, check_loaded, file_states, without_adapter
 from quantaudit.model.loading.classes import auto_class, class_doubts
@@ -225,6 +226,8 @@ def _compare(
 def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
     """A tokenizer alone, from a folder or the Hub. Raises ModelError."""
     quiet()
+    if Path(place).is_dir():
+        check_files(Path(place))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     except Exception as error:  # parsers of other people's files raise whatever they like

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quantaudit.common.reading.regular_files import UnreadableError, read_bytes, read_text, special_kind
+from quantaudit.common.reading.regular_files import UnreadableError, read_bytes, read_text, special_inside, special_kind
 
 
 def test_a_file_is_read_up_to_its_limit_and_through_links(tmp_path: Path) -> None:
@@ -39,6 +39,14 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="no path"):
         read_bytes(Path("a\0b"), 100)
     assert special_kind(tmp_path / "none") is None
+
+
+def test_a_pipe_is_found_at_any_depth(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "file").touch()
+    assert special_inside(tmp_path) is None
+    os.mkfifo(tmp_path / "a" / "b" / "pipe")
+    assert special_inside(tmp_path) == (tmp_path / "a" / "b" / "pipe", "a pipe")
 
 
 def test_a_file_that_says_it_is_empty_is_read_to_the_limit_only() -> None:
