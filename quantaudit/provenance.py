@@ -83,6 +83,10 @@ class InputDigests(Row):
     chat_template: str | None = Field(description="of the chat template; null without one")
     generation: str | None = Field(description="of the generation config, on which no number here depends")
     processor: str | None = Field(default=None, description="of the image processor, where images were read")
+    code: str | None = Field(
+        default=None,
+        description="of the checkpoint's own Python files that ran (--trust-remote-code); null without any",
+    )
 
 
 class ModelInfo(Row):
@@ -143,6 +147,7 @@ class CorpusInfo(Row):
         default="auto", description="auto: the tokenizer's own and its chat template; none: neither"
     )
     tokenizer: str | None = Field(default=None, description="what its token ids were decoded with, to tokenize again")
+    tokenizer_sha256: str | None = Field(default=None, description="of what that tokenizer does")
     images: Count = Field(default=0, description="samples with images")
     available: Count | None = Field(
         default=None, description="samples of the corpus, where a part was taken, fairly over domains; null for all"

@@ -24,6 +24,8 @@ def model_differences(a: ModelInfo, b: ModelInfo, read_by: Collection[InputPart]
     differences = []
     if a.inputs.config != b.inputs.config:
         differences.append(f"config.json: {_keys(a.inputs.settings, b.inputs.settings)}")
+    if a.inputs.code != b.inputs.code:
+        differences.append("Python code of the checkpoint")
     if "tokenizer" in read_by and a.inputs.tokenizer != b.inputs.tokenizer:
         files = _keys(a.inputs.tokenizer_files, b.inputs.tokenizer_files)
         differences.append(f"tokenizer ({files})" if files else "tokenizer")
@@ -38,7 +40,7 @@ def corpus_differences(a: CorpusInfo, b: CorpusInfo) -> list[str]:
     """What two texts differ in, or how they were cut, split and tokenized; empty where they are one."""
     if a.sha256 != b.sha256:
         return [f"corpus ({a.name}, {a.sha256[:12]}; {b.name}, {b.sha256[:12]})"]
-    settings = ("samples", "max_length", "seed", "special_tokens", "tokenizer")
+    settings = ("samples", "max_length", "seed", "special_tokens", "tokenizer", "tokenizer_sha256")
     return [
         f"{name} of the corpus ({getattr(a, name)}; {getattr(b, name)})"
         for name in (*settings, "tokens")

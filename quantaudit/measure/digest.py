@@ -12,7 +12,18 @@ import numpy as np
 from quantaudit.provenance import Provenance
 
 _MODEL = {"architecture", "dtype", "files", "fingerprint", "config_sha256", "inputs"}
-_CORPUS = {"sha256", "samples", "tokens", "truncated", "max_length", "seed", "special_tokens", "images", "available"}
+_CORPUS = {
+    "sha256",
+    "samples",
+    "tokens",
+    "truncated",
+    "max_length",
+    "seed",
+    "special_tokens",
+    "tokenizer_sha256",
+    "images",
+    "available",
+}
 _RUN = {"device", "attention", "arithmetic", "batch_size", "seed"}
 _REDACTED_ARRAYS = {"peak_token", "peak_position"}
 

@@ -21,7 +21,7 @@ from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
 from quantaudit.model.forward.hooks import time_first_call
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
-from quantaudit.model.loading.input_digests import processor_digest
+from quantaudit.model.loading.input_digests import processor_digest, tokenizer_digest
 from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
 from quantaudit.model.loading.processor import load_processor
 from quantaudit.pipeline.files import InputFiles, open_files
@@ -99,6 +99,8 @@ def prepare(
             seed=spec.seed,
             special_tokens=spec.special_tokens,
         )
+    if source is not None:
+        corpus = replace(corpus, info=corpus.info.model_copy(update={"tokenizer_sha256": tokenizer_digest(source)}))
     if corpus.info.truncated:
         say(f"{corpus.info.truncated} samples cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
@@ -191,7 +193,9 @@ def check_profile(inputs: AuditInputs, profile: Profile) -> None:
     if experts is not None and able:
         _check_option("experts", "with --experts ", experts, asked)
     _check_option("special-tokens", "with --special-tokens ", text.special_tokens, corpus.special_tokens)
-    if text.tokenizer != corpus.tokenizer:
+    # Older profiles have the tokenizer's name alone.
+    now = corpus.tokenizer_sha256 if text.tokenizer_sha256 else None
+    if (text.tokenizer, text.tokenizer_sha256) != (corpus.tokenizer, now):
         raise FormatError(
             f"profile was measured on ids of {text.tokenizer or 'the model itself'}",
             where="--profile",

@@ -156,7 +156,7 @@ def test_ids_of_another_tokenizer_are_measured_as_text(
     run: Run, tiny_folder: Path, texts: Path, tmp_path: Path
 ) -> None:
     """As the set of arXiv 2605.15572, whose ids are Llama 2's."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet(), reverse=True)
@@ -181,6 +181,10 @@ def test_ids_of_another_tokenizer_are_measured_as_text(
     simulate = ("simulate", tiny_folder, "--profile", "ids.safetensors", "--score", "damage", "--evaluation-tokens", 64)
     assert run(*simulate, "--out", "s.json")[0] == 0
     code, err = run("report", tiny_folder, *given[:2], "--profile", "ids.safetensors", "--out", "card")
+    assert (code, "the same --corpus-tokenizer as when it was measured" in err) == (2, True)
+    made.normalizer = normalizers.Lowercase()
+    PreTrainedTokenizerFast(tokenizer_object=made).save_pretrained(tmp_path / "source")  # another one in its place
+    code, err = run(*simulate, "--out", "s.json", "--force")
     assert (code, "the same --corpus-tokenizer as when it was measured" in err) == (2, True)
     code, err = run("measure", tiny_folder, *given[:2], "--corpus-tokenizer", "no/tokenizer", "--out", "x.safetensors")
     assert (code, "--corpus-tokenizer no/tokenizer: tokenizer cannot be loaded" in err) == (2, True)

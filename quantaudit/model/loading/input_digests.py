@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype
 
 The dtype that was loaded and the files that were read are recorded by themselves.
 """
+_REMOTE = "transformers_modules"
+"""The package that transformers imports a checkpoint's own code into, below a package for each version of it."""
 _LEGACY_TOKEN_FILES = ("special_tokens_map.json", "added_tokens.json")
 _PROCESSOR_FILES = (
     "processor_config.json",
@@ -44,6 +47,7 @@ def digests_of_files(checkpoint: Checkpoint, model: Any, tokenizer: Any) -> Inpu
         tokenizer_files=files,
         chat_template=_template(tokenizer),
         generation=_json_digest(generation, leave_out=_NOT_THE_MODEL) if generation.is_file() else None,
+        code=_code(model, model.config, tokenizer),
     )
 
 
@@ -51,7 +55,7 @@ def digests_in_memory(config: Any, tokenizer: Any, generation: Any = None) -> In
     """Of objects of transformers. tokenizer, generation: None where there is none."""
     return _digests(
         config.to_dict(),
-        tokenizer=None if tokenizer is None else _digest(_tokenizer_contents(tokenizer)),
+        tokenizer=None if tokenizer is None else tokenizer_digest(tokenizer),
         tokenizer_files={},
         chat_template=_template(tokenizer),
         generation=None if generation is None else _digest(_without(generation.to_dict(), _NOT_THE_MODEL)),
@@ -62,6 +66,23 @@ def processor_digest(checkpoint: Checkpoint) -> str:
     """SHA-256 of the files that a processor of images is read from."""
     present = [name for name in _PROCESSOR_FILES if (checkpoint.folder / name).is_file()]
     return _digest({name: sha256_of(checkpoint.folder / name) for name in present})
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of what a tokenizer does, whatever it was read from."""
+    return _digest(_tokenizer_contents(tokenizer))
+
+
+def _code(*loaded: Any) -> str | None:
+    """SHA-256 of the Python files that transformers has run for these objects; None where all are its own classes."""
+    modules = (type(one).__module__ for one in loaded)
+    packages = {name.rpartition(".")[0] for name in modules if name.startswith(f"{_REMOTE}.")}
+    files = {
+        name.rpartition(".")[2]: sha256_of(Path(module.__file__))
+        for name, module in sorted(sys.modules.items())
+        if name.rpartition(".")[0] in packages and module.__file__ is not None
+    }
+    return _digest(files) if files else None
 
 
 def _digests(config: Mapping[str, Any], **parts: Any) -> InputDigests:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, dynamic_module_utils
 
 from quantaudit.measure.agreement import model_differences
+from quantaudit.model.loading.checkpoint import locate
 from quantaudit.model.loading.in_memory import loaded_in_memory
-from quantaudit.model.loading.load import LoadedModel
-from quantaudit.provenance import InputDigests
+from quantaudit.model.loading.load import LoadedModel, load_model
+from quantaudit.provenance import InputDigests, ModelInfo
 from tests.builders import load
 
 
@@ -113,6 +117,59 @@ def test_legacy_token_files_count_where_they_are_read(folder: Path) -> None:
     assert ("special_tokens_map.json" in inputs_of(load(folder)).tokenizer_files) is read
     edit(folder / "tokenizer_config.json", set_(added_tokens_decoder={}))
     assert "special_tokens_map.json" not in inputs_of(load(folder)).tokenizer_files
+
+
+MODELING = """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+from .scale import SCALE
+
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_code_of_the_checkpoints_own_has_a_digest_where_it_ran(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert inputs_of(load(folder)).code is None
+    (folder / "configuration_own.py").write_text(
+        "from transformers import LlamaConfig\n\n\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+    )
+    (folder / "modeling_own.py").write_text(MODELING)
+    (folder / "scale.py").write_text("SCALE = 1\n")
+    auto_map = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    edit(folder / "config.json", set_(model_type="own", architectures=["OwnForCausalLM"], auto_map=auto_map))
+
+    def trusted(name: str, scale: str) -> ModelInfo:
+        """Under a name of its own: within one process transformers imports the code of a folder once."""
+        place = Path(shutil.copytree(folder, folder.parent / name))
+        (place / "scale.py").write_text(scale)
+        return load_model(locate(str(place)), device=torch.device("cpu"), trust_remote_code=True).info
+
+    before = trusted("one", "SCALE = 1\n")
+    assert before.inputs is not None
+    assert before.inputs.code is not None
+    assert model_differences(before, trusted("two", "SCALE = 1\n")) == []
+    assert model_differences(before, trusted("three", "SCALE = 2\n")) == ["Python code of the checkpoint"]
+
+
+def test_a_weight_file_is_hashed_once_however_often_it_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    for _ in range(3):
+        load(folder)
+    assert sorted(hashed) == sorted(set(hashed))
+    assert {"model.safetensors", "tokenizer.json"} <= set(hashed)
 
 
 def test_what_text_does_not_go_through_does_not_matter(folder: Path, tiny_loaded: LoadedModel) -> None:
