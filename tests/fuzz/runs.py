@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
+from quantaudit.common.printing.streams import set_up_streams
 from tests.fuzz.mutations import mutated, replace_file
 from tests.fuzz.targets import Target
 
@@ -44,6 +45,8 @@ class Outcome:
 
 def warm_up(material: Path, scratch: Path, targets: list[Target]) -> None:
     """Import in this process whatever honest runs of the targets import in theirs."""
+    # Before libraries are imported, as a command does it: their logs keep the stream that they find.
+    set_up_streams()
     os.environ |= {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
