@@ -74,9 +74,9 @@ def test_a_redacted_card_is_checked_against_the_profile_before_it_was(base: Path
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "peak": (
-        lambda card: card["sites"][2].update(amax=0.5),
-        "sites[2: layers.0.self_attn.o_proj.input].amax: 0.5 on the card, ",
+    "statistic": (
+        lambda card: card["sites"][2].update(rms=0.0625),
+        "sites[2: layers.0.self_attn.o_proj.input].rms: 0.0625 on the card, ",
     ),
     "share": (lambda card: card["coverage"].update(linears_measured=1), "coverage.linears_measured: 1 on the card, "),
     "tensor error": (
