@@ -144,7 +144,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, dict[str, An
             check_columns(names, column, where=str(path), how=f"{path}:::COLUMN")
             rows = (row for batch in file.iter_batches(columns=columns(names, column)) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # names that are no UTF-8 among them
         raise CorpusError(
             f"cannot be read as Parquet: {error}", where=str(path), hint="write it again, or give a .jsonl file"
         ) from error

@@ -88,7 +88,11 @@ def refuse_sparse(folder: Path, settings: Mapping[str, Any]) -> None:
             hint="save it again without a sparse format (save_pretrained with disable_sparse_compression=True)",
         )
     groups = settings.get("config_groups")
-    formats = [group.get("format") for group in groups.values() if isinstance(group, Mapping)] if groups else []
+    formats = (
+        [group.get("format") for group in groups.values() if isinstance(group, Mapping)]
+        if isinstance(groups, Mapping)
+        else []
+    )
     if "marlin-24" in [settings.get("format"), *formats]:
         raise ModelError(
             "its weights are stored sparse (marlin-24), which compressed-tensors no longer reads",
