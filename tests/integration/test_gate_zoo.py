@@ -14,6 +14,7 @@ import pytest
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, ExceedanceInfo, ExceedanceRow, Finding, PeakSummary, StabilityInfo, dump_card
+from quantaudit.card.seal import seal
 from quantaudit.gate.rules import RULES
 from quantaudit.provenance import Unmeasured
 from tests.recipe_cards import STATIC, card_of, coverage, modules_and_groups, recipe_row, scales_of
@@ -155,7 +156,7 @@ def card_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     @cache
     def write(name: str) -> Path:
         path = folder / f"{name}.json"
-        path.write_text(dump_card(CARDS[name]()), encoding="utf-8")
+        path.write_text(dump_card(seal(CARDS[name]())), encoding="utf-8")
         return path
 
     return write
