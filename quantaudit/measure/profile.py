@@ -24,6 +24,7 @@ from quantaudit.errors import FormatError
 from quantaudit.measure.digest import content_digest
 from quantaudit.provenance import SPLITS, Provenance, SampleInfo, ShardsInfo, SiteInfo, Split, Unmeasured, explain
 from quantaudit.stats import site as statistics
+from quantaudit.stats.check import problems
 from quantaudit.stats.distribution import Distribution, Encoding
 from quantaudit.stats.extremes import Extremes
 from quantaudit.stats.peaks import Peaks
@@ -356,15 +357,24 @@ def _load_profile(path: Path) -> Profile:
                 hint="measure again",
             )
         provenance = Provenance.model_validate(metadata["provenance"])
-        return Profile(
-            provenance=provenance,
-            statistics=statistics_from(arrays, metadata["encodings"]),
-        )
+        held = statistics_from(arrays, metadata["encodings"])
+        _check_possible(provenance, held)
+        return Profile(provenance=provenance, statistics=held)
     except ValidationError as error:
         raise FormatError(f"not a profile: {explain(error)}", where=str(path), hint="measure again") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise FormatError(f"not a readable profile: {reason}", where=str(path), hint="measure again") from error
+
+
+def _check_possible(provenance: Provenance, held: Mapping[tuple[str, Split], SiteStatistics]) -> None:
+    """Raises ValueError where statistics cannot be of a tensor of this run."""
+    names = {site.name for site in provenance.sites}
+    for (site, split), value in held.items():
+        if site not in names:
+            raise ValueError(f"{site} is not among its sites")
+        for problem in problems(value, len(provenance.samples)):
+            raise ValueError(f"{site}, {split}: {problem}")
 
 
 def arrays_of(value: SiteStatistics) -> dict[str, np.ndarray]:

@@ -1,0 +1,294 @@
+"""What cannot be: cards, simulations, policies and profiles with one thing changed. None passes; their neighbors do."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from quantaudit import cli
+from quantaudit.card.schema import dump_card
+from quantaudit.common.resources import resource_dir
+from quantaudit.errors import FormatError
+from quantaudit.measure.profile import Profile, load_profile, save_profile
+from tests.recipe_cards import card_of
+
+RECIPE = resource_dir("recipes") / "w8a8_dynamic.yaml"
+Json = dict[str, Any]
+Change = Callable[[Json], Any]
+
+
+def row(card: Json, name: str = "int8_dynamic_per_token") -> Json:
+    found: Json = next(one for one in card["simulation"]["recipes"] if one["name"] == name)
+    return found
+
+
+def scored(**values: Any) -> Change:
+    """The row that the recipe is judged by, with these values; its only domain says the same."""
+
+    def change(card: Json) -> None:
+        row(card).update(values)
+        shared = {key: values[key] for key in ("kl", "top1", "tokens", "samples") if key in values}
+        row(card)["domains"]["all"].update(shared)
+
+    return change
+
+
+def alone(**values: Any) -> Change:
+    """The same, where the domains still say what was measured."""
+    return lambda card: row(card).update(values)
+
+
+def estimated(change: Change) -> Change:
+    """Without the row, so that prices decide."""
+
+    def both(card: Json) -> None:
+        card["simulation"]["recipes"] = []
+        change(card)
+
+    return both
+
+
+def first(path: str, **values: Any) -> Change:
+    """The first row of a table, such as `simulation.groups`, with these values."""
+
+    def change(card: Json) -> None:
+        part: Any = card
+        for key in path.split("."):
+            part = part[key]
+        (part[0] if isinstance(part, list) else part).update(values)
+
+    return change
+
+
+def every(path: str, **values: Any) -> Change:
+    """All rows of a table with these values."""
+
+    def change(card: Json) -> None:
+        part: Any = card
+        for key in path.split("."):
+            part = part[key]
+        for one in part:
+            one.update(values)
+
+    return change
+
+
+def twice(path: str) -> Change:
+    def change(card: Json) -> None:
+        part: Any = card
+        for key in path.split("."):
+            part = part[key]
+        part.append(dict(part[0]))
+
+    return change
+
+
+CARDS: list[tuple[str, Change, int, str]] = [
+    # what is changed, the change, exit code, what is said
+    ("KL below zero", scored(kl=-0.001), 2, "kl"),
+    ("KL as a word", scored(kl="0.001"), 2, "kl"),
+    ("KL as a truth value", scored(kl=True), 2, "kl"),
+    ("KL not known", scored(kl=None), 3, "KL"),
+    ("KL beyond all doubles", scored(kl=1e400), 3, "KL"),
+    ("KL within its error of the limit", scored(kl=0.14, kl_stderr=0.03), 3, "crosses 0.15"),
+    ("KL of which the error is unknown", scored(kl_stderr=None), 3, "standard error"),
+    ("error below zero", scored(kl_stderr=-1.0), 2, "kl_stderr"),
+    ("error beyond all bounds", scored(kl_stderr=1e300), 3, "crosses"),
+    ("error of nothing", scored(kl_stderr=0.0), 3, "standard error of 0"),
+    ("top-1 missing", scored(top1=None), 3, "top-1"),
+    ("top-1 above one", scored(top1=1.5), 2, "top1"),
+    ("top-1 below zero", scored(top1=-0.1), 2, "top1"),
+    ("top-1 within its error", scored(top1=0.81, top1_stderr=0.02), 3, "80%"),
+    ("sixteen tokens", scored(tokens=16), 3, "256"),
+    ("no tokens", scored(tokens=0), 3, "256"),
+    ("tokens below zero", scored(tokens=-4096), 2, "tokens"),
+    ("one sample", scored(samples=1), 3, "sample"),
+    ("samples below zero", scored(samples=-3), 2, "samples"),
+    ("KL that its domains do not have", alone(kl=0.01), 3, "domains"),
+    ("top-1 that its domains do not have", alone(top1=0.93), 3, "domains"),
+    ("tokens that its domains do not hold", alone(tokens=8192), 3, "domains"),
+    ("samples that its domains do not hold", alone(samples=40), 3, "domains"),
+    ("domains taken away", alone(domains={}), 3, "domains"),
+    ("perplexity below one", scored(perplexity=0.2), 2, "perplexity"),
+    ("prices below zero", estimated(first("simulation.groups", price=-1.0)), 2, "price"),
+    ("prices missing", estimated(every("simulation.groups", price=None)), 3, "price"),
+    ("damage below zero", first("simulation.groups", damage=-1.0), 2, "damage"),
+    ("share zeroed above one", first("simulation.sites", zeroed_fraction=7.0), 2, "zeroed_fraction"),
+    ("clip rate below zero", first("simulation.sites", clip_rate=-0.1), 2, "clip_rate"),
+    ("scale below zero", first("scales", scale=-1.0), 2, "scale"),
+    ("a group twice", twice("simulation.groups"), 2, "twice"),
+    ("a recipe twice", twice("simulation.recipes"), 2, "twice"),
+    ("a scheme twice", twice("simulation.schemes"), 2, "twice"),
+    ("a site twice", twice("sites"), 2, "twice"),
+    ("group of a scheme that is not there", first("simulation.groups", scheme="int3"), 2, "int3"),
+    ("group of modules that are not there", first("simulation.groups", members=["model.nowhere"]), 2, "nowhere"),
+    ("simulation of other weights", first("simulation", fingerprint="0" * 64), 2, "weights"),
+    ("simulation of another text", first("simulation", corpus_sha256="0" * 64), 2, "corpus"),
+    ("more evaluation tokens than text", first("simulation.evaluation", tokens=10**9), 2, "evaluation"),
+    ("corpus that does not add up", first("corpus", tokens=7), 2, "corpus"),
+    ("more Linears measured than there are", first("coverage", linears_measured=10**6), 2, "coverage"),
+    ("count of Linears below zero", first("coverage", linears=-1), 2, "linears"),
+    ("amax below zero", first("sites", amax=-20.0), 2, "amax"),
+    ("amax that is not that of its extremes", first("sites", amax=1e-3), 2, "amax"),
+    ("minimum above maximum", first("sites", min=9e9), 2, "min"),
+    ("quantile above the peak", first("sites", p99=1e9), 2, "p99"),
+    ("more values not finite than there are", first("sites", nonfinite=10**15), 2, "finite"),
+    ("headroom of another model", first("peak", fp16_headroom=1e9), 2, "headroom"),
+    ("headroom taken away", first("peak", fp16_headroom=None), 2, "headroom"),
+    ("verdict on what was not simulated", lambda card: card["verdict"]["schemes"].append(VERDICT), 2, "not simulated"),
+]
+VERDICT: Json = {
+    "scheme": "int2", "title": "INT2", "status": "READY", "kl": 0.0, "top1": 1.0, "perplexity": None,
+    "perplexity_base": None, "reason": "", "remedy": "", "worst_groups": [],
+}  # fmt: skip
+NEIGHBORS: list[tuple[str, Change]] = [
+    ("as it was", lambda card: None),
+    ("KL well below the limit", scored(kl=0.02, kl_stderr=0.001)),
+    ("KL below the limit by more than its error", scored(kl=0.12, kl_stderr=0.01)),
+    ("KL of zero without an error", scored(kl=0.0, kl_stderr=0.0, top1=1.0, top1_stderr=0.0)),
+    ("perplexity beyond all numbers", scored(perplexity=None)),
+    ("least tokens and samples", scored(tokens=256, samples=4)),
+    ("a price of zero", estimated(first("simulation.groups", price=0.0))),
+    ("no clipping at all", first("simulation.sites", clip_rate=0.0, zeroed_fraction=0.0)),
+]
+POLICIES: list[tuple[str, str, str]] = [
+    ("limits that are no numbers", "kl: {ready: .nan, care: .nan, reason: r}", "kl"),
+    ("limit without end", "kl: {ready: .inf, care: .inf, reason: r}", "null"),
+    ("limit below zero", "kl: {ready: -1, care: 1, reason: r}", "kl.ready"),
+    ("limits that do not rise", "kl: {ready: 2, care: 1, reason: r}", "exceed"),
+    ("limit as a truth value", "kl: {ready: true, care: true, reason: r}", "kl.ready"),
+    ("limit as a word", "kl: {ready: much, care: more, reason: r}", "kl.ready"),
+    ("limit of 5,000 digits", "kl: {ready: " + "9" * 5000 + ", care: 1, reason: r}", "5,000"),
+    ("limit without a reason", "kl: {ready: 0.1, care: 0.2}", "reason"),
+    ("share above one", "top1: {ready: 92, care: 80, reason: r}", "top1"),
+    ("section twice", "kl: {ready: 1, care: 2, reason: r}\nkl: {ready: 9, care: 9, reason: r}", "twice"),
+    ("key that is not there", "kl: {ready: 0.1, care: 0.2, never: 3, reason: r}", "never"),
+    ("severities as a word", "gate: {fail_on: error, severities: none, reason: r, estimate: {accept: true, margin: 2.0,"
+     " reason: r}}", "severities"),
+    ("margin below one", "gate: {fail_on: error, severities: {}, estimate: {accept: true, margin: 0.5, reason: r},"
+     " reason: r}", "margin"),
+    ("evidence of the old kind", "evaluation: {tokens: 256, errors: 2.0, reason: r}", "level"),
+    ("a level of one", "evaluation: {tokens: 256, samples: 4, level: 1.0, reason: r}", "level"),
+    ("one sample is enough", "evaluation: {tokens: 256, samples: 1, level: 0.95, reason: r}", "samples"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def card() -> Json:
+    loaded: Json = json.loads(dump_card(card_of()))
+    return loaded
+
+
+def gate(capsys: pytest.CaptureFixture[str], card: Path, *more: object) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["quantaudit", "gate", str(RECIPE), "--card", str(card), *map(str, more)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+
+
+def written(card: Json, change: Change, path: Path) -> Path:
+    edited = json.loads(json.dumps(card))
+    change(edited)
+    path.write_text(json.dumps(edited).replace("Infinity", "1e400"), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("change", "code", "word"), [one[1:] for one in CARDS], ids=[one[0] for one in CARDS])
+def test_a_card_that_cannot_be_does_not_pass(
+    change: Change, code: int, word: str, card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exited, said = gate(capsys, written(card, change, tmp_path / "card.json"))
+    assert exited == code, said
+    assert word in said
+    assert "unexpected" not in said
+
+
+@pytest.mark.parametrize("change", [one[1] for one in NEIGHBORS], ids=[one[0] for one in NEIGHBORS])
+def test_its_neighbor_that_can_be_passes(
+    change: Change, card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exited, said = gate(capsys, written(card, change, tmp_path / "card.json"))
+    assert exited == 0, said
+
+
+@pytest.mark.parametrize("change", [scored(kl=-1.0), scored(top1=None), scored(tokens=16), alone(kl=0.01)])
+def test_nor_does_a_simulation(change: Change, card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(card, lambda _: None, tmp_path / "card.json")
+    edited = json.loads(json.dumps(card))
+    change(edited)
+    simulation = tmp_path / "simulation.json"
+    simulation.write_text(json.dumps(edited["simulation"]), encoding="utf-8")
+    assert gate(capsys, path, "--simulation", simulation)[0] in (2, 3)
+
+
+@pytest.mark.parametrize(("text", "word"), [one[1:] for one in POLICIES], ids=[one[0] for one in POLICIES])
+def test_a_policy_that_cannot_be_is_refused(
+    text: str, word: str, card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"extends: default\nname: mine\n{text}\n", encoding="utf-8")
+    exited, said = gate(capsys, written(card, lambda _: None, tmp_path / "card.json"), "--policy", policy)
+    assert (exited, "policy.yaml" in said, word in said) == (2, True, True), said
+
+
+def test_a_policy_does_not_extend_itself_by_another_spelling(
+    card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.yaml").write_text("extends: ./b.yaml\nname: a\n")
+    (tmp_path / "b.yaml").symlink_to("a.yaml")
+    exited, said = gate(capsys, written(card, lambda _: None, tmp_path / "card.json"), "--policy", tmp_path / "a.yaml")
+    assert (exited, "extends itself" in said) == (2, True)
+
+
+def test_no_limit_is_null_and_what_is_extended_is_named(
+    card: Json, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("extends: default\nname: any\nkl: {ready: null, care: null, reason: an experiment}\n")
+    path = written(card, scored(kl=9.0, kl_stderr=0.1, top1=0.95), tmp_path / "card.json")
+    exited, said = gate(capsys, path, "--policy", policy)
+    assert exited == 0, said
+    assert "policy any (" in said
+    assert "which extends default (" in said
+
+
+PROFILES: list[tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = [
+    ("counts below zero", "counts", lambda a: -a.astype(np.int64)),
+    ("counts of more values than there were", "counts", lambda a: a.astype(np.int64) * 7),
+    ("patterns out of order", "patterns", lambda a: a[::-1].copy()),
+    ("minimum above maximum", "min", lambda a: a + 1e9),
+    ("tokens below zero", "tokens", lambda a: -a),
+    ("samples that are not there", "sample", lambda a: a + 10_000),
+    ("magnitudes below zero", "channel_amax", lambda a: -1 - np.abs(a)),
+    ("peaks that are no numbers", "peak_value", lambda a: np.full_like(a, math.nan)),
+    ("peaks that rise", "peak_value", lambda a: a[::-1].copy() if len(a) > 1 else a * math.inf),
+    ("peaks in channels that are not there", "peak_channel", lambda a: a + 100_000),
+    ("medians below zero", "peak_median", lambda a: -1 - np.abs(a)),
+    ("more massive values than values", "massive", lambda a: a + 10**15),
+]
+
+
+@pytest.mark.parametrize(("array", "change"), [one[1:] for one in PROFILES], ids=[one[0] for one in PROFILES])
+def test_a_profile_that_cannot_be_is_refused(
+    array: str, change: Callable[[np.ndarray], np.ndarray], tiny_profile: Profile, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.safetensors"
+    save_profile(tiny_profile, path)
+    with safe_open(path, framework="numpy") as file:
+        header, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    key = next(key for key in sorted(arrays) if key.endswith(f"down_proj.input/calibration/{array}"))
+    arrays[key] = np.ascontiguousarray(change(arrays[key]))
+    save_file(arrays, path, metadata=header)
+    with pytest.raises(FormatError, match="not a readable profile"):
+        load_profile(path)
