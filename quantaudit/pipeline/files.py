@@ -43,4 +43,6 @@ def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFi
         return InputFiles(settings=settings, model=loaded, corpus=corpus)
     with timed("locating the checkpoint"):
         checkpoint = locate(settings.model.model, revision=settings.model.revision)
+    # Of a Hub id and of the demo only now known.
+    check_inputs({"the model": checkpoint.weights[0] if checkpoint.gguf else checkpoint.folder})
     return InputFiles(settings=settings, model=checkpoint, corpus=corpus)

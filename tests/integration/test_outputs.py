@@ -193,3 +193,18 @@ def test_a_disk_that_is_full_leaves_what_was_there(folder: Path, verb: str) -> N
     assert "unexpected" not in done.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert list(folder.rglob(".*")) == []
+
+
+def test_weights_that_no_option_names_are_inputs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from quantaudit.model.loading.checkpoint import locate
+
+    monkeypatch.chdir(tmp_path)
+    weights = locate("demo").weights[0]
+    before = weights.stat()
+    monkeypatch.setattr(sys, "argv", ["quantaudit", "measure", "demo", "--out", str(weights), "--force"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert (stop.value.code, "an input of this command" in capsys.readouterr().err) == (2, True)
+    assert weights.stat() == before

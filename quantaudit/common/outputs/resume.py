@@ -113,6 +113,11 @@ class RunState:
         token = _RUNNING.set(self)
         try:
             yield
+        except BaseException:
+            with suppress(sqlite3.Error):
+                if self._count():
+                    self._say("what was finished is kept: --resume goes on from there")
+            raise
         finally:
             _RUNNING.reset(token)
             self._close()

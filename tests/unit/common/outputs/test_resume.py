@@ -77,6 +77,21 @@ def test_a_run_that_finished_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_fails_says_that_it_can_be_resumed(tmp_path: Path) -> None:
+    run = Run(tmp_path, resume=False)
+
+    def fail() -> None:
+        with run.state.running(SAME):
+            units_of("stage").put("a", b"1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert run.said == ["what was finished is kept: --resume goes on from there"]
+    with Run(tmp_path, resume=True).state.running(SAME):
+        assert units_of("stage").get("a") == b"1"
+
+
 def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
     units = units_of("stage")
     units.put("a", b"1")
