@@ -1,4 +1,4 @@
-"""Units of work that an interrupted run had finished, kept beside its output until it is written: what --resume reads.
+"""Units of work that an interrupted run had finished, kept next to its output: what --resume reads.
 
 A unit is what takes time and gives little: a batch, a fused group, a sample under one recipe. It is kept in an SQLite
 file as soon as it is finished, so that a process may be killed at any moment. Stages and units are named in the order
