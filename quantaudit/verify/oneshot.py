@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from quantaudit.common.logs import stdout_to_stderr, without_library_logs
+from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.conform.artifacts.tensors import Tensors
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError, OutputError, RecipeError
@@ -225,9 +225,9 @@ def _described(model: Any) -> Iterator[None]:
     if getattr(model, "hf_quantizer", None) is not None:
         model.hf_quantizer = None
     original = config._name_or_path
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         config.save_pretrained(folder)
-        config._name_or_path = folder
+        config._name_or_path = str(folder)
         try:
             yield
         finally:

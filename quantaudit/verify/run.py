@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from quantaudit.card.schema import Card, Verification
 from quantaudit.common.outputs.file_set import file_set
+from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
@@ -52,7 +52,7 @@ def verify(
     options = options or VerifyOptions()
     expected = predict(opened, stages)
     with ExitStack() as stack:
-        folder = options.save or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = options.save or stack.enter_context(scratch_folder()) / "checkpoint"
         stages(ONE_SHOT, 0)
         checkpoint = save_over(folder, partial(_make, opened, options.pipeline))
         opened.release()

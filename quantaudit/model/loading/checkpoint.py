@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from quantaudit.common.outputs.file_set import finish
+from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.common.reading.json_document import read_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES
 from quantaudit.errors import ModelError
@@ -135,11 +135,11 @@ def without_adapter(checkpoint: Checkpoint) -> Iterator[Path]:
     if not checkpoint.adapter:
         yield checkpoint.folder
         return
-    with tempfile.TemporaryDirectory(prefix="quantaudit-") as name:
+    with scratch_folder() as folder:
         for path in checkpoint.folder.iterdir():
             if path.name != ADAPTER:
-                (Path(name) / path.name).symlink_to(path.resolve())
-        yield Path(name)
+                (folder / path.name).symlink_to(path.resolve())
+        yield folder
 
 
 def _demo_file() -> Path:
