@@ -337,7 +337,7 @@ def test_an_interrupt_while_measuring_leaves_what_was_there_and_nothing_else(
     verb: str,
     place: str,
 ) -> None:
-    from quantaudit.measure import run as measure
+    from quantaudit.measure import finished_batches as measure
 
     passes: list[object] = []
     forward = measure.forward
