@@ -162,9 +162,9 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast
     return folder
 
 
-def load(folder: Path, dtype: str = "auto") -> LoadedModel:
+def load(folder: Path, dtype: str = "auto", *, by_block: bool = False) -> LoadedModel:
     """Load a local checkpoint on the CPU."""
-    return load_model(locate(str(folder)), device=torch.device("cpu"), dtype=dtype)
+    return load_model(locate(str(folder)), device=torch.device("cpu"), dtype=dtype, by_block=by_block)
 
 
 def loaded_from(model: Any, base: LoadedModel) -> LoadedModel:

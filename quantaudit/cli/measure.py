@@ -29,6 +29,7 @@ def run(
     corpus: CorpusSpec = CorpusSpec(),
     measure: MeasureOptions = MeasureOptions(),
     shard: options.ShardOf = None,
+    memory_budget: options.MemoryBudget = None,
     export_reference: Reference = None,
     force: options.Force = False,
     resume: options.Resume = False,
@@ -41,8 +42,10 @@ def run(
     from quantaudit.common.outputs.resume import RunState
     from quantaudit.errors import UsageError
     from quantaudit.measure.shard import parse_shard
+    from quantaudit.model.blockwise.memory import parse_size
 
     part = None if shard is None else parse_shard(shard)
+    memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     if part is not None and part.count > 1 and export_reference is not None:
         raise UsageError(
             "a shard's statistics are not those of the corpus",
@@ -69,7 +72,9 @@ def run(
         # From here on torch is needed.
         from quantaudit.pipeline.measure import measure as run_measure
 
-        profile = run_measure(settings, files=files, shard=part, stages=stages, say=console.say, state=state)
+        profile = run_measure(
+            settings, files=files, shard=part, stages=stages, say=console.say, state=state, memory=memory
+        )
     with file_set(out.parent) as written:
         written.write(out.name, profile_bytes(profile))
         if export_reference is not None:

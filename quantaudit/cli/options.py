@@ -119,6 +119,14 @@ ShardOf = Annotated[
         "byte for byte; experts that few tokens are routed to stay unmeasured, as under --experts routed.",
     ),
 ]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory that the run may use in all, such as 24GiB; by default most of what is available. Weights that do "
+        "not fit are read from disk, one decoder block at a time: the profile is the same, byte for byte.",
+    ),
+]
 Seed = Annotated[
     int, typer.Option(metavar="SEED", help="Seed of the calibration/evaluation split, and of a dataset's shuffle.")
 ]

@@ -72,7 +72,7 @@ class StatisticsCollector:
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
         self._batch: Batch | None = None
         self.routing = Routing(architecture.expert_lists, all_tokens=all_tokens)
-        self._earlier: Mapping[tuple[str, Split], SiteStatistics] = {}
+        self._earlier: dict[tuple[str, Split], SiteStatistics] = {}
         self.odd: dict[str, str] = {}
         """Sites whose rows are not those of the tokens, and what they are."""
 
@@ -139,17 +139,22 @@ class StatisticsCollector:
 
     def go_on_from(self, statistics: Mapping[tuple[str, Split], SiteStatistics], odd: Mapping[str, str]) -> None:
         """Begin with what was `gathered` of earlier batches. odd: sites that were dropped, and why."""
-        self._earlier, self.odd = statistics, dict(odd)
+        self._earlier, self.odd = dict(statistics), dict(odd)
+
+    def finish(self, path: str) -> None:
+        """All batches are through the module at this path: keep the results of its sites, and drop what counts."""
+        self._settle_routing()
+        inside = {site.name for site in self._sites if f"{site.module}.".startswith(f"{path}.")}
+        done = {key: record for key, record in self._records.items() if key[0] in inside}
+        _add_results(self._earlier, done)
+        for key in done:
+            del self._records[key]
 
     def gathered(self) -> dict[tuple[str, Split], SiteStatistics]:
         """Statistics so far of every site that fired, but for sites with parts; more may be added afterwards."""
         self._settle_routing()
         statistics = {key: value for key, value in self._earlier.items() if key[0] not in self.odd}
-        for (site, _, _), record in self._records.items():
-            for index, split in enumerate(SPLITS):
-                part, key = record.result(index), (site, split)
-                if part is not None:
-                    statistics[key] = merge(statistics[key], part) if key in statistics else part
+        _add_results(statistics, self._records)
         return statistics
 
     def result(self) -> dict[tuple[str, Split], SiteStatistics]:
@@ -161,6 +166,18 @@ class StatisticsCollector:
                 if parts:
                     statistics[info.name, split] = reduce(merge, parts)
         return statistics
+
+
+def _add_results(
+    statistics: dict[tuple[str, Split], SiteStatistics],
+    records: Mapping[tuple[str, torch.dtype, torch.device], SiteRecorder],
+) -> None:
+    """Add what was recorded to the statistics of its sites."""
+    for (site, _, _), record in records.items():
+        for index, split in enumerate(SPLITS):
+            part, key = record.result(index), (site, split)
+            if part is not None:
+                statistics[key] = merge(statistics[key], part) if key in statistics else part
 
 
 def by_token(x: Tensor, shape: Sequence[int]) -> Sequence[Tensor]:

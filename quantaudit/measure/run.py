@@ -16,6 +16,7 @@ from quantaudit._version import __version__
 from quantaudit.common.choices import Experts
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
 from quantaudit.measure.finished_batches import run_batches
 from quantaudit.measure.profile import Profile
@@ -76,7 +77,10 @@ def measure(
         stack.enter_context(last_logit_only(loaded.model))
         whole = in_batches()
         dealt = whole if shard is None else shard.deal(whole)
-        run_batches(loaded.model, collector, dealt, fired=fired, ran=ran, progress=progress)
+        if loaded.weights is not None:
+            run_by_block(loaded, loaded.weights, collector, dealt, progress)
+        else:
+            run_batches(loaded.model, collector, dealt, fired=fired, ran=ran, progress=progress)
 
     statistics = collector.result()
     profile = Profile.assemble(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.finished_batches import run_batches
 from quantaudit.measure.profile import Profile, tokens, undersampled_experts, undersampled_inputs
@@ -64,7 +65,10 @@ def run_undersampled_on_all_tokens(
         fired = stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
         stack.enter_context(last_logit_only(loaded.model))
         extra.attach(stack)
-        run_batches(loaded.model, collector, batches(), fired=fired, ran=Counter())
+        if loaded.weights is not None:
+            run_by_block(loaded, loaded.weights, collector, batches())
+        else:
+            run_batches(loaded.model, collector, batches(), fired=fired, ran=Counter())
     names = {site.name for site in inputs}
     over_all = {key: value for key, value in collector.result().items() if key[0] in names}
     reached = {name for name, _ in over_all}

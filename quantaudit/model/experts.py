@@ -9,7 +9,7 @@ import contextlib
 import gc
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,48 +32,71 @@ LEFT = "experts of {} layers are not split into Linears: llm-compressor does not
 class Linearization:
     """What became of a model's stacked experts.
 
-    notes: for a card. wrong: paths of those that `oneshot` by itself would replace by experts that compute something
-    else, or fails to replace, whatever is made of them here.
+    split: paths of those that are Linears now. left: how many are not. wrong: paths of those that `oneshot` by itself
+    would replace by experts that compute something else, or fails to replace, whatever is made of them here.
     """
 
-    notes: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+    left: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    @property
+    def notes(self) -> list[str]:
+        """For a card."""
+        return [note.format(count) for note, count in ((NOTE, len(self.split)), (LEFT, self.left)) if count]
 
-def linearize(model: nn.Module) -> Linearization:
+
+@dataclass(frozen=True, slots=True)
+class ExpertClasses:
+    """What is known of classes of stacked experts: whether Linears made of them return the same; and by `oneshot`."""
+
+    right: dict[type, bool] = field(default_factory=dict)
+    by_oneshot: dict[type, bool] = field(default_factory=dict)
+
+
+def linearize(
+    model: nn.Module, *, config: Any = None, classes: ExpertClasses | None = None, skip: Sequence[str] = ()
+) -> Linearization:
     """Replace stacked experts by lists of experts made of Linears, in place, on any device.
 
     The first of each class is run on a small random input, and must return what the stacked ones do. Experts of a
     layout that llm-compressor does not know, or does not get right, stay unmodified, to be listed as unmeasured.
+    config: the model's, where a part of it is given. classes: what is known already, and is added to. skip: paths of
+    parts that are left alone.
     """
-    stacked = [(path, module) for path, module in model.named_modules() if _stacked(module)]
+    apart = tuple(f"{path}." for path in skip)
+    stacked = [
+        (path, module)
+        for path, module in model.named_modules()
+        if _stacked(module) and not f"{path}.".startswith(apart)
+    ]
     if not stacked:
         return Linearization()  # llm-compressor takes seconds to import
     check_experts(sum(len(next(module.parameters())) for _, module in stacked))
 
-    split = left = 0
-    right: dict[type, bool] = {}
-    by_oneshot: dict[type, bool] = {}
+    left = 0
+    classes = classes or ExpertClasses()
+    right, by_oneshot = classes.right, classes.by_oneshot
+    split: list[str] = []
     wrong: list[str] = []
     with _no_garbage_collection():
         stacked.reverse()
         while stacked:  # emptied on the way, so that what was replaced is freed
             path, module = stacked.pop()
-            config, kind = getattr(module, "config", model.config), type(module)
+            own, kind = getattr(module, "config", config or model.config), type(module)
             if kind not in by_oneshot:
-                by_oneshot[kind] = split_rightly_by_oneshot(module, config)
+                by_oneshot[kind] = split_rightly_by_oneshot(module, own)
             if not by_oneshot[kind]:
                 wrong.append(path)
-            replacement = _linear(module, config)
+            replacement = _linear(module, own)
             if replacement is not None and kind not in right:
                 right[kind] = same_outputs(module, replacement)
             if replacement is not None and right[kind]:
                 model.set_submodule(path, replacement)
-                split += 1
+                split.append(path)
             else:
                 left += "expert" in f"{path.rpartition('.')[2]} {kind.__name__}".lower()
-    notes = [note.format(count) for note, count in ((NOTE, split), (LEFT, left)) if count]
-    return Linearization(notes=notes, wrong=wrong)
+    return Linearization(split=split, left=left, wrong=wrong)
 
 
 def split_rightly_by_oneshot(stacked: nn.Module, config: Any) -> bool:

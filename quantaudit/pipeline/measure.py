@@ -8,6 +8,7 @@ from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
+from quantaudit.model.blockwise.memory import default_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import measure_inputs
@@ -24,14 +25,17 @@ def measure(
     stages: Stages = silent_stages,
     say: Say = silent,
     state: RunState | None = None,
+    memory: int | None = None,
 ) -> Profile:
     """The profile of a model on a corpus, or on a shard of it. files: those of the settings, where they are open.
 
-    state: what a run before had finished, and where this one keeps what it finishes.
+    state: what a run before had finished, and where this one keeps what it finishes. memory: bytes that the process may
+    use, by default what it uses and most of what is available; a model whose weights do not fit is run block by block.
 
     Raises a QuantauditError that names cause and remedy.
     """
-    inputs = prepare(settings, say, files=files, stages=stages)
+    budget = default_budget() if memory is None else memory
+    inputs = prepare(settings, say, files=files, stages=stages, memory=budget)
     announce(
         inputs, stages, say, partial(schedule, inputs, simulated=False, shards=1 if shard is None else shard.count)
     )

@@ -17,6 +17,8 @@ from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, ModelError, UsageError
 from quantaudit.measure.agreement import model_differences
 from quantaudit.measure.profile import Profile
+from quantaudit.model.blockwise.budget import fits, weight_bytes
+from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
 from quantaudit.model.forward.hooks import time_first_call
@@ -63,11 +65,17 @@ class AuditInputs:
 
 
 def prepare(
-    settings: Settings, say: Say = silent, *, files: InputFiles | None = None, stages: Stages = silent_stages
+    settings: Settings,
+    say: Say = silent,
+    *,
+    files: InputFiles | None = None,
+    stages: Stages = silent_stages,
+    memory: int | None = None,
 ) -> AuditInputs:
     """Check every option and file, cheapest first, then load. files: those of the settings, where they are open.
 
-    Raises a QuantauditError that names the cause.
+    memory: bytes that the process may use, for jobs that can do without the whole model; beyond, its decoder blocks are
+    left on disk. Raises a QuantauditError that names the cause.
     """
     imports_done()
     if torch.is_inference_mode_enabled():
@@ -81,7 +89,7 @@ def prepare(
     recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
-    loaded = _with_processor(_in_memory(files, settings, stages), files, processor)
+    loaded = _with_processor(_in_memory(files, settings, stages, say, memory), files, processor)
     arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
     if arithmetic == "float32":
         say(f"products are computed in float32 and rounded to {loaded.info.dtype}")
@@ -125,20 +133,31 @@ def load_again(settings: Settings, measured: ModelInfo) -> LoadedModel:
     return loaded
 
 
-def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
+def _load(checkpoint: Checkpoint, settings: Settings, *, by_block: bool = False) -> LoadedModel:
     return load_model(
         checkpoint,
         device=parse_device(settings.model.device),
         dtype=settings.model.dtype,
         trust_remote_code=settings.model.trust_remote_code,
+        by_block=by_block,
     )
 
 
-def _in_memory(files: InputFiles, settings: Settings, stages: Stages) -> LoadedModel:
+def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, memory: int | None) -> LoadedModel:
     if isinstance(files.model, LoadedModel):
         return files.model
     stages(f"loading {files.model.name}", 0)
-    return _load(files.model, settings)
+    weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
+    if memory is None or fits(weights, memory):
+        return _load(files.model, settings)
+    loaded = _load(files.model, settings, by_block=True)
+    sizes = f"{size_text(weights)} of weights do not fit into {size_text(memory)} of memory"
+    if loaded.weights is None:
+        say(f"{sizes}, and this model runs whole: {loaded.runs_whole}")
+    else:
+        loaded.weights.budget = memory
+        say(f"{sizes}: measured block by block, each read from disk")
+    return loaded
 
 
 def _with_processor(loaded: LoadedModel, files: InputFiles, processor: Any) -> LoadedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -13,6 +14,10 @@ from quantaudit.card.text import sample_count
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Job, Stage, Stages
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.blockwise.block_weights import BlockWeights
+from quantaudit.model.blockwise.budget import UNLIMITED
+from quantaudit.model.blockwise.input_store import InputStore
+from quantaudit.model.blockwise.lockstep import run_in_lockstep
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.pipeline.passes import measure_samples
@@ -32,6 +37,10 @@ from quantaudit.simulate.logits.score_plans import score_plans
 
 PROBED = 3
 """Samples that are timed."""
+TAPPED = 1.3
+"""A pass with every site tapped, in passes without; measured by `benchmarks/overhead.py`."""
+_BLOCKS = 2
+"""Decoder blocks that are timed of a model that runs block by block."""
 PATIENCE = 4.0
 """Seconds that one kind of pass is timed for, about."""
 
@@ -101,11 +110,37 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
         measure_samples(once, replace(inputs.corpus, samples=tuple(chosen)))
 
     with inputs.computed():
+        if loaded.weights is not None:
+            return Speed(measured=_by_block(inputs, loaded.weights, samples), forward=nothing, scored=nothing)
         return Speed(
             measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
             forward=_per_token(bare, samples, loaded.device) if scored else nothing,
             scored=_per_token(logits, samples, loaded.device) if scored else nothing,
         )
+
+
+def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[TokenizedSample]) -> float:
+    """Seconds a token of measuring block by block, from what two blocks take, when they are read and once more.
+
+    Every block is read twice: before that, a short run shows whether the model looks ahead.
+    """
+    loaded, few = inputs.loaded, samples[: inputs.settings.measure.batch_size]
+
+    def two_blocks() -> None:
+        with last_logit_only(loaded.model), InputStore(loaded.model, UNLIMITED) as store:
+            waiting = batches(few, len(few), pad=0, device=loaded.device)
+            run_in_lockstep(
+                loaded.model, weights.blocks, waiting, partial(forward, loaded.model), store=store, only=_BLOCKS
+            )
+        weights.drop()
+
+    with _timed(loaded.device) as cold:
+        two_blocks()
+    with _timed(loaded.device) as warm:
+        two_blocks()
+    blocks = len(weights.blocks) / min(_BLOCKS, len(weights.blocks))
+    reading, tokens = max(0.0, cold[0] - warm[0]), sum(len(sample.ids) for sample in few)
+    return blocks * (2 * reading / inputs.corpus.info.tokens + TAPPED * warm[0] / tokens)
 
 
 def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedSample]:

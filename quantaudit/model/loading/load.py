@@ -25,6 +25,9 @@ from transformers.pytorch_utils import Conv1D
 
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
+from quantaudit.model.blockwise.block_weights import BlockWeights
+from quantaudit.model.blockwise.checkpoint_blocks import leave_blocks_out
+from quantaudit.model.blockwise.offload import offload_blocks
 from quantaudit.model.declared import check_declared, check_files, no_more_than_stored
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.checkpoint import Checkpoint, check_loaded, file_states, without_adapter
@@ -40,7 +43,7 @@ from quantaudit.model.loading.stored_tensors import (
     watch_files,
     watch_unused,
 )
-from quantaudit.model.loading.weights import weight_doubts
+from quantaudit.model.loading.weights import OddWeights, odd_weights
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.provenance import Doubt, ModelInfo
 
@@ -55,6 +58,10 @@ class LoadedModel:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
+    weights: BlockWeights | None = None
+    """Of its decoder blocks, where they are read from disk one at a time; None where all are in memory."""
+    runs_whole: str | None = None
+    """Why they are in memory, where they were to be left on disk."""
 
     @property
     def device(self) -> torch.device:
@@ -119,17 +126,25 @@ def load_skeleton(checkpoint: Checkpoint, *, trust_remote_code: bool = False) ->
 
 
 def load_model(
-    checkpoint: Checkpoint, *, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    by_block: bool = False,
 ) -> LoadedModel:
     """Load weights and tokenizer. dtype `auto` is the checkpoint's own; a quantized GGUF is dequantized to bfloat16.
 
-    Raises ModelError when anything is missing, broken, or would be left at random values.
+    by_block: leave the weights of decoder blocks on disk, and read each of them when it is called; a model that cannot
+    run so is loaded whole. Raises ModelError when anything is missing, broken, or would be left at random values.
     """
     with _gguf_parsed_once(checkpoint):
-        return _load_model(checkpoint, device, dtype, trust_remote_code)
+        return _load_model(checkpoint, device, dtype, trust_remote_code, by_block)
 
 
-def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_remote_code: bool) -> LoadedModel:
+def _load_model(
+    checkpoint: Checkpoint, device: torch.device, dtype: str, trust_remote_code: bool, by_block: bool
+) -> LoadedModel:
     quiet()
     stored = stored_tensors(checkpoint)
     check_quantized_storage(checkpoint, stored)
@@ -149,6 +164,7 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
         no_more_than_stored(sum(path.stat().st_size for path in checkpoint.weights), str(checkpoint.folder)),
         watch_unused() as unused,
         watch_files() as loaded,
+        leave_blocks_out(checkpoint, wanted=by_block) as left_out,
     ):
         before = file_states(checkpoint)
         model, report = auto.from_pretrained(
@@ -163,19 +179,36 @@ def _load_model(checkpoint: Checkpoint, device: torch.device, dtype: str, trust_
         )
     check_loaded(checkpoint, loaded, before)
     _refuse_incomplete(checkpoint, report)
-    more, doubts = _compare(checkpoint, model, unused, stored)
+    with timed("reading blocks"):
+        offloaded = None if left_out.blocks is None else offload_blocks(model, left_out.blocks, device)
+    odd = odd_weights(model) if offloaded is None else offloaded.odd
+    more, doubts = _compare(checkpoint, model, unused, stored, odd)
     notes += more
     with timed("linearizing experts"):
-        linearization = linearize(model)
+        linearization = linearize(model) if offloaded is None else offloaded.linearization
         notes += linearization.notes
     if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     with timed(f"moving to {device}"):
-        model.eval().to(device)
+        _move(model.eval(), device, whole=offloaded is None)
         notes += reconcile_dtypes(model)
     with timed("hashing"):
         info = describe(checkpoint, model, tokenizer, notes, doubts, split_wrongly=linearization.wrong)
-    return LoadedModel(model=model, tokenizer=tokenizer, info=info)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        info=info,
+        weights=None if offloaded is None else offloaded.weights,
+        runs_whole=left_out.why_not,
+    )
+
+
+def _move(model: Any, device: torch.device, *, whole: bool) -> None:
+    """Move a model to a device, or what is in memory of it."""
+    if whole:
+        model.to(device)
+    else:
+        model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
 
 
 def _weights_as(checkpoint: Checkpoint, dtype: str) -> tuple[str, list[str]]:
@@ -214,13 +247,13 @@ def _refuse_incomplete(checkpoint: Checkpoint, report: Mapping[str, Any]) -> Non
 
 
 def _compare(
-    checkpoint: Checkpoint, model: Any, unused: Collection[str], stored: Mapping[str, Stored]
+    checkpoint: Checkpoint, model: Any, unused: Collection[str], stored: Mapping[str, Stored], odd: OddWeights
 ) -> tuple[list[str], list[Doubt]]:
     """Notes and doubts from what was loaded next to what is stored, before experts are split into Linears."""
     notes, doubts = judge_unused(checkpoint, model, unused, stored)
     if not checkpoint.gguf:
         doubts += class_doubts(model.config, model) + head_doubts(model, stored)
-    return notes, doubts + weight_doubts(model)
+    return notes, doubts + odd.doubts
 
 
 def load_tokenizer(place: str) -> PreTrainedTokenizerBase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,40 @@ _FEWEST = 64
 """Values below which a matrix says nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class OddWeights:
+    """Matrices of a loaded model that are no weights, by name, in its order. constant: of a single value."""
+
+    codes: list[str] = field(default_factory=list)
+    constant: list[str] = field(default_factory=list)
+
+    @property
+    def doubts(self) -> list[Doubt]:
+        """One for each way of being none, naming the first."""
+        return [
+            *_doubt(self.codes, "are whole numbers, as quantized codes read as weights are"),
+            *_doubt(self.constant, "hold a single value throughout, as if never written"),
+        ]
+
+
 def weight_doubts(model: nn.Module) -> list[Doubt]:
     """One doubt for each way in which matrices of a loaded model are no weights, naming the first of them."""
-    codes, constant = [], []
+    return odd_weights(model).doubts
+
+
+def odd_weights(model: nn.Module) -> OddWeights:
+    """Matrices that are no weights, as far as they have values."""
+    odd = OddWeights()
     for name, weight in _matrices(model):
         if weight.is_meta or weight.numel() < _FEWEST or not weight.is_floating_point():
             continue
         few = _some(weight)
         if bool((few == few[0]).all()):
             if bool((weight == weight.reshape(-1)[0]).all()):
-                constant.append(name)
+                odd.constant.append(name)
         elif bool((few == few.round()).all()) and float(few.abs().max()) >= 2:
-            codes.append(name)
-    return [
-        *_doubt(codes, "are whole numbers, as quantized codes read as weights are"),
-        *_doubt(constant, "hold a single value throughout, as if never written"),
-    ]
+            odd.codes.append(name)
+    return odd
 
 
 def _doubt(names: list[str], what: str) -> list[Doubt]:

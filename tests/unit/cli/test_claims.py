@@ -14,7 +14,7 @@ from quantaudit.cli.claims import INPUTS, OUTPUTS, claiming, inputs_of, outputs_
 VERBS = {command.name or "": command.callback for command in cli.app.registered_commands if command.callback}
 WRITING = sorted(name for name, verb in VERBS.items() if OUTPUTS.keys() & inspect.signature(verb).parameters.keys())
 NO_FILES = {"dtype", "device", "revision", "arithmetic", "special_tokens", "score", "single_groups", "schemes"} | {
-    *("experts", "attention", "shard", "scheme", "observer", "pipeline", "as_good_as")
+    *("experts", "attention", "shard", "scheme", "observer", "pipeline", "as_good_as", "memory_budget")
 }
 """Parameters that are text, and name no file."""
 

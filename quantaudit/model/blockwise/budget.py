@@ -1,0 +1,96 @@
+"""Which memory a model takes while it is measured: its weights, and what a batch needs while it is in a block."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from quantaudit.errors import UsageError
+from quantaudit.model.blockwise.block_weights import BlockWeights
+from quantaudit.model.blockwise.input_store import Room
+from quantaudit.model.blockwise.memory import resident_bytes, size_text
+from quantaudit.model.loading.checkpoint import Checkpoint
+from quantaudit.model.loading.stored_tensors import stored_tensors
+
+PROGRAM = 1 << 28
+"""Bytes that are left over for everything else: statistics of a block, buffers of libraries, a tokenizer."""
+UNLIMITED = Room(device=1 << 60)
+_ITEM = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2}
+_PACKED = re.compile(r"_blocks$|weight_packed$")
+"""Stored tensors with two values in a byte."""
+
+
+def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
+    """Bytes of a checkpoint's weights once they are loaded. dtype: as asked for, `auto` for the stored one.
+
+    Quantized storage is dequantized to 16 bits; of a GGUF, whose header is long to read, 16 bits a stored byte.
+    """
+    if checkpoint.gguf:
+        return 2 * sum(path.stat().st_size for path in checkpoint.weights)
+    asked = None if dtype == "auto" else getattr(torch, dtype).itemsize
+    total = 0
+    for name, tensor in stored_tensors(checkpoint).items():
+        values = 1
+        for length in tensor.shape:
+            values *= length
+        item = _ITEM.get(tensor.dtype, 4 if _PACKED.search(name) else 2)
+        total += values * (asked if asked is not None and tensor.dtype.startswith(("F", "BF")) else item)
+    return total
+
+
+def fits(weights: int, budget: int) -> bool:
+    """Whether so many bytes of weights are in a budget for the whole process, in addition to what it uses now."""
+    return resident_bytes() + weights + PROGRAM <= budget
+
+
+def activation_bytes(config: Any, rows: int, longest: int, *, eager: bool) -> int:
+    """About what one batch takes while it is in a block, in bytes: of attention and of the MLP, in 16 and 32 bits."""
+    text = config.get_text_config()
+
+    def size(name: str, default: int) -> int:
+        value = getattr(text, name, None)
+        value = max(value, default=default) if isinstance(value, list | tuple) else value
+        return int(value) if isinstance(value, int) else default
+
+    hidden = size("hidden_size", 1024)
+    # Scores, their softmax in float32, and that in 16 bits again, with a copy each.
+    scores = 16 * size("num_attention_heads", 16) * longest if eager else 0
+    return rows * longest * (scores + 16 * hidden + 12 * size("intermediate_size", 4 * hidden))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Bytes of a run block by block. present: of the process now; block: of the weights of the largest, and of what is
+    made of them on the way; batch: while it is in a block.
+    """
+
+    present: int
+    block: int
+    batch: int
+
+    @property
+    def least(self) -> int:
+        """With every argument of a waiting batch on disk."""
+        return self.present + self.block + self.batch + PROGRAM
+
+
+def needs(weights: BlockWeights, batch: int) -> Needs:
+    """What a run needs from here. Experts are stored in one form and run in another: both are there for a moment."""
+    return Needs(present=resident_bytes(), block=(3 if weights.converted else 1) * weights.largest, batch=batch)
+
+
+def room_for_inputs(budget: int, needed: Needs, device: torch.device) -> Room:
+    """What of a budget is left for the arguments of blocks. Raises UsageError where it is too small for anything."""
+    if needed.present + needed.block > budget:
+        raise UsageError(
+            f"a single block does not fit: the model needs about {size_text(needed.least)}",
+            where=f"--memory-budget {size_text(budget)}",
+            hint="give it more memory",
+        )
+    left = max(0, budget - needed.least)
+    if device.type == "cpu":
+        return Room(device=left)
+    return Room(device=int(torch.accelerator.get_memory_info(device)[0] // 4), host=left)

@@ -1,0 +1,82 @@
+"""Amounts of memory are read as people write them, and limits of every kind are seen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quantaudit.errors import UsageError
+from quantaudit.model.blockwise import memory
+from quantaudit.model.blockwise.memory import available_bytes, parse_size, resident_bytes, size_text
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("3GiB", 3 * 2**30),
+        ("1.5 GiB", 3 * 2**29),
+        ("500MB", 500_000_000),
+        ("2tb", 2 * 10**12),
+        ("64kib", 2**16),
+        ("12345", 12345),
+        ("7B", 7),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text, "--memory-budget") == size
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "3 GBit", "-1GiB", "0", "1e9", "three", "3GiB 2"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not an amount of memory"):
+        parse_size(text, "--memory-budget")
+
+
+def test_sizes_are_written_in_the_unit_that_suits_them() -> None:
+    assert [size_text(size) for size in (3 * 2**30, 2**29, 0)] == ["3.0 GiB", "512 MiB", "0 MiB"]
+
+
+def test_no_more_is_available_than_the_machine_has() -> None:
+    assert 0 < available_bytes() <= psutil.virtual_memory().total
+    assert 2**20 < resident_bytes() < psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_limits_of_the_process_count(limit: str) -> None:
+    code = (
+        f"import resource\nresource.setrlimit(resource.{limit}, (2**29, resource.RLIM_INFINITY))\n"
+        "from quantaudit.model.blockwise.memory import available_bytes\nprint(available_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 2**29
+
+
+@pytest.mark.parametrize(
+    ("line", "root", "limit", "usage", "cached"),
+    [
+        ("0::/a/b", "cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("4:memory:/a/b", "cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ],
+    ids=["v2", "v1"],
+)
+def test_limits_of_every_control_group_around_it_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, root: str, limit: str, usage: str, cached: str
+) -> None:
+    inner = tmp_path / root / "a/b"
+    inner.mkdir(parents=True)
+    (inner / limit).write_text("max\n" if limit == "memory.max" else f"{2**63}\n")
+    (inner / usage).write_text("10\n")
+    (inner.parent / limit).write_text("1000\n")
+    (inner.parent / usage).write_text("700\n")
+    (inner.parent / "memory.stat").write_text(f"cache 5\n{cached} 50\n")
+    (tmp_path / "self").write_text(f"7:cpu:/x\n{line}\n")
+
+    def under(path: str) -> Path:
+        return Path(path.replace("/proc/self/cgroup", f"{tmp_path}/self").replace("/sys/fs", str(tmp_path)))
+
+    monkeypatch.setattr(memory, "Path", under)
+    assert available_bytes() == 1000 - 700 + 50
