@@ -1,4 +1,4 @@
-"""What a score rests on: intervals of its KL and top-1, and how much text would place them on one side of a limit."""
+"""What a score rests on: intervals of its KL and top-1, and how much text would place the KL on one side of a limit."""
 
 from __future__ import annotations
 
@@ -92,17 +92,14 @@ def too_few(tokens: int, samples: int, rules: EvidenceRules) -> str | None:
 def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> Enough | None:
     """How much text would most likely decide all that is open about a row; None where nothing is, or nobody knows.
 
-    corpus: how much of it there is for evaluation. What of a measure cannot change the verdict, because the other
-    measure is certainly worse, is not waited for.
+    corpus: how much of it there is for evaluation. A limit that cannot change the verdict, because top-1 is worse than
+    it, is not waited for.
     """
     outlook = look(policy, row)
-    if outlook is None or row.kl is None or row.top1 is None:
+    if outlook is None or row.kl is None:
         return None
-    level, samples, kl_error, top1_error = policy.evaluation.level, row.samples, row.kl_stderr, top1_stderr(row)
-    needed = [
-        *(samples_to_decide(abs(row.kl - limit), kl_error or 0.0, samples, level) for limit in outlook.open_kl),
-        *(samples_to_decide(abs(row.top1 - limit), top1_error or 0.0, samples, level) for limit in outlook.open_top1),
-    ]
+    level, samples, stderr = policy.evaluation.level, row.samples, row.kl_stderr or 0.0
+    needed = [samples_to_decide(abs(row.kl - limit), stderr, samples, level) for limit in outlook.open_kl]
     if not needed:
         return None
     wanted = max(*needed, policy.evaluation.samples)
@@ -113,15 +110,14 @@ def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> E
     )
 
 
-NOT_READY = 2
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlook:
-    """What the intervals of a row leave possible: 0 READY, 1 READY WITH CARE, 2 NOT READY, from best to worst.
+    """What a row leaves possible: 0 READY, 1 READY WITH CARE, 2 NOT READY, from best to worst.
 
-    open_kl, open_top1: the limits that an interval crosses and that still matter, which those are not that the other
-    measure has passed for certain.
+    By the interval of its KL, and by top-1 as it was counted: a share of so few tokens has an interval, shown with it,
+    that is wider than what lies between its limits, and where the KL is certain it says little more. open_kl: the
+    limits that the KL's interval crosses and that still matter, which those are not that top-1 has missed. harmful:
+    whether an interval lies wholly beyond the limits of care.
     """
 
     kl: Interval
@@ -129,12 +125,7 @@ class Outlook:
     best: int
     worst: int
     open_kl: tuple[float, ...]
-    open_top1: tuple[float, ...]
-
-    @property
-    def harmful(self) -> bool:
-        """Whether NOT READY alone is possible."""
-        return self.best == NOT_READY
+    harmful: bool
 
 
 def look(policy: Policy, row: RecipeRow) -> Outlook | None:
@@ -142,15 +133,15 @@ def look(policy: Policy, row: RecipeRow) -> Outlook | None:
     kl, top1 = kl_interval(row, policy.evaluation), top1_interval(row, policy.evaluation)
     if kl is None or top1 is None:
         return None
-    kl_best, kl_worst = (sum(end > limit for limit in policy.kl.both) for end in (kl.low, kl.high))
-    top1_best, top1_worst = (sum(end < limit for limit in policy.top1.both) for end in (top1.high, top1.low))
+    best, worst = (sum(end > limit for limit in policy.kl.both) for end in (kl.low, kl.high))
+    by_top1 = sum((row.top1 or 0.0) < limit for limit in policy.top1.both)
     return Outlook(
         kl=kl,
         top1=top1,
-        best=max(kl_best, top1_best),
-        worst=max(kl_worst, top1_worst),
-        open_kl=tuple(limit for limit in policy.kl.both[top1_best:] if kl.low <= limit < kl.high),
-        open_top1=tuple(limit for limit in policy.top1.both[kl_best:] if top1.low < limit <= top1.high),
+        best=max(best, by_top1),
+        worst=max(worst, by_top1),
+        open_kl=tuple(limit for limit in policy.kl.both[by_top1:] if kl.low <= limit < kl.high),
+        harmful=kl.low > policy.kl.care or top1.high < policy.top1.care,
     )
 
 

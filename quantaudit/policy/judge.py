@@ -26,8 +26,8 @@ def judge(
     """Status of one scheme and the reason in words. obstacles: why nothing can be concluded, if anything.
 
     broken: whether the unquantized model has non-finite activations, be it in a few samples only. corpus: how much text
-    there is for evaluation. The worse of KL and top-1 decides, each by its interval: one that crosses a limit leaves
-    more than one status possible, and then none is given. Too little text can only show harm: an interval that lies
+    there is for evaluation. The worse of KL and top-1 decides, KL by its interval: one that crosses a limit leaves more
+    than one status possible, and then none is given. Too little text can only show harm: an interval that lies
     beyond the limits is so wide for few samples that it says enough. What is non-finite is NOT READY even where much
     was not measured.
     """
@@ -62,7 +62,6 @@ def passes(policy: Policy, recipe: RecipeRow) -> bool:
 def undecided(policy: Policy, recipe: RecipeRow, outlook: Outlook, corpus: SplitInfo | None) -> str:
     """What a row leaves possible, by which limit, and how much more text would decide it."""
     parts = [f"that of the KL crosses {limit_number(limit)}" for limit in outlook.open_kl]
-    parts += [f"that of top-1 crosses {limit_percentage(limit)}" for limit in outlook.open_top1]
     statuses = " or ".join(_status(rank) for rank in range(outlook.best, outlook.worst + 1))
     wanted = enough(policy, recipe, corpus)
     return (
@@ -76,7 +75,7 @@ def _status(rank: int) -> Status:
 
 
 def _reason(policy: Policy, recipe: RecipeRow, outlook: Outlook) -> str:
-    status, kl, top1 = outlook.best, outlook.kl, outlook.top1
+    status, kl = outlook.best, outlook.kl
     scored = _scored(policy, recipe, outlook)
     if status == 0:
         limits = f"{limit_number(policy.kl.ready)} and {limit_percentage(policy.top1.ready)}"
@@ -84,7 +83,7 @@ def _reason(policy: Policy, recipe: RecipeRow, outlook: Outlook) -> str:
     passed = []
     if kl.low > policy.kl.both[status - 1]:
         passed.append(f"KL above {limit_number(policy.kl.both[status - 1])}")
-    if top1.high < policy.top1.both[status - 1]:
+    if recipe.top1 is not None and recipe.top1 < policy.top1.both[status - 1]:
         passed.append(f"top-1 below {limit_percentage(policy.top1.both[status - 1])}")
     return f"{scored}: {' and '.join(passed)}."
 

@@ -163,7 +163,7 @@ class EvidenceRules(Row):
     @classmethod
     def _of_now(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and "errors" in given:
-            raise ValueError("`errors` gave way to `level` and `samples`: give level: 0.95 and samples: 4 instead")
+            raise ValueError("`errors` gave way to `level` and `samples`: give level: 0.95 and samples: 2 instead")
         return given
 
 

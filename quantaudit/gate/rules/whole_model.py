@@ -68,13 +68,13 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
     "`quantaudit advise` finds the smallest such change.",
 )
 def top1(evidence: Evidence) -> Iterator[Hit]:
-    """Measured top-1 agreement whose whole interval is below `care` (an error) or below `ready` (a warning)."""
+    """Measured top-1 agreement below `care` (an error) or below `ready` (a warning)."""
     score, limits = evidence.score, evidence.policy.top1
     kept, high = score.top1, score.top1_high
-    if kept is None or high is None or high >= limits.ready or evidence.incomplete:
+    if kept is None or high is None or kept >= limits.ready or evidence.incomplete:
         return
-    fails = high < limits.care
-    if thin(evidence) is not None and not fails:
+    fails = kept < limits.care
+    if thin(evidence) is not None and high >= limits.care:
         return
     limit = limits.care if fails else limits.ready
     yield Hit(
@@ -177,8 +177,8 @@ def stopped(evidence: Evidence) -> Iterator[Hit]:
     "QA516",
     "The measurement leaves more than one verdict possible",
     severity="inconclusive",
-    why="KL and top-1 are means over samples of text, and other text gives other means: a limit inside their intervals "
-    "may lie on either side of them.",
+    why="A KL is a mean over samples of text, and other text gives another mean: a limit inside its interval may lie "
+    "on either side of it.",
     remedy="Simulate on more evaluation tokens, `quantaudit simulate … --evaluation-tokens N`, and give the result as "
     "`--simulation`; give more samples of the text that the model is used on.",
 )

@@ -188,7 +188,7 @@ def test_a_card_without_a_simulation_knows_no_score() -> None:
         (POLICY.kl.care * 1.001, 1.0, "fail", ["QA510"]),
         (0.0, POLICY.top1.ready - 1e-6, "pass", ["QA511"]),
         (0.0, POLICY.top1.care + 1e-6, "pass", ["QA511"]),
-        (0.0, POLICY.top1.care, "inconclusive", ["QA516", "QA511"]),
+        (0.0, POLICY.top1.care, "pass", ["QA511"]),
         (0.0, POLICY.top1.care - 1e-6, "fail", ["QA511"]),
         (1.0, 0.5, "fail", ["QA510", "QA511"]),
         (None, None, "inconclusive", ["QA514"]),
