@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any, Protocol
 
@@ -71,6 +72,7 @@ class StatisticsCollector:
         self._recorders: dict[torch.device, Recorder] = {}
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
         self._batch: Batch | None = None
+        self._ignored: Batch | None = None
         self.routing = Routing(architecture.expert_lists, all_tokens=all_tokens)
         self._earlier: dict[tuple[str, Split], SiteStatistics] = {}
         self.odd: dict[str, str] = {}
@@ -94,7 +96,7 @@ class StatisticsCollector:
 
         A site whose rows are not those of the tokens is dropped, with all that it had, and listed in `odd`.
         """
-        if site in self.odd:
+        if site in self.odd or (self._ignored is not None and self._ignored is self._batch):
             return
         try:
             record = self._records.get((site, tensor.dtype, tensor.device))
@@ -105,6 +107,15 @@ class StatisticsCollector:
                     record.add(x_NC, labels, chosen)
         except MeasurementError as error:
             self.refuse(site, error)
+
+    @contextmanager
+    def ignoring(self, batch: Batch) -> Iterator[None]:
+        """While this lasts, what passes of this batch is not counted."""
+        self._batch = self._ignored = batch
+        try:
+            yield
+        finally:
+            self._batch = self._ignored = None
 
     def refuse(self, site: str, error: MeasurementError) -> None:
         """Drop a site that is not understood, with all that it had."""

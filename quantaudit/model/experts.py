@@ -108,9 +108,22 @@ def split_rightly_by_oneshot(stacked: nn.Module, config: Any) -> bool:
     if cls is None or next(stacked.parameters()).is_meta:
         return True
     try:
-        return same_outputs(stacked, _like(stacked, cls.from_experts_module(stacked, config)))
+        replaced = _like(stacked, cls.from_experts_module(stacked, config))
+        right = same_outputs(stacked, replaced)
+        release(replaced)
     except Exception:  # of lists for numbers, names that it does not know, other shapes
         return False
+    return right
+
+
+def release(module: nn.Module) -> None:
+    """Take the tensors away from a module that nobody uses any more.
+
+    Experts that llm-compressor makes refer to themselves: their weights would stay until Python looks for such circles.
+    """
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            getattr(tensors, "offloaded_values", tensors).clear()
 
 
 def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:

@@ -122,7 +122,7 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
 def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[TokenizedSample]) -> float:
     """Seconds a token of measuring block by block, from what two blocks take, when they are read and once more.
 
-    Every block is read twice: before that, a short run shows whether the model looks ahead.
+    Every block is read three times: two short runs before show whether the model looks ahead, and its logits alone.
     """
     loaded, few = inputs.loaded, samples[: inputs.settings.measure.batch_size]
 
@@ -140,7 +140,7 @@ def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[Tokenize
         two_blocks()
     blocks = len(weights.blocks) / min(_BLOCKS, len(weights.blocks))
     reading, tokens = max(0.0, cold[0] - warm[0]), sum(len(sample.ids) for sample in few)
-    return blocks * (2 * reading / inputs.corpus.info.tokens + TAPPED * warm[0] / tokens)
+    return blocks * (3 * reading / inputs.corpus.info.tokens + TAPPED * warm[0] / tokens)
 
 
 def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedSample]:

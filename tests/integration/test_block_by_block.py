@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def same(folder: Path, experts: Experts = "auto", batch_size: int = 1) -> int:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_measured_to_the_same_bytes(family: str, tmp_path: Path, spilled: None) -> None:
     folder = save_checkpoint(tmp_path / "m", family_model(family), max_shard_size="100KB")
-    assert same(folder) == 2  # each block once
+    assert same(folder) == 2 * 2  # each block for a few tokens, and for all
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -99,7 +100,7 @@ def test_experts_on_all_tokens_and_batches_with_padding(family: str, experts: Ex
 
 def test_experts_that_few_tokens_reach_have_a_pass_of_their_own(tmp_path: Path, spilled: None) -> None:
     folder = save_checkpoint(tmp_path / "m", family_model("qwen3-moe", num_experts=32))
-    assert same(folder) == 4
+    assert same(folder) == 2 * 2 * 2
 
 
 def test_tied_embeddings_and_weights_in_several_dtypes(tmp_path: Path) -> None:
@@ -146,6 +147,27 @@ def test_a_block_that_is_called_again_after_all_is_refused(tmp_path: Path, monke
     parts = load(save_checkpoint(tmp_path / "m", any_model("hrm_text")), by_block=True)
     with pytest.raises(MeasurementError, match=r"calls model\.L_module\.layers\.0 several times"):
         measure(parts, random_corpus([12, 3]))
+
+
+def test_a_model_that_keeps_something_of_a_batch_between_blocks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As code that comes with a checkpoint may: here each layer adds what the one before it has left behind."""
+    layer = transformers.models.llama.modeling_llama.LlamaDecoderLayer
+    plain = layer.forward
+
+    def forward(self: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        left_behind = layer.left_behind if self.self_attn.layer_idx else 0
+        layer.left_behind = hidden_states.mean()
+        return plain(self, hidden_states + left_behind, *args, **kwargs)
+
+    monkeypatch.setattr(layer, "forward", forward)
+    monkeypatch.setattr(layer, "left_behind", 0, raising=False)
+    folder = save_checkpoint(tmp_path / "m", tiny_model("llama"))
+    corpus = random_corpus([20, 12, 3])
+    measure(load(folder), corpus)
+    with pytest.raises(MeasurementError, match="batches that run side by side change each other"):
+        measure(load(folder, by_block=True), corpus)
 
 
 def test_a_model_that_does_not_fit_its_budget_says_so_and_is_measured(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quantaudit.measure.profile import profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.model.loading.load import LoadedModel
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
@@ -25,8 +26,13 @@ def rewrite(folder: Path, weights: dict[str, Tensor], quantization: dict[str, ob
     return folder
 
 
-def measured(loaded: LoadedModel) -> None:
-    profile = measure(loaded, random_corpus([40, 33, 30, 29]))
+def measured(loaded: LoadedModel, folder: Path) -> None:
+    corpus = random_corpus([40, 33, 30, 29])
+    profile = measure(loaded, corpus)
+    parts = load(folder, by_block=True)  # dequantized a block at a time
+    assert parts.weights is not None
+    assert parts.weights.converted
+    assert profile_bytes(measure(parts, corpus)) == profile_bytes(profile)
     assert profile.whole("layers.1.self_attn.qkv_proj.input") is not None
     assert not [row for row in profile.provenance.unmeasured if "Linear" in row.reason]
 
@@ -48,7 +54,7 @@ def test_fp8_weights_are_dequantized(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], weight, rtol=2**-7, atol=0)
     assert "quantized already (fp8)" in loaded.info.notes[0]
     assert loaded.info.dtype == "bfloat16"
-    measured(loaded)
+    measured(loaded, folder)
 
 
 def test_mxfp4_experts_are_dequantized_and_split(tmp_path: Path) -> None:
@@ -77,4 +83,4 @@ def test_mxfp4_experts_are_dequantized_and_split(tmp_path: Path) -> None:
         assert torch.equal(found[f"{stem}.down_proj.weight"].float(), down)
     assert "quantized already (mxfp4)" in loaded.info.notes[0]
     assert "linearization" in loaded.info.notes[1]
-    measured(loaded)
+    measured(loaded, folder)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from quantaudit.model.blockwise.memory import give_back
+from quantaudit.model.experts import release
 from quantaudit.model.forward.hooks import Arguments, Keywords, change_for_good
 
 ReadBlock = Callable[[int], nn.Module]
@@ -56,6 +58,7 @@ class BlockWeights:
             assert absent is not None
             self._absent.append((into, leaf, absent))
             into[leaf] = tensor
+        release(block)
         self._here = index
         self.loads += 1
 
@@ -64,6 +67,8 @@ class BlockWeights:
         for into, leaf, absent in self._absent:
             into[leaf] = absent
         self._absent.clear()
+        if self._here is not None and self.converted:
+            give_back()
         self._here = None
 
     def _bringing(self, index: int) -> Callable[[nn.Module, Arguments, Keywords], None]:
