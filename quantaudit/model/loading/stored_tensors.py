@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
@@ -130,12 +131,12 @@ def watch_unused() -> Iterator[set[str]]:
 
 @contextmanager
 def watch_files() -> Iterator[set[str]]:
-    """Paths of all weight files that transformers loads while this lasts."""
+    """Paths of all weight files that transformers loads while this lasts, with links followed, which may not last."""
     files: set[str] = set()
     original: Any = PreTrainedModel._load_pretrained_model
 
     def load(model: Any, state_dict: Any, checkpoint_files: list[str] | None, *args: Any, **kwargs: Any) -> Any:
-        files.update(checkpoint_files or ())
+        files.update(str(Path(file).resolve()) for file in checkpoint_files or ())
         return original(model, state_dict, checkpoint_files, *args, **kwargs)
 
     PreTrainedModel._load_pretrained_model = staticmethod(load)
