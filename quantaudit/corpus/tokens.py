@@ -105,22 +105,24 @@ def tokenize(
     noted: Counter[str] = Counter()
     truncated = 0
     splits = _splits(corpus, rows, seed)
-    encodings = _encodings(corpus, rows, chosen, readers, special_tokens)
-    for index, (row, split, (label, encoded)) in enumerate(zip(rows, splits, encodings, strict=True)):
-        _check_fit(encoded, vocab_size, limit, f"{corpus.spec}: {label}")
-        truncated += len(encoded.ids) > limit
-        noted.update(encoded.notes)
-        taken.append(
-            TokenizedSample(
-                index=index,
-                id=label,
-                domain=row.domain,
-                split=split,
-                ids=encoded.ids[:limit],
-                pictures=encoded.pictures,
-                assistant=encoded.assistant,
+    named = getattr(readers.tokenizer, "name_or_path", "") or "the model"
+    with templates_apart(f"{named}: chat template"):
+        encodings = _encodings(corpus, rows, chosen, readers, special_tokens)
+        for index, (row, split, (label, encoded)) in enumerate(zip(rows, splits, encodings, strict=True)):
+            _check_fit(encoded, vocab_size, limit, f"{corpus.spec}: {label}")
+            truncated += len(encoded.ids) > limit
+            noted.update(encoded.notes)
+            taken.append(
+                TokenizedSample(
+                    index=index,
+                    id=label,
+                    domain=row.domain,
+                    split=split,
+                    ids=encoded.ids[:limit],
+                    pictures=encoded.pictures,
+                    assistant=encoded.assistant,
+                )
             )
-        )
     source, tokenizer = readers.source, readers.tokenizer
     return TokenizedCorpus(
         samples=tuple(taken),
@@ -163,11 +165,9 @@ def _encodings(
     special_tokens: SpecialTokens,
 ) -> Iterator[tuple[str, Encoded]]:
     """Label and token ids of each row, one at a time: uncut, a corpus of texts would not fit in memory."""
-    source = getattr(readers.tokenizer, "name_or_path", "") or "the model"
-    with templates_apart(f"{source}: chat template"):
-        for row, place in zip(rows, places, strict=True):
-            label = row.id or f"row-{place + 1}"
-            yield label, _encode(row, readers, special_tokens, f"{corpus.spec}: {label}")
+    for row, place in zip(rows, places, strict=True):
+        label = row.id or f"row-{place + 1}"
+        yield label, _encode(row, readers, special_tokens, f"{corpus.spec}: {label}")
 
 
 def _splits(corpus: Corpus, rows: Sequence[CorpusRow], seed: int) -> list[Split]:

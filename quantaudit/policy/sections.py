@@ -27,7 +27,7 @@ _POWER_OF_TEN = re.compile(r"[+-]?\d{1,20}(\.\d{0,40})?[eE][+-]?\d{1,4}")
 def _plain(value: Any) -> Any:
     """A number as YAML means it: 1e-3, which has no point, is a word to YAML 1.1. Truth values are no numbers."""
     if isinstance(value, str) and _POWER_OF_TEN.fullmatch(value):
-        return float(value)
+        value = float(value)
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**300:
         raise ValueError("Input should be a number that a double can hold")
     if isinstance(value, float) and not math.isfinite(value):

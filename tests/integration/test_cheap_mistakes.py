@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantaudit.card.schema import dump_card
+from quantaudit.card.seal import seal
 from quantaudit.measure.profile import Profile, save_profile
 from tests.builders import provenance, site_info
 from tests.card_factory import make_card
@@ -97,9 +98,11 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with one good file of each kind, and some that are not."""
     place = tmp_path_factory.mktemp("work")
     card = make_card()
-    (place / "card.json").write_text(dump_card(card), encoding="utf-8")
     measured = provenance([site_info("s")], [], model=card.model, corpus=card.corpus)
-    save_profile(Profile(provenance=measured, statistics={}), place / "profile.safetensors")
+    profile = Profile(provenance=measured, statistics={})
+    save_profile(profile, place / "profile.safetensors")
+    card = seal(card.model_copy(update={"profile_sha256": profile.digest}))
+    (place / "card.json").write_text(dump_card(card), encoding="utf-8")
     (place / "recipe.yaml").write_text(RECIPE)
     (place / "empty.yaml").write_text("")
     (place / "broken.jsonl").write_text('{"text": "fine"}\ntext\n')

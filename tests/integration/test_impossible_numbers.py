@@ -176,6 +176,7 @@ POLICIES: list[tuple[str, str, str]] = [
      " reason: r}}", "severities"),
     ("margin below one", "gate: {fail_on: error, severities: {}, estimate: {accept: true, margin: 0.5, reason: r},"
      " reason: r}", "margin"),
+    ("a power of ten beyond all doubles", "kl: {ready: 1e309, care: 1e310, reason: r}", "finite"),
     ("evidence of the old kind", "evaluation: {tokens: 256, errors: 2.0, reason: r}", "level"),
     ("a level of one", "evaluation: {tokens: 256, samples: 4, level: 1.0, reason: r}", "level"),
     ("one sample is enough", "evaluation: {tokens: 256, samples: 1, level: 0.95, reason: r}", "samples"),
