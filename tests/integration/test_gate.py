@@ -136,12 +136,12 @@ def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Pat
         )
         for row in audited.simulation.recipes
     ]
-    few = tmp_path / "few.yaml"
-    few.write_text("extends: default\nevaluation: {tokens: 2, samples: 2, level: 0.95, reason: a tiny corpus}\n")
+    more = tmp_path / "more.yaml"
+    more.write_text("extends: default\nevaluation: {tokens: 4096, samples: 2, level: 0.95, reason: a release}\n")
     path = tmp_path / "simulation.json"
     path.write_text(audited.simulation.model_copy(update={"recipes": rows}).model_dump_json(), encoding="utf-8")
-    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 3  # on 128 tokens
-    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path, "--policy", few) == 0
+    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 0
+    assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path, "--policy", more) == 3
 
 
 def test_a_simulation_file_of_other_weights_or_of_none_is_refused(
