@@ -13,7 +13,7 @@ from quantaudit.cli.claims import claiming
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.threads import set_up_threads
-from quantaudit.common.timing import show_timings
+from quantaudit.common.timing import hide_timings, show_timings
 from quantaudit.errors import QuantauditError
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
+            hide_timings()
     except QuantauditError as error:
         _fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:

@@ -39,6 +39,14 @@ def show_timings() -> None:
     LOG.propagate = False
 
 
+def hide_timings() -> None:
+    """Undo `show_timings`, so that the next command of this process says nothing of its stages."""
+    for handler in [handler for handler in LOG.handlers if isinstance(handler, _Stderr)]:
+        LOG.removeHandler(handler)
+        LOG.setLevel(logging.NOTSET)
+        LOG.propagate = True
+
+
 def log_duration(stage: str, start: float) -> None:
     """Log that a stage that began at `start`, a reading of `perf_counter`, has ended."""
     LOG.debug("%s took %.2f s", stage, perf_counter() - start)

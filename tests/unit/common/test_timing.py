@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 
@@ -15,9 +14,16 @@ from quantaudit.common import timing
 def shown() -> Iterator[None]:
     timing.show_timings()
     yield
-    timing.LOG.handlers.clear()
-    timing.LOG.setLevel(logging.NOTSET)
-    timing.LOG.propagate = True
+    timing.hide_timings()
+
+
+def test_a_command_without_debug_says_nothing_after_one_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    timing.show_timings()
+    timing.hide_timings()
+    with timing.timed("weights"):
+        pass
+    assert capsys.readouterr().err == ""
+    assert not timing.is_shown()
 
 
 def test_a_stage_is_one_line_on_stderr_even_if_it_fails(shown: None, capsys: pytest.CaptureFixture[str]) -> None:
