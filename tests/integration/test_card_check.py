@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,14 @@ from typing import Any
 import pytest
 
 import quantaudit
-from quantaudit import cli
 from quantaudit.card.schema import dump_card, load_card
 from quantaudit.card.seal import seal
 from quantaudit.common.resources import resource_dir
 from tests.builders import save_checkpoint, tiny_model
+from tests.command_line import Capture, run
 
-Capture = pytest.CaptureFixture[str]
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 FEW = ("--evaluation-tokens", 64)
-
-
-def run(capsys: Capture | None, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    captured = capsys.readouterr() if capsys else ("", "")
-    return int(stop.value.code or 0), captured[0], captured[1]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from quantaudit import cli
 from quantaudit.card.amend import check_card
 from quantaudit.card.build import build_card
 from quantaudit.card.redact import redact
@@ -24,19 +22,9 @@ from quantaudit.measure.profile import load_profile
 from quantaudit.policy import load_policy
 from quantaudit.simulate.records import load_simulation
 from tests.builders import save_checkpoint, tiny_model
+from tests.command_line import Capture, run
 
-Capture = pytest.CaptureFixture[str]
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
-
-
-def run(capsys: Capture | None, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    captured = capsys.readouterr() if capsys else ("", "")
-    return int(stop.value.code or 0), captured[0], captured[1]
 
 
 def write_corpus(path: Path, word: str, *, chats: bool = False) -> Path:

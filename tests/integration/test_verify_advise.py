@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from quantaudit import cli
 from quantaudit.card.schema import dump_card, load_card
 from quantaudit.card.seal import seal, seal_state
 from quantaudit.common.resources import resource_dir
@@ -23,20 +21,10 @@ from quantaudit.model.loading import load
 from quantaudit.pipeline import prepare as preparing
 from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from tests.builders import save_checkpoint, tiny_model
+from tests.command_line import Capture, run
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 DYNAMIC = resource_dir("recipes") / "w8a8_dynamic.yaml"
-Capture = pytest.CaptureFixture[str]
-
-
-def run(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["quantaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 @pytest.fixture(scope="module")
