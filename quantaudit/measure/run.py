@@ -26,6 +26,7 @@ from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.batches import Batch, batches, count_batches, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
+from quantaudit.model.forward.half_softmax import half_softmax
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import non_text_sites
 from quantaudit.provenance import EnvironmentInfo, Provenance, ShardsInfo
@@ -75,6 +76,7 @@ def measure(
         fired = stack.enter_context(capture(loaded.model, architecture.sites, collector.receive, collector.refuse))
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(last_logit_only(loaded.model))
+        stack.enter_context(half_softmax(loaded.model))
         whole = in_batches()
         dealt = whole if shard is None else shard.deal(whole)
         if loaded.weights is not None:
