@@ -205,8 +205,10 @@ def _raised_by_the_model(error: Exception) -> bool:
     """Whether an error came from a model's code: not from a hook of ours, nor for want of memory."""
     if isinstance(error, QuantauditError | MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return False
-    frames = [Path(frame.f_code.co_filename) for frame, _line in traceback.walk_tb(error.__traceback__)]
-    return not any(path.is_relative_to(_PACKAGE) for path in frames[1:])
+    codes = [frame.f_code for frame, _line in traceback.walk_tb(error.__traceback__)][1:]
+    # A mode that functions of PyTorch pass through calls them for the model.
+    own = (Path(code.co_filename) for code in codes if code.co_name != "__torch_function__")
+    return not any(path.is_relative_to(_PACKAGE) for path in own)
 
 
 def _required(model: nn.Module) -> set[str]:
