@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from quantaudit.common.choices import SpecialTokens
 from quantaudit.quantities import Count, Positive, Seconds
@@ -69,7 +69,7 @@ InputPart = Literal["tokenizer", "chat_template", "processor"]
 
 
 class InputDigests(Row):
-    """SHA-256 of what decides, in addition to the weights, what a model computes and reads, part by part.
+    """What decides, in addition to the weights, what a model computes and reads, part by part: mostly SHA-256.
 
     What does not change that is left out: where files lie, which transformers wrote them, and the order of keys.
     """
@@ -86,6 +86,26 @@ class InputDigests(Row):
     code: str | None = Field(
         default=None,
         description="of the checkpoint's own Python files that ran (--trust-remote-code); null without any",
+    )
+    configuration: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="the settings that take part in what is computed, by path, as transformers completes them; null in "
+        "older files",
+    )
+    generation_settings: dict[str, JsonValue] | None = Field(
+        default=None, description="the generation config as transformers completes it; null in older files"
+    )
+    tokenizer_parts: dict[str, str] | None = Field(
+        default=None, description="each part of what the tokenizer does; null in older files, and where it is not known"
+    )
+
+
+class WeightSketch(Row):
+    """What is kept of a parameter, by which another one shows."""
+
+    rms: float = Field(ge=0, allow_inf_nan=False)
+    projections: str = Field(
+        pattern="^([0-9a-f]{2})+$", description="random projections over the norm, in sixteenths, one byte each"
     )
 
 
@@ -111,6 +131,9 @@ class ModelInfo(Row):
     )
     notes: list[str] = Field(description="what loading changed, such as dequantization")
     modules: list[ModuleInfo]
+    weights: dict[str, WeightSketch] | None = Field(
+        default=None, description="path of a parameter → what is kept of its values; null in older files"
+    )
     doubts: list[Doubt] = Field(default=[], description="why this may not be the model that was meant")
     split_wrongly: list[str] = Field(
         default=[], description="stacked experts of which `oneshot` makes Linears that compute something else, or fails"

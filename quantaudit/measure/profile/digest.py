@@ -12,6 +12,8 @@ import numpy as np
 from quantaudit.provenance import Provenance
 
 _MODEL = {"architecture", "dtype", "files", "fingerprint", "config_sha256", "inputs"}
+_COMPLETED = {"configuration", "generation_settings", "tokenizer_parts"}
+"""Of the inputs, what a version of transformers makes of the files that have digests of their own."""
 _CORPUS = {
     "sha256",
     "samples",
@@ -52,9 +54,12 @@ def _identity(provenance: Provenance) -> Mapping[str, Any]:
     def dumped(row: Any, fields: set[str] | None = None) -> Any:
         return row.model_dump(mode="json", include=fields, exclude_defaults=True)
 
+    model = dumped(provenance.model, _MODEL)
+    for name in _COMPLETED & set(model.get("inputs") or ()):
+        del model["inputs"][name]
     order = list(dict.fromkeys(sample.domain for sample in provenance.samples))
     return {
-        "model": dumped(provenance.model, _MODEL),
+        "model": model,
         "corpus": dumped(provenance.corpus, _CORPUS),
         "run": dumped(provenance.environment, _RUN),
         "samples": [[order.index(row.domain), row.split, row.tokens] for row in provenance.samples],

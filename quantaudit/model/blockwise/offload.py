@@ -12,6 +12,8 @@ from quantaudit.model.blockwise.block_weights import BlockWeights, without_value
 from quantaudit.model.blockwise.checkpoint_blocks import CheckpointBlocks
 from quantaudit.model.experts import ExpertClasses, Linearization, linearize
 from quantaudit.model.loading.weights import OddWeights, odd_weights
+from quantaudit.model.weight_sketch import sketches
+from quantaudit.provenance import WeightSketch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class OffloadedBlocks:
     weights: BlockWeights
     linearization: Linearization
     odd: OddWeights
+    sketches: dict[str, WeightSketch]
 
 
 def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -> OffloadedBlocks:
@@ -29,6 +32,7 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
     model: everything else of it is in memory. Its modules become those of the whole model, in place. Raises ModelError.
     """
     classes, parts, odd = ExpertClasses(), [], [odd_weights(model)]
+    kept: dict[str, WeightSketch] = {}
 
     def read(index: int) -> tuple[nn.Module, OddWeights, Linearization]:
         block = blocks.read(index, device)
@@ -40,6 +44,7 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
 
     for index, path in enumerate(blocks.blocks):
         block, stored, part = read(index)
+        kept |= sketches(block, f"{path}.")
         without_values(block)
         for inner in part.split:
             model.set_submodule(f"{path}.{inner}", block.get_submodule(inner))
@@ -63,6 +68,7 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
             _in_order([name for part in odd for name in part.codes], order),
             _in_order([name for part in odd for name in part.constant], order),
         ),
+        sketches=kept,
     )
 
 

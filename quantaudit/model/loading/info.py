@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
 from quantaudit.model.loading.classes import HINT
 from quantaudit.model.loading.input_digests import digests_of_files
 from quantaudit.model.structure import decoder_layers, hidden_size
-from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo
+from quantaudit.model.weight_sketch import sketches
+from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo, WeightSketch
 
 
 def describe(
@@ -27,8 +28,12 @@ def describe(
     doubts: Sequence[Doubt] = (),
     *,
     split_wrongly: Sequence[str] = (),
+    weights: Mapping[str, WeightSketch] | None = None,
 ) -> ModelInfo:
-    """Provenance of a loaded model. Raises ModelError where it has no vocabulary."""
+    """Provenance of a loaded model. weights: of its parameters that are not in memory.
+
+    Raises ModelError where it has no vocabulary.
+    """
     files, digest = fingerprint(checkpoint)
     info = model_info(
         model,
@@ -40,7 +45,10 @@ def describe(
         digest=digest,
     )
     inputs = digests_of_files(checkpoint, model, tokenizer)
-    return info.model_copy(update={"inputs": inputs, "doubts": list(doubts), "split_wrongly": list(split_wrongly)})
+    every = dict(sorted({**(info.weights or {}), **(weights or {})}.items()))
+    return info.model_copy(
+        update={"inputs": inputs, "weights": every, "doubts": list(doubts), "split_wrongly": list(split_wrongly)}
+    )
 
 
 def model_info(
@@ -80,6 +88,7 @@ def model_info(
         config_sha256=_config_hash(config),
         notes=notes,
         modules=[module_info(name, module) for name, module in model.named_modules() if name],
+        weights=sketches(model),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from quantaudit.common.reading.json_document import read_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES
+from quantaudit.errors import ModelError
+from quantaudit.model.configuration import completed, flat
 from quantaudit.model.loading.checkpoint import Checkpoint, sha256_of
 from quantaudit.provenance import InputDigests
 
@@ -45,9 +47,11 @@ def digests_of_files(checkpoint: Checkpoint, model: Any, tokenizer: Any) -> Inpu
         _json(folder / "config.json"),
         tokenizer=_digest(files),
         tokenizer_files=files,
-        chat_template=_template(tokenizer),
+        chat_template=template_digest(tokenizer),
         generation=_json_digest(generation, leave_out=_NOT_THE_MODEL) if generation.is_file() else None,
         code=_code(model, model.config, tokenizer),
+        generation_settings=_generation(getattr(model, "generation_config", None)),
+        tokenizer_parts=tokenizer_parts(tokenizer),
     )
 
 
@@ -57,8 +61,10 @@ def digests_in_memory(config: Any, tokenizer: Any, generation: Any = None) -> In
         config.to_dict(),
         tokenizer=None if tokenizer is None else tokenizer_digest(tokenizer),
         tokenizer_files={},
-        chat_template=_template(tokenizer),
+        chat_template=template_digest(tokenizer),
         generation=None if generation is None else _digest(_without(generation.to_dict(), _NOT_THE_MODEL)),
+        generation_settings=_generation(generation),
+        tokenizer_parts=None if tokenizer is None else tokenizer_parts(tokenizer),
     )
 
 
@@ -71,6 +77,35 @@ def processor_digest(checkpoint: Checkpoint) -> str:
 def tokenizer_digest(tokenizer: Any) -> str:
     """SHA-256 of what a tokenizer does, whatever it was read from."""
     return _digest(_tokenizer_contents(tokenizer))
+
+
+def tokenizer_parts(tokenizer: Any) -> dict[str, str]:
+    """Part of a tokenizer → SHA-256 of what it does, whichever files and spellings it was read from."""
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if rust is None:
+        return {"model": _digest(sorted(tokenizer.get_vocab().items()))}
+    parts = json.loads(rust.to_str())
+    # How a batch is cut and padded is set by each call; the version is of the file.
+    return {name: _digest(part) for name, part in parts.items() if name not in ("version", "truncation", "padding")}
+
+
+def template_digest(tokenizer: Any) -> str | None:
+    """SHA-256 of a tokenizer's chat template, or of all of them by their names; None without one."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if not template else _digest(template)
+
+
+def generation_settings(generation: Any) -> dict[str, Any]:
+    """What a generation config asks for, where it asks for anything; not what is returned, nor how it is cached."""
+    return {
+        name: value
+        for name, value in flat(generation.to_dict()).items()
+        if not name.startswith(("output_", "return_")) and name != "cache_implementation"
+    }
+
+
+def _generation(generation: Any) -> dict[str, Any] | None:
+    return None if generation is None else generation_settings(generation)
 
 
 def _code(*loaded: Any) -> str | None:
@@ -88,8 +123,18 @@ def _code(*loaded: Any) -> str | None:
 def _digests(config: Mapping[str, Any], **parts: Any) -> InputDigests:
     settings = {path: _digest(value) for path, value in _settings(_without(config, _NOT_THE_MODEL))}
     return InputDigests(
-        config=_digest(settings), settings={path: digest[:16] for path, digest in settings.items()}, **parts
+        config=_digest(settings),
+        settings={path: digest[:16] for path, digest in settings.items()},
+        configuration=_completed(config),
+        **parts,
     )
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return completed(config)
+    except ModelError:  # a checkpoint's own code has read what transformers would refuse
+        return flat(config)
 
 
 def _settings(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,11 +170,6 @@ def _tokenizer_contents(tokenizer: Any) -> dict[str, Any]:
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "adds": [getattr(tokenizer, name, None) for name in ("add_bos_token", "add_eos_token")],
     }
-
-
-def _template(tokenizer: Any) -> str | None:
-    template = getattr(tokenizer, "chat_template", None)
-    return None if not template else _digest(template)
 
 
 def _json(path: Path) -> dict[str, Any]:

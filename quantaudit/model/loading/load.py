@@ -193,7 +193,15 @@ def _load_model(
         _move(model.eval(), device, whole=offloaded is None)
         notes += reconcile_dtypes(model)
     with timed("hashing"):
-        info = describe(checkpoint, model, tokenizer, notes, doubts, split_wrongly=linearization.wrong)
+        info = describe(
+            checkpoint,
+            model,
+            tokenizer,
+            notes,
+            doubts,
+            split_wrongly=linearization.wrong,
+            weights=None if offloaded is None else offloaded.sketches,
+        )
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -159,7 +159,7 @@ def judge_unused(
             where=str(checkpoint.folder),
             hint="audit the unquantized checkpoint that it was made from",
         )
-    reasons = {name: _why_harmless(name, unused, stored) for name in sorted(unused)}
+    reasons = {name: why_harmless(name, unused, stored) for name in sorted(unused)}
     harmless = Counter(reason for reason in reasons.values() if reason)
     unknown = [name for name, reason in reasons.items() if not reason]
     notes = [f"{count} stored tensors are not used: {reason}" for reason, count in sorted(harmless.items())]
@@ -187,7 +187,7 @@ def head_doubts(model: Any, stored: Mapping[str, Stored]) -> list[Doubt]:
     return [Doubt(kind="head", module=name, text="config.json ties it to the input embedding, and another is stored")]
 
 
-def _why_harmless(name: str, unused: Collection[str], stored: Mapping[str, Stored]) -> str | None:
+def why_harmless(name: str, unused: Collection[str], stored: Mapping[str, Stored]) -> str | None:
     """What a stored tensor is known as that may go unused; None where it is not known."""
     for pattern, reason in _HARMLESS.items():
         if pattern.search(name):

@@ -46,15 +46,21 @@ def new_token(content: dict[str, Any]) -> None:
     content["added_tokens"].append({**content["added_tokens"][-1], "id": 255, "content": "<new>"})
 
 
+SETTINGS = {"config", "settings", "configuration"}
 CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], set[str], list[str]]] = {
-    "norm": ("config.json", set_(rms_norm_eps=0.5), {"config", "settings"}, ["config.json: rms_norm_eps"]),
+    "norm": ("config.json", set_(rms_norm_eps=0.5), SETTINGS, ["config.json: rms_norm_eps"]),
     "rope": (
         "config.json",
         set_(rope_parameters={"rope_theta": 5.0, "rope_type": "default"}),
-        {"config", "settings"},
+        SETTINGS,
         ["config.json: rope_parameters.rope_theta"],
     ),
-    "tokenizer": ("tokenizer.json", new_token, {"tokenizer", "tokenizer_files"}, ["tokenizer (tokenizer.json)"]),
+    "tokenizer": (
+        "tokenizer.json",
+        new_token,
+        {"tokenizer", "tokenizer_files", "tokenizer_parts"},
+        ["tokenizer (tokenizer.json)"],
+    ),
     "tokenizer config": (
         "tokenizer_config.json",
         set_(clean_up_tokenization_spaces=True),
@@ -67,7 +73,12 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any], set[str], list[st
         {"chat_template"},
         ["chat template"],
     ),
-    "generation": ("generation_config.json", set_(temperature=0.3, do_sample=True), {"generation"}, []),
+    "generation": (
+        "generation_config.json",
+        set_(temperature=0.3, do_sample=True),
+        {"generation", "generation_settings"},
+        [],
+    ),
     "where and by whom": ("config.json", set_(_name_or_path="/x", transformers_version="9"), set(), []),
     "stray": ("vocab.json", set_(a=1), set(), []),
 }
