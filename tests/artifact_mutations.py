@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.conform.run import Conformance, conform
 from quantaudit.errors import ModelError
 from quantaudit.measure.run import measure
-from quantaudit.policy import load_policy
+from quantaudit.policy import Policy, load_policy
 from quantaudit.simulate.tensors import scale_rows
 from tests.builders import load, random_corpus, save_checkpoint
 from tests.families import family_model
@@ -57,7 +58,12 @@ class Subject:
         refuse_sparse(Path(self.name), settings)
         held = MemoryTensors(self.tensors if tensors is None else tensors)
         artifact = compressed_artifact(held, config, settings, self.card.model.modules, self.name)
-        return conform(artifact, self.card, load_policy())
+        return conform(artifact, self.card, _policy())
+
+
+@cache
+def _policy() -> Policy:
+    return load_policy()
 
 
 def recipe(preset: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from quantaudit.conform.artifacts.records import DenseContents, OtherScale, QuantizedModule, WeightContents
 from quantaudit.conform.artifacts.tensors import TensorSource
 from quantaudit.conform.contract import GROUP_INDEX, GROUPED, Form
+from quantaudit.model.weight_sketch import Sketcher, sketch_of
 
 ROWS = 2048
 """Rows of a weight that are decoded at a time."""
@@ -48,6 +49,8 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
     peaks, energies, lowest, highest, nonfinite = [], [], math.inf, -math.inf, 0
     width = _group_width(args, row.shape)
     ordered = GROUP_INDEX in row.forms
+    steps = None if scale is None or ordered or (zero is None and not args.symmetric) else _steps(tensors, row, args)
+    sketcher = Sketcher(row.shape[-1])
     for start, codes in _codes(tensors, row, leaf, args):
         bad = ~codes.isfinite()
         nonfinite += int(bad.sum())
@@ -56,6 +59,8 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
         if zero is not None and not ordered:
             rows = zero[start : start + len(codes)] if len(zero) > 1 else zero
             codes = codes - rows.repeat_interleave(width, 1)[:, : codes.shape[1]]
+        if steps is not None:
+            sketcher.add(start, codes * steps(start, len(codes)))
         padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % width)).reshape(len(codes), -1, width)
         peaks.append(padded.abs().amax(-1))
         energies.append(padded.double().square().sum(-1))
@@ -69,10 +74,29 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
         last=last,
         nonfinite=nonfinite,
         constant=_constant(tensors.tensor(f"{row.saved}.{leaf}")),
+        sketch=sketcher.sketch(),
     )
     if scale is None or ordered:
         return contents, None
     return _against_scale(tensors, row, args, contents, scale, zero, torch.cat(peaks), torch.cat(energies))
+
+
+def _steps(tensors: TensorSource, row: QuantizedModule, args: QuantizationArgs) -> Callable[[int, int], Tensor]:
+    """Width of a code's step in some rows, float64 [rows, in], by (first row, number of rows)."""
+    scale, whole = _fitting(tensors, row, "weight_scale"), _fitting(tensors, row, "weight_global_scale")
+    assert scale is not None
+    with np.errstate(all="ignore"):
+        steps = scale / (whole[0] if whole is not None else 1.0)
+    form = row.forms["weight_scale"].shape
+    grid = torch.from_numpy(steps).reshape(form if len(form) == 2 else (len(steps), 1))
+    columns = (torch.arange(row.shape[-1]) // _group_width(args, row.shape)).clamp(max=grid.shape[1] - 1)
+    height = _group_height(args, row.shape)
+
+    def part(start: int, count: int) -> Tensor:
+        rows = (torch.arange(start, start + count) // height).clamp(max=len(grid) - 1)
+        return grid[rows][:, columns]
+
+    return part
 
 
 def _against_scale(
@@ -147,6 +171,7 @@ def dense_contents(tensors: TensorSource, module: str, name: str) -> DenseConten
         constant=bool(values.numel() > 1 and not nonfinite and clean.min() == clean.max()),
         zero=not nonfinite and not bool(clean.any()),
         gain=rms * math.sqrt(values.shape[-1]) if matrix else rms,
+        sketch=sketch_of(values) if values.numel() and not nonfinite else None,
     )
 
 

@@ -16,12 +16,17 @@ from quantaudit.conform.card_inputs import fused_groups, input_sites
 from quantaudit.conform.model_check import check_model
 from quantaudit.conform.rules import ranges as rules
 from quantaudit.conform.rules.contents import contents
+from quantaudit.conform.rules.model_settings import model_settings
 from quantaudit.conform.rules.other_scales import broken_others
 from quantaudit.conform.rules.schemes import schemes
 from quantaudit.conform.rules.storage import stored_tensors
+from quantaudit.conform.rules.weights import weights
 from quantaudit.policy import Policy
 from quantaudit.provenance import Row
 from quantaudit.quantities import Number
+
+UNKNOWN = (rules.UNKNOWN, "QA628")
+"""Codes of what is not known."""
 
 
 class RangeRow(Row):
@@ -68,7 +73,8 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
         *broken_others(artifact.others),
         *rules.missing(artifact.missing),
         *absent,
-        *(_contract(artifact.checkpoint) if artifact.checkpoint else ()),
+        *model_settings(artifact, card),
+        *(_contract(artifact.checkpoint, card) if artifact.checkpoint else ()),
         *rules.coverage(pairs, policy),
         *rules.disagreement(artifact.inputs, fused_groups(card), sites),
         *rules.unknown(pairs),
@@ -94,16 +100,16 @@ def conform(artifact: Artifact, card: Card, policy: Policy) -> Conformance:
     )
 
 
-def _contract(checkpoint: Checkpoint) -> list[Finding]:
-    """What the files hold, against what their own configuration calls for."""
-    return [*stored_tensors(checkpoint), *contents(checkpoint), *schemes(checkpoint)]
+def _contract(checkpoint: Checkpoint, card: Card) -> list[Finding]:
+    """What the files hold, against what their own configuration calls for, and against the model's weights."""
+    return [*stored_tensors(checkpoint), *contents(checkpoint), *schemes(checkpoint), *weights(checkpoint, card)]
 
 
 def outcome(findings: Sequence[Finding]) -> Outcome:
     """What the findings amount to: what is unmeasured never passes."""
     if any(finding.severity == "error" for finding in findings):
         return "fail"
-    return "inconclusive" if any(finding.code == rules.UNKNOWN for finding in findings) else "pass"
+    return "inconclusive" if any(finding.code in UNKNOWN for finding in findings) else "pass"
 
 
 def range_row(row: InputRange, site: SiteRow | None) -> RangeRow:

@@ -108,8 +108,11 @@ def test_garbage_among_weight_scales_is_found(damaged: Callable[..., Path], card
 def test_a_weight_scale_may_be_negative_where_a_cache_scale_may_not(damaged: Callable[..., Path], card: Card) -> None:
     """AutoRound saves a negative scale for a channel that reaches further above zero than below."""
     flip = lambda scale: scale * torch.where(torch.arange(len(scale)) % 2 == 0, 1, -1)[:, None]  # noqa: E731
+    codes = lambda weight: flip(weight.short()).clamp(-128, 127).to(torch.int8)  # noqa: E731
     attention = "model.layers.1.self_attn"
-    path = damaged(**{f"{DOWN}.weight_scale": flip, f"{attention}.k_scale": torch.tensor([-0.01])})
+    path = damaged(
+        **{f"{DOWN}.weight": codes, f"{DOWN}.weight_scale": flip, f"{attention}.k_scale": torch.tensor([-0.01])}
+    )
     # No scheme calls for the scale of a cache either.
     assert codes_of(compare(path, card)) == {("QA602", attention), ("QA611", attention)}
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from quantaudit.conform.artifacts.records import Checkpoint, QuantizedModule
+from quantaudit.conform.artifacts.strays import stray_tensors
 from quantaudit.conform.artifacts.tensors import TensorSource
 from quantaudit.conform.configuration import Assignment, Configuration, configure
 from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, attention_forms, format_of, linear_forms
@@ -56,6 +57,8 @@ def contract_of(
     expected += _attention(configuration, by_name, saved, model, config, dtype)
     expected += _more(tensors, model, by_name, saved, {row.name for row in expected})
     is_tied = tied(config, model)
+    optional = frozenset(_heads(by_name, saved) if is_tied else ())
+    strays = stray_tensors(tensors, model, by_name, saved, {*optional, *(row.name for row in expected)})
     return Checkpoint(
         tensors=tensors,
         config=config,
@@ -65,9 +68,10 @@ def contract_of(
         saved=saved,
         quantized=quantized,
         expected={row.name: row for row in expected},
-        optional=frozenset(_heads(by_name, saved) if is_tied else ()),
+        optional=optional,
         tied=is_tied,
         lost=lost,
+        strays=tuple(strays),
     )
 
 

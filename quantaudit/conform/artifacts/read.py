@@ -17,6 +17,7 @@ from quantaudit.conform.artifacts.refusals import (
     refuse_unnamed,
     refuse_unquantized,
 )
+from quantaudit.conform.artifacts.side_files import read_side_files
 from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.conform.configuration import METHOD
 from quantaudit.errors import ModelError
@@ -55,7 +56,7 @@ def read_artifact(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     if quanto.find_map(path) is not None:
         artifact = quanto.read_quanto(path)
         config = read_json(path / "config.json") if (path / "config.json").is_file() else None
-        return replace(artifact, config=config if isinstance(config, dict) else None)
+        return replace(artifact, config=config if isinstance(config, dict) else None, side=read_side_files(path))
     networks = [file for file in sorted(path.glob("*.xml")) if "tokenizer" not in file.name]
     if networks:
         return openvino.read_openvino(networks[0], modules)
@@ -80,7 +81,7 @@ def _checkpoint(folder: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     if method != METHOD:
         raise refuse_unknown(folder, str(method))
     refuse_sparse(folder, settings)
-    return compressed.read_compressed(folder, config, settings, modules)
+    return replace(compressed.read_compressed(folder, config, settings, modules), side=read_side_files(folder))
 
 
 def quantization_of(config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quantaudit.conform.artifacts.tensors import TensorSource
     from quantaudit.conform.configuration import Configuration
     from quantaudit.conform.contract import ExpectedTensor, Form
-    from quantaudit.provenance import ModuleInfo
+    from quantaudit.provenance import ModuleInfo, WeightSketch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class WeightContents:
     white input by. None where its scales do not fit its codes. edged: share of groups whose zero point is an end of
     the grid, None where it has none. level: whether all zero points are stored as the same bits. full: share of groups
     whose largest code is the end of the grid, where the scale is chosen so that it is: of 8-bit codes by channel, and
-    under a global scale. local_peak: the largest scale of a group under a global scale.
+    under a global scale. local_peak: the largest scale of a group under a global scale. sketch: of the weight that it
+    dequantizes to.
     """
 
     module: str
@@ -92,6 +93,7 @@ class WeightContents:
     gain: float | None = None
     edged: float | None = None
     local_peak: float | None = None
+    sketch: WeightSketch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class DenseContents:
     constant: bool
     zero: bool
     gain: float
+    sketch: WeightSketch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,7 @@ class Checkpoint:
 
     config: its config.json. saved: module on the card → name in the files. expected: name → tensor that must be there.
     optional: names that need not be. tied: whether it ties its embeddings. lost: tensors that the index of the shards
-    names and no shard holds.
+    names and no shard holds. strays: tensors that no module of the model has.
     """
 
     tensors: TensorSource
@@ -145,8 +148,23 @@ class Checkpoint:
     optional: frozenset[str]
     tied: bool
     lost: tuple[str, ...]
+    strays: tuple[str, ...] = ()
     weights: list[WeightContents] = field(default_factory=list)
     dense: list[DenseContents] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideFiles:
+    """What a folder holds in addition to weights; None where it holds no such file.
+
+    generation: settings of the generation config. tokenizer: part → SHA-256; template: SHA-256 of the chat template.
+    problem: why the tokenizer cannot be loaded, where it cannot.
+    """
+
+    generation: Mapping[str, Any] | None = None
+    tokenizer: Mapping[str, str] | None = None
+    template: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +172,8 @@ class Artifact:
     """A quantized model on disk. weights: module → [out, in], empty where the format packs them without saying.
 
     dynamic: Linears whose input is quantized with scales that are computed as the model runs. checkpoint: where the
-    whole contract is known. config: its config.json, where it has one.
+    whole contract is known. config: its config.json, where it has one. side: what lies next to the weights, where that
+    was read.
     """
 
     kind: str
@@ -166,3 +185,4 @@ class Artifact:
     dynamic: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     config: Mapping[str, Any] | None = None
+    side: SideFiles | None = None

@@ -179,6 +179,48 @@ declare(
     "trained so; a weight that multiplies its input by more than thirty is none that a model learned.",
     remedy="Compare it with the unquantized checkpoint.",
 )
+declare(
+    "QA624",
+    "A setting of config.json is another than that of the card's model.",
+    severity="error",
+    why="The weights are then computed with as another model: other positions, another activation, other heads. A "
+    "warning for what changes how a model is used and not what it computes (ids of special tokens), and for settings "
+    "that transformers does not know.",
+    remedy="Take the setting from the config.json of the model that the artifact was made from, or give the card of "
+    "the model that is meant.",
+)
+declare(
+    "QA625",
+    "Tokenizer, chat template or generation config are others than those of the card's model.",
+    severity="warning",
+    why="Text becomes other token ids than those that were measured, or other tokens are drawn. An error where the "
+    "vocabulary, or how text is split, is another: the model then reads nonsense.",
+    remedy="Copy the files from the model that the artifact was made from.",
+)
+declare(
+    "QA626",
+    "The files hold a tensor that no module of the model has.",
+    severity="error",
+    why="transformers passes it by, vLLM refuses the checkpoint: it was left by another model, or belongs to a part "
+    "that the configuration does not have.",
+    remedy=AGAIN,
+)
+declare(
+    "QA627",
+    "A weight is another than the model's.",
+    severity="error",
+    why="The card keeps random projections of every weight. Those of its quantized form come close to them, others do "
+    "not: layers were exchanged, a matrix was transposed, or another checkpoint was quantized. Information where norms "
+    "show that weights were smoothed or rotated, which changes them and not what the model computes.",
+    remedy="Quantize again, from the weights that the card is of.",
+)
+declare(
+    "QA628",
+    "The card does not hold what the artifact is to be compared with.",
+    severity="inconclusive",
+    why="Older cards hold neither settings nor weights: that an artifact is of their model cannot be shown.",
+    remedy="Make the card again with `quantaudit report`.",
+)
 
 
 def finding(

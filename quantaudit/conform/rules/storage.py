@@ -48,7 +48,7 @@ def stored_tensors(checkpoint: Checkpoint) -> list[Finding]:
             findings += _quantized(checkpoint, checkpoint.quantized[module], stored, expected.get(module, ()))
         elif module in expected or any(STORAGE.match(leaf) for leaf in stored):
             findings += _plain(checkpoint, module, saved, stored, expected.get(module, ()))
-    return [*findings, *_strangers(checkpoint, by_stem), *_lost(checkpoint)]
+    return [*findings, *_strays(checkpoint), *_strangers(checkpoint, by_stem), *_lost(checkpoint)]
 
 
 def mismatches(forms: Mapping[str, Form | None], stored: Stored) -> Iterator[Mismatch]:
@@ -134,6 +134,16 @@ def _plain(
         yield finding(_code(row, quantized=row.leaf in scales), module, f"`{name}` {row.what}{reason}")
 
 
+def _strays(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """One for each module, of tensors that the model does not have."""
+    by_stem: dict[str, list[str]] = {}
+    for name in checkpoint.strays:
+        by_stem.setdefault(name.rpartition(".")[0], []).append(name)
+    for stem, names in by_stem.items():
+        shown = ", ".join(f"`{name}`" for name in sorted(names)[:3])
+        yield finding("QA626", stem, f"the files hold {shown}, which the model does not have")
+
+
 def _strangers(checkpoint: Checkpoint, by_stem: Mapping[str, Stored]) -> Iterator[Finding]:
     """Quantized storage below modules that the card does not know, such as experts that were merged."""
     stems = set(checkpoint.saved.values())
@@ -142,6 +152,7 @@ def _strangers(checkpoint: Checkpoint, by_stem: Mapping[str, Stored]) -> Iterato
     parents = {stem.rpartition(".")[0] for stem in stems}
     for stem, stored in by_stem.items():
         leaves = [leaf for leaf in stored if STORAGE.match(leaf) and leaf != "input_scale"]
+        leaves = [leaf for leaf in leaves if f"{stem}.{leaf}" not in checkpoint.strays]
         if stem in stems or not leaves or not any(stem.startswith(f"{parent}.") for parent in parents if parent):
             continue
         names = ", ".join(f"`{stem}.{leaf}`" for leaf in sorted(leaves)[:3])
