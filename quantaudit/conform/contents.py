@@ -22,6 +22,9 @@ from quantaudit.model.weight_sketch import Sketcher, sketch_of
 ROWS = 2048
 """Rows of a weight that are decoded at a time."""
 WORDS = 8
+"""Zero points, or words of packed ones, from which on it is no chance that all are equal."""
+FEW_WORDS = 3
+"""The same of words that hold as many zero points apart from the most common one."""
 FULL = 0.97
 """Share of the grid's end that counts as its end: GPTQ moves the largest code of a channel by a few."""
 _EXPONENTS = (torch.uint8, torch.float8_e8m0fnu)
@@ -133,7 +136,7 @@ def _against_scale(
         full=float(np.mean(live >= FULL * end)) if len(live) and _fills(args) else None,
         gain=gain if len(live) else 0.0,
         edged=edged,
-        level=zero is not None and _level(tensors.tensor(f"{row.saved}.weight_zero_point")),
+        level=zero is not None and _level(tensors.tensor(f"{row.saved}.weight_zero_point"), args.num_bits),
         local_peak=float(np.max(scale)) if whole is not None and len(scale) else None,
     ), idle
 
@@ -148,9 +151,16 @@ def _constant(stored: Tensor) -> bool:
     return bool(stored.numel() > 1 and torch.equal(bits, bits.flatten()[0].expand_as(bits)))
 
 
-def _level(stored: Tensor) -> bool:
+def _level(stored: Tensor, bits: int) -> bool:
     """Whether so many zero points are stored as the same bits that it is no chance."""
-    return stored.numel() >= WORDS and _constant(stored)
+    if not _constant(stored) or stored.numel() >= WORDS:
+        return _constant(stored)
+    if stored.dtype is not torch.int32 or stored.numel() < FEW_WORDS:
+        return False
+    # A word that repeats is no chance either where it holds unlike zero points.
+    word = int(stored.flatten()[0]) & 0xFFFFFFFF
+    packed = [(word >> shift) & (2**bits - 1) for shift in range(0, 32 - bits + 1, bits)]
+    return len(packed) - max(map(packed.count, packed)) >= FEW_WORDS
 
 
 def dense_contents(tensors: TensorSource, module: str, name: str) -> DenseContents:

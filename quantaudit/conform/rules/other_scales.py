@@ -26,7 +26,7 @@ CACHE_RANGE = (1e-7, 100.0)
 
 
 def broken_others(scales: Iterable[OtherScale]) -> list[Finding]:
-    """QA601, QA602, QA603 for every other scale: a card knows no weights, so one is held against its own tensor."""
+    """QA601, QA602, QA603 for every other scale, held against the others of its own tensor."""
     findings = []
     for row in scales:
         wrong = ~np.isfinite(row.values)
