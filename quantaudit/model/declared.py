@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ PARTS = 1_000_000
 """Anything else that a configuration counts: heads, labels, codebooks."""
 SIDE = 2**31
 """Any size of a tensor."""
+TOKENS = 1 << 24
+"""Ids of a tokenizer, whose memory follows the largest; published ones have up to 262,144 and some."""
 SIDE_FILE_BYTES = 1 << 30
 """Of a tokenizer, a template or another file next to the weights; the largest tokenizers have 40 MB."""
 _SLACK_BYTES = 1 << 30
@@ -28,6 +31,7 @@ _EXPERTS = re.compile(r"experts$")
 _PER_TOKEN = re.compile(r"per_tok|top|shared|group|selected|active")
 _COUNTS = re.compile(r"^(num|n)_")
 _NO_COUNT = re.compile(r"token|position|param|pixel|step|sample|ctx|length|_id")
+_LARGE_VALUE = re.compile(rb"[:,\[]\s*\d{8}")
 _SIZES = re.compile(r"(size|dim|rank|width|d_model|d_ff|n_embd|channels)$")
 
 
@@ -59,7 +63,8 @@ def check_experts(count: int) -> None:
 def check_files(folder: Path) -> None:
     """Refuse a folder that holds a pipe, a device or a socket, or a file next to the weights that is far too large.
 
-    Loaders would wait for a pipe, and read a device without end. Raises ModelError.
+    Loaders would wait for a pipe, read a device without end, and make room for every id of a tokenizer.
+    Raises ModelError.
     """
     for path in sorted(folder.iterdir()):
         if kind := special_kind(path):
@@ -72,6 +77,25 @@ def check_files(folder: Path) -> None:
                     where=str(path),
                     hint="download the checkpoint again",
                 )
+    _check_vocabulary(folder / "tokenizer.json")
+
+
+def _check_vocabulary(file: Path) -> None:
+    """Refuse a `tokenizer.json` with ids that no tokenizer has: its loader makes room for all below. Raises ModelError.
+
+    Parsed for it only where eight digits stand as a value. What is no such file is the loader's to say.
+    """
+    if not file.is_file() or not _LARGE_VALUE.search(file.read_bytes()):
+        return
+    with suppress(ValueError, RecursionError, AttributeError):
+        parts = {key: part for key, part in json.loads(file.read_bytes()).items() if key != "truncation"}
+        largest = max((value for _key, value in _numbers(parts)), default=0)
+        if largest >= TOKENS:
+            raise ModelError(
+                f"has the number {largest:,} where a tokenizer counts, and at most {TOKENS:,} tokens are read",
+                where=str(file),
+                hint="give the tokenizer.json that belongs to these weights",
+            )
 
 
 @contextmanager
@@ -124,10 +148,12 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _check(key: str, value: int, limit: int, where: str) -> None:
-    if value > limit:
-        shown = f"{value:,}" if abs(value) < 10**30 else "a number of more than 30 digits"
-        raise ModelError(
-            f"the configuration says {key}: {shown}, and at most {limit:,} are built",
-            where=where,
-            hint="give the config.json that belongs to these weights",
-        )
+    if -LAYERS <= value <= limit:  # layers may be counted from the last one, and -1 stands for none, or all
+        return
+    shown = f"{value:,}" if abs(value) < 10**30 else "a number of more than 30 digits"
+    raise ModelError(
+        f"the configuration says {key}: {shown}, and "
+        + (f"at most {limit:,} are built" if value > 0 else "none can be"),
+        where=where,
+        hint="give the config.json that belongs to these weights",
+    )

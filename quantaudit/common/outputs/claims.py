@@ -81,6 +81,8 @@ def check_inputs(inputs: Mapping[str, Path]) -> None:
 
 def _check_kind(output: Output) -> None:
     path = output.path
+    if not output.folder and not path.name:  # `.`, `/`, or nothing
+        raise _refusal(output, "is a folder", "give a file")
     if path.is_symlink():
         raise _refusal(output, f"is a symbolic link to {os.readlink(path)}", "give the place itself")
     if not path.exists() or path.is_file() or path.is_dir():

@@ -37,8 +37,8 @@ def special_kind(path: Path) -> str | None:
     """
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        return "a link that leads to itself" if getattr(error, "errno", None) == errno.ELOOP else None
     return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else _kind(mode)
 
 

@@ -31,6 +31,9 @@ def statistics_from(
     arrays: Mapping[str, np.ndarray], encodings: Mapping[str, Encoding]
 ) -> dict[tuple[str, Split], SiteStatistics]:
     """The inverse of `statistics_arrays`. Raises KeyError, TypeError and ValueError for others."""
+    for key, array in arrays.items():
+        if array.ndim != 1:
+            raise ValueError(f"{key} has {array.ndim} axes, and every array of a profile has one")
     return {_key(key): _statistics(key, value, arrays) for key, value in encodings.items()}
 
 

@@ -157,6 +157,7 @@ def _load_model(
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
+        _check_longest(tokenizer)
     with (
         explained(checkpoint, "weights", trust_remote_code=trust_remote_code),
         timed("weights"),
@@ -271,6 +272,7 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
         check_files(Path(place))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        _check_longest(tokenizer)
     except Exception as error:  # parsers of other people's files raise whatever they like
         raise ModelError(
             f"tokenizer cannot be loaded: {_reason(error)}",
@@ -278,6 +280,13 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
             hint="give a folder with a tokenizer, or a Hub id that can be reached",
         ) from error
     return tokenizer
+
+
+def _check_longest(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError where the longest text is no number: it is compared with every text."""
+    longest: Any = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise ValueError(f"model_max_length is {str(longest)[:60]!r}, not a number of tokens")
 
 
 def _gguf_parsed_once(checkpoint: Checkpoint) -> contextlib.AbstractContextManager[None]:

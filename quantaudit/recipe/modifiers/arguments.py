@@ -12,8 +12,8 @@ from compressed_tensors.quantization.quant_args import ActivationOrdering
 
 ORDERINGS = (ActivationOrdering.WEIGHT.value, ActivationOrdering.STATIC.value)
 """How GPTQ may order columns; `group` and `dynamic` are gone."""
-LEAST_BITS = 2
-"""A symmetric integer of one bit, or none, has no other value than its sign's."""
+LEAST_BITS, MOST_BITS = 2, 16
+"""A symmetric integer of one bit, or none, has no other value than its sign's; with more than 16, nothing is saved."""
 _PARTS = ("weights", "input_activations", "output_activations")
 _POSITIVE = ("block_size", "n_grid", "iters", "batch_size", "transform_block_size")
 _FRACTIONS = ("smoothing_strength", "sparsity")
@@ -88,6 +88,14 @@ def _bits(where: str, args: QuantizationArgs) -> Iterator[Refusal]:
             argument="num_bits",
             value=str(args.num_bits),
             reason=f"`num_bits` is {args.num_bits} ({where}), which leaves nothing of a value",
+            hint="give 8, or what the kernels of your engine read",
+        )
+    elif args.num_bits > MOST_BITS:
+        shown = str(args.num_bits) if args.num_bits < 10**6 else "a number of more than 6 digits"
+        yield Refusal(
+            argument="num_bits",
+            value=str(args.num_bits),
+            reason=f"`num_bits` is {shown} ({where}), more than the {MOST_BITS} of what is to be quantized",
             hint="give 8, or what the kernels of your engine read",
         )
 

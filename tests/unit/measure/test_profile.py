@@ -189,6 +189,18 @@ def test_a_site_seen_in_one_split_only_is_whole_with_that_split() -> None:
 # Files that are not profiles -----------------------------------------------------------------------------------------
 
 
+def with_array(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Change an array of a saved profile, by its name without the site."""
+
+    def rewrite(path: Path) -> None:
+        with safe_open(path, framework="numpy") as file:
+            metadata, arrays = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        change(arrays)
+        save_file(arrays, path, metadata=metadata)
+
+    return rewrite
+
+
 def with_metadata(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     """Rewrite the metadata of a saved profile, keeping its arrays."""
 
@@ -223,6 +235,12 @@ BREAKAGES: dict[str, Callable[[Path], Any]] = {
     "a key without a split": with_metadata(lambda metadata: metadata["encodings"].update({"x": "float16"})),
     "an unknown encoding": with_metadata(
         lambda metadata: metadata["encodings"].update(dict.fromkeys(metadata["encodings"], "int4"))
+    ),
+    "an array without an axis": with_array(
+        lambda arrays: arrays.update({key: np.asarray(3) for key in arrays if key.endswith("/massive")})
+    ),
+    "an array with two axes": with_array(
+        lambda arrays: arrays.update({key: arrays[key][None] for key in arrays if key.endswith("/counts")})
     ),
     "encodings as a list": with_metadata(lambda metadata: metadata.update(encodings=["bfloat16"])),
 }

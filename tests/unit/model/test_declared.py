@@ -56,6 +56,7 @@ def test_a_model_of_a_trillion_parameters_passes() -> None:
         ({"num_attention_heads": 2**40}, "num_attention_heads"),
         ({"hidden_size": 2**40}, "hidden_size"),
         ({"vocab_size": 10**12}, "vocab_size"),
+        ({"num_hidden_layers": -(2**63)}, "num_hidden_layers: -9,223,372,036,854,775,808, and none can be"),
     ],
 )
 def test_what_nobody_can_build_is_named_with_its_limit(changes: dict[str, Any], words: str) -> None:
@@ -103,3 +104,31 @@ def test_a_side_file_of_gigabytes_is_refused(tmp_path: Path) -> None:
         file.truncate(2 << 30)  # a hole: no disk is used
     with pytest.raises(ModelError, match="2,147,483,648 bytes, and at most 1,073,741,824 are read"):
         check_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 2**31}}},
+        {"added_tokens": [{"id": 10**9, "content": "<s>"}]},
+        {"padding": {"strategy": {"Fixed": 10**9}}},
+    ],
+)
+def test_ids_that_a_tokenizer_would_make_room_for_are_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    for indent in (None, 2):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=indent))
+        with pytest.raises(ModelError, match="where a tokenizer counts"):
+            check_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"model": {"vocab": {"12345678": 7, ": 12345678": 8}}, "truncation": {"max_length": 123456789}}',
+        '{"model": {"vocab": {"a": 262143}}}',
+        "no JSON: 1234567890",
+    ],
+)
+def test_ids_of_published_tokenizers_pass(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(content)
+    check_files(tmp_path)

@@ -110,6 +110,16 @@ def test_several_stages_and_groups_keep_their_places() -> None:
             "is not supported for activation quantization",
             "correct",
         ),
+        *(
+            (
+                "s_stage:\n  m_modifiers:\n    QuantizationModifier:\n      config_groups:\n        g:\n"
+                f"          targets: [Linear]\n          weights: {{num_bits: {bits}, strategy: channel}}\n",
+                "r.yaml:",
+                "more than the 16 of what is to be quantized",
+                "kernels",
+            )
+            for bits in (17, 10**30)
+        ),
         (
             "s_stage:\n  m_modifiers:\n    SmoothQuantModifier: {}\n    QuantizationModifier: {scheme: 8}\n",
             "r.yaml:4",

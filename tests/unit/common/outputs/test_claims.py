@@ -152,3 +152,9 @@ def test_a_claimed_output_is_refused_to_others(tmp_path: Path) -> None:
     output = Output(option="--out", path=tmp_path / "card", folder=True)
     with claimed([output], {}), pytest.raises(OutputError, match="another run writes there"), claimed([output], {}):
         pass
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_a_file_needs_a_name(out: str) -> None:
+    with pytest.raises(OutputError, match="is a folder"):
+        claim(Path(out), {})

@@ -52,3 +52,9 @@ def test_a_pipe_is_found_at_any_depth(tmp_path: Path) -> None:
 def test_a_file_that_says_it_is_empty_is_read_to_the_limit_only() -> None:
     with pytest.raises(UnreadableError, match="more than the 10 bytes"):
         read_bytes(Path("/proc/self/status"), 10)
+
+
+def test_a_link_that_leads_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").symlink_to("model.bin")
+    assert special_kind(tmp_path / "model.bin") == "a link that leads to itself"
+    assert special_kind(tmp_path / "missing") is None

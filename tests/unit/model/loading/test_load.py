@@ -227,3 +227,11 @@ def test_a_skeleton_has_the_models_modules_and_no_values(tiny_folder: Path, tiny
     skeleton = load_skeleton(locate(str(tiny_folder)))
     assert [name for name, _ in skeleton.named_modules()] == [name for name, _ in tiny_loaded.model.named_modules()]
     assert {parameter.device.type for parameter in skeleton.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("longest", [[512], "512", True])
+def test_a_longest_text_that_is_no_number_is_refused(folder: Path, longest: object) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": longest}))
+    with pytest.raises(ModelError, match=r"model_max_length is .*, not a number of tokens"):
+        load(folder)
