@@ -179,6 +179,14 @@ class CorpusInfo(Row):
     redacted: bool = Field(
         default=False, description="whether what reveals its text was taken out: tokens, positions, names"
     )
+    overlapping: Count | None = Field(
+        default=None,
+        description="samples of the evaluation split whose text calibrates too, equal but for white space, or the "
+        "beginning of it; null in older files",
+    )
+    repeated: Count | None = Field(
+        default=None, description="samples whose split holds their text already; null in older files"
+    )
     padded: list[str] = Field(
         default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"
     )

@@ -16,6 +16,7 @@ from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
 from quantaudit.corpus.load import Corpus, CorpusRow
+from quantaudit.corpus.repeats import find_repeats, spelled
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import assign, stratified
 from quantaudit.errors import CorpusError
@@ -140,6 +141,7 @@ def tokenize(
             available=len(corpus.rows) if len(chosen) < len(corpus.rows) else None,
             notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(noted, tokenizer)],
             **_sizes(taken),
+            **_repeats(taken, tokenizer),
         ),
     )
 
@@ -194,6 +196,13 @@ def _sizes(samples: Sequence[TokenizedSample]) -> dict[str, Any]:
         },
         "images": sum(sample.pictures is not None for sample in samples),
     }
+
+
+def _repeats(samples: Sequence[TokenizedSample], tokenizer: Any) -> dict[str, int]:
+    """How many samples are no evidence of their own: fields of its `CorpusInfo`."""
+    texts = spelled([sample.ids for sample in samples], [sample.pictures for sample in samples], tokenizer)
+    found = find_repeats(texts, [sample.split for sample in samples])
+    return {"overlapping": len(found.overlapping), "repeated": len(found.repeated)}
 
 
 def _check_fit(encoded: Encoded, vocab_size: int, limit: int, where: str) -> None:

@@ -83,6 +83,6 @@ def open_case(files: CaseFiles, stages: Stages, say: Say) -> Case:
         loaded=inputs.loaded,
         profile=files.profile,
         corpus=inputs.corpus,
-        samples=evaluation.select_some(inputs.corpus.samples, files.spec.evaluation_tokens),
+        samples=evaluation.choose(inputs.corpus.samples, files.spec.evaluation_tokens, inputs.loaded.tokenizer).samples,
     )
     return Case(files=files, inputs=inputs, opened=opened)

@@ -161,6 +161,15 @@ class Evaluation(Row):
     tokens: Count
     samples: list[str]
     max_tokens_per_sample: Count
+    left_out: Count | None = Field(
+        default=None,
+        description="evaluation samples that were not taken because their text calibrates too, or repeats that of "
+        "another one; null in older files",
+    )
+    overlapping: Count | None = Field(
+        default=None,
+        description="samples taken although their text calibrates too, as there were no others; null in older files",
+    )
     arithmetic: str = Field(description="dtype in which quantization was simulated")
     products: Arithmetic = Field(
         default="native",

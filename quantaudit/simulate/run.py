@@ -64,7 +64,8 @@ def simulate(
     Raises CorpusError when no evaluation sample has two tokens, UsageError when a scheme does not fit the model, and
     MeasurementError when prices from gradients are demanded and the backward pass fails.
     """
-    chosen = evaluation.select_some(samples, evaluation_tokens)
+    selection = evaluation.choose(samples, evaluation_tokens, loaded.tokenizer)
+    chosen = selection.samples
     experiment = _experiment(loaded, profile, chosen, schemes)
     quantizable = experiment.only(_called_groups(experiment, profile))
     predicted = _predict_groups(experiment, quantizable, groups, stages)
@@ -89,6 +90,8 @@ def simulate(
             tokens=sum(len(sample.ids) for sample in chosen),
             samples=[sample.id for sample in chosen],
             max_tokens_per_sample=evaluation.sample_cap(evaluation_tokens),
+            left_out=selection.left_out,
+            overlapping=selection.overlapping,
             arithmetic=str(model_dtype(profile)).removeprefix("torch."),
             products=arithmetic_now(loaded.model),
             priced=predicted.source is not None,

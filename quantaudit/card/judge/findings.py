@@ -1,6 +1,7 @@
 """Rules about a measurement, and all findings of a card: what measuring, loading and simulating say is wrong.
 
-Rules about how the model was loaded are in `loading`, those about a simulation in `simulated`.
+Rules about how the model was loaded are in `loading`, those about the text in `text`, those about a simulation in
+`simulated`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from quantaudit.card.judge import loading, simulated  # noqa: F401  their rules register themselves
+from quantaudit.card.judge import loading, simulated, text  # noqa: F401  their rules register themselves
 from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.schema import Finding, PeakSummary
 from quantaudit.card.text import PRODUCTS, counted

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.text import counted, share_in_words
 from quantaudit.common.findings import Hit, rule
-from quantaudit.common.rounding import significant
+from quantaudit.common.rounding import decimals, significant
 from quantaudit.policy import Policy
 from quantaudit.policy.evidence import kl_interval, too_few
+from quantaudit.provenance import ModelInfo
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
 GOOD_SQNR_DB = 20.0
@@ -21,33 +22,66 @@ LOSS_SPREAD = 3.0
 
 @rule(
     "QA104",
-    "A model that predicts the evaluation text worse than token frequencies do.",
+    "A model that predicts the evaluation text no better than token frequencies do, or of which that is not known.",
     severity="error",
     why="Such a model was loaded wrongly, or was given another model's tokens; nothing measured on it can be trusted.",
     remedy="Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
     "original checkpoint instead.",
 )
 def broken_load(evidence: CardEvidence) -> Iterator[Hit]:
-    """A model that predicts the evaluation text worse than token frequencies do.
+    """A model that predicts the evaluation text worse than token frequencies, or than guessing tokens at random.
+
+    An error where few tokens do not explain it, else a warning; no verdict rests on either.
+    """
+    if evidence.simulation is not None:
+        yield from worse_than_guessing(evidence.simulation, evidence.provenance.model, evidence.policy)
+
+
+def worse_than_guessing(simulation: Simulation, model: ModelInfo, policy: Policy) -> Iterator[Hit]:
+    """QA104 of a simulation alone.
 
     An infinite perplexity is null in a record; there, the logits are finite nevertheless. Not finite ones are QA102's.
     """
-    simulation = evidence.simulation
-    row = None if simulation is None else next(iter(simulation.recipes), None)
-    if simulation is None or row is None or (row.perplexity_base is None and row.kl is None):
+    row = next(iter(simulation.recipes), None)
+    if row is None or (row.perplexity_base is None and row.kl is None):
         return
     perplexity = math.inf if row.perplexity_base is None else row.perplexity_base
-    evaluation, rules = simulation.evaluation, evidence.policy.perplexity_over_unigram
-    guessing = evaluation.unigram_perplexity or float(evidence.provenance.model.vocab_size)
-    limit = rules.error * guessing * chance(evaluation.tokens - len(evaluation.samples))
-    if perplexity > limit:
+    evaluation, rules = simulation.evaluation, policy.perplexity_over_unigram
+    predicted = max(evaluation.tokens - len(evaluation.samples), 0)
+    guessing = evaluation.unigram_perplexity or float(model.vocab_size)
+    limit = rules.error * guessing
+    shown = f"perplexity {_perplexity(perplexity, guessing)} against {_perplexity(guessing, perplexity)}"
+    if perplexity > limit * chance(predicted):
         yield Hit(
-            message=f"the unquantized model predicts the text worse than token frequencies do "
-            f"(perplexity {perplexity:,.0f} against {guessing:,.0f})",
+            message=f"the unquantized model predicts the text worse than token frequencies do ({shown})",
             value=perplexity,
-            threshold=limit,
+            threshold=limit * chance(predicted),
             why=rules.reason,
         )
+    elif perplexity > limit:
+        yield Hit(
+            message=f"over {counted(predicted, 'token')} the unquantized model does not predict the text better than "
+            f"token frequencies do ({shown}), which is not known to be chance",
+            value=perplexity,
+            threshold=limit,
+            severity="warning",
+            why="So few tokens do not tell a model that was loaded wrongly from one that was not.",
+            remedy="Give more evaluation text, of more than a few words.",
+        )
+    elif evaluation.unigram_perplexity is None:
+        yield Hit(
+            message="how well token frequencies predict the evaluation text is not known, so that nothing shows that "
+            "the unquantized model was loaded rightly",
+            value=perplexity,
+            severity="warning",
+            why=rules.reason,
+            remedy="Simulate again, on samples of two tokens of text at least.",
+        )
+
+
+def _perplexity(value: float, other: float) -> str:
+    """Rounded, but on its own side of another one."""
+    return f"{value:,.0f}" if value >= 1000 and f"{value:,.0f}" != f"{other:,.0f}" else decimals(value, other, digits=1)
 
 
 def chance(tokens: int) -> float:

@@ -14,8 +14,8 @@ from quantaudit.policy.judge import kl_range
 from quantaudit.provenance import SplitInfo
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 
-STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112"}
-"""Findings that make every number meaningless, or that of another model: nothing can be concluded."""
+STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
+"""Findings that make every number meaningless, or that of another model or text: nothing can be concluded."""
 BROKEN = "QA102"
 """Finding of a model that is not ready, quantized or not."""
 _BETTER = 0.75
@@ -144,7 +144,11 @@ def _remedy(
     more_text: bool,
 ) -> str:
     """What to do. more_text: whether an inconclusive verdict is so for want of text alone."""
-    remedies = {finding.code: finding.remedy for finding in reversed(findings) if finding.severity == "error"}
+    remedies = {
+        finding.code: finding.remedy
+        for finding in reversed(findings)
+        if finding.severity == "error" or finding.code in STOPPERS
+    }
     if status == "INCONCLUSIVE":
         stopped = [remedies[code] for code in ("QA101", *sorted(STOPPERS)) if code in remedies]
         if stopped:

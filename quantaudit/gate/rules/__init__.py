@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quantaudit.common.findings import Rule, rules_of
-from quantaudit.gate.rules import agreement, calibration, measured, reach, seal, transforms, units, whole_model
+from quantaudit.gate.rules import agreement, calibration, measured, reach, seal, transforms, trust, units, whole_model
 from quantaudit.gate.rules import compatibility as engine
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "reach",
     "seal",
     "transforms",
+    "trust",
     "units",
     "whole_model",
 ]

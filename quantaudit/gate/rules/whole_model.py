@@ -1,4 +1,4 @@
-"""QA510 to QA516: what the recipe does to the whole model, and whether that is known."""
+"""QA510 to QA514, and QA516: what the recipe does to the whole model, and whether that is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from quantaudit.card.judge.verdict import BROKEN, STOPPERS
 from quantaudit.common.findings import Hit, rule
 from quantaudit.common.outcome import GateSeverity
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
@@ -157,20 +156,6 @@ def unknown(evidence: Evidence) -> Iterator[Hit]:
     score = evidence.score
     if evidence.resolution.schemes and score.kl is None and not score.nonfinite and not evidence.incomplete:
         yield Hit(message=score.note, remedy=SIMULATE.format(recipe=evidence.recipe.path))
-
-
-@rule(
-    "QA515",
-    "The card itself cannot be trusted",
-    severity="inconclusive",
-    why="A model that was loaded wrongly, or is broken itself, makes every number of its card meaningless.",
-    remedy="See the finding on the card, and make the card again.",
-)
-def stopped(evidence: Evidence) -> Iterator[Hit]:
-    """The card has a finding that stops its own verdicts."""
-    for finding in evidence.card.findings:
-        if finding.code in {BROKEN, *STOPPERS}:
-            yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
 
 
 @rule(

@@ -9,14 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.simulate.evaluation import SHORTEST, sample_cap, select
+from quantaudit.simulate.evaluation import SHORTEST, choose, sample_cap, select
 from tests.builders import sample
 
 rows = st.tuples(st.integers(1, 700), st.sampled_from("abc"), st.sampled_from(["evaluation", "calibration"]))
 
 
 def make(drawn: list[tuple[int, str, str]]) -> list[TokenizedSample]:
-    return [sample(range(n), index=i, domain=domain, split=split) for i, (n, domain, split) in enumerate(drawn)]
+    """Samples that have no token in common."""
+    return [
+        sample(range(1000 * i, 1000 * i + n), index=i, domain=domain, split=split)
+        for i, (n, domain, split) in enumerate(drawn)
+    ]
 
 
 @given(st.lists(rows, max_size=25).map(make), st.integers(0, 6000))
@@ -63,3 +67,39 @@ def test_the_cap_lets_several_samples_in(budget: int) -> None:
 
 def test_no_evaluation_sample_means_none_is_chosen() -> None:
     assert select([sample([1, 2, 3], split="calibration"), sample([1])], 100) == []
+
+
+def ids_of(samples: list[TokenizedSample]) -> list[list[int]]:
+    return [s.ids.tolist() for s in samples]
+
+
+def test_a_text_is_evaluated_once_and_never_where_it_calibrates() -> None:
+    calibrated, new, other = list(range(20)), list(range(100, 120)), list(range(200, 230))
+    samples = [
+        sample(calibrated, split="calibration"),
+        *(sample(ids, index=i) for i, ids in enumerate((calibrated, new, new, new[:15], other, calibrated[:12]), 1)),
+    ]
+    selection = choose(samples, 1000, None)
+    assert ids_of(selection.samples) == [new, other]
+    assert (selection.left_out, selection.overlapping) == (4, 0)
+
+
+def test_texts_that_are_alike_as_far_as_they_run_are_one() -> None:
+    beginning = list(range(300))
+    samples = [sample([*beginning, 1000 + i] * 2, index=i) for i in range(3)]
+    assert len(choose(samples, 4096, None).samples) == 1
+    assert len(choose(samples, 4096 * 4, None).samples) == 3
+
+
+def test_where_all_calibrates_it_is_evaluated_once_and_said() -> None:
+    text = list(range(20))
+    samples = [sample(text, split="calibration"), sample(text, index=1), sample(text, index=2)]
+    selection = choose(samples, 1000, None)
+    assert ids_of(selection.samples) == [text]
+    assert (selection.left_out, selection.overlapping) == (1, 1)
+
+
+def test_what_the_budget_leaves_out_is_no_repeat() -> None:
+    samples = [sample(range(100 * i, 100 * i + 50), index=i) for i in range(4)]
+    selection = choose(samples, 60, None)
+    assert (len(selection.samples), selection.left_out, selection.overlapping) == (2, 0, 0)

@@ -249,8 +249,11 @@ def test_an_inconclusive_verdict_is_remedied_by_its_own_cause(card: Card) -> Non
 
 def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
     samples = len(card.simulation.evaluation.samples) if card.simulation else 0
-    assert broken_load(card, 3000.0, 1000.0, tokens=samples + 10) == []
-    assert broken_load(card, 10_000.0, 1000.0, tokens=samples + 10)
+    finding = only(broken_load(card, 3000.0, 1000.0, tokens=samples + 10), "QA104")
+    assert (finding.severity, finding.threshold) == ("warning", 1000.0)
+    assert "over 10 tokens" in finding.message
+    assert only(broken_load(card, 10_000.0, 1000.0, tokens=samples + 10), "QA104").severity == "error"
+    assert broken_load(card, 900.0, 1000.0, tokens=samples + 10) == []
     assert broken_load(card, 1300.0, 1000.0, tokens=samples + 1000)
 
 
@@ -263,10 +266,40 @@ def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
     assert "QA104" not in {finding.code for finding in findings}
 
 
-def test_without_a_baseline_the_bar_is_uniform_guessing(card: Card) -> None:
+def test_without_a_baseline_nothing_is_concluded_and_the_bar_is_uniform_guessing(card: Card) -> None:
     size = card.model.vocab_size
-    assert broken_load(card, 1.2 * size, None)
-    assert broken_load(card, 0.9 * size, None) == []
+    assert only(broken_load(card, 1.2 * size, None), "QA104").severity == "error"
+    assert only(broken_load(card, 0.9 * size, None), "QA104").severity == "warning"
+
+
+def test_worse_than_guessing_is_never_ready_however_few_the_tokens(card: Card) -> None:
+    samples = len(card.simulation.evaluation.samples) if card.simulation else 0
+    for tokens in (samples, samples + 1, samples + 10, 10_000):
+        assert broken_load(card, 354.2, 354.1, tokens=tokens)
+
+
+def repeating(card: Card, corpus: dict[str, int], **evaluation: int) -> tuple[list[Finding], Verdict]:
+    assert card.simulation is not None
+    simulation = simulation_of(card, kl=0.001, top1=0.99)
+    changed = simulation.evaluation.model_copy(update=evaluation)
+    return audit(card, simulation.model_copy(update={"evaluation": changed}), **corpus)
+
+
+def test_evaluated_on_what_calibrated_stops_every_verdict(card: Card) -> None:
+    findings, verdict = repeating(card, {"overlapping": 3}, left_out=0, overlapping=3)
+    finding = only(findings, "QA114")
+    assert (finding.severity, finding.value) == ("error", 3.0)
+    assert {row.status for row in verdict.schemes} == {"INCONCLUSIVE"}
+    assert verdict.schemes[0].remedy == finding.remedy
+    assert only(findings, "QA113").severity == "warning"
+
+
+def test_repeats_that_were_left_out_are_said_and_stop_nothing(card: Card) -> None:
+    findings, verdict = repeating(card, {"repeated": 2}, left_out=2)
+    finding = only(findings, "QA113")
+    assert (finding.severity, finding.value) == ("info", 2.0)
+    assert status(verdict, STATIC) == "READY"
+    assert "QA113" not in {finding.code for finding in repeating(card, {})[0]}
 
 
 def test_the_first_broken_site_of_the_forward_pass_is_named(card: Card) -> None:

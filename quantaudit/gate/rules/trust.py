@@ -1,0 +1,67 @@
+"""QA515 and QA519: whether the model that was measured, and the text that scores rest on, can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from quantaudit.card.judge.simulated import worse_than_guessing
+from quantaudit.card.judge.text import on_calibration_text
+from quantaudit.card.judge.verdict import BROKEN, STOPPERS
+from quantaudit.card.text import counted
+from quantaudit.common.findings import Hit, find_rule, rule
+
+if TYPE_CHECKING:
+    from quantaudit.gate.evidence import Evidence
+
+
+@rule(
+    "QA515",
+    "The card itself cannot be trusted",
+    severity="inconclusive",
+    why="A model that was loaded wrongly, or is broken itself, makes every number of its card meaningless.",
+    remedy="See the finding on the card, and make the card again.",
+)
+def stopped(evidence: Evidence) -> Iterator[Hit]:
+    """The card has a finding that stops its own verdicts, or a simulation in addition to it would give it one."""
+    for finding in evidence.card.findings:
+        if finding.code in {BROKEN, *STOPPERS}:
+            yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
+    simulation, card = evidence.simulation, evidence.card
+    if simulation is None or simulation is card.simulation:
+        return
+    for code, hits in (
+        ("QA104", worse_than_guessing(simulation, card.model, evidence.policy)),
+        ("QA114", on_calibration_text(simulation.evaluation)),
+    ):
+        for hit in hits:
+            why = hit.why or find_rule(code).why
+            yield Hit(message=f"{code} of the simulation: {hit.message}", value=hit.value, why=why)
+
+
+@rule(
+    "QA519",
+    "Evaluation samples that repeat others, or calibrate too",
+    severity="info",
+    why="They are no further evidence, and scores leave them out.",
+    remedy="Give every text once, in one split.",
+)
+def repeats(evidence: Evidence) -> Iterator[Hit]:
+    """What a score leaves out; a warning where it is of an earlier version, which left nothing out."""
+    evaluation = None if evidence.simulation is None else evidence.simulation.evaluation
+    if evaluation is None or evidence.score.source == "unknown":
+        return
+    if evaluation.left_out is None or evaluation.overlapping is None:
+        yield Hit(
+            message="whether the evaluated samples are distinct, and others than calibrated, is not recorded",
+            severity="warning",
+            why="The simulation is of an earlier version, which counts a text as often as it is given.",
+            remedy="Simulate again, or make the card again.",
+        )
+    elif evaluation.left_out:
+        yield Hit(
+            message=f"{counted(evaluation.left_out, 'evaluation sample')} left out of the score, whose text calibrates "
+            "too or repeats that of another one",
+            value=float(evaluation.left_out),
+            threshold=0.0,
+        )
