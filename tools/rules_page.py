@@ -18,8 +18,8 @@ HEAD = """\
 Written from the code by `python -m tools.rules_page docs/rules.md`; a test holds the two in step.
 `quantaudit gate --explain QA408` prints one entry. A code is never given to another rule.
 
-Each rule has a severity of its own, which a policy may change or switch `off` under `gate: severities:`. Some findings
-of a rule are milder or graver than its severity, as its entry says.
+Each rule has a severity of its own. Those of a recipe, QA4xx and QA5xx, a policy may change or switch `off` under
+`gate: severities:`. Some findings of a rule are milder or graver than its severity, as its entry says.
 
 - `error` fails the gate (exit code 1), `warning` does so where the policy says `fail_on: warning`.
 - `inconclusive` ends it with exit code 3, unless something fails: what is not known never passes.

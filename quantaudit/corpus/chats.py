@@ -39,7 +39,7 @@ def render(row: CorpusRow, tokenizer: Any, where: str) -> RenderedChat:
     try:
         turns = _fitting(row, written)
         ids = tokenizer.apply_chat_template(turns, tools=tools, return_dict=True)["input_ids"]
-        left_out = _left_out(turns, tools, written)
+        left_out = (*_left_out(turns, tools, written), *_unwritten(turns, written, where))
     except CorpusError:
         raise
     except Exception as error:  # templates raise whatever they like
@@ -89,6 +89,42 @@ def _left_out(turns: Turns, tools: list[dict[str, Any]] | None, written: Callabl
     mute = [{key: item for key, item in turn.items() if key != "tool_calls"} for turn in turns]
     checks = [("tools", tools is not None, turns, None), ("calls", calling, mute, tools)]
     return tuple(name for name, present, given, offered in checks if present and _same(text, written, given, offered))
+
+
+LONG = 24
+"""Characters of a turn, white space apart, that no template has in itself."""
+_OTHER = "Other words, 0123456789."
+
+
+def _unwritten(turns: Turns, written: Callable[[Turns], str], where: str) -> tuple[str, ...]:
+    """A note where the template leaves out the text of some turns. Raises CorpusError where it writes none of a chat's.
+
+    A turn whose text is found in what is written is there. Of others, and of short ones where none is longer, the text
+    is replaced, to see whether that makes a difference: templates may shorten, escape or move it.
+    """
+    said = [place for place, turn in enumerate(turns) if _bare(turn["content"])]
+    text = written(turns)
+    found = [place for place in said if _bare(turns[place]["content"]) in _bare(text)]
+    sure = any(len(_bare(turns[place]["content"])) >= LONG for place in found)
+    doubtful = [place for place in said if not sure or place not in found]
+    ignored = [
+        place for place in doubtful if _same(text, lambda given, _: written(given), _replaced(turns, place), None)
+    ]
+    if said and len(ignored) == len(said):
+        raise CorpusError(
+            "the model's chat template writes nothing of what is said in this chat",
+            where=where,
+            hint="give the model's own chat template; --special-tokens none writes chats as plain lines",
+        )
+    return ("turns",) if ignored else ()
+
+
+def _bare(text: Any) -> str:
+    return "".join(str(text or "").split())
+
+
+def _replaced(turns: Turns, place: int) -> Turns:
+    return [{**turn, "content": _OTHER} if i == place else turn for i, turn in enumerate(turns)]
 
 
 def _same(text: str, written: Callable[..., str], turns: Turns, tools: list[dict[str, Any]] | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantaudit.common.reading.corpus_files import read_lines, read_whole
 from quantaudit.common.reading.json_document import parse_json
+from quantaudit.common.reading.regular_files import special_kind
 from quantaudit.corpus import stream
 from quantaudit.corpus.normalize import CONTENTS, SHAPE, check_columns, columns, made_of, normalize
 from quantaudit.corpus.rows import CorpusRow, Message, digest, parse_row
@@ -52,8 +53,9 @@ def load_corpus(spec: str, *, samples: int | None = None, seed: int = 0) -> Corp
         read = stream.read(parsed, samples or stream.SAMPLES, seed)
         return _corpus(spec, read.name, read.rows, read.revision, read.notes)
     if not path.is_file():
+        kind = special_kind(path)
         raise CorpusError(
-            "no such corpus file",
+            "no such corpus file" if kind is None else f"{kind}, not a file",
             where=spec,
             hint=f"`builtin`, a file ending in {', '.join(SUFFIXES)}, a folder with a dataset, or a Hub id `org/name`",
         )
@@ -127,7 +129,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _json(text: str, where: str, hint: str) -> Any:
     try:
-        return parse_json(text)
+        return parse_json(text, unique=True)
     except ValueError as error:
         reason = getattr(error, "msg", str(error))
         raise CorpusError(f"not JSON: {reason}", where=where, hint=hint) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from quantaudit.corpus.images import Pictures
 from quantaudit.provenance import Split
 
-Ids = NDArray[np.int64]
 _SPACES = str.maketrans("", "", "\u0120\u010a\u010d\u0109\u2581")
 """What vocabularies write for a space, a line break, a carriage return, a tab; and the space of SentencePiece."""
 _BYTES = {"<0x09>", "<0x0A>", "<0x0D>", "<0x20>"}
@@ -33,14 +32,34 @@ class Repeats:
     overlapping: frozenset[int]
     repeated: frozenset[int]
 
+    def counts(self) -> dict[str, int]:
+        """How many there are: fields of a `CorpusInfo`."""
+        return {"overlapping": len(self.overlapping), "repeated": len(self.repeated)}
+
     @property
     def all(self) -> frozenset[int]:
         """Both."""
         return self.overlapping | self.repeated
 
 
+class Sample(Protocol):
+    """What is compared: token ids, int64 [tokens]; images, where there are any; and what it is for."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]: ...
+    @property
+    def pictures(self) -> Pictures | None: ...
+    @property
+    def split(self) -> Split: ...
+
+
+def repeats_of(samples: Sequence[Sample], tokenizer: Any) -> Repeats:
+    """The samples that are no evidence of their own; of equal ones the first is. tokenizer: None compares ids alone."""
+    return find_repeats(spelled(samples, tokenizer), [sample.split for sample in samples])
+
+
 def find_repeats(texts: Sequence[str], splits: Sequence[Split]) -> Repeats:
-    """The samples that are no evidence of their own, from their texts and splits in order."""
+    """The same, from their texts and splits in order."""
     same = _same_texts(texts)
     calibrating = {text for text, split in zip(texts, splits, strict=True) if split == "calibration"}
     kept: dict[Split, set[str]] = {"calibration": set(), "evaluation": set()}
@@ -70,18 +89,15 @@ def _same_texts(texts: Sequence[str]) -> dict[str, set[str]]:
     return same
 
 
-def spelled(samples: Sequence[Ids], pictures: Sequence[Pictures | None], tokenizer: Any) -> list[str]:
+def spelled(samples: Sequence[Sample], tokenizer: Any) -> list[str]:
     """Samples as their tokens are written in the vocabulary, without white space; digests of images come first.
 
     tokenizer: None compares token ids as they are.
     """
-    known = np.unique(np.concatenate(samples)) if len(samples) else np.empty(0, np.int64)
+    known = np.unique(np.concatenate([np.empty(0, np.int64), *(sample.ids for sample in samples)]))
     names = [None] * len(known) if tokenizer is None else tokenizer.convert_ids_to_tokens(known.tolist())
     pieces = {token: _piece(token, name) for token, name in zip(known.tolist(), names, strict=True)}
-    return [
-        _digests(one) + "".join(map(pieces.__getitem__, ids.tolist()))
-        for ids, one in zip(samples, pictures, strict=True)
-    ]
+    return [_digests(sample.pictures) + "".join(map(pieces.__getitem__, sample.ids.tolist())) for sample in samples]
 
 
 def _piece(token: int, name: str | bytes | None) -> str:

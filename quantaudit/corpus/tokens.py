@@ -16,7 +16,7 @@ from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.repeats import find_repeats, spelled
+from quantaudit.corpus.repeats import repeats_of
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import assign, stratified
 from quantaudit.errors import CorpusError
@@ -25,6 +25,7 @@ from quantaudit.provenance import CorpusInfo, InputPart, SampleInfo, Split, Spli
 _NOTES = {
     "tools": "the chat template does not write tools: those that {count:,} chats offer were left out",
     "calls": "the chat template does not write calls of tools: those in {count:,} chats were left out",
+    "turns": "the chat template does not write every turn: in {count:,} chats the text of some was left out",
     "plain tools": "tools that {count:,} chats offer were left out: only a chat template writes them",
     "once": "{count:,} texts begin or end with special tokens that the tokenizer writes itself (such as {token}): "
     "they were written once",
@@ -141,7 +142,7 @@ def tokenize(
             available=len(corpus.rows) if len(chosen) < len(corpus.rows) else None,
             notes=[*corpus.notes, *_chat_notes(rows, tokenizer, special_tokens), *_counted(noted, tokenizer)],
             **_sizes(taken),
-            **_repeats(taken, tokenizer),
+            **repeats_of(taken, tokenizer).counts(),
         ),
     )
 
@@ -196,13 +197,6 @@ def _sizes(samples: Sequence[TokenizedSample]) -> dict[str, Any]:
         },
         "images": sum(sample.pictures is not None for sample in samples),
     }
-
-
-def _repeats(samples: Sequence[TokenizedSample], tokenizer: Any) -> dict[str, int]:
-    """How many samples are no evidence of their own: fields of its `CorpusInfo`."""
-    texts = spelled([sample.ids for sample in samples], [sample.pictures for sample in samples], tokenizer)
-    found = find_repeats(texts, [sample.split for sample in samples])
-    return {"overlapping": len(found.overlapping), "repeated": len(found.repeated)}
 
 
 def _check_fit(encoded: Encoded, vocab_size: int, limit: int, where: str) -> None:

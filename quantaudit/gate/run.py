@@ -12,6 +12,7 @@ from quantaudit.common.findings import Hit, Rule, apply
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.common.rounding import significant
 from quantaudit.errors import FormatError
+from quantaudit.gate.catalogue import all_rules
 from quantaudit.gate.evidence import Evidence, gather
 from quantaudit.gate.report import GateFinding, GateReport, Limits
 from quantaudit.gate.rules import RULES
@@ -64,11 +65,19 @@ def judge(evidence: Evidence) -> GateReport:
 
 
 def check_severities(policy: Policy) -> None:
-    """Raises FormatError where a policy speaks of a rule that does not exist."""
-    unknown = sorted(set(policy.gate.severities) - set(RULES))
+    """Raises FormatError where a policy speaks of a rule that does not exist, or is not the gate's."""
+    others = sorted(set(policy.gate.severities) - set(RULES))
+    unknown = [code for code in others if code not in all_rules()]
     if unknown:
         raise FormatError(
             f"no such rule: {', '.join(unknown)}", where=f"policy {policy.name}", hint="rules are in docs/rules.md"
+        )
+    if others:
+        raise FormatError(
+            f"{', '.join(others)} {'is a rule' if len(others) == 1 else 'are rules'} of a card or an artifact, whose "
+            "severity no policy changes",
+            where=f"policy {policy.name}",
+            hint="give severities of QA4xx and QA5xx; what a card's finding does to the gate is QA515",
         )
 
 

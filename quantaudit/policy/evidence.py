@@ -15,11 +15,12 @@ from quantaudit.stats.interval import MOST_SAMPLES, Interval, mean_interval, sam
 class Enough:
     """How much evaluation text most likely decides: samples and tokens, with those of a sample as now.
 
-    held: tokens that the corpus holds for evaluation; None where that is not known.
+    held: tokens that the corpus holds for evaluation; None where that is not known. evaluated: those that were.
     """
 
     samples: int
     tokens: int
+    evaluated: int
     held: int | None = None
 
     def __str__(self) -> str:
@@ -30,9 +31,10 @@ class Enough:
             )
         amount = f"{self.tokens:,} evaluation tokens (some {self.samples:,} samples)"
         if self.held is not None and self.tokens > self.held:
+            first = "" if self.evaluated >= self.held else f"those may do (--evaluation-tokens {self.held}); else "
             return (
                 f"About {amount} would most likely decide it, more than the {self.held:,} that this corpus holds for "
-                "evaluation: give more text, or a limit that is further away."
+                f"evaluation: {first}give more text, or a limit that is further away."
             )
         return f"About {amount} would most likely decide it: --evaluation-tokens {self.tokens}."
 
@@ -106,6 +108,7 @@ def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> E
     return Enough(
         samples=wanted,
         tokens=_rounded_up(max(wanted * _tokens_of_a_sample(row, wanted, corpus), policy.evaluation.tokens)),
+        evaluated=row.tokens,
         held=None if corpus is None else corpus.tokens,
     )
 

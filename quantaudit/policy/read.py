@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from quantaudit.common.outputs.claims import check_inputs
-from quantaudit.common.reading.regular_files import RECIPE_BYTES, read_text
+from quantaudit.common.reading.regular_files import RECIPE_BYTES, read_text, special_kind
 from quantaudit.common.reading.yaml_document import read_yaml
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
@@ -67,7 +67,11 @@ def _same(a: Path, b: Path) -> bool:
 def _policy_path(spec: str, extending: Path | None = None) -> Path:
     if spec.endswith((".yaml", ".yml")):
         return Path(spec) if extending is None else extending.parent / spec
-    return resource_dir("recipes") / "policies" / f"{spec}.yaml"
+    shipped = resource_dir("recipes") / "policies" / f"{spec}.yaml"
+    kind = special_kind(Path(spec))
+    if kind is not None and not shipped.exists():
+        raise FormatError(f"{kind}, not a file", where=spec, hint=HINT)
+    return shipped
 
 
 def _read(path: Path) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantaudit.corpus.repeats import find_repeats, spelled
+from quantaudit.corpus.repeats import repeats_of
 from quantaudit.corpus.split import round_robin
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
@@ -46,9 +46,7 @@ def _select(samples: Sequence[TokenizedSample], budget: int, tokenizer: Any) -> 
     evaluation = [s for s in samples if s.split == "evaluation" and len(s.ids) >= SHORTEST]
     cut = [_cut(evaluation[i], budget) for i in round_robin([sample.domain for sample in evaluation])]
     whole = [*(s for s in samples if s.split == "calibration"), *cut]
-    repeats = find_repeats(
-        spelled([s.ids for s in whole], [s.pictures for s in whole], tokenizer), [s.split for s in whole]
-    )
+    repeats = repeats_of(whole, tokenizer)
     places = range(len(whole) - len(cut), len(whole))
     independent = [whole[i] for i in places if i not in repeats.all]
     if independent or not cut:
@@ -84,8 +82,7 @@ def _within(samples: Sequence[TokenizedSample], budget: int) -> list[TokenizedSa
 
 def _distinct(samples: Sequence[TokenizedSample], tokenizer: Any) -> list[TokenizedSample]:
     """Those that repeat none before them."""
-    texts = spelled([s.ids for s in samples], [s.pictures for s in samples], tokenizer)
-    repeated = find_repeats(texts, [s.split for s in samples]).repeated
+    repeated = repeats_of(samples, tokenizer).repeated
     return [sample for place, sample in enumerate(samples) if place not in repeated]
 
 

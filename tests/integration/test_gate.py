@@ -129,7 +129,7 @@ def test_a_fresh_process_prints_clean_json(card_file: Path) -> None:
 
 def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Path) -> None:
     assert audited.simulation is not None
-    exact = {"kl": 0.0, "kl_stderr": 0.0, "top1": 1.0, "top1_stderr": 0.0}
+    exact = {"kl": 0.0, "kl_stderr": 0.0, "top1": 1.0, "top1_stderr": 0.0, "perplexity_base": 2.0}
     rows = [
         row.model_copy(
             update=exact | {"domains": {name: score.model_copy(update=exact) for name, score in row.domains.items()}}
@@ -142,6 +142,37 @@ def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Pat
     path.write_text(audited.simulation.model_copy(update={"recipes": rows}).model_dump_json(), encoding="utf-8")
     assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path) == 0
     assert run(RECIPES / "w8a8_static.yaml", "--card", card_file, "--simulation", path, "--policy", more) == 3
+
+
+@pytest.mark.parametrize(
+    ("row", "evaluation", "code"),
+    [
+        ({"perplexity_base": 1e6}, {}, "QA104 of the simulation"),
+        ({"perplexity_base": 2.0}, {"unigram_perplexity": None}, "QA104 of the simulation"),
+        ({"perplexity_base": 2.0}, {"overlapping": 2}, "QA114 of the simulation"),
+    ],
+)
+def test_a_simulation_file_of_a_model_or_text_that_shows_nothing_does_not_pass(
+    audited: Card, row: dict[str, float], evaluation: dict[str, Any], code: str
+) -> None:
+    assert audited.simulation is not None
+    good = {"kl": 0.0, "kl_stderr": 0.0, "top1": 1.0, "top1_stderr": 0.0, **row}
+    rows = [one.model_copy(update={**good, "domains": {}}) for one in audited.simulation.recipes]
+    changed = audited.simulation.evaluation.model_copy(update=evaluation)
+    simulation = audited.simulation.model_copy(update={"recipes": rows, "evaluation": changed})
+    report = gate(RECIPES / "w8a8_static.yaml", audited, load_policy(), simulation)
+    assert report.outcome != "pass"
+    assert any(finding.message.startswith(code) for finding in report.findings)
+
+
+def test_a_simulation_that_does_not_say_what_it_left_out_is_warned_of(audited: Card) -> None:
+    assert audited.simulation is not None
+    older = audited.simulation.evaluation.model_copy(update={"left_out": None, "overlapping": None})
+    card = audited.model_copy(update={"simulation": audited.simulation.model_copy(update={"evaluation": older})})
+    finding = next(
+        row for row in gate(RECIPES / "w8a8_static.yaml", card, load_policy()).findings if row.code == "QA519"
+    )
+    assert (finding.severity, "Simulate again" in finding.remedy) == ("warning", True)
 
 
 def test_a_simulation_file_of_other_weights_or_of_none_is_refused(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quantaudit.errors import FormatError
 from quantaudit.policy import judge, load_policy
+from quantaudit.policy.evidence import Enough
 from quantaudit.simulate.records import RecipeRow
 
 POLICY = load_policy("default")
@@ -100,3 +103,22 @@ def test_thresholds_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     path.write_text(shipped.read_text().replace("ready: 0.03", "ready: 0.5"))
     with pytest.raises(FormatError, match="ready must not exceed care"):
         load_policy(str(path))
+
+
+@pytest.mark.parametrize("spec", ["/dev/null", "pipe", "pipe.yaml"])
+def test_a_policy_that_is_no_file_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe", "pipe.yaml"):
+        os.mkfifo(name)
+    with pytest.raises(FormatError, match=r"a (pipe|device), not a file"):
+        load_policy(spec)
+
+
+def test_what_the_corpus_holds_is_tried_before_more_text_is_asked_for() -> None:
+    row = Enough(samples=80, tokens=5000, evaluated=1000, held=4000)
+    assert "more than the 4,000 that this corpus holds" in str(row)
+    assert "those may do (--evaluation-tokens 4000); else give more text" in str(row)
+    assert str(replace(row, evaluated=4000)).endswith("evaluation: give more text, or a limit that is further away.")
+    assert str(replace(row, held=6000)).endswith("most likely decide it: --evaluation-tokens 5000.")

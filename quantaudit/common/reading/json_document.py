@@ -14,9 +14,9 @@ DEEPEST = 100
 _TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
-def read_json(path: Path, limit: int) -> Any:
+def read_json(path: Path, limit: int, *, unique: bool = False) -> Any:
     """A JSON file of at most `limit` bytes. Raises OSError and ValueError, with the reason."""
-    return parse_json(read_text(path, limit))
+    return parse_json(read_text(path, limit), unique=unique)
 
 
 def parse_json(text: str, *, unique: bool = False) -> Any:

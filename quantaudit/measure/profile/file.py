@@ -16,6 +16,8 @@ from safetensors.numpy import save
 
 from quantaudit.common.files import write_bytes
 from quantaudit.common.outputs.file_set import finish
+from quantaudit.common.reading.json_document import parse_json
+from quantaudit.common.reading.regular_files import special_kind
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile.arrays import statistics_arrays, statistics_from
 from quantaudit.measure.profile.record import Profile
@@ -78,7 +80,8 @@ def check_whole(profile: Profile, where: str) -> None:
 
 def _load_profile(path: Path) -> Profile:
     if not path.is_file():
-        problem = "a folder, not a file" if path.is_dir() else "no such file"
+        kind = "a folder" if path.is_dir() else special_kind(path)
+        problem = "no such file" if kind is None else f"{kind}, not a file"
         raise FormatError(problem, where=str(path), hint="make one with `quantaudit measure`")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -87,7 +90,7 @@ def _load_profile(path: Path) -> Profile:
                 raise FormatError(
                     "a safetensors file, and no profile", where=str(path), hint="give what `quantaudit measure` wrote"
                 )
-            metadata = json.loads(header)
+            metadata = parse_json(header, unique=True)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata["format_version"] != FORMAT_VERSION:
             raise FormatError(

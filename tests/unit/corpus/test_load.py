@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,30 @@ def test_a_line_that_is_not_json_names_file_and_line(tmp_path: Path, line: str) 
         load_corpus(str(path))
     assert caught.value.where == f"{path}:2"
     assert caught.value.hint == "one JSON object a line"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": "a", "text": "b"}', '{"messages": [{"role": "user", "role": "system", "content": "a"}]}'],
+)
+def test_a_key_that_is_given_twice_is_refused_with_file_and_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(CorpusError, match=r"key '(text|role)' is given twice") as caught:
+        load_corpus(str(path))
+    assert caught.value.where == f"{path}:2"
+    whole = tmp_path / "c.json"
+    whole.write_text(f"[{GOOD}, {line}]")
+    with pytest.raises(CorpusError, match=r"key '(text|role)' is given twice") as caught:
+        load_corpus(str(whole))
+    assert caught.value.where == str(whole)
+
+
+def test_a_pipe_and_a_device_are_called_what_they_are(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.jsonl")
+    for path, kind in ((tmp_path / "c.jsonl", "a pipe, not a file"), (Path("/dev/null"), "a device, not a file")):
+        with pytest.raises(CorpusError, match=kind):
+            load_corpus(str(path))
 
 
 def test_a_bad_parquet_row_names_file_and_row(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from quantaudit.corpus.repeats import find_repeats, spelled
 from quantaudit.corpus.rows import CorpusRow
 from quantaudit.corpus.tokens import TextReaders, tokenize
 from quantaudit.provenance import Split
-from tests.builders import tiny_tokenizer
+from tests.builders import sample, tiny_tokenizer
 
 TEXTS = st.lists(st.tuples(st.text("ab", max_size=6), st.sampled_from(["calibration", "evaluation"])), max_size=14)
 
@@ -47,13 +46,13 @@ def test_they_are_those_that_a_comparison_of_all_pairs_finds(drawn: list[tuple[s
 )
 def test_white_space_makes_no_other_text(other: str) -> None:
     tokenizer = tiny_tokenizer()
-    ids = [np.array(tokenizer(text)["input_ids"]) for text in ("The cat sat.", other, "The cat sits.")]
-    first, second, third = spelled(ids, [None] * 3, tokenizer)
+    samples = [sample(tokenizer(text)["input_ids"]) for text in ("The cat sat.", other, "The cat sits.")]
+    first, second, third = spelled(samples, tokenizer)
     assert first == second != third
 
 
 def test_without_a_tokenizer_token_ids_are_compared() -> None:
-    assert spelled([np.array([1, 2]), np.array([12])], [None] * 2, None) == ["1,2,", "12,"]
+    assert spelled([sample([1, 2]), sample([12])], None) == ["1,2,", "12,"]
 
 
 def info(*rows: dict[str, str]) -> tuple[int | None, int | None]:

@@ -145,6 +145,12 @@ def test_a_policy_may_not_name_a_rule_that_does_not_exist() -> None:
         check_severities(with_gate(load_policy(), severities={"QA999": "off"}))
 
 
+@pytest.mark.parametrize("code", ["QA104", "QA602"])
+def test_a_policy_may_not_name_a_rule_that_is_not_the_gates(code: str) -> None:
+    with pytest.raises(FormatError, match=f"{code} is a rule of a card or an artifact"):
+        check_severities(with_gate(load_policy(), severities={code: "off"}))
+
+
 @pytest.mark.parametrize("name", ["default", "strict", "lenient"])
 def test_shipped_policies_fit_the_rules(name: str) -> None:
     policy = load_policy(name)

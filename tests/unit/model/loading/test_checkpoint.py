@@ -248,6 +248,23 @@ def test_a_demo_package_without_weights_names_the_install_line(monkeypatch: pyte
     assert "--no-deps" in (refused("demo", "holds no GGUF file").hint or "")
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+def test_an_adapter_in_the_folder_is_named_by_whichever_file_there_is(sharded: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(sharded, tmp_path / "model"))
+    assert locate(str(folder)).adapter is None
+    (folder / name).write_bytes(b"{}")
+    assert locate(str(folder)).adapter == name
+    (folder / "adapter_config.json").write_bytes(b"{}")
+    assert locate(str(folder)).adapter == "adapter_config.json"
+
+
+def test_a_configuration_that_gives_a_key_twice_is_refused(sharded: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sharded, tmp_path / "model"))
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"vocab_size": 7,', 1))
+    refused(str(folder), "key 'vocab_size' is given twice")
+
+
 def test_extra_tensor_files_do_not_need_to_be_part_of_an_indexed_model(sharded: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sharded, tmp_path / "model"))
     save_file({"w": torch.ones(1)}, folder / "adapter.safetensors")
