@@ -74,7 +74,9 @@ def card_of(family: str = "llama", hurt: Mapping[str, float] | None = None, **ch
 
 
 def coverage(*unmeasured: Unmeasured) -> Coverage:
-    return Coverage(sites=1, sites_measured=1, linears=1, linears_measured=1, tokens=1, unmeasured=list(unmeasured))
+    return Coverage(
+        sites=1, sites_measured=1, linears=1, linears_measured=1, tokens=131_072, unmeasured=list(unmeasured)
+    )
 
 
 def scales_of(groups: Sequence[Group], **changes: Any) -> list[ScaleRow]:
@@ -95,6 +97,7 @@ def simulation_of(groups: Sequence[Group], hurt: Mapping[str, float]) -> Simulat
     }
     return base.model_copy(
         update={
+            "evaluation": base.evaluation.model_copy(update={"samples": base.evaluation.samples[:20]}),
             "schemes": SCHEMES,
             "groups": rows,
             "sites": [_errors(group, hurt) for group in groups],

@@ -92,6 +92,60 @@ def twice(path: str) -> Change:
     return change
 
 
+def worst(change: Change) -> Change:
+    """The first scheme's verdict with its worst groups, as a report names them, and then the change."""
+
+    def change_both(card: Json) -> None:
+        scheme = card["simulation"]["schemes"][0]["name"]
+        rows = [one for one in card["simulation"]["groups"] if one["scheme"] == scheme and one["damage"]]
+        total = sum(one["damage"] for one in rows)
+        named = [
+            {"group": one["group"], "damage": one["damage"], "share": one["damage"] / total, "amax": None,
+             "zeroed_fraction": None, "explanation": ""}
+            for one in sorted(rows, key=lambda one: -one["damage"])[:3]
+        ]  # fmt: skip
+        for one in named:
+            one["amax"] = next(
+                (site["amax"] for site in card["sites"] if site["name"] == f"{one['group']}.input"), None
+            )
+        numbers = {key: row(card, scheme)[key] for key in ("kl", "top1", "perplexity", "perplexity_base")}
+        card["verdict"]["schemes"] = [
+            {**VERDICT, "scheme": scheme, "status": "INCONCLUSIVE", **numbers, "worst_groups": named}
+        ]
+        change(card)
+
+    return change_both
+
+
+def raised(card: Json) -> None:
+    named = {one["group"] for one in card["verdict"]["schemes"][0]["worst_groups"]}
+    scheme = card["verdict"]["schemes"][0]["scheme"]
+    rows = card["simulation"]["groups"]
+    next(one for one in rows if one["scheme"] == scheme and one["damage"] and one["group"] not in named)["damage"] = (
+        50.0
+    )
+
+
+def lowered(card: Json) -> None:
+    verdict = card["verdict"]["schemes"][0]
+    group = verdict["worst_groups"][0]["group"]
+    rows = card["simulation"]["groups"]
+    next(one for one in rows if (one["scheme"], one["group"]) == (verdict["scheme"], group))["damage"] = 1e-9
+
+
+def shared(card: Json) -> None:
+    card["verdict"]["schemes"][0]["worst_groups"][0]["share"] = 0.99
+
+
+def residual(**values: Any) -> Change:
+    return lambda card: next(one for one in card["sites"] if one["kind"] == "residual").update(values)
+
+
+def domain_errors(**values: Any) -> Change:
+    """The only domain of the row with another standard error than the row's."""
+    return lambda card: row(card)["domains"]["all"].update(values)
+
+
 CARDS: list[tuple[str, Change, int, str]] = [
     # what is changed, the change, exit code, what is said
     ("KL below zero", scored(kl=-0.001), 2, "kl"),
@@ -134,6 +188,26 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("simulation of other weights", first("simulation", fingerprint="0" * 64), 2, "weights"),
     ("simulation of another text", first("simulation", corpus_sha256="0" * 64), 2, "corpus"),
     ("more evaluation tokens than text", first("simulation.evaluation", tokens=10**9), 2, "evaluation"),
+    (
+        "fewer evaluation tokens than were simulated",
+        first("simulation.evaluation", tokens=4000),
+        2,
+        "none of its recipes",
+    ),
+    ("fewer samples than were simulated", first("simulation.evaluation", samples=["a"]), 2, "none of its recipes"),
+    ("more overlapping than evaluated", first("simulation.evaluation", overlapping=10**6), 2, "overlapping"),
+    ("more left out than there are", first("simulation.evaluation", left_out=10**6), 2, "left out"),
+    ("more repeated than there are", first("corpus", repeated=10**6), 2, "repeated"),
+    ("a perplexity before that another row does not have", scored(perplexity_base=1.5), 2, "perplexity_base"),
+    ("a share zeroed that is not known", first("simulation.sites", zeroed_fraction=None), 2, "zeroed_fraction"),
+    ("levels that eight bits do not have", first("simulation.sites", effective_levels=1e4), 2, "levels"),
+    ("a damage beyond that of the worst", worst(raised), 2, "named worst"),
+    ("a damage that is not the worst's own", worst(lowered), 2, "explains it with a damage"),
+    ("a share that is not that of the damage", worst(shared), 2, "share"),
+    ("fewer Linears measured than are not listed", first("coverage", linears_measured=0), 3, "coverage"),
+    ("coverage of other tokens", first("coverage", tokens=7), 2, "coverage"),
+    ("a residual stream of fewer tokens", residual(tokens=9000), 3, "tokens"),
+    ("an error that those of its domains do not make", domain_errors(kl_stderr=0.5), 3, "those of its domains"),
     ("corpus that does not add up", first("corpus", tokens=7), 2, "corpus"),
     ("more Linears measured than there are", first("coverage", linears_measured=10**6), 2, "coverage"),
     ("count of Linears below zero", first("coverage", linears=-1), 2, "linears"),
@@ -158,6 +232,8 @@ NEIGHBORS: list[tuple[str, Change]] = [
     ("perplexity beyond all numbers", scored(perplexity=None)),
     ("least tokens and samples", scored(tokens=256, samples=4)),
     ("a price of zero", estimated(first("simulation.groups", price=0.0))),
+    ("worst groups as a report names them", worst(lambda card: None)),
+    ("the error of its only domain", lambda card: domain_errors(kl_stderr=row(card)["kl_stderr"])(card)),
     ("no clipping at all", first("simulation.sites", clip_rate=0.0, zeroed_fraction=0.0)),
 ]
 POLICIES: list[tuple[str, str, str]] = [

@@ -16,10 +16,8 @@ from quantaudit.card.schema.agreement import (
     corpus_problems,
     coverage_problems,
     peak_problems,
-    simulation_problems,
     site_problems,
     stability_problems,
-    verdict_problems,
 )
 from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
 from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
@@ -31,6 +29,7 @@ from quantaudit.card.schema.recipes import (
     Verification,
     VerifiedScore,
 )
+from quantaudit.card.schema.simulated import simulation_problems, verdict_problems
 from quantaudit.card.schema.stability import (
     BucketRow,
     ExceedanceInfo,
@@ -196,18 +195,18 @@ def load_card(path: str | Path) -> Card:
 def contradictions(card: Card) -> list[str]:
     """What in a card cannot be of one model, one text and one simulation; empty where its parts agree."""
     return [
-        *(simulation_problems(card.model, card.corpus, card.simulation) if card.simulation else ()),
         *corpus_problems(card.corpus),
-        *coverage_problems(card.coverage),
+        *coverage_problems(card.coverage, card.corpus),
         *site_problems(card.sites),
         *peak_problems(card.peak, card.sites),
         *(stability_problems(card.stability) if card.stability else ()),
-        *verdict_problems(card.verdict, card.simulation),
+        *verdict_problems(card.verdict, card.simulation, card.sites),
     ]
 
 
 def check_simulation(simulation: Simulation, card: Card, *, where: str) -> None:
-    """Raises FormatError where a simulation is not of what a card measured: of other weights, text or measurements.
+    """Raises FormatError where a simulation is not of what a card measured: of other weights, text or measurements, or
+    not of one run.
 
     Names of modules say little. where: the file or option that the simulation came from.
     """
@@ -233,6 +232,10 @@ def check_simulation(simulation: Simulation, card: Card, *, where: str) -> None:
             f"({str(digests[1])[:16]})",
             where=where,
             hint=hint,
+        )
+    if problems := list(simulation_problems(card.model, card.corpus, simulation)):
+        raise FormatError(
+            f"not a simulation of one run: {'; '.join(problems[:MOST_NAMED])}", where=where, hint="simulate again"
         )
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from quantaudit.card.schema.measured import FP16_MAX, Coverage, PeakSummary, SiteRow
 from quantaudit.card.schema.stability import StabilityInfo
-from quantaudit.card.schema.verdict import Verdict
-from quantaudit.provenance import CorpusInfo, ModelInfo, SplitInfo
-from quantaudit.simulate.records import Simulation, repeated
+from quantaudit.provenance import CorpusInfo, SplitInfo
+from quantaudit.simulate.records import repeated
 
 CLOSE = 1e-6
 """Relative difference up to which two numbers are one that was computed twice."""
@@ -17,27 +16,10 @@ COARSE = 2.0**-7
 """Relative difference between an exact extreme and a quantile of values that were counted after rounding to 16 bits."""
 
 
-def simulation_problems(model: ModelInfo, corpus: CorpusInfo, simulation: Simulation) -> Iterator[str]:
-    """What a simulation of this model and text says that cannot be of them."""
-    evaluation = simulation.evaluation
-    if evaluation.tokens > corpus.evaluation.tokens:
-        yield (
-            f"simulation.evaluation: {evaluation.tokens:,} tokens, more than the {corpus.evaluation.tokens:,} of the "
-            "corpus' evaluation split"
-        )
-    if len(evaluation.samples) > corpus.evaluation.samples:
-        yield (
-            f"simulation.evaluation: {len(evaluation.samples):,} samples, more than the "
-            f"{corpus.evaluation.samples:,} of the corpus' evaluation split"
-        )
-    known = {module.name for module in model.modules}
-    strange = next((member for row in simulation.groups for member in row.members if member not in known), None)
-    if known and strange is not None:
-        yield f"simulation.groups: {strange} is no module of the model"
-
-
 def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
-    """Where the sizes of a corpus do not add up, by split and by domain."""
+    """Where the sizes of a corpus do not add up, by split and by domain, or more of it repeats than there is."""
+    if (corpus.overlapping or 0) > corpus.evaluation.samples or (corpus.repeated or 0) > corpus.samples:
+        yield f"corpus: {corpus.overlapping} overlapping and {corpus.repeated} repeated of {corpus.samples:,} samples"
     whole = SplitInfo(samples=corpus.samples, tokens=corpus.tokens)
     for name, parts in (
         ("calibration and evaluation", (corpus.calibration, corpus.evaluation)),
@@ -51,12 +33,14 @@ def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
             )
 
 
-def coverage_problems(coverage: Coverage) -> Iterator[str]:
-    """Where more was measured than there is."""
+def coverage_problems(coverage: Coverage, corpus: CorpusInfo) -> Iterator[str]:
+    """Where more was measured than there is, or other text."""
     if coverage.sites_measured > coverage.sites:
         yield f"coverage: {coverage.sites_measured:,} of {coverage.sites:,} sites measured"
     if coverage.linears_measured > coverage.linears:
         yield f"coverage: {coverage.linears_measured:,} of {coverage.linears:,} Linears measured"
+    if coverage.tokens != corpus.tokens:
+        yield f"coverage: {coverage.tokens:,} tokens, and the corpus holds {corpus.tokens:,}"
 
 
 def site_problems(sites: Sequence[SiteRow]) -> Iterator[str]:
@@ -113,15 +97,6 @@ def stability_problems(stability: StabilityInfo) -> Iterator[str]:
         ratio = row.evaluation_amax / row.calibration_amax
         if row.ratio is None or not math.isclose(row.ratio, ratio, rel_tol=CLOSE):
             yield f"stability.exceedance: {row.site}: ratio {_shown(row.ratio)}, where its amax make it {ratio:g}"
-
-
-def verdict_problems(verdict: Verdict, simulation: Simulation | None) -> Iterator[str]:
-    """Verdicts on what was not simulated."""
-    yield from repeated("verdict.schemes", (row.scheme for row in verdict.schemes))
-    simulated = {scheme.name for scheme in simulation.schemes} if simulation is not None else set()
-    strange = next((row.scheme for row in verdict.schemes if row.scheme not in simulated), None)
-    if strange is not None:
-        yield f"verdict.schemes: {strange} was not simulated"
 
 
 def _shown(value: float | None) -> str:

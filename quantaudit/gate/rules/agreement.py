@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from quantaudit.common.findings import Hit, rule
-from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.records import DomainScore, RecipeRow
 
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card, SchemeVerdict
@@ -34,10 +34,28 @@ def contradictory(evidence: Evidence) -> Iterator[Hit]:
     if evidence.measured is not None and evidence.measured not in rows:
         rows.append(evidence.measured)
     problems = [f"{row.name}: {text}" for row in rows for text in score_problems(row, redacted=card.corpus.redacted)]
-    problems += verdict_differences(card)
+    problems += [*verdict_differences(card), *_unlisted(card), *_other_tokens(card)]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         yield Hit(message=f"{'; '.join(problems[:3])}{more}", value=float(len(problems)))
+
+
+def _unlisted(card: Card) -> Iterator[str]:
+    """That Linears were not measured, more than are listed as such; those that one split lacks altogether are not."""
+    missing, listed = card.coverage.linears - card.coverage.linears_measured, len(card.coverage.unmeasured)
+    if missing > listed and card.corpus.calibration.tokens and card.corpus.evaluation.tokens:
+        yield f"its coverage has {missing:,} Linears not measured, and {listed:,} modules listed as such"
+
+
+def _other_tokens(card: Card) -> Iterator[str]:
+    """Residual streams of other text: they have a row for every token of it, or several where layers share a block.
+
+    Other tensors may have fewer rows, or others: experts those routed to them, a vision tower patches.
+    """
+    tokens = card.corpus.tokens
+    for site in card.sites:
+        if site.kind in ("residual", "embedding") and site.tokens and (not tokens or site.tokens % tokens):
+            yield f"{site.name} has {site.tokens:,} tokens, and the corpus {tokens:,}"
 
 
 def score_problems(row: RecipeRow, *, redacted: bool) -> Iterator[str]:
@@ -59,6 +77,8 @@ def score_problems(row: RecipeRow, *, redacted: bool) -> Iterator[str]:
         return
     yield from _mean_problems("KL", row, row.kl, [score.kl for score in scores], row.kl_stderr)
     yield from _mean_problems("top-1", row, row.top1, [score.top1 for score in scores], row.top1_stderr)
+    yield from _error_problems("KL", row, row.kl, row.kl_stderr, [(s, s.kl, s.kl_stderr) for s in scores])
+    yield from _error_problems("top-1", row, row.top1, row.top1_stderr, [(s, s.top1, s.top1_stderr) for s in scores])
 
 
 def _mean_problems(
@@ -86,6 +106,34 @@ def _mean_problems(
     least = math.sqrt(spread * row.samples / (row.samples - 1)) / row.tokens
     if stderr < least * (1 - CLOSE) - ROUNDED:
         yield f"a standard error of {name} of {stderr:.3g}, where its domains alone make it {least:.3g}"
+
+
+Part = tuple[DomainScore, float | None, float | None]
+"""The score of a domain, with one mean of it and the standard error of that."""
+
+
+def _error_problems(
+    name: str, row: RecipeRow, whole: float | None, stderr: float | None, parts: Sequence[Part]
+) -> Iterator[str]:
+    """Standard errors of domains that cannot be of the samples that the whole is of.
+
+    Of a domain, let A be the norm over its samples of s − n·R, with R the whole's mean, and B that of s − n·R_d, with
+    its own: |A − B| is at most |R_d − R| times the norm of n, which is at most its sum. And Σ A² over domains is the
+    spread of the whole.
+    """
+    known = [(s, mean, error) for s, mean, error in parts if mean is not None and (error is not None or s.samples == 1)]
+    if whole is None or stderr is None or row.samples < 2 or len(known) < len(parts):
+        return
+    low = high = 0.0
+    for score, mean, error in known:
+        count = score.samples or 0
+        own = (error or 0.0) * score.tokens * math.sqrt((count - 1) / count) if count else 0.0
+        shift = abs(mean - whole) * score.tokens
+        low, high = low + max(0.0, own - shift) ** 2, high + (own + shift) ** 2
+    spread = stderr * row.tokens * math.sqrt((row.samples - 1) / row.samples)
+    slack = ROUNDED * row.tokens
+    if not math.sqrt(low) * (1 - CLOSE) - slack <= spread <= math.sqrt(high) * (1 + CLOSE) + slack:
+        yield f"a standard error of {name} of {stderr:.3g}, which those of its domains cannot make"
 
 
 def verdict_differences(card: Card) -> Iterator[str]:
