@@ -16,6 +16,9 @@ from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, Tenso
 
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
+LITTLE_BETTER = 0.1
+"""Perplexity over that of token frequencies: trained models on text of their own kind lie near a hundredth. Small ones,
+and other kinds of text, lie above; so does a model that was loaded nearly right. Nothing but a person tells which."""
 LOSS_SPREAD = 3.0
 """Standard deviation of one token's loss, in nats: what language models show on ordinary text."""
 
@@ -82,6 +85,31 @@ def worse_than_guessing(simulation: Simulation, model: ModelInfo, policy: Policy
 def _perplexity(value: float, other: float) -> str:
     """Rounded, but on its own side of another one."""
     return f"{value:,.0f}" if value >= 1000 and f"{value:,.0f}" != f"{other:,.0f}" else decimals(value, other, digits=1)
+
+
+@rule(
+    "QA115",
+    "A model that predicts the evaluation text little better than token frequencies do.",
+    severity="info",
+    why="Trained models are some hundred times better on text of their own kind; one that was loaded nearly right, "
+    "with another model's configuration for instance, is not.",
+    remedy="Compare with the perplexity that the model is published with; check config.json and tokenizer.",
+)
+def little_better(evidence: CardEvidence) -> Iterator[Hit]:
+    """No verdict rests on it: small models, and models on other text than their own, are so as well."""
+    simulation = evidence.simulation
+    row = None if simulation is None else next(iter(simulation.recipes), None)
+    guessing = None if simulation is None else simulation.evaluation.unigram_perplexity
+    if row is None or row.perplexity_base is None or guessing is None:
+        return
+    perplexity = row.perplexity_base
+    if LITTLE_BETTER * guessing < perplexity <= guessing:
+        yield Hit(
+            message=f"the perplexity of the unquantized model is {perplexity / guessing:.2f} of that of token "
+            f"frequencies ({_perplexity(perplexity, guessing)} of {_perplexity(guessing, perplexity)})",
+            value=perplexity,
+            threshold=LITTLE_BETTER * guessing,
+        )
 
 
 def chance(tokens: int) -> float:

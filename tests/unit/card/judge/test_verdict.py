@@ -257,6 +257,18 @@ def test_chance_is_allowed_for_where_tokens_are_few(card: Card) -> None:
     assert broken_load(card, 1300.0, 1000.0, tokens=samples + 1000)
 
 
+@pytest.mark.parametrize(("perplexity", "said"), [(99.0, False), (101.0, True), (1000.0, True), (1001.0, False)])
+def test_little_better_than_token_frequencies_is_said_and_decides_nothing(
+    card: Card, perplexity: float, said: bool
+) -> None:
+    simulation = simulation_of(card, kl=0.001, top1=0.99)
+    evaluation = simulation.evaluation.model_copy(update={"unigram_perplexity": 1000.0})
+    recipes = [row.model_copy(update={"perplexity_base": perplexity}) for row in simulation.recipes]
+    findings, verdict = audit(card, simulation.model_copy(update={"evaluation": evaluation, "recipes": recipes}))
+    assert [finding.value for finding in findings if finding.code == "QA115"] == ([perplexity] if said else [])
+    assert (verdict.schemes[0].status == "READY") is (perplexity <= 1000)
+
+
 def test_a_perplexity_beyond_all_numbers_is_no_pass(card: Card) -> None:
     """It is null in a record, as one of NaN logits is; the KL keeps them apart."""
     assert only(broken_load(card, None, 1000.0), "QA104").value is None
