@@ -41,6 +41,20 @@ def silent_stages(title: str, total: int, unit: str = "steps") -> Advance:
     return no_advance
 
 
+def in_steps(progress: Advance, events: int, total: int) -> Advance:
+    """What is called for each of so many events, and calls `progress` `total` times in all, evenly."""
+    passed = 0
+
+    def event(amount: int = 1) -> None:
+        nonlocal passed
+        before = passed * total // max(events, 1)
+        passed += amount
+        if more := passed * total // max(events, 1) - before:
+            progress(more)
+
+    return event
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A stage that is still to come, and the seconds that it is expected to take."""

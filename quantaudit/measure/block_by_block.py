@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.errors import MeasurementError
 from quantaudit.measure.collector import StatisticsCollector
+from quantaudit.model.blockwise.alone import check_same, few_tokens
 from quantaudit.model.blockwise.block_weights import BlockWeights
-from quantaudit.model.blockwise.budget import UNLIMITED, activation_bytes, needs, room_for_inputs
-from quantaudit.model.blockwise.input_store import InputStore, Room
+from quantaudit.model.blockwise.budget import room_to_run
+from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import Watch, run_in_lockstep
 from quantaudit.model.forward.batches import Batch, forward
 from quantaudit.model.loading.load import LoadedModel
-
-_FEW = 8
-"""Tokens that are run alone first."""
 
 
 def run_by_block(
@@ -38,10 +34,11 @@ def run_by_block(
     """
     waiting = iter(batches)
     for first in waiting:  # the longest
-        run = _Run(loaded.model, weights, collector, progress, _few_tokens(first))
+        run = _Run(loaded.model, weights, collector, progress, few_tokens(first))
         with collector.ignoring(run.few):
             run.alone = forward(loaded.model, run.few)
-        with InputStore(loaded.model, _room(loaded, weights, first)) as store, collector.ignoring(run.few):
+        room = room_to_run(loaded.model, weights, first.input_ids)
+        with InputStore(loaded.model, room) as store, collector.ignoring(run.few):
             run_in_lockstep(
                 loaded.model,
                 weights.blocks,
@@ -50,6 +47,7 @@ def run_by_block(
                 store=store,
                 watch=Watch(turn=run.turn, passed=run.passed, left=run.left),
             )
+        weights.side_by_side = True
     weights.drop()
 
 
@@ -68,11 +66,8 @@ class _Run:
     def forward(self, batch: Batch) -> None:
         """Run a batch, which waits on its way."""
         logits = forward(self.model, batch)
-        if batch is self.few and not _same_bits(logits, self.alone):
-            raise MeasurementError(
-                "batches that run side by side change each other: the model keeps something of them in its modules",
-                hint="give it enough memory to run whole",
-            )
+        if batch is self.few:
+            check_same(logits, self.alone)
 
     def turn(self, batch: Batch) -> None:
         """This batch goes on."""
@@ -94,31 +89,3 @@ class _Run:
     def left(self, block: int) -> None:
         """All batches are through a block."""
         self.collector.finish(self.weights.blocks[block])
-
-
-def _few_tokens(batch: Batch) -> Batch:
-    """The first tokens of a batch of text; a batch with images as it is."""
-    if batch.inputs:
-        return replace(batch)
-    sample = batch.samples[0]
-    ids = sample.ids[:_FEW]
-    return Batch(
-        samples=(replace(sample, ids=ids, assistant=None),),
-        input_ids=torch.from_numpy(ids.copy())[None].to(batch.input_ids.device),
-    )
-
-
-def _same_bits(logits: Tensor, other: Tensor | None) -> bool:
-    """Whether they are equal, NaN where the other is."""
-    return other is not None and bool(((logits == other) | (logits.isnan() & other.isnan())).all())
-
-
-def _room(loaded: LoadedModel, weights: BlockWeights, largest: Batch) -> Room:
-    """What of the budget is left for batches that wait. Raises UsageError where it is too small."""
-    weights.drop()
-    if weights.budget is None:
-        return UNLIMITED
-    config: Any = loaded.model.config
-    rows, longest = largest.input_ids.shape
-    batch = activation_bytes(config, rows, longest, eager=config._attn_implementation == "eager")
-    return room_for_inputs(weights.budget, needs(weights, batch), loaded.device)

@@ -10,6 +10,7 @@ import torch
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.measure.profile import Profile
+from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.sites import Architecture, Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
@@ -46,12 +47,13 @@ class Experiment:
     """What is simulated, and on which tokens.
 
     architecture: its groups are those that are quantized, which may be fewer than the model's. samples: evaluation
-    tokens. ranges: of the static schemes among `schemes`.
+    tokens. weights: of the decoder blocks, where they are on disk. ranges: of the static schemes among `schemes`.
     """
 
     model: Any
     architecture: Architecture
     samples: Sequence[TokenizedSample]
+    weights: BlockWeights | None = None
     schemes: Sequence[Scheme] = ()
     ranges: InputRanges = field(default_factory=InputRanges)
 

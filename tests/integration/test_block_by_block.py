@@ -15,11 +15,10 @@ import transformers
 from quantaudit import cli
 from quantaudit.common.choices import Experts
 from quantaudit.errors import MeasurementError
-from quantaudit.measure import block_by_block
 from quantaudit.measure.profile import Profile, load_profile, profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
-from quantaudit.model.blockwise import checkpoint_blocks
+from quantaudit.model.blockwise import budget, checkpoint_blocks
 from quantaudit.model.blockwise.budget import PROGRAM
 from quantaudit.model.blockwise.input_store import Room
 from quantaudit.model.blockwise.memory import resident_bytes
@@ -41,7 +40,7 @@ that differ by layer, images without a tower, blocks that are called in cycles."
 @pytest.fixture
 def spilled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every argument of a block that waits goes to disk."""
-    monkeypatch.setattr(block_by_block, "UNLIMITED", Room(device=0))
+    monkeypatch.setattr(budget, "UNLIMITED", Room(device=0))
 
 
 def same(folder: Path, experts: Experts = "auto", batch_size: int = 1) -> int:

@@ -28,9 +28,13 @@ class BlockWeights:
         """Whether weights are stored in another form than they are used in."""
         self.budget: int | None = None
         """Bytes that the process may use in all; None for no limit."""
+        self.side_by_side = False
+        """Whether batches were seen to run side by side as they run alone."""
+        self._model = model
         self._modules = [model.get_submodule(path) for path in blocks]
         self._read = read
         self._here: int | None = None
+        self._changed = False
         self._absent: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self.bytes = [_stored_bytes(module) for module in self._modules]
         """Of the weights of each block."""
@@ -45,8 +49,8 @@ class BlockWeights:
         return max(self.bytes)
 
     def bring(self, index: int) -> None:
-        """Have the weights of this block in memory, and of no other."""
-        if self._here == index:
+        """Have the weights of this block in memory, as they are stored, and of no other."""
+        if self._here == index and not self._changed:
             return
         self.drop()
         block = self._read(index)
@@ -57,10 +61,19 @@ class BlockWeights:
             absent = into[leaf]
             assert absent is not None
             self._absent.append((into, leaf, absent))
-            into[leaf] = tensor
+            into[leaf] = tensor.requires_grad_(absent.requires_grad)
         release(block)
         self._here = index
         self.loads += 1
+
+    def change(self, path: str, weight: Tensor) -> None:
+        """Have a module of the block in memory use another weight, in place of the stored one, until blocks change."""
+        self._model.get_submodule(path)._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
+        self._changed = True
+
+    def index_of(self, path: str) -> int | None:
+        """In which block a module is; None outside of all."""
+        return next((index for index, block in enumerate(self.blocks) if f"{path}.".startswith(f"{block}.")), None)
 
     def drop(self) -> None:
         """Have the weights of no block in memory."""
@@ -69,10 +82,14 @@ class BlockWeights:
         self._absent.clear()
         if self._here is not None and self.converted:
             give_back()
-        self._here = None
+        self._here, self._changed = None, False
 
     def _bringing(self, index: int) -> Callable[[nn.Module, Arguments, Keywords], None]:
-        return lambda _module, _args, _kwargs: self.bring(index)
+        def needed(_module: nn.Module, _args: Arguments, _kwargs: Keywords) -> None:
+            if self._here != index:
+                self.bring(index)
+
+        return needed
 
 
 def stored_tensors_of(block: nn.Module) -> Iterator[tuple[str, Tensor]]:

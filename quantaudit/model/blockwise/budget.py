@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
@@ -64,29 +65,57 @@ def activation_bytes(config: Any, rows: int, longest: int, *, eager: bool) -> in
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
     """Bytes of a run block by block. present: of the process now; block: of the weights of the largest, and of what is
-    made of them on the way; batch: while it is in a block.
+    made of them on the way; batch: while it is in a block; logits: of what is compared at a time.
     """
 
     present: int
     block: int
     batch: int
+    logits: int = 0
 
     @property
     def least(self) -> int:
         """With every argument of a waiting batch on disk."""
-        return self.present + self.block + self.batch + PROGRAM
+        return self.present + self.block + self.batch + self.logits + PROGRAM
 
 
-def needs(weights: BlockWeights, batch: int) -> Needs:
+def needs(weights: BlockWeights, batch: int, logits: int = 0) -> Needs:
     """What a run needs from here. Experts are stored in one form and run in another: both are there for a moment."""
-    return Needs(present=resident_bytes(), block=(3 if weights.converted else 1) * weights.largest, batch=batch)
+    block = (3 if weights.converted else 1) * weights.largest
+    return Needs(present=resident_bytes(), block=block, batch=batch, logits=logits)
+
+
+def logits_bytes(model: Any, tokens: int) -> int:
+    """Of the logits of so many tokens, in the model's dtype and once in float32, as some models return them."""
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return tokens * vocabulary * (4 + int(next(model.parameters()).element_size()))
+
+
+def room_to_run(model: Any, weights: BlockWeights, largest: Tensor, *, logits: int = 0, graph: int = 0) -> Room:
+    """What of the budget is left for batches that wait, once no block is in memory.
+
+    largest: int64 [batch, longest], token ids. logits: bytes of what is compared at a time; graph: of what is kept of a
+    block for gradients. Raises UsageError where the budget is too small.
+    """
+    weights.drop()
+    if weights.budget is None:
+        return UNLIMITED
+    rows, longest = largest.shape
+    batch = activation_bytes(model.config, rows, longest, eager=model.config._attn_implementation == "eager")
+    return room_for_inputs(weights.budget, needs(weights, batch + graph, logits), largest.device)
+
+
+def half(room: Room) -> Room:
+    """Of a room that two are to share."""
+    return Room(device=room.device // 2, host=room.host // 2)
 
 
 def room_for_inputs(budget: int, needed: Needs, device: torch.device) -> Room:
     """What of a budget is left for the arguments of blocks. Raises UsageError where it is too small for anything."""
-    if needed.present + needed.block > budget:
+    if needed.present + needed.block + needed.logits > budget:
+        what = "a single block, with the logits of a sample," if needed.logits else "a single block"
         raise UsageError(
-            f"a single block does not fit: the model needs about {size_text(needed.least)}",
+            f"{what} does not fit: the model needs about {size_text(needed.least)}",
             where=f"--memory-budget {size_text(budget)}",
             hint="give it more memory",
         )

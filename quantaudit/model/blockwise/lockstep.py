@@ -7,7 +7,7 @@ weights have to be in memory once for all batches, whatever the architecture, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -44,11 +44,12 @@ class _Waiting(Generic[T]):
 class Watch(Generic[T]):
     """What is called in the course of a run.
 
-    turn: a batch goes on from here. passed: it went through as many of so many blocks. left: all batches are through a
-    block.
+    turn: a batch goes on from here. during: the context in which it does; from the block that it waits at, None from
+    the beginning. passed: it went through as many of so many blocks. left: all batches are through a block.
     """
 
     turn: Callable[[T], None] = field(default=lambda _batch: None)
+    during: Callable[[T, int | None], AbstractContextManager[None]] = field(default=lambda _batch, _at: nullcontext())
     passed: Callable[[T, int, int], None] = field(default=lambda _batch, _done, _of: None)
     left: Callable[[int], None] = field(default=lambda _block: None)
 
@@ -61,15 +62,17 @@ def run_in_lockstep(
     *,
     store: Store,
     watch: Watch[T] | None = None,
+    order: Callable[[T, int], Any] | None = None,
     only: int | None = None,
 ) -> None:
     """Call `run` for every batch, block by block: of all batches that wait, those at the first block go on.
 
-    Batches take turns in their order; a result of `run` is dropped. blocks: paths of the modules to wait before, in the
-    order in which the model calls them; another order costs loads of weights, and changes no result. only: end after
-    so many blocks, whatever is left to do. Whatever `run` raises ends all batches, and says in which it was.
+    A result of `run` is dropped. blocks: paths of the modules to wait before, in the order in which the model calls
+    them; another order costs loads of weights, and changes no result. order: key by which batches take turns at a
+    block, as they came by default. only: end after so many blocks, whatever is left to do. Whatever `run` raises ends
+    all batches, and says in which it was.
     """
-    _Lockstep(model, blocks, run, store, watch or Watch()).run(batches, only)
+    _Lockstep(model, blocks, run, store, watch or Watch()).run(batches, order, only)
 
 
 class _Lockstep(Generic[T]):
@@ -83,7 +86,7 @@ class _Lockstep(Generic[T]):
         self._running: dict[greenlet, _Waiting[T]] = {}
         self._scheduler = greenlet.getcurrent()
 
-    def run(self, batches: Iterable[T], only: int | None) -> None:
+    def run(self, batches: Iterable[T], order: Callable[[T, int], Any] | None, only: int | None) -> None:
         """Start every batch, then let them through the blocks, one block after another."""
         outside = ThreadState.now(self._devices)
         try:
@@ -93,7 +96,10 @@ class _Lockstep(Generic[T]):
                 visited = 0
                 while self._running and visited != only:
                     block = min(waiting.block for waiting in self._running.values())  # type: ignore[type-var]
-                    for waiting in [w for w in self._running.values() if w.block == block]:
+                    here = [waiting for waiting in self._running.values() if waiting.block == block]
+                    if order is not None:
+                        here.sort(key=lambda waiting: order(waiting.batch, block))  # type: ignore[arg-type]
+                    for waiting in here:
                         self._store.take(waiting.number)
                         self._go_on(waiting)
                         self._watch.passed(waiting.batch, block + 1, len(self._modules))  # type: ignore[operator]
@@ -133,17 +139,18 @@ class _Lockstep(Generic[T]):
         """Let a batch run to the block that it waits at next, or to its end."""
         scheduler = ThreadState.now(self._devices)
         self._watch.turn(waiting.batch)
-        waiting.state.restore()
-        try:
-            waiting.thread.switch()
-        except BaseException as error:
-            error.add_note(f"in batch {waiting.number + 1}")
-            raise
-        finally:
-            if waiting.thread.dead:
-                del self._running[waiting.thread]
-                waiting.block = None
-            scheduler.restore()
+        with self._watch.during(waiting.batch, waiting.block):
+            waiting.state.restore()
+            try:
+                waiting.thread.switch()
+            except BaseException as error:
+                error.add_note(f"in batch {waiting.number + 1}")
+                raise
+            finally:
+                if waiting.thread.dead:
+                    del self._running[waiting.thread]
+                    waiting.block = None
+                scheduler.restore()
 
     def _end_all(self, outside: ThreadState) -> None:
         """Unwind the batches that still wait, in the state that each of them is in."""

@@ -53,7 +53,7 @@ def simulate_alone(experiment: Experiment, chosen: Sequence[GroupEffect], *, sta
         for effect in pending
     ]
     tick = stages("simulating single groups", len(plans) * len(experiment.samples))
-    rows = score_plans(experiment.model, experiment.samples, plans, progress=tick)
+    rows = score_plans(experiment.model, experiment.samples, plans, weights=experiment.weights, progress=tick)
     for effect, row in zip(pending, rows, strict=True):
         if not row.nonfinite:
             effect.kl, effect.kl_stderr = row.kl, row.kl_stderr

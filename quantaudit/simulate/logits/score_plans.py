@@ -5,9 +5,10 @@ In the same forwards, how far each decoder block's output has drifted with every
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,40 +18,22 @@ from torch import Tensor, nn
 from quantaudit.common.outputs.resume import Units, units_of
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import MeasurementError
+from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.forward.batches import batches, forward
-from quantaudit.model.forward.capture import first_tensor
-from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.model.structure import hidden_size
 from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
+from quantaudit.simulate.logits.block_outputs import Hidden, block_outputs, drifts_of, module_inputs
 from quantaudit.simulate.logits.kl import Scratch, TokenStats, compare, token_stats
+from quantaudit.simulate.logits.side_by_side import AT_ONCE, Job, jobs_of, run_side_by_side, shared_progress
 from quantaudit.simulate.quantized.modules import quantized_modules
 from quantaudit.simulate.quantized.plan import Plan, PlanWeights
+from quantaudit.simulate.quantized.plan_by_block import PlansByBlock
 from quantaudit.simulate.quantized.smoothquant import smoothed
 from quantaudit.simulate.records import RecipeRow
 
 KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hidden:
-    """One block's output [1, tokens, hidden] in the model's dtype, and ‖h_t‖², float32 [1, tokens]."""
-
-    output: Tensor
-    norm: Tensor
-
-    @classmethod
-    def of(cls, h: Tensor) -> Hidden:
-        """A copy: the model may go on in place."""
-        wide = h.float()
-        norm = torch.linalg.vecdot(wide, wide).clamp_min_(torch.finfo(torch.float32).tiny)
-        return cls(output=h.clone(), norm=norm)
-
-    def drift(self, h: Tensor) -> Tensor:
-        """Σ over tokens of ‖Δh_t‖² / ‖h_t‖², as `block_damage` takes it: a float64 scalar."""
-        delta = h.to(torch.float32, copy=True).sub_(self.output)
-        total: Tensor = (torch.linalg.vecdot(delta, delta) / self.norm).sum(dtype=torch.float64)
-        return total
 
 
 _NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
@@ -77,22 +60,43 @@ def score_plans(
     *,
     blocks: Sequence[str] = (),
     taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
+    weights: BlockWeights | None = None,
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
     """Scores of the model under every plan against the unmodified model, on the same tokens.
 
     blocks: paths of the decoder blocks whose drift is recorded. taps: by module path, what is given its input while the
-    unquantized model runs. `progress` is called after each sample and plan. Scores that an
-    interrupted run had are taken over; the unquantized model runs again where something is left to do.
+    unquantized model runs. weights: of its blocks, where they are on disk; taps are then of modules inside blocks.
+    `progress` is called after each sample and plan. Scores that an interrupted run had are taken over; the unquantized
+    model runs again where something is left to do.
     """
+    units = units_of("scores")
+    if weights is None:
+        scores = _scored_in_memory(model, samples, plans, blocks, taps, progress, units)
+    else:
+        by_block = _ByBlock(model, weights, samples, plans, blocks, taps, units)
+        scores = by_block.scores(progress)
+    return [recipe_row(plan, plan_scores) for plan, plan_scores in zip(plans, scores, strict=True)]
+
+
+def _scored_in_memory(
+    model: nn.Module,
+    samples: Sequence[TokenizedSample],
+    plans: Sequence[Plan],
+    blocks: Sequence[str],
+    taps: Mapping[str, Callable[[Tensor], None]],
+    progress: Advance,
+    units: Units,
+) -> list[list[SampleScore]]:
+    """By plan, then by sample: one after the other."""
     scores: list[list[SampleScore]] = [[] for _ in plans]
-    weights, scratch, units = PlanWeights(), Scratch(), units_of("scores")
+    weights, scratch = PlanWeights(), Scratch()
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
         finished = [_finished(units, index, chunk) for index in range(len(plans))]
         needed = [s for s in chunk if taps or any(s.index not in scored for scored in finished)]
         clean: list[Clean] = []  # what one round keeps is gone before the next begins
-        with _inputs(model, taps):
+        with module_inputs(model, taps):
             clean = list(_clean(model, needed, blocks))
         for index, (plan, scored) in enumerate(zip(plans, finished, strict=True)):
             pending = [base for base in clean if base.sample.index not in scored]
@@ -104,11 +108,103 @@ def score_plans(
                     quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
                 ):
                     for score in _scores(model, pending, blocks, scratch, progress):
-                        if units.kept:
-                            units.put(f"{index} {score.sample.index}", score.to_bytes())
+                        _keep(units, index, score)
                         scored[score.sample.index] = score
             scores[index] += [scored[sample.index] for sample in chunk]
-    return [recipe_row(plan, plan_scores) for plan, plan_scores in zip(plans, scores, strict=True)]
+    return scores
+
+
+@dataclass(slots=True)
+class _ByBlock:
+    """Scores under every plan of a model whose blocks are on disk, each read once for all samples and plans.
+
+    clean: by sample, what its plans are compared to, until the last of them is done. hidden: by sample, the unquantized
+    output of the block that all are at, and its index among `blocks`. drifts: by plan and sample, then by that index.
+    """
+
+    model: nn.Module
+    weights: BlockWeights
+    samples: Sequence[TokenizedSample]
+    plans: Sequence[Plan]
+    blocks: Sequence[str]
+    taps: Mapping[str, Callable[[Tensor], None]]
+    units: Units
+    scratch: Scratch = field(default_factory=Scratch)
+    clean: dict[int, Clean] = field(default_factory=dict)
+    left: Counter[int] = field(default_factory=Counter)
+    hidden: dict[int, tuple[int, Hidden]] = field(default_factory=dict)
+    drifts: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
+    finished: list[dict[int, SampleScore]] = field(default_factory=list)
+
+    def scores(self, progress: Advance) -> list[list[SampleScore]]:
+        """By plan, then by sample."""
+        if any(plan.smoothed for plan in self.plans):
+            raise MeasurementError(
+                "a recipe that smooths is not simulated block by block", hint="give it enough memory to run whole"
+            )
+        self.finished = [_finished(self.units, index, self.samples) for index in range(len(self.plans))]
+        for scored in self.finished:
+            progress(len(scored))
+        for start in range(0, max(len(self.plans), 1), AT_ONCE):
+            self._side_by_side(range(start, min(start + AT_ONCE, len(self.plans))), progress)
+            self.taps = {}  # they have seen every sample
+        return [[scored[sample.index] for sample in self.samples] for scored in self.finished]
+
+    def _side_by_side(self, numbers: Sequence[int], progress: Advance) -> None:
+        pending = [[s for s in self.samples if s.index not in self.finished[number]] for number in numbers]
+        self.left = Counter(sample.index for samples in pending for sample in samples)
+        needed = [sample for sample in self.samples if self.taps or self.left[sample.index]]
+        jobs = jobs_of(self.model, [needed, *pending])
+        plans = PlansByBlock(model=self.model, weights=self.weights, plans=[self.plans[number] for number in numbers])
+        taps: dict[int | None, dict[str, Callable[[Tensor], None]]] = defaultdict(dict)
+        for path, take in self.taps.items():
+            taps[self.weights.index_of(path)][path] = take
+
+        @contextmanager
+        def patched(job: Job, block: int | None) -> Iterator[None]:
+            with plans.applied(job.variant - 1 if job.variant else None, block), ExitStack() as stack:
+                if job.variant == 0 and block is not None:
+                    stack.enter_context(module_inputs(self.model, taps[block]))
+                if block is not None and (path := self.weights.blocks[block]) in self.blocks:
+                    index = self.blocks.index(path)
+                    stack.enter_context(block_outputs(self.model, [path], lambda _, h: self._passed(job, index, h)))
+                yield
+
+        def run(job: Job) -> None:
+            self._finish(job, None if job.variant == 0 else numbers[job.variant - 1], forward(self.model, job.batch)[0])
+
+        with plans.entered():
+            progress = shared_progress(progress, jobs, self.weights)
+            run_side_by_side(self.model, self.weights, jobs, run, patched, progress)
+
+    def _passed(self, job: Job, index: int, h: Tensor) -> None:
+        """A job has left a block of which drift is recorded."""
+        if job.variant == 0:
+            self.hidden[job.sample.index] = index, Hidden.of(h)
+            return
+        at, clean = self.hidden[job.sample.index]
+        if at == index:
+            self.drifts[job.variant, job.sample.index][index] = clean.drift(h)
+
+    def _finish(self, job: Job, number: int | None, logits: Tensor) -> None:
+        """Logits of a job are there. number: of its plan."""
+        index = job.sample.index
+        if number is None:
+            if self.left[index]:
+                self.clean[index] = _as_clean(job.sample, logits, {}, self.scratch)
+            return
+        drifts = self.drifts.pop((job.variant, index), {})
+        score = _compared(self.clean[index], logits, drifts, len(self.blocks), self.scratch)
+        _keep(self.units, number, score)
+        self.finished[number][index] = score
+        self.left[index] -= 1
+        if not self.left[index]:
+            del self.clean[index]
+
+
+def _keep(units: Units, plan: int, score: SampleScore) -> None:
+    if units.kept:
+        units.put(f"{plan} {score.sample.index}", score.to_bytes())
 
 
 def _finished(units: Units, index: int, samples: Sequence[TokenizedSample]) -> dict[int, SampleScore]:
@@ -136,11 +232,15 @@ def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequenc
     scratch = Scratch()
     for sample in samples:
         hidden: dict[int, Hidden] = {}
-        with _block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
+        with block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
             logits = _logits(model, sample)
-        stats = token_stats(logits, _targets(sample, logits), scratch)
-        yield Clean(sample=sample, logits=logits, stats=stats, hidden=hidden)
+        yield _as_clean(sample, logits, hidden, scratch)
         del logits  # before the next sample's are computed
+
+
+def _as_clean(sample: TokenizedSample, logits: Tensor, hidden: Mapping[int, Hidden], scratch: Scratch) -> Clean:
+    stats = token_stats(logits, _targets(sample, logits), scratch)
+    return Clean(sample=sample, logits=logits, stats=stats, hidden=hidden)
 
 
 def _scores(
@@ -153,8 +253,13 @@ def _scores(
 
 def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:
     """The score of one sample under the model in its present state."""
-    with _drifts(model, blocks, base.hidden) as drifts:
+    with drifts_of(model, blocks, base.hidden) as drifts:
         logits = _logits(model, base.sample)
+    return _compared(base, logits, drifts, len(blocks), scratch)
+
+
+def _compared(base: Clean, logits: Tensor, drifts: Mapping[int, Tensor], blocks: int, scratch: Scratch) -> SampleScore:
+    """The score of one sample from its logits, and drifts by index of the block."""
     stats, kl = compare(base.logits, base.stats, logits, _targets(base.sample, logits), scratch)
     return SampleScore(
         sample=base.sample,
@@ -162,7 +267,7 @@ def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratc
         agreed=(stats.top == base.stats.top).cpu().numpy(),
         loss=stats.loss.double().cpu().numpy(),
         loss_base=base.stats.loss.double().cpu().numpy(),
-        drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(len(blocks))]),
+        drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(blocks)]),
     )
 
 
@@ -174,34 +279,6 @@ def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
     """Logits [tokens, vocabulary] in the model's dtype."""
     (batch,) = batches([sample], 1, pad=0, device=next(model.parameters()).device)
     return forward(model, batch)[0]
-
-
-@contextmanager
-def _drifts(model: nn.Module, blocks: Sequence[str], clean: Mapping[int, Hidden]) -> Iterator[dict[int, Tensor]]:
-    """Drift by index of the block, filled in as the model runs."""
-    drifts: dict[int, Tensor] = {}
-    with _block_outputs(model, blocks, lambda index, h: drifts.update({index: clean[index].drift(h)})):
-        yield drifts
-
-
-@contextmanager
-def _inputs(model: nn.Module, taps: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
-    """Within the context, each tap takes the first argument of its module."""
-    with ExitStack() as stack:
-        for path, take in taps.items():
-            hook = lambda _module, args, _kwargs, take=take: take(args[0])  # noqa: E731
-            stack.enter_context(watch_inputs(model.get_submodule(path), hook))
-        yield
-
-
-@contextmanager
-def _block_outputs(model: nn.Module, blocks: Sequence[str], take: Any) -> Iterator[None]:
-    """Within the context, `take` is called with each block's index and output."""
-    with ExitStack() as stack:
-        for index, path in enumerate(blocks):
-            hook = lambda _module, _args, _kwargs, h, index=index: take(index, first_tensor(h))  # noqa: E731
-            stack.enter_context(watch_outputs(model.get_submodule(path), hook))
-        yield
 
 
 def _bytes_per_token(model: nn.Module, blocks: int) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
@@ -61,6 +61,19 @@ class Plan:
         missing = set(self.unscaled)
         return {path: scheme for path, scheme in self.schemes.items() if path not in missing}
 
+    def only(self, paths: Sequence[str]) -> Plan:
+        """What the plan does to these modules."""
+        return replace(
+            self,
+            schemes={path: self.schemes[path] for path in paths if path in self.schemes},
+            qparams={path: self.qparams[path] for path in paths if path in self.qparams},
+        )
+
+    @property
+    def weight_args(self) -> dict[str, QuantizationArgs]:
+        """How weights are quantized, by path of the module."""
+        return {path: scheme.weights for path, scheme in self.active.items() if scheme.weights is not None}
+
     def inputs(self, device: torch.device) -> dict[str, InputQuantizer | None]:
         """What each module's input goes through. Modules of like scheme and range share a quantizer, and its work."""
         distinct: dict[tuple[str, int], InputQuantizer | None] = {}
@@ -87,7 +100,7 @@ class PlanWeights:
 
         model: smoothed as the plan says.
         """
-        args_by_path = {path: scheme.weights for path, scheme in plan.active.items() if scheme.weights is not None}
+        args_by_path = plan.weight_args
         key = {path: str(args) for path, args in args_by_path.items()}
         if key != self.key or plan.smoothed != self.smoothed:
             self.tensors = {}
@@ -98,11 +111,16 @@ class PlanWeights:
 
 def plan_weights(model: nn.Module, args_by_path: Mapping[str, QuantizationArgs]) -> dict[str, Tensor]:
     """Module path → fake-quantized weight; siblings of a fused projection under its one global scale."""
-    weights: dict[str, Tensor] = {}
+    return {path: weight for part in weights_in_turn(model, args_by_path) for path, weight in part.items()}
+
+
+def weights_in_turn(model: nn.Module, args_by_path: Mapping[str, QuantizationArgs]) -> Iterator[dict[str, Tensor]]:
+    """The same, a few modules at a time: those that share a scale."""
+    seen: set[str] = set()
     shared = [path for path, args in args_by_path.items() if global_scaled(args)]
     for path, args in args_by_path.items():
-        if path not in weights:
+        if path not in seen:
             paths = scale_group(path, shared) if global_scaled(args) else [path]
             quantized = quantize_linears([model.get_submodule(name) for name in paths], args)
-            weights.update(zip(paths, quantized, strict=True))
-    return weights
+            seen.update(paths)
+            yield dict(zip(paths, quantized, strict=True))
