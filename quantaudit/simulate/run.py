@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.measure.profile import Profile
+from quantaudit.model.blockwise.alone import check_side_by_side
 from quantaudit.model.forward.arithmetic import arithmetic_now
+from quantaudit.model.forward.batches import batches
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Group
 from quantaudit.quant.ranges import model_dtype
@@ -66,6 +69,8 @@ def simulate(
     """
     selection = evaluation.choose(samples, evaluation_tokens, loaded.tokenizer)
     chosen = selection.samples
+    if loaded.weights is not None:
+        check_side_by_side(loaded.model, loaded.weights, batches(chosen, 1, pad=0, device=loaded.device))
     experiment = _experiment(loaded, profile, chosen, schemes)
     quantizable = experiment.only(_called_groups(experiment, profile))
     predicted = _predict_groups(experiment, quantizable, groups, stages)
@@ -80,6 +85,7 @@ def simulate(
         plans,
         blocks=experiment.architecture.blocks,
         taps=taps(quantizable.groups, watched),
+        weights=loaded.weights,
         progress=stages("scoring the whole model", len(plans) * len(chosen)),
     )
     return Simulation(
@@ -118,6 +124,7 @@ def _experiment(
         model=loaded.model,
         architecture=architecture,
         samples=chosen,
+        weights=loaded.weights,
         schemes=schemes,
         ranges=InputRanges.measured(profile, schemes, architecture.groups),
     )
@@ -136,7 +143,13 @@ def _called_groups(experiment: Experiment, profile: Profile) -> list[Group]:
 def _predict_groups(experiment: Experiment, quantizable: Experiment, options: GroupOptions, stages: Stages) -> _Groups:
     effects, with_gradients, note = _replayed(experiment, options, stages)
     tick = stages("measuring the rounding floor", len(experiment.samples), "samples")
-    floor = rounding_floor(experiment.model, experiment.architecture.blocks, experiment.samples, progress=tick)
+    floor = rounding_floor(
+        experiment.model,
+        experiment.architecture.blocks,
+        experiment.samples,
+        weights=experiment.weights,
+        progress=tick,
+    )
     simulate_alone(quantizable, sample_groups(effects, INT8_STATIC.name, options.single), stages=stages)
     if not with_gradients:
         price_from_damage(quantizable, effects, floor, stages=stages)
@@ -160,7 +173,8 @@ def _replayed(
         return [restored(experiment, row) for row in finished["effects"]], finished["gradients"], finished["note"]
     recorded, note = record_pass(experiment, source=options.score, stages=stages)
     with_gradients = recorded.draws > 0
-    effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)), units=units)
+    with closing(recorded):
+        effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)), units=units)
     rows = [effect.finished for effect in effects]
     units.put_json("all", {"effects": rows, "gradients": with_gradients, "note": note})
     return effects, with_gradients, note

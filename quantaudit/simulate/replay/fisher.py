@@ -44,11 +44,7 @@ def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generat
     recorders: hooks of the forward pass, closed before the backward pass, on which checkpointed blocks run once more.
     """
     with torch.enable_grad(), recorders:
-        inputs = arguments(model, batch)
-        for value in inputs.values():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
-        logits = model(**inputs).logits
+        logits = logits_with_graph(model, batch)
     edge, values = get_gradient_edge(logits), logits.detach()
     del logits
     for draw in range(draws):
@@ -56,6 +52,16 @@ def backward(model: Any, batch: Batch, recorders: ExitStack, draws: int, generat
         if last:
             del values  # a large vocabulary's logits take as much as the rest of the graph
         torch.autograd.backward([edge], [gradients], retain_graph=not last)
+
+
+def logits_with_graph(model: Any, batch: Batch) -> Tensor:
+    """Logits of a forward pass whose graph begins at embeddings and pixels. To be called where gradients are on."""
+    inputs = arguments(model, batch)
+    for value in inputs.values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            value.requires_grad_()  # pixels: a vision tower lies before the embeddings that start the graph
+    logits: Tensor = model(**inputs).logits
+    return logits
 
 
 def sampled_score_gradients(logits: Tensor, generator: torch.Generator) -> Tensor:

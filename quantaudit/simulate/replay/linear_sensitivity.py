@@ -64,27 +64,51 @@ class LinearSensitivity:
     only: Mapping[str, Container[str]] | None = None
     totals: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
     inputs: dict[str, list[RecordedInput]] = field(default_factory=lambda: defaultdict(list))
+    aside: dict[int, dict[str, list[RecordedInput]]] = field(default_factory=dict)
 
     def watch(self, stack: ExitStack) -> None:
         """Until the stack closes, record inputs of the Linears and gradients at their outputs."""
         for group in self.experiment.groups:
             for member in group.members:
-                hook = _recorder(self.inputs[group.name], member)
+                hook = _recorder(self.inputs, group.name, member)
                 module = self.experiment.model.get_submodule(member)
                 stack.enter_context(watch_outputs(module, hook))
 
-    def flush(self, *, full: bool = True) -> None:
-        """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held."""
+    def flush(self, *, full: bool = True, pending: bool = False) -> None:
+        """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held.
+
+        pending: whether inputs without a gradient wait for one; else they are forgotten too.
+        """
         held = sum(_size(recorded) for group_inputs in self.inputs.values() for recorded in group_inputs)
         if not full and held <= RECORD_BYTES:
             return
         model, ranges = self.experiment.model, self.experiment.ranges
         for group in self.experiment.groups:
+            recorded = self.inputs.pop(group.name, [])
+            if pending and (waiting := [part for part in recorded if not part.gradients]):
+                self.inputs[group.name] = waiting
+                recorded = [part for part in recorded if part.gradients]
+            if not recorded:
+                continue
             weights = {member: weight_out_in(model.get_submodule(member)).detach() for member in group.members}
             schemes = schemes_of(self.experiment, group, self.only)
             qparams = {scheme.name: ranges.of(scheme, group) for scheme in schemes}
-            for name, total in price_inputs(self.inputs.pop(group.name, []), weights, schemes, qparams).items():
+            for name, total in price_inputs(recorded, weights, schemes, qparams).items():
                 self.totals[group.name, name] += total
+
+    def set_aside(self, sample: int) -> None:
+        """What was recorded inside the blocks since the last call is of this sample, and there is no more of it."""
+        for group in self.experiment.groups:
+            if group.layer is not None and self.inputs.get(group.name):
+                self.aside.setdefault(sample, {})[group.name] = self.inputs.pop(group.name)
+
+    def flush_aside(self) -> None:
+        """Price what was set aside, in the order of the samples."""
+        for _, by_group in sorted(self.aside.items()):
+            for name, recorded in by_group.items():
+                self.inputs[name] += recorded
+        self.aside.clear()
+        self.flush(pending=True)
 
     def prices(self, count: int) -> PriceList:
         """count: tokens, times the draws for each."""
@@ -175,11 +199,11 @@ def _row_slices(weight: Tensor, args: QuantizationArgs | None) -> Iterator[slice
         yield slice(start, start + rows)
 
 
-def _recorder(inputs: list[RecordedInput], member: str) -> Any:
+def _recorder(by_group: dict[str, list[RecordedInput]], group: str, member: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if not output.requires_grad:
             return
-        x = first_tensor((*args, *kwargs.values())).detach()
+        x, inputs = first_tensor((*args, *kwargs.values())).detach(), by_group[group]
         # Members that read one tensor share an entry; experts, which see different tokens, do not.
         recorded = next((r for r in inputs if r.x.data_ptr() == x.data_ptr() and r.x.shape == x.shape), None)
         if recorded is None:

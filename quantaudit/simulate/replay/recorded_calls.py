@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
+from quantaudit.simulate.replay.nested import detached
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls) -> None:
     """Until the stack closes, calls of the blocks are added to `calls`."""
 
     def watch(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[path].append(Call(_detached(args), _detached(kwargs)))
+        calls[path].append(Call(detached(args), detached(kwargs)))
 
     for path in calls:
         block = model.get_submodule(path)
@@ -78,17 +78,3 @@ def record_gradients(stack: ExitStack, model: nn.Module, calls: Calls, inside: M
             module = model.get_submodule(block).get_submodule(path)
             hook = lambda _m, _a, _k, output, block=block, path=path: watch(block, path, output)  # noqa: E731
             stack.enter_context(watch_outputs(module, hook))
-
-
-def _detached(value: Any) -> Any:
-    """The same without a graph, in copied containers: states that layers share are replayed as they were then."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    if type(value) in (tuple, list):
-        return type(value)(map(_detached, value))
-    if not isinstance(value, MutableMapping):
-        return value
-    copied = copy(value)
-    for key, item in value.items():
-        copied[key] = _detached(item)
-    return copied

@@ -6,7 +6,7 @@ there a change is anything but linear in the error of the group; from there on i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -53,16 +53,21 @@ def find_residual_branches(
     branches: dict[str, ResidualBranch] = {}
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]
-        if len(calls[path]) != 1:  # skipped, or run several times
-            branches |= {group.name: ResidualBranch() for group in inside}
-            continue
-        block = model.get_submodule(path)
-        clean, memo = record(block, calls[path][0].args, calls[path][0].kwargs)
-        children = {group.name: _child(group, path) for group in inside}
-        by_child = {child: _branch(block, calls[path][0], clean, memo, child) for child in set(children.values())}
-        branches |= {name: by_child[child] for name, child in children.items()}
+        branches |= branches_of_block(model.get_submodule(path), path, inside, calls[path])
         calls[path].clear()
     return branches
+
+
+def branches_of_block(
+    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call]
+) -> dict[str, ResidualBranch]:
+    """The residual branch of every group in a block, from its calls for one sample. Costs some five runs of it."""
+    if len(calls) != 1:  # skipped, or run several times
+        return {group.name: ResidualBranch() for group in groups}
+    clean, memo = record(block, calls[0].args, calls[0].kwargs)
+    children = {group.name: _child(group, path) for group in groups}
+    by_child = {child: _branch(block, calls[0], clean, memo, child) for child in set(children.values())}
+    return {name: by_child[child] for name, child in children.items()}
 
 
 def _child(group: Group, block: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from torch import Tensor
@@ -40,6 +41,7 @@ def record_pass(
             # Out of memory, an operation without a derivative, or a model that learns in training mode only (Reformer).
             note = _failed(error)
             linears.inputs.clear()  # the traceback keeps them alive
+            linears.aside.clear()
             if source == "gradient":
                 raise MeasurementError(
                     note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
@@ -87,9 +89,10 @@ def price_groups(
         recorded = record_backward(experiment, linears, draws=draws, seed=seed, progress=progress)
     except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
-    effects = replay_groups(
-        experiment, recorded, progress, factors=factors, only=only, damage=False, weights_only=False, units=units
-    )
+    with closing(recorded):
+        effects = replay_groups(
+            experiment, recorded, progress, factors=factors, only=only, damage=False, weights_only=False, units=units
+        )
     units.put_json("all", [[*effect.key, effect.price] for effect in effects])
     return {effect.key: effect.price for effect in effects}
 

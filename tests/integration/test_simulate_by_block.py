@@ -1,0 +1,178 @@
+"""A model whose blocks stay on disk is simulated to the very numbers of the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure.run import measure
+from quantaudit.model.blockwise import budget
+from quantaudit.model.blockwise.input_store import Room
+from quantaudit.model.forward.arithmetic import computed_in
+from quantaudit.model.loading.load import LoadedModel
+from quantaudit.model.sites import discover
+from quantaudit.pipeline.prepare import prepare
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES, find_scheme
+from quantaudit.settings import Settings
+from quantaudit.simulate.experiment import GroupOptions
+from quantaudit.simulate.logits import score_plans as scoring
+from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.run import simulate
+from tests.builders import hooks, load, random_corpus, save_checkpoint
+from tests.families import FAMILIES, family_model
+from tests.tiny_architectures import tiny_model as any_model
+from tests.vision import save_corpus, save_gemma, save_qwen
+
+SHAPES = ("gemma3n_text", "recurrent_gemma", "jamba", "zamba2", "ernie4_5_moe", "gemma4_unified", "fuyu")
+"""Architectures of other kinds than those of the families."""
+LENGTHS = (40, 33, 33, 24, 20, 11, 3)
+
+
+@pytest.fixture(autouse=True)
+def spilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that may wait on disk does."""
+    monkeypatch.setattr(budget, "UNLIMITED", Room(device=0))
+
+
+def simulated(loaded: LoadedModel, profile: Any, corpus: TokenizedCorpus, **options: Any) -> Simulation:
+    schemes = [find_scheme(name) for name in SCHEMES]
+    return simulate(
+        loaded, profile, corpus.samples, schemes, evaluation_tokens=4096, groups=GroupOptions(single=2, **options)
+    )
+
+
+def same(folder: Path, **options: Any) -> LoadedModel:
+    """Simulate both ways, and return the model whose blocks are on disk."""
+    corpus = random_corpus(LENGTHS)
+    whole, parts = load(folder), load(folder, by_block=True)
+    assert parts.weights is not None, parts.runs_whole
+    profile = measure(whole, corpus)
+    expected, got = (simulated(loaded, profile, corpus, **options) for loaded in (whole, parts))
+    assert got.model_dump_json() == expected.model_dump_json()
+    assert expected.evaluation.price_source == options.get("score", "gradient")
+    assert hooks(parts.model) == hooks(whole.model) + len(parts.weights.blocks)
+    assert all(
+        tensor.is_meta for path in parts.weights.blocks for tensor in parts.model.get_submodule(path).parameters()
+    )
+    return parts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prices_from_damage(family: str, tmp_path: Path) -> None:
+    same(save_checkpoint(tmp_path / "m", family_model(family)), score="damage")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prices_from_damage_of_other_shapes(shape: str, tmp_path: Path) -> None:
+    same(save_checkpoint(tmp_path / "m", any_model(shape)), score="damage")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prices_from_gradients(family: str, tmp_path: Path) -> None:
+    """Each block is read twice to see whether samples run side by side, and for gradients there and back, replays, the
+    floor, single groups and the whole model; once more for each single group that is followed by another."""
+    parts = same(save_checkpoint(tmp_path / "m", family_model(family)))
+    assert parts.weights is not None
+    assert 7 * len(parts.weights.blocks) <= parts.weights.loads <= 7 * len(parts.weights.blocks) + 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prices_from_gradients_of_other_shapes(shape: str, tmp_path: Path) -> None:
+    same(save_checkpoint(tmp_path / "m", any_model(shape)))
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_layers_that_use_keys_and_values_of_others(shared: int, tmp_path: Path) -> None:
+    """Gradients reach the layer that makes them from those that use them, past the layers between."""
+    kinds = ["sliding_attention", "full_attention"] * 2
+    model = family_model("gemma4", num_hidden_layers=4, layer_types=kinds, num_kv_shared_layers=shared)
+    same(save_checkpoint(tmp_path / "m", model))
+
+
+def test_products_in_float32(tmp_path: Path) -> None:
+    folder, corpus = save_checkpoint(tmp_path / "m", family_model("qwen3-moe")), random_corpus(LENGTHS)
+    profile = measure(load(folder), corpus)
+    found = []
+    for by_block in (False, True):
+        loaded = load(folder, by_block=by_block)
+        with computed_in("float32", loaded.model):
+            found.append(simulated(loaded, profile, corpus).model_dump_json())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("save", [save_qwen, save_gemma])
+def test_images(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder, corpus = save(tmp_path / "m"), save_corpus(tmp_path)
+    inputs = prepare(Settings.of(str(folder), str(corpus), device="cpu"))
+    parts = load(folder, by_block=True)
+    profile = measure(inputs.loaded, inputs.corpus)
+    expected, got = (simulated(loaded, profile, inputs.corpus) for loaded in (inputs.loaded, parts))
+    assert got.model_dump_json() == expected.model_dump_json()
+    assert expected.evaluation.price_source == "gradient"
+
+
+def test_plans_that_quantize_weights_otherwise_read_a_block_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five plans in passes of two, of the output projection too, and one that quantizes nothing."""
+    monkeypatch.setattr(scoring, "AT_ONCE", 2)
+    folder = save_checkpoint(tmp_path / "m", family_model("qwen3"))
+    whole, parts = load(folder), load(folder, by_block=True)
+    assert parts.weights is not None
+    groups, samples = discover(whole.model).groups, random_corpus(LENGTHS).samples
+    fp4, mx = find_scheme("NVFP4A16"), find_scheme("mxfp4")
+    chosen: list[dict[str, Any]] = [
+        {group.name: INT8_DYNAMIC for group in groups},
+        {group.name: mx for group in groups if group.layer == 1},
+        {group.name: fp4 for group in groups if group.projection != "lm_head"},
+        {"lm_head": INT8_DYNAMIC},
+        {},
+    ]
+    plans = [
+        Plan(
+            name=str(number),
+            title="",
+            schemes={member: by_group[g.name] for g in groups if g.name in by_group for member in g.members},
+            qparams={},
+            groups=len(by_group),
+        )
+        for number, by_group in enumerate(chosen)
+    ]
+    done: list[int] = []
+    blocks = parts.weights.blocks
+    expected = score_plans(whole.model, samples, plans, blocks=blocks)
+    rows = score_plans(
+        parts.model,
+        samples,
+        plans,
+        blocks=blocks,
+        weights=parts.weights,
+        progress=lambda amount=1: done.append(amount),
+    )
+    assert [row.model_dump_json() for row in rows] == [row.model_dump_json() for row in expected]
+    assert sum(done) == len(plans) * len(samples)
+    assert rows[3].kl
+    assert not rows[4].kl
+    # Each block once a pass, and once more where the next plan does not quantize it as the one before.
+    assert parts.weights.loads == 3 * len(blocks) + 4
+
+
+def test_a_plan_that_does_not_fit_its_block_leaves_nothing(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "m", family_model("qwen3"))
+    parts = load(folder, by_block=True)
+    assert parts.weights is not None
+    before, samples = hooks(parts.model), random_corpus(LENGTHS).samples
+    member = f"{parts.weights.blocks[1]}.mlp.down_proj"
+    plan = Plan(name="a", title="", schemes={member: INT8_STATIC}, qparams={member: "no range"}, groups=1)  # type: ignore[dict-item]
+    with pytest.raises(AttributeError):
+        score_plans(parts.model, samples, [plan], weights=parts.weights)
+    assert hooks(parts.model) == before
+    assert all(tensor.is_meta for tensor in parts.model.get_submodule(member).parameters())
+    assert torch.is_grad_enabled()
