@@ -21,6 +21,7 @@ def audit(
     profile: Profile | str | Path | None = None,
     policy: str | Path = "default",
     redact_text: bool = False,
+    memory_budget: str | None = None,
     progress: bool | None = None,
     **options: Unpack[Options],
 ) -> Audit:
@@ -28,8 +29,8 @@ def audit(
 
     model: Hub id, folder, .gguf file, `demo`, or a model of transformers in evaluation mode, with its tokenizer.
     corpus: `builtin` where None. profile: one measured before, to skip measuring; its text and how it was run are what
-    is not given. options: any field of `Settings`' parts. progress: None shows it in a terminal and a notebook. Raises
-    a QuantauditError that names cause and remedy.
+    is not given. memory_budget: as for `measure`. options: any field of `Settings`' parts. progress: None shows it in a
+    terminal and a notebook. Raises a QuantauditError that names cause and remedy.
 
     >>> result = quantaudit.audit("demo", samples=6, max_length=64, evaluation_tokens=64)
     >>> [verdict.title for verdict in result.card.verdict.schemes]
@@ -51,14 +52,16 @@ def audit(
     files = open_files(settings, loaded)
     with shown(progress) as (stages, say):
         stages("starting", 0)
+        from quantaudit.model.blockwise.memory import parse_size
+        from quantaudit.pipeline.audit import CardOptions
         from quantaudit.pipeline.audit import audit as run
 
         return run(
             settings,
             files=files,
             profile=measured,
-            policy=str(policy),
-            redact_text=redact_text,
+            options=CardOptions(policy=str(policy), redact_text=redact_text),
             stages=stages,
             say=say,
+            memory=None if memory_budget is None else parse_size(memory_budget, "memory_budget"),
         )

@@ -19,14 +19,15 @@ def simulate(
     corpus: str | Path | None = None,
     *,
     tokenizer: Any = None,
+    memory_budget: str | None = None,
     progress: bool | None = None,
     **options: Unpack[Options],
 ) -> Simulation:
     """Predict what INT8, other schemes and recipes do to every tensor, fused group and the whole model.
 
-    model: the profile's own where None. corpus: where the profile's text lies now, if it has moved. options:
-    `SimulateOptions`, such as `recipes`, and `ModelSpec`. Raises FormatError where the profile is of another model or
-    corpus, and other QuantauditErrors.
+    model: the profile's own where None. corpus: where the profile's text lies now, if it has moved. memory_budget: as
+    for `measure`. options: `SimulateOptions`, such as `recipes`, and `ModelSpec`. Raises FormatError where the profile
+    is of another model or corpus, and other QuantauditErrors.
 
     >>> profile = quantaudit.measure("demo", samples=6, max_length=64)
     >>> simulation = quantaudit.simulate(profile, evaluation_tokens=64, recipes=["recipes/w8a8_static.yaml"])
@@ -43,6 +44,8 @@ def simulate(
     files = open_files(settings, loaded)
     with shown(progress) as (stages, say):
         stages("starting", 0)
+        from quantaudit.model.blockwise.memory import parse_size
         from quantaudit.pipeline.simulate import simulate as run
 
-        return run(settings, measured, files=files, stages=stages, say=say)
+        memory = None if memory_budget is None else parse_size(memory_budget, "memory_budget")
+        return run(settings, measured, files=files, stages=stages, say=say, memory=memory)

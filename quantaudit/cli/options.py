@@ -124,7 +124,7 @@ MemoryBudget = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Memory that the run may use in all, such as 24GiB; by default most of what is available. Weights that do "
-        "not fit are read from disk, one decoder block at a time: the profile is the same, byte for byte.",
+        "not fit are read from disk, one decoder block at a time: results are the same, to the last bit.",
     ),
 ]
 Seed = Annotated[

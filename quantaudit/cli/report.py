@@ -33,6 +33,7 @@ def run(
         ),
     ] = False,
     template_dir: options.TemplateDir = None,
+    memory_budget: options.MemoryBudget = None,
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
@@ -41,7 +42,9 @@ def run(
     from quantaudit.common.files import check_directory
     from quantaudit.common.outputs.claims import Output
     from quantaudit.common.outputs.resume import RunState
+    from quantaudit.model.blockwise.memory import parse_size
 
+    memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     folder = out or default_folder(model.model)
     check_directory(folder, force=force)
 
@@ -63,18 +66,18 @@ def run(
         stages("starting", 0)
 
         # From here on torch is needed.
-        from quantaudit.pipeline.audit import audit
+        from quantaudit.pipeline.audit import CardOptions, audit
         from quantaudit.quant.export import scales
 
         result = audit(
             settings,
             files=files,
             profile=measured,
-            policy=policy,
-            redact_text=redact_text,
+            options=CardOptions(policy=policy, redact_text=redact_text),
             stages=stages,
             say=console.say,
             state=state,
+            memory=memory,
         )
         others = {"profile.safetensors": profile_bytes(result.profile), "scales.safetensors": scales(result.profile)[0]}
         written = write_card(result.card, folder, template_dir, others=others)

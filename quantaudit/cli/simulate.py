@@ -23,6 +23,7 @@ def run(
         Literal["auto", "none"] | None, typer.Option(help="As the profile was measured; anything else is refused.")
     ] = None,
     simulate: SimulateOptions = SimulateOptions(),
+    memory_budget: options.MemoryBudget = None,
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
@@ -33,7 +34,9 @@ def run(
     from quantaudit.common.files import check_file, write_text
     from quantaudit.common.outputs.claims import Output
     from quantaudit.common.outputs.resume import RunState
+    from quantaudit.model.blockwise.memory import parse_size
 
+    memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     check_file(out, force=force)
 
     from quantaudit.measure.profile import load_profile
@@ -51,7 +54,9 @@ def run(
         # From here on torch is needed.
         from quantaudit.pipeline.simulate import simulate as run_simulate
 
-        simulation = run_simulate(settings, measured, files=files, stages=stages, say=console.say, state=state)
+        simulation = run_simulate(
+            settings, measured, files=files, stages=stages, say=console.say, state=state, memory=memory
+        )
     write_text(out, simulation.model_dump_json(indent=1) + "\n")
     state.done()
     console.out.print(console.recipe_table(simulation))

@@ -13,9 +13,10 @@ from quantaudit.common.outputs.resume import RunState, units_of
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.measure.finished_batches import pack_profile, unpack_profile
 from quantaudit.measure.profile import Profile
+from quantaudit.model.blockwise.memory import default_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
-from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.passes import COPIES, measure_inputs, simulate_inputs
 from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.pipeline.settings_of_profile import recorded_arithmetic
@@ -39,25 +40,37 @@ class Audit:
         return self.card._repr_html_()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardOptions:
+    """How a card is made of what was measured. policy: name or path; redact_text: whether to keep text out of it."""
+
+    policy: str = "default"
+    redact_text: bool = False
+
+
+DEFAULT = CardOptions()
+
+
 def audit(
     settings: Settings,
     *,
     files: InputFiles | None = None,
     profile: Profile | None = None,
-    policy: str = "default",
-    redact_text: bool = False,
+    options: CardOptions = DEFAULT,
     stages: Stages = silent_stages,
     say: Say = silent,
     state: RunState | None = None,
+    memory: int | None = None,
 ) -> Audit:
     """Everything that `quantaudit report` does, except writing files.
 
     files: those of the settings, where they are read already. profile: one measured before, to skip measuring.
-    state: what a run before had finished, and where this one keeps what it finishes.
+    state: what a run before had finished, and where this one keeps what it finishes. memory: bytes that the process may
+    use, by default what it uses and most of what is available; a model that does not fit is run block by block.
 
     Raises a QuantauditError that names cause and remedy.
     """
-    rules = load_policy(policy)
+    rules = load_policy(options.policy)
     if profile is not None and settings.model.arithmetic == "auto":
         settings = settings.changed(arithmetic=recorded_arithmetic(profile))
     start = perf_counter()
@@ -66,7 +79,8 @@ def audit(
     def stage_done(stage: str) -> None:
         timings[stage] = perf_counter() - start - sum(timings.values())
 
-    inputs = prepare(settings, say, files=files, stages=stages)
+    budget = default_budget() if memory is None else memory
+    inputs = prepare(settings, say, files=files, stages=stages, memory=budget, copies=COPIES)
     stage_done("loading")
     announce(inputs, stages, say, partial(schedule, inputs, measured=profile is not None, rendered=True))
     stage_done("timing")
@@ -78,7 +92,7 @@ def audit(
         stage_done("simulating")
     stages(RENDERING, 0)
     scales = scale_rows(profile)
-    if redact_text or profile.provenance.corpus.redacted:
+    if options.redact_text or profile.provenance.corpus.redacted:
         simulation = redact_simulation(simulation, inputs.corpus.info, inputs.corpus.sample_infos())
         profile = redact(profile)
     card = build_card(profile, scales, simulation, rules, timings=timings)

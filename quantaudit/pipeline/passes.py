@@ -21,6 +21,8 @@ from quantaudit.simulate.run import simulate
 
 EAGER_TOKENS = 4096
 """Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
+COPIES = 2
+"""Of the weights while a model is simulated: those that are quantized are held next to the others."""
 
 
 def measure_samples(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,11 +71,13 @@ def prepare(
     files: InputFiles | None = None,
     stages: Stages = silent_stages,
     memory: int | None = None,
+    copies: int = 1,
 ) -> AuditInputs:
     """Check every option and file, cheapest first, then load. files: those of the settings, where they are open.
 
     memory: bytes that the process may use, for jobs that can do without the whole model; beyond, its decoder blocks are
-    left on disk. Raises a QuantauditError that names the cause.
+    left on disk. copies: of the weights that such a job would have at once. Raises a QuantauditError that names the
+    cause.
     """
     imports_done()
     if torch.is_inference_mode_enabled():
@@ -89,7 +91,8 @@ def prepare(
     recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
-    loaded = _with_processor(_in_memory(files, settings, stages, say, memory), files, processor)
+    limits = _Limits(memory=memory, copies=copies, smoothing=_smoothing(recipes))
+    loaded = _with_processor(_in_memory(files, settings, stages, say, limits), files, processor)
     arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
     if arithmetic == "float32":
         say(f"products are computed in float32 and rounded to {loaded.info.dtype}")
@@ -143,21 +146,43 @@ def _load(checkpoint: Checkpoint, settings: Settings, *, by_block: bool = False)
     )
 
 
-def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, memory: int | None) -> LoadedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """What decides whether blocks are left on disk. memory: bytes for the process, None for no limit; copies: of the
+    weights at once; smoothing: a recipe that needs the whole model.
+    """
+
+    memory: int | None
+    copies: int
+    smoothing: str | None
+
+
+def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, limits: _Limits) -> LoadedModel:
     if isinstance(files.model, LoadedModel):
         return files.model
     stages(f"loading {files.model.name}", 0)
+    memory = limits.memory
     weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
-    if memory is None or fits(weights, memory):
+    if memory is None or fits(limits.copies * weights, memory):
         return _load(files.model, settings)
-    loaded = _load(files.model, settings, by_block=True)
+    loaded = _load(files.model, settings, by_block=limits.smoothing is None)
     sizes = f"{size_text(weights)} of weights do not fit into {size_text(memory)} of memory"
+    if limits.copies > 1:
+        sizes = f"{size_text(weights)} of weights, and what is quantized of them, do not fit into {size_text(memory)}"
     if loaded.weights is None:
-        say(f"{sizes}, and this model runs whole: {loaded.runs_whole}")
+        say(f"{sizes}, and this model runs whole: {loaded.runs_whole or limits.smoothing}")
     else:
         loaded.weights.budget = memory
-        say(f"{sizes}: measured block by block, each read from disk")
+        say(f"{sizes}: run block by block, each read from disk")
     return loaded
+
+
+def _smoothing(recipes: Mapping[Path, ParsedRecipe]) -> str | None:
+    """Which recipe smooths weights, for which they are all in memory; None where none does."""
+    smoothing = (
+        path for path, recipe in recipes.items() if any(one.name == "SmoothQuantModifier" for one in recipe.modifiers)
+    )
+    return next((f"{path.name} smooths it" for path in smoothing), None)
 
 
 def _with_processor(loaded: LoadedModel, files: InputFiles, processor: Any) -> LoadedModel:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import run_in_lockstep
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
+from quantaudit.model.structure import hidden_size
 from quantaudit.pipeline.passes import measure_samples
 from quantaudit.pipeline.prepare import AuditInputs, Say
 from quantaudit.simulate.cost import (
@@ -92,9 +94,8 @@ def schedule(
 
 def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
     """Time passes over a few samples of typical length, after one that warms up. What is not asked for is NaN."""
-    loaded = inputs.loaded
+    loaded, nothing = inputs.loaded, float("nan")
     samples = typical(inputs.corpus.samples, max(PROBED, inputs.settings.measure.batch_size) + 1)
-    nothing = float("nan")
 
     def bare(chosen: list[TokenizedSample]) -> None:
         with last_logit_only(loaded.model):
@@ -111,7 +112,7 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
 
     with inputs.computed():
         if loaded.weights is not None:
-            return Speed(measured=_by_block(inputs, loaded.weights, samples), forward=nothing, scored=nothing)
+            return _by_block(inputs, loaded.weights, samples)
         return Speed(
             measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
             forward=_per_token(bare, samples, loaded.device) if scored else nothing,
@@ -119,11 +120,8 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
         )
 
 
-def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[TokenizedSample]) -> float:
-    """Seconds a token of measuring block by block, from what two blocks take, when they are read and once more.
-
-    Every block is read three times: two short runs before show whether the model looks ahead, and its logits alone.
-    """
+def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[TokenizedSample]) -> Speed:
+    """The speed of a model that runs block by block, from what two blocks take, when they are read and once more."""
     loaded, few = inputs.loaded, samples[: inputs.settings.measure.batch_size]
 
     def two_blocks() -> None:
@@ -139,8 +137,17 @@ def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[Tokenize
     with _timed(loaded.device) as warm:
         two_blocks()
     blocks = len(weights.blocks) / min(_BLOCKS, len(weights.blocks))
-    reading, tokens = max(0.0, cold[0] - warm[0]), sum(len(sample.ids) for sample in few)
-    return blocks * (3 * reading / inputs.corpus.info.tokens + TAPPED * warm[0] / tokens)
+    tokens, hidden = sum(len(sample.ids) for sample in few), hidden_size(loaded.model)
+    head: Any = loaded.model.get_output_embeddings()  # type: ignore[operator]
+    with _timed(loaded.device) as logits, torch.no_grad():
+        head(torch.zeros(1, tokens, hidden, dtype=head.weight.dtype, device=loaded.device))
+    forward_seconds = blocks * warm[0] / tokens
+    return Speed(
+        measured=TAPPED * forward_seconds,
+        forward=forward_seconds,
+        scored=forward_seconds + logits[0] / tokens,
+        reading=blocks * max(0.0, cold[0] - warm[0]),
+    )
 
 
 def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedSample]:

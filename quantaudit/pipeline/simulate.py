@@ -7,9 +7,10 @@ from functools import partial
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.measure.profile import Profile
+from quantaudit.model.blockwise.memory import default_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
-from quantaudit.pipeline.passes import simulate_inputs
+from quantaudit.pipeline.passes import COPIES, simulate_inputs
 from quantaudit.pipeline.prepare import Say, check_profile, prepare, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.settings import Settings
@@ -24,14 +25,17 @@ def simulate(
     stages: Stages = silent_stages,
     say: Say = silent,
     state: RunState | None = None,
+    memory: int | None = None,
 ) -> Simulation:
     """What the schemes of a report, and the settings' own and recipes, do to a measured model.
 
-    state: what a run before had finished, and where this one keeps what it finishes.
+    state: what a run before had finished, and where this one keeps what it finishes. memory: bytes that the process may
+    use, by default what it uses and most of what is available; a model that does not fit is run block by block.
 
     Raises FormatError where the profile is of another model or corpus, and other QuantauditErrors.
     """
-    inputs = prepare(settings, say, files=files, stages=stages)
+    budget = default_budget() if memory is None else memory
+    inputs = prepare(settings, say, files=files, stages=stages, memory=budget, copies=COPIES)
     check_profile(inputs, profile)
     announce(inputs, stages, say, partial(schedule, inputs, measured=True))
     with resumable(state, inputs, profile, verb="simulate"):

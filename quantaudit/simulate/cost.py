@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FLOOR = 2.6
 """The rounding floor: the model unmodified, and perturbed at three depths, each from that block on."""
+FLOOR_UNSKIPPED = 4.0
+"""The same where all passes run side by side, from the first block on."""
 BACKWARD = 3.0
 """Calls of the blocks and gradients behind them: a forward pass, and a backward pass that computes it again.
 Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""
@@ -47,14 +49,21 @@ SMOOTHING, PRICING, CHOOSING = "calibrating smoothed inputs", "pricing the menu"
 PREDICTING, ONE_SHOT = "predicting", "running llm-compressor"
 RELOADING, COMPARING = "loading the model again", "scoring the saved checkpoint"
 
+READS = {MEASURING: 3, GRADIENTS: 2, REPLAYING: 1, ROUNDING: 1, SINGLE: 2, SCORING: 1}
+"""How often a stage reads every decoder block of a model that is larger than memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Seconds a token. measured: with every site tapped; forward: bare, without logits; scored: with logits, read."""
+    """Seconds a token. measured: with every site tapped; forward: bare, without logits; scored: with logits, read.
+
+    reading: seconds to read all decoder blocks once, where they are on disk.
+    """
 
     measured: float
     forward: float
     scored: float
+    reading: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +106,12 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     """Every stage of a report or a simulation, in its order, with the seconds that it will take."""
     bare, logits = speed.forward * work.evaluated, speed.scored * work.evaluated
     single = single_passes(work.single) + (single_passes(ANCHORS) if work.by_damage else 0)
+    floor = FLOOR if not speed.reading else FLOOR_UNSKIPPED
     stages = {
         MEASURING: speed.measured * work.tokens,
         GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
         REPLAYING: (CLEAN + REPLAYED * (work.schemes + work.weights) + work.by_damage) * bare,
-        ROUNDING: FLOOR * logits,
+        ROUNDING: floor * logits,
         SINGLE: SCORED * single * logits,
         **{title: speed.measured * tokens for title, tokens in work.calibrations},
         SCORING: (1 + SCORED * (work.schemes + 1 + work.recipes)) * logits,
@@ -109,7 +119,9 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     }
     if not work.evaluated:
         stages = {MEASURING: stages[MEASURING]}
-    return [Stage(title, seconds) for title, seconds in stages.items() if seconds > 0]
+    return [
+        Stage(title, seconds + READS.get(title, 0) * speed.reading) for title, seconds in stages.items() if seconds > 0
+    ]
 
 
 def rendering(sites: int) -> float:

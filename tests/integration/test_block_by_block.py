@@ -177,7 +177,7 @@ def test_a_model_that_does_not_fit_its_budget_says_so_and_is_measured(tmp_path: 
     found = run_measure(settings, say=said.append, memory=resident_bytes() + PROGRAM // 2)
     assert profile_bytes(found) == profile_bytes(expected)
     assert "do not fit into" in said[0]
-    assert "measured block by block, each read from disk" in said[0]
+    assert "run block by block, each read from disk" in said[0]
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +198,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "--memory-budget lots: not an amount of memory" in said
     code, said = run(resident_bytes() + PROGRAM // 2)
     assert code == 0
-    assert "measured block by block" in said
+    assert "run block by block" in said
     assert load_profile(tmp_path / "p.safetensors").samples
 
 

@@ -9,14 +9,23 @@ from typing import Any
 import pytest
 import torch
 
+from quantaudit.common.outputs.claims import Output
+from quantaudit.common.outputs.resume import RunState
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import MeasurementError
+from quantaudit.measure.profile import profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.model.blockwise import budget
+from quantaudit.model.blockwise.budget import PROGRAM
 from quantaudit.model.blockwise.input_store import Room
+from quantaudit.model.blockwise.memory import resident_bytes
 from quantaudit.model.forward.arithmetic import computed_in
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
+from quantaudit.pipeline.audit import audit
+from quantaudit.pipeline.measure import measure as measure_settings
 from quantaudit.pipeline.prepare import prepare
+from quantaudit.pipeline.simulate import simulate as simulate_settings
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES, find_scheme
 from quantaudit.settings import Settings
 from quantaudit.simulate.experiment import GroupOptions
@@ -25,7 +34,8 @@ from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
-from tests.builders import hooks, load, random_corpus, save_checkpoint
+from tests.builders import hooks, load, random_corpus, save_checkpoint, tiny_model
+from tests.command_line import run
 from tests.families import FAMILIES, family_model
 from tests.tiny_architectures import tiny_model as any_model
 from tests.vision import save_corpus, save_gemma, save_qwen
@@ -176,3 +186,78 @@ def test_a_plan_that_does_not_fit_its_block_leaves_nothing(tmp_path: Path) -> No
     assert hooks(parts.model) == before
     assert all(tensor.is_meta for tensor in parts.model.get_submodule(member).parameters())
     assert torch.is_grad_enabled()
+
+
+def test_a_report_of_a_model_that_does_not_fit_its_budget_is_the_same_card(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "m", family_model("qwen3-moe"))
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "quant_stage:\n  quant_modifiers:\n    QuantizationModifier:\n"
+        "      scheme: W8A8\n      targets: [Linear]\n      ignore: [lm_head, 're:.*gate$']\n"
+    )
+    settings = Settings.of(
+        str(folder), samples=8, max_length=32, evaluation_tokens=128, device="cpu", recipes=(recipe,), single_groups="1"
+    )
+    said: list[str] = []
+    whole = audit(settings, memory=resident_bytes() + 8 * PROGRAM)
+    parts = audit(settings, say=said.append, memory=resident_bytes() + PROGRAM // 2)
+    assert "of weights, and what is quantized of them, do not fit into" in said[0]
+    assert "run block by block, each read from disk" in said[0]
+    assert profile_bytes(parts.profile) == profile_bytes(whole.profile)
+    assert parts.simulation.model_dump_json() == whole.simulation.model_dump_json()
+    cards = [card.model_dump() for card in (whole.card, parts.card)]
+    for card in cards:
+        card["environment"]["timings"] = card["created"] = card["seal"] = None
+    assert cards[0] == cards[1]
+
+
+def test_a_recipe_that_smooths_is_named_and_runs_whole(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "m", tiny_model("llama"))
+    recipe = Path("recipes/w8a8_smoothquant.yaml")
+    settings = Settings.of(str(folder), samples=8, max_length=32, evaluation_tokens=64, device="cpu", recipes=(recipe,))
+    profile = measure_settings(settings)
+    said: list[str] = []
+    simulation = simulate_settings(settings, profile, say=said.append, memory=resident_bytes())
+    assert f"and this model runs whole: {recipe.name} smooths it" in said[0]
+    assert simulation.recipes[-1].kl is not None
+
+
+@pytest.mark.parametrize("verb", ["report", "simulate"])
+def test_the_command_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_checkpoint(tmp_path / "m", tiny_model("llama"))
+    text = ["--samples", "4", "--max-length", "16"]
+    profile = str(tmp_path / "p.safetensors")
+    assert run(None, "measure", folder, "--out", profile, *text)[0] == 0
+    given = [str(folder), *text] if verb == "report" else [str(folder), "--profile", profile]
+    given += ["--evaluation-tokens", "16", "--out", str(tmp_path / "out")]
+    code, _, said = run(capsys, verb, *given, "--memory-budget", "1MiB")
+    assert code == 2
+    assert "does not fit: the model needs about" in " ".join(said.split())
+    code, _, said = run(capsys, verb, *given, "--memory-budget", resident_bytes() + PROGRAM // 2)
+    assert code == 0
+    assert "run block by block" in " ".join(said.split())
+
+
+def test_a_run_that_is_resumed_does_not_simulate_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that ends before its last stage goes on with that: the profile and all replays are there."""
+    folder = save_checkpoint(tmp_path / "m", family_model("qwen3"))
+    settings = Settings.of(str(folder), samples=8, max_length=32, evaluation_tokens=128, device="cpu")
+    memory = resident_bytes() + PROGRAM // 2
+    expected = audit(settings, memory=memory)
+
+    def state(*, resume: bool) -> RunState:
+        return RunState(Output(option="--out", path=tmp_path / "card", folder=True), resume=resume, say=lambda _: None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("quantaudit.simulate.run.score_plans", fail)
+        with pytest.raises(MeasurementError, match="stopped"):
+            audit(settings, memory=memory, state=state(resume=False))
+    for name in ("measure.run.run_by_block", "simulate.run.record_pass", "simulate.logits.rounding_floor._SideBySide"):
+        monkeypatch.setattr(f"quantaudit.{name}", fail)
+    resumed = audit(settings, memory=memory, state=state(resume=True))
+    assert profile_bytes(resumed.profile) == profile_bytes(expected.profile)
+    assert resumed.simulation.model_dump_json() == expected.simulation.model_dump_json()
+
+
+def fail(*_args: Any, **_options: Any) -> None:
+    raise MeasurementError("stopped")

@@ -89,7 +89,7 @@ def _passes(
 ) -> Iterator[Iterable[tuple[int, float]]]:
     """For each sample, depths with KL in nats summed over its tokens."""
     scratch = Scratch()
-    if weights is not None:
+    if pending and weights is not None:
         yield from _SideBySide(model, weights, pending, depths, generator, scratch).kls()
     elif pending:
         samples = [batch.samples[0] for batch in pending]

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from quantaudit.common.outputs.resume import NO_UNITS, Units
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.model.blockwise.budget import PROGRAM
+from quantaudit.model.blockwise.memory import resident_bytes
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import Group
@@ -95,7 +97,9 @@ def replay_groups(
         for group in inside:
             if group not in pending:
                 _tick_all(experiment, group, only, progress)
-        runs = clean_runs(model.get_submodule(path), path, inside, calls, recorded.branches) if pending else []
+        held = _memo_bytes(experiment, index)
+        block = model.get_submodule(path)
+        runs = clean_runs(block, path, inside, calls, recorded.branches, memo_bytes=held) if pending else []
         for group in pending:
             smoothing = {name: by_group[group.name] for name, by_group in factors.items() if group.name in by_group}
             branch = recorded.branches.get(group.name, ResidualBranch())
@@ -104,6 +108,9 @@ def replay_groups(
             replay.fill([e for e in of_block[group.name] if e.scheme in replayed], progress, weights_only)
             units.put_json(group.name, [[e.damage, e.damage_weights_only, e.price] for e in of_block[group.name]])
         calls.clear()
+        runs.clear()
+    if experiment.weights is not None:
+        experiment.weights.drop()
     outside = [group for group in architecture.groups if group.layer is None]
     effects += [GroupEffect(group=group, scheme=scheme) for group in outside for scheme in schemes]
     for effect in effects:
@@ -140,9 +147,18 @@ class CleanRun:
 
 
 def clean_runs(
-    block: nn.Module, path: str, groups: Sequence[Group], calls: Sequence[Call], branches: ResidualBranches
+    block: nn.Module,
+    path: str,
+    groups: Sequence[Group],
+    calls: Sequence[Call],
+    branches: ResidualBranches,
+    *,
+    memo_bytes: int | None = None,
 ) -> list[CleanRun]:
-    """Every call run once more unmodified. Beyond MEMO_BYTES memos stay empty, and replays compute all again."""
+    """Every call run once more unmodified. Beyond `memo_bytes`, MEMO_BYTES by default, memos stay empty, and replays
+    compute all again.
+    """
+    most = MEMO_BYTES if memo_bytes is None else memo_bytes
     members = [inner_paths(group, path) for group in groups]
     in_chains = {child for group in groups if group.name in branches for child in branches[group.name].chain}
     runs, held = [], 0
@@ -150,8 +166,17 @@ def clean_runs(
         output, memo = record(block, call.args, call.kwargs)
         children = {child: call for child, call in memo.calls.items() if child in in_chains and call.untouched}
         held += memo.prune(members)
-        runs.append(CleanRun(call, output, memo if held <= MEMO_BYTES else Memo(), children))
+        runs.append(CleanRun(call, output, memo if held <= most else Memo(), children))
     return runs
+
+
+def _memo_bytes(experiment: Experiment, index: int) -> int | None:
+    """What a budget leaves for memos, once a block is there and a group of it quantized; None without a budget."""
+    weights = experiment.weights
+    if weights is None or weights.budget is None:
+        return None
+    weights.bring(index)
+    return min(MEMO_BYTES, max(0, weights.budget - resident_bytes() - weights.bytes[index] - PROGRAM))
 
 
 def inner_paths(group: Group, block: str) -> list[str]:
