@@ -1,10 +1,10 @@
-"""Models larger than memory, measured under a hard limit: peak memory, seconds, and whether the profile is the same.
+"""Models larger than memory, measured or reported under a hard limit: peak memory, seconds, and whether all is equal.
 
 Random checkpoints are made on the spot, sharded, and removed. The limit is that of a control group where one may be
 made (as root), and else the budget that the run is given, which its peak is held to. Exits with 1 where a peak is above
-the limit or a profile differs.
+the limit, a profile differs, or any number of a simulation does.
 
-    python benchmarks/scale.py [--limit GIB] [--shapes deep,wide,moe] [--samples N] [--max-length N] [--folder DIR]
+    python benchmarks/scale.py [--verb report] [--limit GIB] [--shapes deep,wide,moe] [--only N] [--samples N]
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from quantaudit.model.blockwise.memory import available_bytes, size_text
 GROUPS = Path("/sys/fs/cgroup/memory")
 """Where control groups of the first version limit memory."""
 VOCABULARY = 32_000
+PROFILE = "profile.safetensors"
 RUN = """
 import resource, sys
 from quantaudit.cli import main
@@ -160,15 +161,15 @@ def limited(limit: int) -> Iterator[Path | None]:
         group.rmdir()
 
 
-def measure(model: Path, out: Path, arguments: list[str], group: Path | None, budget: int | None) -> tuple[int, float]:
-    """Measure in a process of its own: its peak resident memory, and seconds."""
+def run(verb: str, model: Path, out: Path, arguments: list[str], group: Path | None, budget: int) -> tuple[int, float]:
+    """Run a verb in a process of its own: its peak resident memory, and seconds. budget: 0 for that of the group."""
 
     def enter() -> None:
         if group is not None:
             (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    given = [*arguments, *([] if budget is None else ["--memory-budget", str(budget)])]
-    command = [sys.executable, "-c", RUN, "measure", str(model), "--device", "cpu", "--out", str(out), *given]
+    given = [*arguments, *(["--memory-budget", str(budget)] if budget else [])]
+    command = [sys.executable, "-c", RUN, verb, str(model), "--device", "cpu", "--out", str(out), *given]
     start = perf_counter()
     done = subprocess.run(command, preexec_fn=enter, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1]), perf_counter() - start
@@ -177,6 +178,8 @@ def measure(model: Path, out: Path, arguments: list[str], group: Path | None, bu
 def main(
     limit: Annotated[float, typer.Option(help="GiB that a run may use")] = 3.0,
     shapes: Annotated[str, typer.Option(help="some of deep, wide, moe")] = "deep,wide,moe",
+    verb: Annotated[str, typer.Option(help="measure or report")] = "measure",
+    only: Annotated[int | None, typer.Option(help="of each kind, the shape with this number, from 0")] = None,
     samples: int = 6,
     max_length: int = 64,
     folder: Annotated[Path | None, typer.Option(help="where checkpoints are made")] = None,
@@ -184,13 +187,13 @@ def main(
     """Print one row for each checkpoint."""
     most, wrong = int(limit * 2**30), 0
     arguments = ["--samples", str(samples), "--max-length", str(max_length)]
-    print("| shape | layers | block | weights | peak in memory | peak under the limit | seconds, both | same bytes |")
+    print("| shape | layers | block | weights | peak in memory | peak under the limit | seconds, both | same |")
     print("|---|---:|---:|---:|---:|---:|---:|---|")
     for name in shapes.split(","):
-        for shape in SHAPES[name]:
+        for shape in SHAPES[name] if only is None else SHAPES[name][only : only + 1]:
             place = Path(tempfile.mkdtemp(prefix="quantaudit-scale-", dir=folder))
             try:
-                row, good = compare(place, shape, most, arguments)
+                row, good = compare(verb, place, shape, most, arguments)
             finally:
                 shutil.rmtree(place)
             print(f"| {name} | {shape.layers} | {size_text(shape.block_bytes)} | {row} |", flush=True)
@@ -198,19 +201,43 @@ def main(
     raise typer.Exit(int(wrong > 0))
 
 
-def compare(place: Path, shape: Shape, limit: int, arguments: list[str]) -> tuple[str, bool]:
+def compare(verb: str, place: Path, shape: Shape, limit: int, arguments: list[str]) -> tuple[str, bool]:
     """A row of the table, and whether all is as it must be."""
     weights = make(place / "model", shape)
+    outs = [place / f"{way}{'' if verb == 'report' else '.safetensors'}" for way in ("by_block", "whole")]
     with limited(limit) as group:
-        parts = place / "by_block.safetensors"
-        peak, seconds = measure(place / "model", parts, arguments, group, limit if group is None else None)
-    if weights + 2**31 > available_bytes():
+        peak, seconds = run(verb, place / "model", outs[0], arguments, group, 0 if group else limit)
+    held = (2 if verb == "report" else 1) * weights + 2**31
+    if held > available_bytes():
         return f"{size_text(weights)} | | {size_text(peak)} | {seconds:.0f} | not compared", peak <= limit
-    whole = place / "whole.safetensors"
-    most, took = measure(place / "model", whole, arguments, None, None)
-    same = parts.read_bytes() == whole.read_bytes()
+    most, took = run(verb, place / "model", outs[1], arguments, None, 2 * held)
+    differing = differences(*outs) if verb == "report" else [] if same_bytes(*outs) else ["profile"]
     row = f"{size_text(weights)} | {size_text(most)} | {size_text(peak)} | {took:.0f}, {seconds:.0f}"
-    return f"{row} | {'yes' if same else 'NO'}", same and peak <= limit
+    return f"{row} | {f'NO: {differing[:3]}' if differing else 'yes'}", not differing and peak <= limit
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether two files are equal."""
+    return one.read_bytes() == other.read_bytes()
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where two reports differ: in a byte of the profile, or in any value of the card but times and its seal."""
+    cards = [json.loads((folder / "card.json").read_text(encoding="utf-8")) for folder in (one, other)]
+    for card in cards:
+        card["created"] = card["seal"] = card["environment"]["timings"] = None
+    flat = [dict(values(card)) for card in cards]
+    names = [name for name in {**flat[0], **flat[1]} if flat[0].get(name) != flat[1].get(name)]
+    return [*([] if same_bytes(one / PROFILE, other / PROFILE) else ["profile"]), *names]
+
+
+def values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number, text and null in nested data, by its place."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from values(item, f"{name}.{key}")
+    else:
+        yield name, value
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.resume import RunState
@@ -38,7 +39,7 @@ from tests.builders import hooks, load, random_corpus, save_checkpoint, tiny_mod
 from tests.command_line import run
 from tests.families import FAMILIES, family_model
 from tests.tiny_architectures import tiny_model as any_model
-from tests.vision import save_corpus, save_gemma, save_qwen
+from tests.vision import TEXT, save_corpus, save_gemma, save_qwen
 
 SHAPES = ("gemma3n_text", "recurrent_gemma", "jamba", "zamba2", "ernie4_5_moe", "gemma4_unified", "fuyu")
 """Architectures of other kinds than those of the families."""
@@ -117,7 +118,23 @@ def test_products_in_float32(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("save", [save_qwen, save_gemma])
+def save_qwen3(folder: Path) -> Path:
+    """Qwen3-VL, whose tower hands features to several layers past those before them."""
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6}
+    vision = {
+        "depth": 3, "hidden_size": 128, "intermediate_size": 512, "num_heads": 4, "out_hidden_size": 64,
+        "patch_size": 14, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64,
+    }  # fmt: skip
+    config = transformers.Qwen3VLConfig(
+        text_config={**TEXT, "num_hidden_layers": 4, "rope_parameters": rope}, vision_config=vision,
+        tie_word_embeddings=False, image_token_id=260, video_token_id=261, vision_start_token_id=262,
+        vision_end_token_id=263,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return save_qwen(folder, transformers.Qwen3VLForConditionalGeneration(config).to(torch.bfloat16).eval())
+
+
+@pytest.mark.parametrize("save", [save_qwen, save_gemma, save_qwen3])
 def test_images(save: Callable[[Path], Path], tmp_path: Path) -> None:
     folder, corpus = save(tmp_path / "m"), save_corpus(tmp_path)
     inputs = prepare(Settings.of(str(folder), str(corpus), device="cpu"))

@@ -74,16 +74,19 @@ class LinearSensitivity:
                 module = self.experiment.model.get_submodule(member)
                 stack.enter_context(watch_outputs(module, hook))
 
-    def flush(self, *, full: bool = True, pending: bool = False) -> None:
+    def flush(self, *, full: bool = True, pending: bool = False, inside: bool = False) -> None:
         """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held.
 
-        pending: whether inputs without a gradient wait for one; else they are forgotten too.
+        pending: whether inputs without a gradient wait for one; else they are forgotten too. inside: those of groups in
+        the blocks alone.
         """
         held = sum(_size(recorded) for group_inputs in self.inputs.values() for recorded in group_inputs)
         if not full and held <= RECORD_BYTES:
             return
         model, ranges = self.experiment.model, self.experiment.ranges
         for group in self.experiment.groups:
+            if inside and group.layer is None:
+                continue
             recorded = self.inputs.pop(group.name, [])
             if pending and (waiting := [part for part in recorded if not part.gradients]):
                 self.inputs[group.name] = waiting
@@ -108,7 +111,7 @@ class LinearSensitivity:
             for name, recorded in by_group.items():
                 self.inputs[name] += recorded
         self.aside.clear()
-        self.flush(pending=True)
+        self.flush(inside=True)
 
     def prices(self, count: int) -> PriceList:
         """count: tokens, times the draws for each."""

@@ -88,6 +88,7 @@ class StreamedPass:
         self._number = 0
         self._inside = False
         self._visits: dict[int, list[_Visit]] = {index: [] for index in range(len(weights.blocks))}
+        self._latest: dict[int, _Visit] = {}
         self._returned: Counter[int] = Counter()
         self.returned: Callable[[int], None] = lambda _number: None
         self.left: Callable[[int], None] = lambda _index: None
@@ -112,11 +113,11 @@ class StreamedPass:
     ) -> Iterator[list[tuple[GradientEdge, Tensor]]]:
         """For each draw, gradients at what the blocks return, from labels that are drawn from the logits.
 
-        What lies behind the blocks is done with then, and its graph is gone. A model whose logits depend on something
-        else too has the gradients of its logits themselves.
+        What lies behind the last block is done with then, and its graph is gone. A model whose logits depend on
+        something else too has the gradients of its logits themselves.
         """
         edge, values = get_gradient_edge(logits), logits.detach()
-        edges = _behind_blocks(edge)
+        edges = _behind(edge, self._latest.get(self._number))
         for draw in range(draws):
             gradients, last = sampled_score_gradients(values, generator), draw + 1 == draws
             if edges is None:
@@ -173,6 +174,7 @@ class StreamedPass:
         slots = [order.get(id(tensor)) for tensor in tensors_in((args, kwargs))]
         visit = _Visit(index, self._number, Call(*detached((args, kwargs))), slots)
         self._visits[index].append(visit)
+        self._latest[self._number] = visit
         self._calls.add(self._weights.blocks[index], visit.call)
         if not inputs:
             with torch.no_grad():
@@ -244,19 +246,24 @@ def _on_leaves(visit: _Visit, leaves: dict[int, Tensor]) -> tuple[Any, Any]:
     return args, kwargs
 
 
-def _behind_blocks(logits: GradientEdge) -> list[GradientEdge] | None:
-    """Where the graph behind the blocks begins, that made the logits; None where it does not begin there alone."""
-    edges: dict[tuple[int, int], GradientEdge] = {}
+def _behind(logits: GradientEdge, last: _Visit | None) -> list[GradientEdge] | None:
+    """Where the graph behind the last block begins, that made the logits; None where it begins elsewhere too.
+
+    Then what lies behind other blocks may lie before the last one as well, and is not done with yet.
+    """
+    edges: dict[int, GradientEdge] = {}
     seen, pending = {logits.node}, [logits.node]
     while pending:
         for node, number in pending.pop().next_functions:
-            if node is None:
+            if node is None or node in seen:
                 continue
             if getattr(node, "_forward_cls", None) is _Block:
-                edges[id(node), number] = GradientEdge(node, number)
+                if node.visit is not last:  # type: ignore[attr-defined]
+                    return None
+                edges[number] = GradientEdge(node, number)
             elif hasattr(node, "variable"):
                 return None
-            elif node not in seen:
+            else:
                 seen.add(node)
                 pending.append(node)
     return list(edges.values()) or None

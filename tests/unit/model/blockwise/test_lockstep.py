@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -185,3 +186,25 @@ def test_calls_of_others_meanwhile_do_not_wait() -> None:
     watch = Watch(left=lambda _block: other.append(model(given[0])))
     lockstep(model, lambda n: model(given[n]), watch=watch)
     assert len(other) == 3
+
+
+def test_batches_take_turns_in_an_order_that_is_given_and_each_in_a_context_of_its_own() -> None:
+    model, given, seen = Model(), inputs(3), []
+    inside: list[tuple[int, int | None]] = []
+
+    @contextmanager
+    def during(number: int, block: int | None) -> Iterator[None]:
+        inside.append((number, block))
+        yield
+        inside.pop()
+
+    def run(number: int) -> None:
+        model(given[number])
+        seen.append(inside[:])
+
+    backwards = lambda number, block: -number if block == 1 else number  # noqa: E731
+    turns: list[int] = []
+    lockstep(model, run, 3, order=backwards, watch=Watch(during=during, turn=turns.append))
+    assert turns == [0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1, 2]
+    assert seen == [[(0, 2)], [(1, 2)], [(2, 2)]]
+    assert inside == []
