@@ -95,7 +95,10 @@ def _within(folder: Path, name: str, *, source: Path) -> Path:
     leaves = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor) or ".." in parts
     path = folder / PurePosixPath(name)
     if not leaves:
-        place, root = path.resolve(), folder.resolve()
+        try:
+            place, root = path.resolve(), folder.resolve()
+        except (OSError, ValueError) as error:  # characters that no file system takes, links in a circle
+            raise ModelError(f"names no file: {name[:100]!a}", where=str(source), hint=AGAIN) from error
         roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
         leaves = not any(place.is_relative_to(allowed) for allowed in roots)
     if leaves:

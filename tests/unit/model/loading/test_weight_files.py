@@ -180,3 +180,11 @@ def test_loading_other_files_than_are_fingerprinted_is_refused(folder: Path) -> 
     os.utime(folder / "model.safetensors", ns=(0, 0))
     with pytest.raises(ModelError, match="changed while it was loaded"):
         check_loaded(checkpoint, [str(folder / "model.safetensors")], states)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\x00b"])
+def test_a_name_that_no_file_can_have_is_refused(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    write_index(folder, dict.fromkeys(tensors, name))
+    refused(folder, "names no file")
