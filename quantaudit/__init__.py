@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantaudit.api.check_card import check_card
     from quantaudit.api.conform import conform
     from quantaudit.api.gate import gate
+    from quantaudit.api.insert import insert
     from quantaudit.api.measure import measure
     from quantaudit.api.merge import merge
     from quantaudit.api.render import render
@@ -41,6 +42,7 @@ _HOMES = {
     "check_card": "quantaudit.api.check_card",
     "conform": "quantaudit.api.conform",
     "gate": "quantaudit.api.gate",
+    "insert": "quantaudit.api.insert",
     "load_card": "quantaudit.card.schema",
     "load_profile": "quantaudit.measure.profile",
     "measure": "quantaudit.api.measure",
@@ -65,6 +67,7 @@ __all__ = [
     "check_card",
     "conform",
     "gate",
+    "insert",
     "load_card",
     "load_profile",
     "measure",

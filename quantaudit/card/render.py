@@ -133,11 +133,12 @@ def _context(view: CardView) -> dict[str, Any]:
         "view": view,
         "granularity_reading": error_by_granularity.reading(view),
         "drift_reading": drift_by_layer.reading(view.card),
-        "headroom": _headroom(view.card.peak.fp16_headroom),
+        "headroom": headroom(view.card.peak.fp16_headroom),
     }
 
 
-def _headroom(factor: float | None) -> str:
+def headroom(factor: float | None) -> str:
+    """Whether the residual stream fits FP16, in a sentence. factor: 65,504 over its largest peak; None without one."""
     if factor is None:
         return "The residual stream has no finite peak."
     if factor < 1:

@@ -130,6 +130,7 @@ _FILTERS: dict[str, Any] = {
     "factor": text.factor,
     "coefficient": _coefficient,
     "bar_width": _bar_width,
+    "brief": text.visible,
     "sentence": text.sentence,
     "advised": advised,
     "relative_error": text.relative_error,

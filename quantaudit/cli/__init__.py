@@ -8,7 +8,21 @@ import traceback
 
 import typer
 
-from quantaudit.cli import advise, card, conform, gate, measure, merge, render, report, scales, simulate, sites, verify
+from quantaudit.cli import (
+    advise,
+    card,
+    conform,
+    gate,
+    insert,
+    measure,
+    merge,
+    render,
+    report,
+    scales,
+    simulate,
+    sites,
+    verify,
+)
 from quantaudit.cli.claims import claiming
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
@@ -27,7 +41,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive · 130 interrupted · "
     "141 closed pipe. --debug anywhere shows tracebacks, and how long loading took by stage.",
 )
-for verb in (report, sites, measure, merge, scales, simulate, render, gate, advise, verify, conform, card):
+for verb in (report, sites, measure, merge, scales, simulate, render, insert, gate, advise, verify, conform, card):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(claiming(verb.run))
 
 

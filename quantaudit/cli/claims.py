@@ -13,7 +13,7 @@ from quantaudit.cli.report import default_folder
 if TYPE_CHECKING:
     from quantaudit.common.outputs.claims import Output
 
-OUTPUTS = {"out": "--out", "save": "--save", "export_reference": "--export-reference"}
+OUTPUTS = {"out": "--out", "save": "--save", "export_reference": "--export-reference", "readme": "README"}
 """Parameters that name what is written."""
 INPUTS = {
     "profile": "--profile",
@@ -62,6 +62,10 @@ def outputs_of(verb: str, given: Mapping[str, Any]) -> Iterator[Output]:
     elif verb == "render":
         # A card that is rendered where it lies stays as it is.
         yield Output(option="--out", path=given["out"], folder=True, writes=PAGES)
+    elif verb == "insert":
+        from quantaudit.card.readme.insert import places
+
+        yield from () if given["check"] or given["readme"] is None else places(given["readme"], given["card"])
     else:
         for name, option in OUTPUTS.items():
             if given.get(name) is not None:

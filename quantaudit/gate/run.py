@@ -11,14 +11,19 @@ from quantaudit.card.text import visible
 from quantaudit.common.findings import Hit, Rule, apply
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.common.rounding import significant
-from quantaudit.errors import FormatError
+from quantaudit.errors import FormatError, RecipeError
 from quantaudit.gate.catalogue import all_rules
 from quantaudit.gate.evidence import Evidence, gather
 from quantaudit.gate.report import GateFinding, GateReport, Limits
 from quantaudit.gate.rules import RULES
-from quantaudit.policy import Policy
-from quantaudit.recipe.parse import read_recipe
+from quantaudit.policy import Policy, load_policy
+from quantaudit.recipe.parse import parse_recipe, read_recipe
 from quantaudit.simulate.records import Simulation
+
+SHIPPED = ("default", "strict", "lenient")
+"""Policies that come with the package."""
+_OF_ENGINES = {"QA421", "QA422", "QA423"}
+"""What vLLM reads otherwise, keeps unquantized, or has no kernel for: a warning, since others may run it."""
 
 
 def gate(recipe: Path, card: Card, policy: Policy, simulation: Simulation | None = None) -> GateReport:
@@ -30,6 +35,20 @@ def gate(recipe: Path, card: Card, policy: Policy, simulation: Simulation | None
     if simulation is not None:
         check_simulation(simulation, card, where="--simulation")
     return judge(gather(read_recipe(recipe), card, policy, simulation))
+
+
+def accepts(recipe: str, card: Card) -> bool:
+    """Whether the text of a recipe passes on a card and vLLM runs it as it is meant.
+
+    Judged under the shipped policy that the card names, or the default where it names another one.
+    """
+    name = card.verdict.policy if card.verdict.policy in SHIPPED else "default"
+    try:
+        evidence = gather(parse_recipe(recipe, "recipe.yaml"), card, load_policy(name), None)
+    except (FormatError, RecipeError):
+        return False
+    report = judge(evidence)
+    return report.outcome == "pass" and not any(finding.code in _OF_ENGINES for finding in report.findings)
 
 
 def judge(evidence: Evidence) -> GateReport:

@@ -42,6 +42,7 @@ def build(folder: Path) -> Path:
         shutil.copy(ROOT / "recipes/w8a8_dynamic.yaml", folder / name)
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "my-templates").mkdir()
+    (folder / "README.md").write_text("# Model\n", encoding="utf-8")
     _audit(folder, model)
     _quantize(folder, model)
     return folder

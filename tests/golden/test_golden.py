@@ -1,4 +1,4 @@
-"""The card in Markdown and JSON, an advised recipe and SARIF are written as they were when somebody last looked."""
+"""Pages of a card, its JSON, recipes and SARIF are written as they were when somebody last looked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from compressed_tensors.quantization import QuantizationScheme, preset_name_to_s
 
 from quantaudit.advise.check_recipe import header
 from quantaudit.advise.write_recipe import Target, config_groups, names, write_recipe
+from quantaudit.card.readme.document import with_section
+from quantaudit.card.readme.section import RECIPE, section
 from quantaudit.card.render import render_markdown
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.common.resources import resource_dir
@@ -35,6 +37,12 @@ def card() -> Card:
 
 def test_the_card_in_markdown(card: Card, golden: Golden) -> None:
     golden("card.md", render_markdown(card)[0])
+
+
+def test_the_section_of_a_readme(card: Card, golden: Golden) -> None:
+    given = section(card, dump_card(card).encode("utf-8"), lambda recipe: True)
+    golden("readme.md", with_section("# SmolLM2-135M-Instruct\n", given.lines, "readme.md"))
+    golden("readme_recipe.yaml", given.files[RECIPE].decode("utf-8"))
 
 
 def test_the_card_in_json(card: Card, golden: Golden) -> None:

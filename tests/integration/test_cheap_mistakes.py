@@ -67,6 +67,8 @@ CASES: list[tuple[str, str]] = [
     ("scales profile.safetensors --out new.safetensors --scheme INT99", "unknown scheme"),
     ("scales profile.safetensors --out new.safetensors --observer guess", "unknown observer"),
     ("render nowhere.json --out page", "cannot read the card"),
+    ("insert nowhere.json README.md", "cannot read the card"),
+    ("insert card.json nowhere.md", "nowhere.md: no such file"),
     ("render card.json --out full", "--force"),
     ("render card.json --out page --template-dir nowhere", "no such folder of templates"),
     ("gate nowhere.yaml --card card.json", "no such file"),

@@ -65,6 +65,7 @@ def test_no_verb_asks_any_other_machine(guarded: Path, tiny_folder: Path, tmp_pa
     log.unlink()
 
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "README.md").write_text("# Model\n")
     (tmp_path / "model.xml").write_text('<?xml version="1.0"?>\n<net name="m" version="11"><layers/><edges/></net>\n')
     rows = "".join(f'{{"text": "Line {i} of a few.", "domain": "{"ab"[i % 2]}"}}\n' for i in range(8))
     turns = '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]'
@@ -81,6 +82,7 @@ def test_no_verb_asks_any_other_machine(guarded: Path, tiny_folder: Path, tmp_pa
         ("scales", "both.safetensors", "--out", "scales.safetensors"),
         ("simulate", str(tiny_folder), "--profile", "both.safetensors", *short, "--score", "damage", "--out", "s.json"),
         ("render", "card/card.json", "--out", "again"),
+        ("insert", "card/card.json", "README.md"),
         ("gate", "recipe.yaml", *card),
         ("advise", "recipe.yaml", *card, "--model", str(tiny_folder), "--no-smoothing", *short, "--out", "new.yaml"),
         ("verify", "recipe.yaml", str(tiny_folder), *card, *short, "--save", "artifact"),

@@ -22,6 +22,7 @@ def test_the_exported_names() -> None:
         "check_card",
         "conform",
         "gate",
+        "insert",
         "load_card",
         "load_profile",
         "measure",

@@ -39,6 +39,8 @@ MISTAKES: dict[str, tuple[Call, str]] = {
     "advise with an unknown option": (verb("advise", RECIPE, "card.json", sampels=3), "sampels"),
     "verify with a card in memory": (verb("verify", RECIPE, object()), "card"),
     "render without a card": (verb("render", None, "out"), "card"),
+    "insert without a card": (verb("insert", None, "README.md"), "card"),
+    "insert without a README": (verb("insert", "card.json", None), "readme"),
     "merge of nothing": (verb("merge"), "profiles"),
     "merge of something else": (verb("merge", 3), "profiles"),
     "simulate without a profile": (verb("simulate", None), "profile"),

@@ -23,6 +23,7 @@ FLOORS = {
     "notebook": 5,
     "render": 5,
     "amend": 6,
+    "readme": 6,
     "check": 7,
 }
 

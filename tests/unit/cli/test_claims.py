@@ -20,7 +20,7 @@ NO_FILES = {"dtype", "device", "revision", "arithmetic", "special_tokens", "scor
 
 
 def test_the_verbs_that_write_are_these() -> None:
-    assert WRITING == ["advise", "measure", "merge", "render", "report", "scales", "simulate", "verify"]
+    assert WRITING == ["advise", "insert", "measure", "merge", "render", "report", "scales", "simulate", "verify"]
 
 
 @pytest.mark.parametrize("verb", WRITING)

@@ -1,0 +1,111 @@
+"""What a README says of a card, as values for its template: rows, names to copy, and sentences."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from quantaudit.card.schema import Card, SchemeVerdict
+from quantaudit.card.text import ABSENT, kl_interval, number
+from quantaudit.card.views.card_view import CardView
+from quantaudit.common.choices import SCHEMES
+from quantaudit.provenance import REDACTED
+from quantaudit.settings import CorpusSpec
+from quantaudit.simulate.records import RecipeRow
+
+_SIMULATED_ANYWAY = SCHEMES[0], SCHEMES[2]
+"""Schemes of every report."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_FAMILY = re.compile(r"[^-_ ]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeLine:
+    """A verdict as a row. interval: of its KL, in words, or None where it is not known; group: where most damage is."""
+
+    verdict: SchemeVerdict
+    interval: str | None
+    group: str | None
+    share: float | None
+    note: str
+
+
+def scheme_lines(view: CardView) -> list[SchemeLine]:
+    """One row for each scheme, in the card's order."""
+    return [_scheme_line(view.card, verdict) for verdict in view.card.verdict.schemes]
+
+
+def _scheme_line(card: Card, verdict: SchemeVerdict) -> SchemeLine:
+    limits = card.verdict.limits.kl
+    rows = card.simulation.recipes if card.simulation else []
+    row = next((row for row in rows if row.name == verdict.scheme), None)
+    if verdict.kl_low is not None:
+        interval = f"{number(verdict.kl_low, limits)} to {number(verdict.kl_high, limits)}"
+    else:
+        interval = ABSENT if row is None else kl_interval(row, card.verdict.limits.level)
+    worst = verdict.worst_groups[0] if verdict.worst_groups and verdict.status != "INCONCLUSIVE" else None
+    note = verdict.reason if verdict.status == "INCONCLUSIVE" else _verified(card, row)
+    return SchemeLine(
+        verdict=verdict,
+        interval=None if interval == ABSENT else interval,
+        group=worst.group if worst else None,
+        share=worst.share if worst else None,
+        note=note,
+    )
+
+
+def _verified(card: Card, recipe: RecipeRow | None) -> str:
+    digest = recipe.digest if recipe else None
+    agreed = digest is not None and any(row.digest == digest and row.agrees for row in card.verification)
+    return "a checkpoint of llm-compressor's agrees" if agreed else ""
+
+
+def family(card: Card) -> tuple[str, list[float]]:
+    """The first part of the model's name, and the published magnitudes of models with that part, smallest first."""
+    name = _family(card.model.name)
+    rows = card.landscape.published
+    others = [abs(row.peak) for row in rows if _family(row.model).casefold() == name.casefold() and row.peak]
+    return name, sorted(others) if name else []
+
+
+def _family(name: str) -> str:
+    match = _FAMILY.match(name.rpartition("/")[2])
+    return match[0] if match else ""
+
+
+def folder_name(card: Card) -> str:
+    """A name for the quantized checkpoint that any shell takes as it is."""
+    return f"{_UNSAFE.sub('-', card.model.name)[:60].strip('-.') or 'model'}-quantized"
+
+
+def hub_id(card: Card) -> str | None:
+    """The repository of a model that came from the Hub; None for one that lay on a machine, whose path says nothing."""
+    spec = card.model.spec
+    return spec if card.model.revision is not None and _HUB_ID.fullmatch(spec) and len(spec) < 100 else None
+
+
+def report_command(card: Card) -> str:
+    """The `quantaudit report` that makes the same card: of the folder that a README lies in, where it is not the Hub's.
+
+    A corpus that is a file on one machine is called FILE.
+    """
+    hub, corpus, usual = hub_id(card), card.corpus, CorpusSpec()
+    words = ["quantaudit", "report", hub or ("demo" if card.model.spec == "demo" else ".")]
+    if hub and card.model.revision:
+        words += ["--revision", card.model.revision]
+    if corpus.spec != usual.corpus:
+        words += ["--corpus", corpus.spec if corpus.revision and corpus.spec != REDACTED else "FILE"]
+    if corpus.available is not None or (corpus.revision and corpus.spec != usual.corpus):
+        words += ["--samples", str(corpus.samples)]
+    if corpus.max_length != usual.max_length:
+        words += ["--max-length", str(corpus.max_length)]
+    if corpus.special_tokens != usual.special_tokens:
+        words += ["--special-tokens", corpus.special_tokens]
+    if corpus.seed != usual.seed:
+        words += ["--seed", str(corpus.seed)]
+    for verdict in card.verdict.schemes:
+        if verdict.scheme not in _SIMULATED_ANYWAY:
+            words += ["--scheme", verdict.scheme]
+    return shlex.join([*words, "--out", "card/"])

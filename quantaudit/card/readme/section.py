@@ -1,0 +1,98 @@
+"""The section of a README and the files next to it, from the card alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from quantaudit.card.readme.document import BEGIN, END, lines_of
+from quantaudit.card.readme.facts import family, folder_name, hub_id, report_command, scheme_lines
+from quantaudit.card.readme.recipe import served
+from quantaudit.card.render import headroom
+from quantaudit.card.schema import Card
+from quantaudit.card.templates import markdown_environment, run
+from quantaudit.card.text import USUAL_LEVEL
+from quantaudit.card.views.card_view import CardView
+
+FOLDER = "quantaudit"
+"""Folder next to the README."""
+CARD, RECIPE = f"{FOLDER}/card.json", f"{FOLDER}/recipe.yaml"
+PICTURES = {"peaks_by_layer": "Peak by layer", "damage_by_layer": "Damage by layer"}
+"""Charts of which the first that a card has data for is shown, with their titles."""
+FILES = (CARD, RECIPE, *(f"{FOLDER}/{name}.png" for name in PICTURES))
+"""All that may stand next to a README; those that a card does not give are removed."""
+MOST_LINES = 40
+SCHEMES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Lines from marker to marker, and the files that they name, by path from the README's folder."""
+
+    lines: list[str]
+    files: Mapping[str, bytes]
+
+
+def section(card: Card, data: bytes, accepted: Callable[[str], bool]) -> Section:
+    """A card in at most 40 lines. data: the bytes of its card.json; accepted: whether a recipe may be named."""
+    view = CardView(card)
+    name, spec = _picture(view)
+    recipe = served(card, accepted)
+    files = {CARD: data}
+    if recipe is not None:
+        files[RECIPE] = recipe.recipe.encode("utf-8")
+    if name is not None:
+        from quantaudit.card.charts.image import png
+
+        files[f"{FOLDER}/{name}.png"] = png(spec)
+    shown = {
+        "picture": None if name is None else Markup(f"{FOLDER}/{name}.png"),
+        "picture_title": PICTURES.get(name or ""),
+        "picture_text": spec.get("description", ""),
+        "served": recipe,
+    }
+    text = run(markdown_environment(None), "readme_section.md.j2", _context(view) | shown)
+    return Section(lines=[BEGIN, *lines_of(text), END], files=files)
+
+
+def _picture(view: CardView) -> tuple[str | None, dict[str, Any]]:
+    """Name and specification of the chart that is shown; None where the card has data for none."""
+    from quantaudit.card.charts.draw import CHARTS, specification
+
+    for name in PICTURES:
+        chart = CHARTS[name](view)
+        if chart is not None:
+            return name, specification(chart)
+    return None, {}
+
+
+def _context(view: CardView) -> dict[str, Any]:
+    card = view.card
+    family_name, family_peaks = family(card)
+    kinds = card.places.kinds if card.places else []
+    longest = card.corpus.max_length
+    if card.simulation is not None:
+        longest = card.simulation.evaluation.max_tokens_per_sample
+    hub = hub_id(card)
+    return {
+        "card": card,
+        "view": view,
+        "lines": scheme_lines(view),
+        "scheme_limit": SCHEMES_SHOWN,
+        "usual_level": USUAL_LEVEL,
+        "headroom": headroom(card.peak.fp16_headroom),
+        "at_first": next((row.first_position for row in kinds if row.kind == "linear_input"), None),
+        "family_name": family_name,
+        "family_peaks": family_peaks,
+        "longest": longest,
+        "not_measured": card.coverage.linears - card.coverage.linears_measured,
+        "command": report_command(card),
+        # They are made of letters, digits, dots, dashes and slashes, and stand in code that is copied.
+        "hub": None if hub is None else Markup(hub),
+        "folder": Markup(folder_name(card)),
+        "recipe": Markup(RECIPE),
+        "card_file": Markup(CARD),
+    }
