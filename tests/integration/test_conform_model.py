@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from quantaudit.card.schema import Card
 from quantaudit.conform.run import Conformance
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.errors import ModelError
 from tests.artifacts import DOWN, codes_of, compare, rewrite
 from tests.builders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.llm_compressor import W8A8, open_model, quantize, quantized_checkpoint
@@ -161,6 +162,54 @@ def test_another_vocabulary_fails_another_template_and_generation_warn(
 
     path.write_text("{")
     assert "cannot be loaded" in " ".join(messages(compare(target, card), "QA625"))
+
+
+DAMAGED = {
+    "cut": b'{"model": {"type"',
+    "empty": b"",
+    "list": b"[]",
+    "null": b"null",
+    "object": b"{}",
+    "no text": b"\xff{}",
+}
+
+
+@pytest.mark.parametrize("content", [pytest.param(value, id=key) for key, value in DAMAGED.items()])
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_file_of_the_tokenizer_fails_and_is_named(
+    name: str, content: bytes, artifact: Path, card: Card, tmp_path: Path
+) -> None:
+    target = tmp_path / "damaged"
+    shutil.copytree(artifact, target)
+    tiny_tokenizer(chat_template=False).save_pretrained(target)
+    (target / name).write_bytes(content)
+    if (name, content) == ("tokenizer_config.json", b"{}"):
+        assert compare(target, card).outcome != "fail"
+        return
+    result = compare(target, card)
+    assert result.outcome == "fail"
+    text = f"its tokenizer cannot be loaded: {name} is not a tokenizer's file"
+    assert [row.message for row in result.findings if row.severity == "error"] == [text]
+
+
+def test_a_tokenizer_of_code_of_its_own_is_a_warning(artifact: Path, card: Card, tmp_path: Path) -> None:
+    target = tmp_path / "code"
+    shutil.copytree(artifact, target)
+    tiny_tokenizer(chat_template=False).save_pretrained(target)
+    own = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (target / "tokenizer_config.json").write_text(json.dumps(own))
+    result = compare(target, card)
+    assert result.outcome != "fail"
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{"])
+def test_a_generation_config_that_is_none_is_refused(content: str, artifact: Path, card: Card, tmp_path: Path) -> None:
+    target = tmp_path / "generation"
+    shutil.copytree(artifact, target)
+    (target / "generation_config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"is not a JSON object|cannot be read") as caught:
+        compare(target, card)
+    assert caught.value.where == str(target / "generation_config.json")
 
 
 # Weights --------------------------------------------------------------------------------------------------------------

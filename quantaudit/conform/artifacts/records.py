@@ -158,13 +158,15 @@ class SideFiles:
     """What a folder holds in addition to weights; None where it holds no such file.
 
     generation: settings of the generation config. tokenizer: part → SHA-256; template: SHA-256 of the chat template.
-    problem: why the tokenizer cannot be loaded, where it cannot.
+    problem: why the tokenizer cannot be loaded, where it cannot. damaged: whether nobody can load it, rather than that
+    this machine lacks what it needs.
     """
 
     generation: Mapping[str, Any] | None = None
     tokenizer: Mapping[str, str] | None = None
     template: str | None = None
     problem: str | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -194,7 +194,8 @@ declare(
     "Tokenizer, chat template or generation config are others than those of the card's model.",
     severity="warning",
     why="Text becomes other token ids than those that were measured, or other tokens are drawn. An error where the "
-    "vocabulary, or how text is split, is another: the model then reads nonsense.",
+    "vocabulary, or how text is split, is another: the model then reads nonsense; and where a tokenizer's file is "
+    "damaged: nobody can use the model on text.",
     remedy="Copy the files from the model that the artifact was made from.",
 )
 declare(

@@ -140,7 +140,8 @@ def _spell(value: Any) -> str:
 
 def _side_files(side: SideFiles, inputs: InputDigests) -> Iterator[Finding]:
     if side.problem is not None:
-        yield finding("QA625", None, f"its tokenizer cannot be loaded: {side.problem}", severity="warning")
+        severity: Severity = "error" if side.damaged else "warning"
+        yield finding("QA625", None, f"its tokenizer cannot be loaded: {side.problem}", severity=severity)
     if side.tokenizer is not None:
         yield from _tokenizer(side, inputs)
     measured = inputs.generation_settings

@@ -45,6 +45,7 @@ from quantaudit.model.loading.stored_tensors import (
 )
 from quantaudit.model.loading.weights import OddWeights, odd_weights
 from quantaudit.model.sites import Architecture, discover
+from quantaudit.model.tokenizer_files import load_problem
 from quantaudit.provenance import Doubt, ModelInfo
 
 
@@ -275,7 +276,7 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
         _check_longest(tokenizer)
     except Exception as error:  # parsers of other people's files raise whatever they like
         raise ModelError(
-            f"tokenizer cannot be loaded: {_reason(error)}",
+            f"tokenizer cannot be loaded: {load_problem(Path(place), error) or _reason(error)}",
             where=f"--corpus-tokenizer {place}",
             hint="give a folder with a tokenizer, or a Hub id that can be reached",
         ) from error
@@ -327,6 +328,8 @@ def explained(checkpoint: Checkpoint, part: str, *, trust_remote_code: bool = Fa
         if checkpoint.gguf:
             hint = "download the file again; if it is whole, transformers cannot read its kind: give the safetensors"
         reason = _reason(error)
+        if part == "tokenizer" and not checkpoint.gguf:
+            reason = load_problem(checkpoint.folder, error) or reason
         if "trust_remote_code" in str(error):
             reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
         place = checkpoint.folder / checkpoint.gguf if checkpoint.gguf else checkpoint.folder

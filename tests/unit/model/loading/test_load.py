@@ -180,6 +180,13 @@ def test_a_checkpoint_without_tokenizer_is_refused(folder: Path) -> None:
     assert "tokenizer.json" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "{", "{}"])
+def test_a_damaged_tokenizer_is_named(folder: Path, content: str) -> None:
+    (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelError, match=r"tokenizer cannot be loaded: tokenizer\.json is not a tokenizer's file"):
+        load(folder)
+
+
 @pytest.mark.parametrize("share", [0.5, 1e-6])
 def test_a_gguf_that_was_cut_is_named(tmp_path: Path, share: float) -> None:
     """Written by the gguf package, so that it is whole but for its end."""
