@@ -146,6 +146,10 @@ def domain_errors(**values: Any) -> Change:
     return lambda card: row(card)["domains"]["all"].update(values)
 
 
+def every_sample(card: Json) -> None:
+    card["corpus"]["truncated"] = card["corpus"]["images"] = card["corpus"]["samples"]
+
+
 CARDS: list[tuple[str, Change, int, str]] = [
     # what is changed, the change, exit code, what is said
     ("KL below zero", scored(kl=-0.001), 2, "kl"),
@@ -208,6 +212,11 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("coverage of other tokens", first("coverage", tokens=7), 2, "coverage"),
     ("a residual stream of fewer tokens", residual(tokens=9000), 3, "tokens"),
     ("an error that those of its domains do not make", domain_errors(kl_stderr=0.5), 3, "those of its domains"),
+    ("more sites than its Linears have", first("coverage", sites=10**6), 2, "coverage"),
+    ("more truncated than there are", first("corpus", truncated=10**6), 2, "truncated"),
+    ("more with images than there are", first("corpus", images=10**6), 2, "images"),
+    ("a zero point that eight bits do not hold", first("simulation.sites", zero_point=128), 2, "zero_point"),
+    ("a zero point below all of eight bits", first("simulation.sites", zero_point=-129), 2, "zero_point"),
     ("corpus that does not add up", first("corpus", tokens=7), 2, "corpus"),
     ("more Linears measured than there are", first("coverage", linears_measured=10**6), 2, "coverage"),
     ("count of Linears below zero", first("coverage", linears=-1), 2, "linears"),
@@ -231,6 +240,8 @@ NEIGHBORS: list[tuple[str, Change]] = [
     ("KL of zero without an error", scored(kl=0.0, kl_stderr=0.0, top1=1.0, top1_stderr=0.0)),
     ("perplexity beyond all numbers", scored(perplexity=None)),
     ("least tokens and samples", scored(tokens=256, samples=4)),
+    ("all samples truncated, and all with images", every_sample),
+    ("the last zero point of eight bits", first("simulation.sites", zero_point=-128)),
     ("a price of zero", estimated(first("simulation.groups", price=0.0))),
     ("worst groups as a report names them", worst(lambda card: None)),
     ("the error of its only domain", lambda card: domain_errors(kl_stderr=row(card)["kl_stderr"])(card)),

@@ -196,7 +196,7 @@ def contradictions(card: Card) -> list[str]:
     """What in a card cannot be of one model, one text and one simulation; empty where its parts agree."""
     return [
         *corpus_problems(card.corpus),
-        *coverage_problems(card.coverage, card.corpus),
+        *coverage_problems(card.coverage, card.corpus, card.model.layers),
         *site_problems(card.sites),
         *peak_problems(card.peak, card.sites),
         *(stability_problems(card.stability) if card.stability else ()),

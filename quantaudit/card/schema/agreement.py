@@ -12,6 +12,9 @@ from quantaudit.simulate.records import repeated
 
 CLOSE = 1e-6
 """Relative difference up to which two numbers are one that was computed twice."""
+SITES_PER_LINEAR, SITES_PER_LAYER = 4, 16
+"""Observed tensors at most: an input of each Linear, counted twice for experts, and the streams around them; real
+models have about one for each Linear, and one or two for each layer."""
 COARSE = 2.0**-7
 """Relative difference between an exact extreme and a quantile of values that were counted after rounding to 16 bits."""
 
@@ -20,6 +23,8 @@ def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
     """Where the sizes of a corpus do not add up, by split and by domain, or more of it repeats than there is."""
     if (corpus.overlapping or 0) > corpus.evaluation.samples or (corpus.repeated or 0) > corpus.samples:
         yield f"corpus: {corpus.overlapping} overlapping and {corpus.repeated} repeated of {corpus.samples:,} samples"
+    if max(corpus.truncated, corpus.images) > corpus.samples:
+        yield f"corpus: {corpus.truncated:,} truncated and {corpus.images:,} with images of {corpus.samples:,} samples"
     whole = SplitInfo(samples=corpus.samples, tokens=corpus.tokens)
     for name, parts in (
         ("calibration and evaluation", (corpus.calibration, corpus.evaluation)),
@@ -33,8 +38,11 @@ def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
             )
 
 
-def coverage_problems(coverage: Coverage, corpus: CorpusInfo) -> Iterator[str]:
-    """Where more was measured than there is, or other text."""
+def coverage_problems(coverage: Coverage, corpus: CorpusInfo, layers: int) -> Iterator[str]:
+    """Where more was measured than there is, or other text. layers: of the model."""
+    linears = coverage.linears + len(coverage.unmeasured)
+    if coverage.sites > SITES_PER_LINEAR * linears + SITES_PER_LAYER * (layers + 1):
+        yield f"coverage: {coverage.sites:,} sites, more than {linears:,} Linears in {layers:,} layers have"
     if coverage.sites_measured > coverage.sites:
         yield f"coverage: {coverage.sites_measured:,} of {coverage.sites:,} sites measured"
     if coverage.linears_measured > coverage.linears:

@@ -65,6 +65,8 @@ def _error_problems(row: TensorErrorRow) -> Iterator[str]:
     unknown = [name for name, value in counted.items() if value is None]
     if unknown and len(unknown) < len(counted):
         yield f"{' and '.join(unknown)} not known, where {' and '.join(k for k in counted if k not in unknown)} is"
+    if not -LEVELS // 2 <= row.zero_point < LEVELS // 2:
+        yield f"zero_point {row.zero_point}, which signed integers of eight bits do not hold"
     levels = row.effective_levels
     if levels is not None and not 1 - CLOSE <= levels <= LEVELS * (1 + CLOSE):
         yield f"{levels:g} effective levels, of {LEVELS} at most"
