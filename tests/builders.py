@@ -19,6 +19,7 @@ from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, TokenizedSamp
 from quantaudit.measure.collector import SiteRecorder, recorder_for
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.checkpoint import locate
+from quantaudit.model.loading.info import module_info
 from quantaudit.model.loading.load import LoadedModel, load_model
 from quantaudit.provenance import CorpusInfo, EnvironmentInfo, ModelInfo, Provenance, SampleInfo, SiteInfo, SplitInfo
 from quantaudit.recipe.resolve import Resolution
@@ -169,7 +170,9 @@ def load(folder: Path, dtype: str = "auto", *, by_block: bool = False) -> Loaded
 
 def loaded_from(model: Any, base: LoadedModel) -> LoadedModel:
     """`model` under another's tokenizer and provenance, for tests that change weights in memory."""
-    info = base.info.model_copy(update={"dtype": str(model.dtype).removeprefix("torch.")})
+    modules = [module_info(name, module) for name, module in model.named_modules() if name]
+    dtype = str(model.dtype).removeprefix("torch.")
+    info = base.info.model_copy(update={"dtype": dtype, "modules": modules})
     return LoadedModel(model=model, tokenizer=base.tokenizer, info=info)
 
 

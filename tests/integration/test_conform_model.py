@@ -324,3 +324,85 @@ def test_what_is_known_to_be_harmless_may_be_there(artifact: Path, card: Card, t
         f"{DOWN}.weight_zero_point": torch.zeros(1, dtype=torch.int8),
     }
     assert compare(rewrite(artifact, tmp_path / "more", more), card).findings == []
+
+
+# Weights that a modifier may change -----------------------------------------------------------------------------------
+
+
+Edit = Callable[[dict[str, torch.Tensor]], None]
+
+
+def norms_alone(tensors: dict[str, torch.Tensor]) -> None:
+    """Layer norms × 1.2, which nothing makes up for."""
+    tensors.update({name: x * 1.2 for name, x in tensors.items() if "layers." in name and "norm" in name})
+
+
+def embedding_rolled(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].roll(1, 0).contiguous()
+
+
+def final_norm(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["model.norm.weight"] *= 1.5
+
+
+def edited(folder: Path, edit: Edit, settings: dict[str, Any] | None = None) -> Path:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if settings is not None:
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"]["transform_config"] = settings
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def smoothed(tiny_folder: Path, tiny_corpus: TokenizedCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smoothed") / "q"
+    model = open_model(tiny_folder)
+    modifier = "SmoothQuantModifier: {smoothing_strength: 0.8}"
+    recipe = SMOOTHED.format(modifier=modifier, quantizer="QuantizationModifier", bits=8, symmetric="true")
+    quantize(model, recipe, list(tiny_corpus.samples), pipeline="sequential")
+    model.save_pretrained(folder, save_compressed=True)
+    return folder
+
+
+@pytest.mark.parametrize("edit", [embedding_rolled, final_norm])
+def test_smoothing_excuses_no_more_than_it_changes(smoothed: Path, card: Card, tmp_path: Path, edit: Edit) -> None:
+    folder = edited(Path(shutil.copytree(smoothed, tmp_path / "q")), edit)
+    assert [row for row in compare(folder, card).findings if row.code == "QA627" and row.severity == "error"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "outcome"),
+    [
+        ({"config_groups": {}}, "fail"),
+        ({"x": 1}, "fail"),
+        ({"config_groups": {"R": {"type": "hadamard", "apply": [{"targets": ["none"], "location": "input"}]}}}, "fail"),
+        (
+            {"config_groups": {"R": {"type": "hadamard", "apply": [{"targets": ["Linear"], "location": "input"}]}}},
+            "inconclusive",
+        ),
+    ],
+    ids=["empty", "none", "of no module", "of Linears"],
+)
+def test_a_rotation_excuses_the_weights_that_it_rotates(
+    artifact: Path, card: Card, tmp_path: Path, settings: dict[str, Any], outcome: str
+) -> None:
+    def exchanged(tensors: dict[str, torch.Tensor]) -> None:
+        first, other = (f"model.layers.{n}.self_attn.q_proj." for n in (0, 2))
+        for name in [name for name in tensors if name.startswith(first)]:
+            twin = other + name.removeprefix(first)
+            tensors[name], tensors[twin] = tensors[twin].clone(), tensors[name].clone()
+
+    folder = edited(Path(shutil.copytree(artifact, tmp_path / "q")), exchanged, settings)
+    assert compare(folder, card).outcome == outcome
+    embedding = edited(folder, embedding_rolled)
+    assert [row.module for row in compare(embedding, card).findings if row.code == "QA627" and row.severity == "error"]
+
+
+def test_norms_that_nothing_makes_up_for_are_others(artifact: Path, card: Card, tmp_path: Path) -> None:
+    folder = edited(Path(shutil.copytree(artifact, tmp_path / "q")), norms_alone)
+    found = [row.module for row in compare(folder, card).findings if row.code == "QA627"]
+    assert found
+    assert all("norm" in str(module) for module in found)

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
+
+from compressed_tensors.transform import TransformConfig
+from compressed_tensors.utils.match import match_name
+from pydantic import ValidationError
 
 from quantaudit.card.schema import Card, Finding
+from quantaudit.card.text import counted
+from quantaudit.common.reading.patterns import slow_pattern
 from quantaudit.conform.artifacts.records import Checkpoint
 from quantaudit.conform.rules.catalogue import finding
 from quantaudit.model.weight_sketch import correlation, difference
-from quantaudit.provenance import WeightSketch
+from quantaudit.provenance import ModuleInfo, WeightSketch
 
 PLAIN = 0.1
 """Relative difference of an unquantized tensor, which should be none: another float type and what is kept allow a tenth
 of it."""
+RMS = 0.02
+"""And of its rms, which is kept to seven digits."""
+NOISE = {8: 0.05, 4: 0.2, 3: 0.35, 2: 0.8}
+"""Relative difference of a weight and its codes of so many bits."""
+COMPENSATED = 0.3
+"""How much of a norm's change is found in the Linears that read it, at least, where one makes up for the other."""
 QUANTIZED = 0.6
 """Of a quantized one: four bits in groups come to 0.1, GPTQ's to 0.2; unrelated weights to √2 ± 0.25."""
 FEW_BITS = 3
@@ -50,8 +63,21 @@ class _Pair:
         return PLAIN if self.bits is None else QUANTIZED
 
     @property
+    def change(self) -> float:
+        """Relative difference beyond what so many bits make of it."""
+        noise = NOISE.get(self.bits or 16, NOISE[4] if (self.bits or 16) < 8 else 0.0)
+        return math.sqrt(max(self.difference**2 - noise**2, 0.0))
+
+    @property
+    def shift(self) -> float:
+        """Change of a norm's factors; some models add 1 to what is stored, and others store what is near it."""
+        return self.difference * self.card.rms / max(self.card.rms, 1.0) if self.card.rms else self.ours.rms
+
+    @property
     def other(self) -> bool:
         """Whether it is another weight than the card's."""
+        if self.bits is None and self.card.rms and abs(self.ours.rms / self.card.rms - 1) > RMS:
+            return True
         if self.bits is None or self.bits > FEW_BITS:
             return self.difference > self.limit
         alike = self.card.rms <= SIZE * self.ours.rms and self.ours.rms <= SIZE * self.card.rms
@@ -59,21 +85,60 @@ class _Pair:
 
 
 def weights(checkpoint: Checkpoint, card: Card) -> list[Finding]:
-    """QA627 and QA628. Weights that were smoothed before they were quantized are compared layer by layer."""
+    """QA627 and QA628. What a modifier may have changed is compared as far as what it does allows."""
     kept = card.model.weights
     if kept is None:
         return [finding("QA628", None, "its weights cannot be compared: the card does not hold any of the model's")]
     pairs = list(_pairs(checkpoint, kept))
     settings = checkpoint.settings.get("transform_config")
     if settings:
-        return [_transformed("transform_config says that its weights were rotated")]
-    norms = [pair for pair in pairs if pair.bits is None and _LAYER.match(pair.module) and _is_norm(checkpoint, pair)]
-    changed = [pair for pair in norms if pair.other]
-    if len(changed) * 4 > len(norms):
-        what = (
-            f"{len(changed):,} of {len(norms):,} norms of its layers are others than the card's, as SmoothQuant and AWQ"
-        )
-        return [_transformed(f"{what} leave them"), *_unlike_layers(pairs)]
+        rotated = rotated_modules(settings, checkpoint.modules)
+        if rotated is None:
+            return [
+                finding("QA627", None, "its transform_config is not one of compressed-tensors"),
+                *_others(pairs, kept),
+            ]
+        if rotated:
+            # Norms before a rotation are multiplied into the weights that follow.
+            rest = [pair for pair in pairs if pair.module not in rotated and not _is_norm(checkpoint, pair)]
+            return [_incomparable(len(rotated & {pair.module for pair in pairs})), *_others(rest, kept)]
+    return _with_smoothing(checkpoint, pairs, kept)
+
+
+def _with_smoothing(checkpoint: Checkpoint, pairs: list[_Pair], kept: Mapping[str, WeightSketch]) -> list[Finding]:
+    """SmoothQuant and AWQ divide channels of a layer's norm, or of a Linear, and multiply columns of what reads them.
+
+    So a layer is smoothed where a norm of it changed, and its Linears as much. Where more than a quarter is, Linears of
+    all layers are alike, not equal (AWQ may leave a norm as it is, and change what follows a Linear). All else is the
+    model's as it was.
+    """
+    layers: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        if match := _LAYER.match(pair.module):
+            layers.setdefault(match[1], []).append(pair)
+    smoothed = {layer for layer, members in layers.items() if _is_smoothed(checkpoint, members)}
+    if len(smoothed) * 4 <= len(layers):
+        return _others(pairs, kept)
+    alike = [
+        pair
+        for layer, members in layers.items()
+        for pair in members
+        if layer in smoothed or not _is_norm(checkpoint, pair)
+    ]
+    chosen = {id(pair) for pair in alike}
+    found = _others([pair for pair in pairs if id(pair) not in chosen], kept)
+    unlike = [row for layer, members in layers.items() for row in _unlike(checkpoint, layer, members, chosen)]
+    what = f"norms and Linears of {len(smoothed):,} of {len(layers):,} layers changed together"
+    return [_transformed(f"{what}, as under SmoothQuant and AWQ"), *found, *unlike]
+
+
+def _is_smoothed(checkpoint: Checkpoint, members: list[_Pair]) -> bool:
+    norms = [pair for pair in members if pair.bits is None and _is_norm(checkpoint, pair) and pair.other]
+    linears = [pair.change for pair in members if pair.bits is not None]
+    return bool(norms and linears) and max(linears) >= COMPENSATED * min(1.0, max(pair.shift for pair in norms))
+
+
+def _others(pairs: list[_Pair], kept: Mapping[str, WeightSketch]) -> list[Finding]:
     return [_another(pair, pairs, kept) for pair in pairs if pair.other]
 
 
@@ -124,22 +189,63 @@ def _another(pair: _Pair, pairs: list[_Pair], kept: Mapping[str, WeightSketch]) 
     )
 
 
-def _unlike_layers(pairs: list[_Pair]) -> Iterator[Finding]:
-    """Layers whose Linears are not even alike."""
-    layers: dict[str, list[_Pair]] = {}
-    for pair in pairs:
-        if pair.bits is not None and (match := _LAYER.match(pair.module)):
-            layers.setdefault(match[1], []).append(pair)
-    for layer, members in layers.items():
-        mean = fmean(correlation(pair.card, pair.ours) for pair in members)
-        if mean < ALIKE:
-            yield finding(
-                "QA627",
-                layer,
-                f"the quantized weights of `{layer}` have a correlation of {mean:.2g} with the card's: they are others",
-                value=mean,
-                threshold=ALIKE,
-            )
+def _unlike(checkpoint: Checkpoint, layer: str, members: list[_Pair], chosen: set[int]) -> Iterator[Finding]:
+    """A layer whose Linears are not even alike, and single weights that are not, of those that were chosen."""
+    linears = [pair for pair in members if pair.bits is not None]
+    if not linears:
+        return
+    mean = fmean(correlation(pair.card, pair.ours) for pair in linears)
+    if mean < ALIKE:
+        yield _uncorrelated(layer, f"the quantized weights of `{layer}`", mean, ALIKE)
+        return
+    for pair in members:
+        if _is_norm(checkpoint, pair):  # of which some models store what is to be added to 1: not even signs stay
+            continue
+        # Signs stay; a single weight whose columns were multiplied may be far from what it was.
+        limit = ALIKE if pair.bits is None and pair.tensor.endswith(".weight") else -ALIKE
+        if id(pair) in chosen and (value := correlation(pair.card, pair.ours)) < limit:
+            yield _uncorrelated(pair.module, f"`{pair.tensor}`", value, limit)
+
+
+def _uncorrelated(module: str, what: str, value: float, limit: float) -> Finding:
+    return finding(
+        "QA627",
+        module,
+        f"{what} has a correlation of {value:.2g} with the card's: it is another",
+        value=value,
+        threshold=limit,
+    )
+
+
+def rotated_modules(settings: Any, modules: Mapping[str, ModuleInfo]) -> set[str] | None:
+    """Modules that a transform_config applies to, by name; None where it is none of compressed-tensors'."""
+    try:
+        config = TransformConfig.model_validate(settings)
+    except ValidationError:
+        return None
+    places = [place for scheme in config.config_groups.values() for place in scheme.apply]
+    if slow_pattern([pattern for place in places for pattern in (*place.targets, *place.ignore)], modules):
+        return None
+    return {
+        name
+        for name, info in modules.items()
+        for place in places
+        if _applies(place.targets, name, info) and not _applies(place.ignore, name, info)
+    }
+
+
+def _applies(targets: Sequence[str], name: str, info: ModuleInfo) -> bool:
+    return any(match_name(name, target) or target in info.classes for target in targets)
+
+
+def _incomparable(count: int) -> Finding:
+    return finding(
+        "QA628",
+        None,
+        f"{counted(count, 'weight')} cannot be compared with the card's: transform_config says they are rotated",
+        why="A rotation changes weights, not what the model computes; other weights would look alike.",
+        remedy="`quantaudit verify` runs the recipe again, and compares what comes of it.",
+    )
 
 
 def _transformed(what: str) -> Finding:

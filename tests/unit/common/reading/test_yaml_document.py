@@ -76,12 +76,12 @@ def test_anchors_aliases_and_merge_keys_are_ordinary() -> None:
     ],
 )
 def test_what_passes_a_limit_is_refused_at_once_with_its_line(text: str, words: str, line: int) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(FormatError) as caught:
         read_yaml(text, "p.yaml", FormatError)
     assert words in caught.value.message
     assert caught.value.where == f"p.yaml:{line}"
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert "\n" not in caught.value.message
 
 
