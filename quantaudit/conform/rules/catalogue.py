@@ -219,9 +219,10 @@ declare(
     "QA628",
     "The card does not hold what the artifact is to be compared with, or weights are rotated.",
     severity="inconclusive",
-    why="Older cards hold neither settings nor weights, and a rotation makes any weights look alike: that an artifact is of "
-    "the card's model cannot be shown.",
-    remedy="Make the card again with `quantaudit report`; of rotated weights, run the recipe again with `quantaudit verify`.",
+    why="Older cards hold neither settings nor weights, and a rotation makes any weights look alike: that an artifact "
+    "is of the card's model cannot be shown.",
+    remedy="Make the card again with `quantaudit report`; of rotated weights, run the recipe again with "
+    "`quantaudit verify`.",
 )
 
 
