@@ -16,6 +16,7 @@ from quantaudit.conform.artifacts.tensors import TensorSource
 from quantaudit.conform.configuration import Assignment, Configuration, configure
 from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, attention_forms, format_of, linear_forms
 from quantaudit.conform.names import is_converted, saved_names, skeleton, tied
+from quantaudit.conform.rotations import rotations
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.digest import quantizes
 
@@ -58,7 +59,10 @@ def contract_of(
     expected += _more(tensors, model, by_name, saved, {row.name for row in expected})
     is_tied = tied(config, model)
     optional = frozenset(_heads(by_name, saved) if is_tied else ())
-    strays = stray_tensors(tensors, model, by_name, saved, {*optional, *(row.name for row in expected)})
+    rotated = rotations(settings.get("transform_config") or {}, by_name) or {}
+    stems = tuple(f"{saved[name]}.{part}." for name, parts in rotated.items() for part in parts)
+    called_for = {*optional, *(row.name for row in expected), *(name for name in tensors if name.startswith(stems))}
+    strays = stray_tensors(tensors, model, by_name, saved, called_for)
     return Checkpoint(
         tensors=tensors,
         config=config,

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
-
-from compressed_tensors.transform import TransformConfig
-from compressed_tensors.utils.match import match_name
-from pydantic import ValidationError
 
 from quantaudit.card.schema import Card, Finding
 from quantaudit.card.text import counted
-from quantaudit.common.reading.patterns import slow_pattern
 from quantaudit.conform.artifacts.records import Checkpoint
+from quantaudit.conform.rotations import rotations
 from quantaudit.conform.rules.catalogue import finding
 from quantaudit.model.weight_sketch import correlation, difference
-from quantaudit.provenance import ModuleInfo, WeightSketch
+from quantaudit.provenance import WeightSketch
 
 PLAIN = 0.1
 """Relative difference of an unquantized tensor, which should be none: another float type and what is kept allow a tenth
@@ -92,13 +87,13 @@ def weights(checkpoint: Checkpoint, card: Card) -> list[Finding]:
     pairs = list(_pairs(checkpoint, kept))
     settings = checkpoint.settings.get("transform_config")
     if settings:
-        rotated = rotated_modules(settings, checkpoint.modules)
-        if rotated is None:
+        found = rotations(settings, checkpoint.modules)
+        if found is None:
             return [
                 finding("QA627", None, "its transform_config is not one of compressed-tensors"),
                 *_others(pairs, kept),
             ]
-        if rotated:
+        if rotated := found.keys():
             # Norms before a rotation are multiplied into the weights that follow.
             rest = [pair for pair in pairs if pair.module not in rotated and not _is_norm(checkpoint, pair)]
             return [_incomparable(len(rotated & {pair.module for pair in pairs})), *_others(rest, kept)]
@@ -215,27 +210,6 @@ def _uncorrelated(module: str, what: str, value: float, limit: float) -> Finding
         value=value,
         threshold=limit,
     )
-
-
-def rotated_modules(settings: Any, modules: Mapping[str, ModuleInfo]) -> set[str] | None:
-    """Modules that a transform_config applies to, by name; None where it is none of compressed-tensors'."""
-    try:
-        config = TransformConfig.model_validate(settings)
-    except ValidationError:
-        return None
-    places = [place for scheme in config.config_groups.values() for place in scheme.apply]
-    if slow_pattern([pattern for place in places for pattern in (*place.targets, *place.ignore)], modules):
-        return None
-    return {
-        name
-        for name, info in modules.items()
-        for place in places
-        if _applies(place.targets, name, info) and not _applies(place.ignore, name, info)
-    }
-
-
-def _applies(targets: Sequence[str], name: str, info: ModuleInfo) -> bool:
-    return any(match_name(name, target) or target in info.classes for target in targets)
 
 
 def _incomparable(count: int) -> Finding:
