@@ -25,7 +25,7 @@ LOSS_SPREAD = 3.0
 
 @rule(
     "QA104",
-    "A model that predicts the evaluation text no better than token frequencies do, or of which that is not known.",
+    "A model that predicts the evaluation text worse than token frequencies do, or of which that is not known.",
     severity="error",
     why="Such a model was loaded wrongly, or was given another model's tokens; nothing measured on it can be trusted.",
     remedy="Check that weights and tokenizer belong together and were converted completely; of a GGUF, audit the "
@@ -34,7 +34,7 @@ LOSS_SPREAD = 3.0
 def broken_load(evidence: CardEvidence) -> Iterator[Hit]:
     """A model that predicts the evaluation text worse than token frequencies, or than guessing tokens at random.
 
-    An error where few tokens do not explain it, else a warning; no verdict rests on either.
+    Only where so few tokens do not explain it: a random model has a verdict, as QA115 says. No verdict rests on others.
     """
     if evidence.simulation is not None:
         yield from worse_than_guessing(evidence.simulation, evidence.provenance.model, evidence.policy)
@@ -61,16 +61,6 @@ def worse_than_guessing(simulation: Simulation, model: ModelInfo, policy: Policy
             threshold=limit * chance(predicted),
             why=rules.reason,
         )
-    elif perplexity > limit:
-        yield Hit(
-            message=f"over {counted(predicted, 'token')} the unquantized model does not predict the text better than "
-            f"token frequencies do ({shown}), which is not known to be chance",
-            value=perplexity,
-            threshold=limit,
-            severity="warning",
-            why="So few tokens do not tell a model that was loaded wrongly from one that was not.",
-            remedy="Give more evaluation text, of more than a few words.",
-        )
     elif evaluation.unigram_perplexity is None:
         yield Hit(
             message="how well token frequencies predict the evaluation text is not known, so that nothing shows that "
@@ -89,7 +79,7 @@ def _perplexity(value: float, other: float) -> str:
 
 @rule(
     "QA115",
-    "A model that predicts the evaluation text little better than token frequencies do.",
+    "A model that predicts the evaluation text little better than token frequencies do, or not better by chance.",
     severity="info",
     why="Trained models are some hundred times better on text of their own kind; one that was loaded nearly right, "
     "with another model's configuration for instance, is not.",
@@ -103,12 +93,14 @@ def little_better(evidence: CardEvidence) -> Iterator[Hit]:
     if row is None or row.perplexity_base is None or guessing is None:
         return
     perplexity = row.perplexity_base
-    if LITTLE_BETTER * guessing < perplexity <= guessing:
+    wrong = next(worse_than_guessing(simulation, evidence.provenance.model, evidence.policy), None)
+    if wrong is None and perplexity > LITTLE_BETTER * guessing:
         yield Hit(
             message=f"the perplexity of the unquantized model is {perplexity / guessing:.2f} of that of token "
             f"frequencies ({_perplexity(perplexity, guessing)} of {_perplexity(guessing, perplexity)})",
             value=perplexity,
             threshold=LITTLE_BETTER * guessing,
+            severity="warning" if perplexity > guessing else None,
         )
 
 

@@ -212,7 +212,7 @@ declare(
     severity="error",
     why="The card keeps random projections of every weight. Those of its quantized form come close to them, others do "
     "not: layers were exchanged, a matrix was transposed, or another checkpoint was quantized. Information where norms "
-    "show that weights were smoothed or rotated, which changes them and not what the model computes.",
+    "show that weights were smoothed, which changes them and not what the model computes.",
     remedy="Quantize again, from the weights that the card is of.",
 )
 declare(

@@ -22,7 +22,7 @@ of it."""
 RMS = 0.02
 """And of its rms, which is kept to seven digits."""
 NOISE = {8: 0.05, 4: 0.2, 3: 0.35, 2: 0.8}
-"""Relative difference of a weight and its codes of so many bits."""
+"""Relative difference of a weight and its codes of so many bits or more."""
 COMPENSATED = 0.3
 """How much of a norm's change is found in the Linears that read it, at least, where one makes up for the other."""
 QUANTIZED = 0.6
@@ -59,8 +59,8 @@ class _Pair:
 
     @property
     def change(self) -> float:
-        """Relative difference beyond what so many bits make of it."""
-        noise = NOISE.get(self.bits or 16, NOISE[4] if (self.bits or 16) < 8 else 0.0)
+        """Relative difference of a quantized weight, beyond what its bits make of it."""
+        noise = next((value for bits, value in NOISE.items() if (self.bits or 0) >= bits), 1.0)
         return math.sqrt(max(self.difference**2 - noise**2, 0.0))
 
     @property
@@ -226,8 +226,8 @@ def _transformed(what: str) -> Finding:
     return finding(
         "QA627",
         None,
-        f"{what}: single weights are not compared with the card's",
+        f"{what}: their weights are held to be like the card's, not equal to them",
         severity="info",
-        why="Smoothing and rotations change weights without changing what the model computes.",
+        why="Smoothing changes weights without changing what the model computes.",
         remedy="Nothing to do; `quantaudit verify` runs the recipe again and compares what comes of it.",
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-HALF = (torch.bfloat16, torch.float16)
+from quantaudit.model.forward.arithmetic import HALF
 
 LANES = 32
 """Rows are as long as a multiple of this, or padded with −∞, whose exponential adds 0 to a lane: no vector of PyTorch's
