@@ -87,9 +87,9 @@ def _perplexity(value: float, other: float) -> str:
 )
 def little_better(evidence: CardEvidence) -> Iterator[Hit]:
     """No verdict rests on it: small models, and models on other text than their own, are so as well."""
-    simulation = evidence.simulation
-    row = None if simulation is None else next(iter(simulation.recipes), None)
-    guessing = None if simulation is None else simulation.evaluation.unigram_perplexity
+    if (simulation := evidence.simulation) is None:
+        return
+    row, guessing = next(iter(simulation.recipes), None), simulation.evaluation.unigram_perplexity
     if row is None or row.perplexity_base is None or guessing is None:
         return
     perplexity = row.perplexity_base
