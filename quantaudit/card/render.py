@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run
+from quantaudit.card.views.answers import answers
 from quantaudit.card.views.card_view import CardView
 from quantaudit.common.outputs.file_set import file_set
 
@@ -60,6 +61,7 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
     page_script = run(environment, "card.js.j2", {})
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
     context = _context(drawn.view) | {
+        "answers": answers(drawn.view),
         "charts": drawn.specs,
         "paper": theme.paper("currentColor", theme.FAINT, None),
         "scripts": scripts,

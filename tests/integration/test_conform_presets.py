@@ -14,10 +14,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from compressed_tensors.quantization import preset_name_to_scheme
 
 from quantaudit.card.schema import Card
 from quantaudit.conform.artifacts.compressed import compressed_artifact
 from quantaudit.conform.artifacts.expected import STORAGE
+from quantaudit.quant.schemes import dump_args
+from quantaudit.quant.weight_bytes import weight_bytes
 from tests import artifact_mutations as made
 from tests.memory_tensors import MemoryTensors
 
@@ -83,6 +86,28 @@ def test_what_llm_compressor_saves_fulfils_the_contract_exactly_and_passes(kind:
         form = checkpoint.expected[name].form
         assert form is not None
         assert (tuple(subject.tensors[name].shape), subject.tensors[name].dtype) == (form.shape, form.dtypes[0]), name
+
+
+@pytest.mark.parametrize(("kind", "preset"), [row for row in SUBJECTS if row[0] == "dense"])
+def test_bytes_of_a_weight_are_those_that_are_saved(kind: str, preset: str, make: Make) -> None:
+    """All but the shape of packed codes, eight bytes or so that say what the model's configuration says."""
+    subject = make(kind, preset)
+    scheme = preset_name_to_scheme(preset, ["Linear"])
+    weights, activations = dump_args(scheme.weights), scheme.input_activations is not None
+    assert weights is not None
+    checked = 0
+    for module in subject.card.model.modules:
+        stored = {
+            name: tensor
+            for name, tensor in subject.tensors.items()
+            if name.startswith(f"{module.name}.weight") and not name.endswith("weight_shape")
+        }
+        if module.weight_shape is None or set(stored) <= {f"{module.name}.weight"}:
+            continue
+        found = weight_bytes(module.weight_shape, weights, activations=activations)
+        assert found == sum(tensor.nbytes for tensor in stored.values())
+        checked += 1
+    assert checked
 
 
 def test_nearly_every_mutation_is_found(make: Make) -> None:

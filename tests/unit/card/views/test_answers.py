@@ -1,0 +1,97 @@
+"""What readers ask of a card is answered from its own numbers, and what it does not know is said."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from quantaudit.card.render import render_html
+from quantaudit.card.schema import Card
+from quantaudit.card.text import number, percent
+from quantaudit.card.views.answers import answers, scheme_bytes
+from quantaudit.card.views.card_view import CardView
+from tests.card_factory import STATIC, make_card
+
+
+@pytest.fixture(scope="module")
+def card() -> Card:
+    return make_card()
+
+
+def said(card: Card) -> dict[str, str]:
+    return {answer.question: answer.text for answer in answers(CardView(card))}
+
+
+def test_every_question_has_its_answer(card: Card) -> None:
+    found = said(card)
+    static = next(row for row in card.verdict.schemes if row.scheme == STATIC)
+    assert card.simulation is not None
+    expected = {
+        "Is static quantization safe?": [
+            "No: ", static.title, number(static.kl, card.verdict.limits.kl), percent(static.top1),
+        ],
+        "How sure is that?": [
+            f"{card.simulation.evaluation.tokens:,} tokens", f"{card.coverage.linears_measured:,} of", "95%",
+        ],
+        "Which layers break, and why?": [
+            *(row.group for row in static.worst_groups), static.worst_groups[0].explanation,
+        ],
+        "What to run instead?": ["READY WITH CARE"],
+        "What does it take in bytes?": ["MiB in bfloat16"],
+        "What was not judged?": ["Your own tasks", "texts longer than", "caches", "1 Linear that was not measured"],
+        "Is the key-value cache safe?": ["Not judged"],
+        "How does it compare with its family?": [card.landscape.reading],
+        "Was it verified?": ["llm-compressor"],
+        "How can it be reproduced?": ["quantaudit report", card.model.fingerprint[:16], card.corpus.sha256[:16]],
+    }  # fmt: skip
+    assert list(found) == list(expected)
+    for question, parts in expected.items():
+        assert [part for part in parts if part not in found[question]] == [], found[question]
+
+
+def test_what_was_not_simulated_is_not_answered(card: Card) -> None:
+    verdict = card.verdict.model_copy(update={"schemes": [], "headline": "Measured, not simulated: no verdict."})
+    bare = card.model_copy(update={"simulation": None, "verdict": verdict, "advice": [], "verification": []})
+    found = said(bare)
+    assert found["Is static quantization safe?"].startswith("Not known")
+    assert found["Which layers break, and why?"].startswith("Not known")
+    assert found["What to run instead?"].startswith("Not known")
+    assert "no quantization was simulated" in found["How sure is that?"]
+    assert "any quantization" in found["What was not judged?"]
+
+
+def test_an_undecided_verdict_is_never_a_yes(card: Card) -> None:
+    rows = [
+        row.model_copy(update={"status": "INCONCLUSIVE", "reason": "Too little text."}) for row in card.verdict.schemes
+    ]
+    found = said(card.model_copy(update={"verdict": card.verdict.model_copy(update={"schemes": rows})}))
+    assert found["Is static quantization safe?"].startswith("Not known")
+    assert found["Is static quantization safe?"].endswith("INCONCLUSIVE: Too little text.")
+    assert found["Which layers break, and why?"].startswith("Not known")
+
+
+def test_bytes_count_what_is_quantized_and_what_is_not(card: Card) -> None:
+    """8-bit codes and a scale of two bytes for each row, in place of two bytes for each value."""
+    assert card.simulation is not None
+    groups = [row for row in card.simulation.groups if row.scheme == STATIC and row.layer is not None]
+    shapes = {member: [64, 32] for row in groups for member in row.members}
+    known = {module.name: module for module in card.model.modules}
+    any_module = card.model.modules[0]
+    modules = [
+        any_module.model_copy(update={"name": name, "weight_shape": shape}) for name, shape in shapes.items()
+    ] + [module for name, module in known.items() if name not in shapes]
+    measured = card.model_copy(update={"model": card.model.model_copy(update={"modules": modules})})
+    info = card.simulation.schemes[0]
+    saved = len(shapes) * (64 * 32 * 2 - (64 * 32 + 64 * 2))
+    assert scheme_bytes(measured, info) == 2 * card.model.parameters - saved
+
+
+def test_answers_lead_to_sections_of_the_page(card: Card) -> None:
+    page = render_html(card)
+    listed = page[page.index('<section id="answers">') : page.index('<section id="findings">')]
+    links = re.findall(r'<a href="#(\w+)">', listed)
+    assert len(links) == 10
+    assert [name for name in links if f'id="{name}"' not in page] == []
+    assert unescape(listed).count("<dt>") == 10
