@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantaudit.api.advise import advise
     from quantaudit.api.audit import audit
     from quantaudit.api.check_card import check_card
+    from quantaudit.api.compare import compare
     from quantaudit.api.conform import conform
     from quantaudit.api.gate import gate
     from quantaudit.api.insert import insert
@@ -40,6 +41,7 @@ _HOMES = {
     "advise": "quantaudit.api.advise",
     "audit": "quantaudit.api.audit",
     "check_card": "quantaudit.api.check_card",
+    "compare": "quantaudit.api.compare",
     "conform": "quantaudit.api.conform",
     "gate": "quantaudit.api.gate",
     "insert": "quantaudit.api.insert",
@@ -65,6 +67,7 @@ __all__ = [
     "advise",
     "audit",
     "check_card",
+    "compare",
     "conform",
     "gate",
     "insert",

@@ -19,6 +19,7 @@ INPUTS = {
     "profile": "--profile",
     "profiles": "PROFILE",
     "card": "--card",
+    "cards": "CARD",
     "recipe": "RECIPE",
     "recipes": "--recipe",
     "model": "MODEL",
@@ -62,6 +63,11 @@ def outputs_of(verb: str, given: Mapping[str, Any]) -> Iterator[Output]:
     elif verb == "render":
         # A card that is rendered where it lies stays as it is.
         yield Output(option="--out", path=given["out"], folder=True, writes=PAGES)
+    elif verb == "compare":
+        from quantaudit.compare.pages import PAGES as COMPARED
+
+        if given["out"] is not None:
+            yield Output(option="--out", path=given["out"], folder=True, writes=COMPARED)
     elif verb == "insert":
         from quantaudit.card.readme.insert import places
 

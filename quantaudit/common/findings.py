@@ -1,8 +1,8 @@
 """The registry of rules: every code with what it means, why it matters and what to do, of all stages. Imports no torch.
 
 A code says by its hundreds which stage a rule belongs to: QA1xx to QA3xx are findings of a card (measurement, loading,
-simulation), QA4xx and QA5xx of a recipe, QA6xx of a quantized artifact. `gate --explain`, docs/rules.md, SARIF's table
-of rules and the texts of findings all come from here.
+simulation), QA4xx and QA5xx of a recipe, QA6xx of a quantized artifact, QA7xx of cards that are compared.
+`gate --explain`, docs/rules.md, SARIF's table of rules and the texts of findings all come from here.
 
 A rule is a pure function from the evidence of its stage to hits, registered by `@rule(...)`. Where several functions
 report under one code, or one under several, as the readers of an artifact do, the code is registered by `declare(...)`.
@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from quantaudit.common.outcome import GateSeverity
 
-Stage = Literal["card", "recipe", "artifact"]
+Stage = Literal["card", "recipe", "artifact", "comparison"]
 _STAGES: Mapping[str, Stage] = {
     "QA1": "card",
     "QA2": "card",
@@ -25,6 +25,7 @@ _STAGES: Mapping[str, Stage] = {
     "QA4": "recipe",
     "QA5": "recipe",
     "QA6": "artifact",
+    "QA7": "comparison",
 }
 
 

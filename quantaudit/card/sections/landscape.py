@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
+from quantaudit.card.published.records import published
 from quantaudit.card.schema import Landscape, PublishedPeak
 from quantaudit.card.text import number
 
-SOURCE = "arXiv 2605.15572, reference repository, 5,000 samples, bf16"
-
-_TABLE: tuple[tuple[str, float, str], ...] = (
-    ("Qwen2.5-1.5B", -7968, "layer 5 hidden"),
-    ("Qwen2.5-1.5B-Instruct", -7968, "layer 5 hidden"),
-    ("Qwen2.5-7B", -13248, "layer 13 hidden"),
-    ("Qwen2.5-7B-Instruct", -13312, "layer 13 hidden"),
-    ("Qwen2.5-32B", 30848, "layer 63 hidden"),
-    ("Qwen2.5-32B-Instruct", 22144, "layer 42 hidden"),
-    ("Qwen2.5-VL-3B", -3984, "layer 30 hidden"),
-    ("Qwen2.5-VL-7B", -8256, "layer 13 hidden"),
-    ("Qwen2.5-VL-32B", 22144, "layer 44 hidden"),
-    ("Qwen3-1.7B", 14208, "layer 25 hidden"),
-    ("Qwen3-8B", 17664, "layer 16 hidden"),
-    ("Qwen3-32B", 35328, "layer 44 hidden"),
-    ("Qwen3-30B-A3B", 1512, "layer 3 hidden"),
-    ("Qwen3.5-0.8B", 122, "final norm"),
-    ("Qwen3.5-9B", 956, "layer 31 hidden"),
-    ("Qwen3.5-27B", 1848, "layer 63 hidden"),
-    ("Qwen3.5-35B-A3B", 132, "layer 39 hidden"),
-    ("gemma-2b", -2992, "layer 11 hidden"),
-    ("gemma-2-9b", 1664, "layer 41 hidden"),
-    ("gemma-2-27b", 157696, "layer 38 hidden"),
-    ("gemma-3-4b-it", 245760, "layer 29 hidden"),
-    ("gemma-3-27b-it", 696320, "layer 46 hidden"),
-    ("gpt-oss-20b", -145408, "layer 23 mlp_output"),
-    ("Ling-mini-5T", -7648, "layer 14 hidden"),
-    ("Ling-mini-10T", -9024, "layer 10 hidden"),
-    ("Ling-mini-15T", -10112, "layer 19 hidden"),
-    ("Ling-mini-20T", -11776, "layer 19 hidden"),
-)
+SOURCE = published().source
 
 PUBLISHED: tuple[PublishedPeak, ...] = tuple(
-    PublishedPeak(model=model, peak=float(peak), site=site) for model, peak, site in _TABLE
+    PublishedPeak(model=row.model, peak=largest.value, site=largest.site)
+    for row in published().models
+    if (largest := row.largest()) is not None
 )
 """Signed value of each model's largest activation at its site, ordered by family and size."""
 

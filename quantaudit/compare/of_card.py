@@ -1,0 +1,150 @@
+"""A card as a subject of comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from quantaudit.card.judge.agreement import self_contradictions
+from quantaudit.card.schema import Card, SiteRow
+from quantaudit.card.seal import seal_state
+from quantaudit.compare.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
+from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo
+
+WORST = 5
+"""Groups that are kept of each scheme."""
+PAPER_KINDS = ("embedding", "residual", "attention_output", "mlp_output", "gate", "router_logits", "final_norm")
+"""Tensors over which arXiv 2605.15572 takes its maximum, as sites are called here; inputs of Linears are not."""
+PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor")
+BROKEN = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
+"""Findings of a card after which its numbers need not be the model's."""
+_MIXTURE = re.compile(r"_?moe(?=_|$)")
+
+
+def card_subject(card: Card, where: str) -> Subject:
+    """What of a card is compared. where: how it was given."""
+    peaks = {place.kind: place for place in _places(card)}
+    largest = [peaks[kind] for kind in PAPER_KINDS if kind in peaks and peaks[kind].amax is not None]
+    largest.sort(key=lambda place: (-(place.amax or 0.0), _order(card.sites, place.site)))
+    return Subject(
+        name=card.model.name,
+        label=card.model.name,
+        where=where,
+        source="card",
+        lineage=lineage(card.model.model_type),
+        family=lineage(card.model.model_type),
+        mixture=card.experts is not None or is_mixture(card.model.model_type),
+        parameters=card.model.parameters,
+        layers=card.model.layers,
+        hidden_size=card.model.hidden_size,
+        fingerprint=card.model.fingerprint,
+        seal=seal_state(card),
+        contradictions=self_contradictions(card),
+        doubts=[f"{row.code}: {row.message}" for row in card.findings if row.code in BROKEN],
+        unmeasured=card.coverage.linears - card.coverage.linears_measured,
+        conditions=_conditions(card),
+        peaks=peaks,
+        largest=largest[0] if largest else None,
+        ties=[place.kind for place in largest[1:] if place.amax == largest[0].amax],
+        residual_by_layer=[site.amax for site in card.sites if site.kind == RESIDUAL and site.layer is not None],
+        persistent_channels=None if card.places is None else sorted(row.channel for row in card.places.channels),
+        schemes=list(_schemes(card)),
+        kl_limits=card.verdict.limits.kl,
+        top1_limits=card.verdict.limits.top1,
+    )
+
+
+def is_mixture(model_type: str) -> bool:
+    """Whether a type of model says by its name that it routes tokens to experts. GPT-OSS says so nowhere."""
+    return _MIXTURE.search(model_type) is not None or model_type == "gpt_oss"
+
+
+def lineage(model_type: str) -> str:
+    """A type of model without what says mixture or text, so that a mixture and its dense sibling have one."""
+    return _MIXTURE.sub("", model_type).removesuffix("_text") or model_type
+
+
+def _conditions(card: Card) -> Conditions:
+    simulation, packages = card.simulation, card.environment.packages
+    return Conditions(
+        corpus=card.corpus.name,
+        corpus_sha256=card.corpus.sha256,
+        samples=card.corpus.samples,
+        tokens=card.corpus.tokens,
+        truncated=card.corpus.truncated,
+        max_length=card.corpus.max_length,
+        special_tokens=card.corpus.special_tokens,
+        redacted=card.corpus.redacted,
+        dtype=card.model.dtype,
+        arithmetic=card.environment.arithmetic,
+        attention=card.environment.attention,
+        device=card.environment.device,
+        evaluation_tokens=simulation.evaluation.tokens if simulation else None,
+        evaluation_samples=len(simulation.evaluation.samples) if simulation else None,
+        policy=card.verdict.policy if card.verdict.schemes else None,
+        policy_digest=card.verdict.policy_digest,
+        versions={"quantaudit": card.quantaudit_version} | {k: packages[k] for k in PACKAGES if k in packages},
+    )
+
+
+def _places(card: Card) -> Iterable[PeakPlace]:
+    """The largest magnitude of each kind of tensor, in the order of the card's sites."""
+    rows = {row.kind: row for row in card.places.kinds} if card.places is not None else {}
+    for kind in dict.fromkeys(site.kind for site in card.sites):
+        sites = [site for site in card.sites if site.kind == kind]
+        measured = [site for site in sites if site.amax is not None]
+        site = max(measured or sites, key=lambda site: site.amax or 0.0)
+        peak = next((peak for peak in site.peaks if peak.value is not None and abs(peak.value) == site.amax), None)
+        row = rows.get(kind)
+        yield PeakPlace(
+            kind=kind,
+            amax=site.amax,
+            value=peak.value if peak else site.amax,
+            site=site.name,
+            layer=site.layer,
+            position=peak.position if peak else None,
+            token=peak.token if peak else None,
+            channel=peak.channel if peak else None,
+            massive=sum(site.massive for site in sites),
+            nonfinite=sum(site.nonfinite for site in sites),
+            first_position=row.first_position if row else None,
+            channels=row.channels if row else None,
+        )
+
+
+def _order(sites: Sequence[SiteRow], name: str) -> int:
+    return next((index for index, site in enumerate(sites) if site.name == name), len(sites))
+
+
+def _schemes(card: Card) -> Iterable[SchemeScore]:
+    if card.simulation is None:
+        return
+    rows = {row.name: row for row in card.simulation.recipes}
+    for scheme in card.simulation.schemes:
+        if scheme.name in rows:
+            groups = [row for row in card.simulation.groups if row.scheme == scheme.name]
+            yield _score(card, scheme, rows[scheme.name], groups)
+
+
+def _score(card: Card, scheme: SchemeInfo, row: RecipeRow, groups: Sequence[GroupRow]) -> SchemeScore:
+    verdict = next((item for item in card.verdict.schemes if item.scheme == scheme.name), None)
+    priced = any(group.price is not None for group in groups)
+    costs = {group.group: (group.price if priced else group.damage) or 0.0 for group in groups}
+    total = sum(costs.values())
+    worst = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:WORST]
+    return SchemeScore(
+        scheme=scheme.name,
+        title=scheme.title,
+        definition=scheme.model_dump(mode="json", include={"weights", "input_activations", "observer"}),
+        status=verdict.status if verdict else None,
+        kl=row.kl,
+        kl_low=verdict.kl_low if verdict else None,
+        kl_high=verdict.kl_high if verdict else None,
+        kl_stderr=row.kl_stderr,
+        top1=row.top1,
+        top1_stderr=row.top1_stderr,
+        samples=row.samples,
+        nonfinite=row.nonfinite,
+        worst=[GroupShare(group=name, share=cost / total) for name, cost in worst if total and cost],
+        shares_of="price" if priced else "damage",
+    )

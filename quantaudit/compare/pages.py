@@ -1,0 +1,55 @@
+"""A comparison as one offline page without scripts, and as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from quantaudit.card.templates import html_environment, markdown_environment, run
+from quantaudit.common.outputs.file_set import file_set
+from quantaudit.compare import tables
+from quantaudit.compare.report import Comparison, to_json
+
+PAGES = ("compare.json", "compare.html", "compare.md")
+"""What a comparison is written as, below its folder."""
+_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+def render_html(comparison: Comparison) -> str:
+    """The page: what has to be said first, then every table."""
+    context = _context(comparison) | {"security_policy": _SECURITY_POLICY}
+    return run(html_environment(None), "compare.html.j2", context)
+
+
+def render_markdown(comparison: Comparison) -> str:
+    """The same as Markdown, for a release's notes or a pull request."""
+    return run(markdown_environment(None), "compare.md.j2", _context(comparison))
+
+
+def write_pages(comparison: Comparison, out: Path) -> list[Path]:
+    """Write compare.json, compare.html and compare.md below `out`, as one; the paths. Raises OutputError."""
+    texts = (to_json(comparison), render_html(comparison), render_markdown(comparison))
+    with file_set(out) as new:
+        for name, text in zip(PAGES, texts, strict=True):
+            new.write(name, text.encode("utf-8"))
+    return [out / name for name in PAGES]
+
+
+def _context(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "comparison": comparison,
+        "title": title(comparison),
+        "labels": [tables.label(subject) for subject in comparison.subjects],
+        "tables": tables.tables(comparison),
+        "sentences": tables.sentences(comparison),
+        "text_limit": tables.TEXT,
+        "many": len(comparison.subjects) > 2,
+    }
+
+
+def title(comparison: Comparison) -> str:
+    """What is compared, in a line."""
+    first, last = comparison.subjects[0], comparison.subjects[-1]
+    if len(comparison.subjects) == 2:
+        return f"{tables.label(first)} → {tables.label(last)}"
+    return f"{len(comparison.subjects):,} models, from {tables.label(first)} to {tables.label(last)}"

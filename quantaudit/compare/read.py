@@ -1,0 +1,84 @@
+"""What is given to a comparison, as subjects: cards, their folders, stored statistics of the paper, published names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from quantaudit.card.published.records import PublishedModel, published
+from quantaudit.card.published.reference import looks_like_reference, read_reference
+from quantaudit.card.schema import Card, load_card
+from quantaudit.card.seal import check_sealed
+from quantaudit.compare.of_card import card_subject
+from quantaudit.compare.of_published import published_subject
+from quantaudit.compare.subject import Subject
+from quantaudit.errors import UsageError
+
+PREFIX = "published"
+"""`published`, `published:main`, `published:FAMILY` and `published:MODEL` name what the package ships."""
+MOST = 1000
+"""Subjects of one comparison."""
+
+
+def read_subjects(given: Sequence[str | Path | Card], *, require_sealed: bool = False) -> list[Subject]:
+    """All subjects in the order in which they were given, two at least, told apart by their labels.
+
+    Raises FormatError for what is no card and no stored statistics, UsageError for an unknown name or too few.
+    """
+    subjects = [subject for one in given for subject in _subjects(one, require_sealed)]
+    if not 2 <= len(subjects) <= MOST:
+        raise UsageError(
+            f"{len(subjects)} to compare, where 2 to {MOST:,} are needed",
+            where="quantaudit compare",
+            hint="give two cards or more, or `published:main` for the models of arXiv 2605.15572",
+        )
+    return labeled(subjects)
+
+
+def labeled(subjects: Sequence[Subject]) -> list[Subject]:
+    """The same, with the place in the label where several have one name, and a number where that is one place too."""
+    names = Counter(subject.name for subject in subjects)
+    labels = [s.name if names[s.name] == 1 else f"{s.name} ({s.where})" for s in subjects]
+    repeated = Counter(labels)
+    return [
+        subject.model_copy(update={"label": label if repeated[label] == 1 else f"{label} #{index}"})
+        for index, (subject, label) in enumerate(zip(subjects, labels, strict=True), start=1)
+    ]
+
+
+def _subjects(given: str | Path | Card, require_sealed: bool) -> Iterator[Subject]:
+    if isinstance(given, Card):
+        if require_sealed:
+            check_sealed(given, "card")
+        yield card_subject(given, "in memory")
+        return
+    name = str(given)
+    if (name == PREFIX or name.startswith(f"{PREFIX}:")) and not Path(name).exists():
+        yield from (published_subject(row, f"{PREFIX}:{row.model}") for row in _named(name))
+        return
+    path = Path(given)
+    if path.is_dir():
+        path = path / "card.json"
+    if path.is_file() and looks_like_reference(path):
+        yield published_subject(read_reference(path), str(path))
+        return
+    card = load_card(path)
+    if require_sealed:
+        check_sealed(card, path)
+    yield card_subject(card, str(path))
+
+
+def _named(name: str) -> list[PublishedModel]:
+    models, wanted = published().models, name.removeprefix(PREFIX).removeprefix(":").casefold()
+    if not wanted:
+        return models
+    if wanted == "main":
+        return [row for row in models if row.main]
+    chosen = [row for row in models if wanted in (row.model.casefold(), (row.family or "").casefold())]
+    if not chosen:
+        families = ", ".join(dict.fromkeys(row.family or row.model for row in models))
+        raise UsageError(
+            "no such published model", where=name[:200], hint=f"one of main, {families}, or a model of `published`"
+        )
+    return chosen
