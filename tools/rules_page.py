@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from quantaudit.common.files import write_text
-from quantaudit.common.findings import Rule, rules_of
+from quantaudit.common.findings import Rule, Stage, rules_of
 from quantaudit.gate.catalogue import all_rules
 
+STAGES: tuple[Stage, ...] = ("card", "recipe", "artifact", "comparison")
 HEAD = """\
 # Rules
 
@@ -30,7 +31,7 @@ Each rule has a severity of its own. Those of a recipe, QA4xx and QA5xx, a polic
 def rules_page() -> str:
     """The whole page, as Markdown ending in a newline."""
     all_rules()
-    card, recipe, artifact = (list(rules_of(stage).values()) for stage in ("card", "recipe", "artifact"))
+    card, recipe, artifact, comparison = (list(rules_of(stage).values()) for stage in STAGES)
     parts = [
         HEAD,
         f"## QA1xx to QA3xx: findings of a card\n\n{_table(card)}",
@@ -41,6 +42,8 @@ def rules_page() -> str:
         *(_recipe_entry(rule) for rule in recipe if rule.code.startswith("QA5")),
         "## QA6xx: a quantized artifact, by `conform` and `verify`\n",
         *(_artifact_entry(rule) for rule in artifact),
+        "## QA7xx: what has to be said before a comparison\n",
+        *(_artifact_entry(rule) for rule in comparison),
     ]
     return "\n".join(parts)
 

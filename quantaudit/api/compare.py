@@ -34,15 +34,15 @@ def compare(
     from quantaudit.common.outputs.claims import Output, claimed
     from quantaudit.compare.limits import parse_limit
     from quantaudit.compare.pages import PAGES, write_pages
-    from quantaudit.compare.read import read_subjects
     from quantaudit.compare.run import compare as run
+    from quantaudit.compare.subjects.read import file_of, read_subjects
 
     limits = [parse_limit(text) for text in ([fail_on] if isinstance(fail_on, str) else fail_on)]
     subjects = read_subjects(cards, require_sealed=require_sealed)
     comparison = run(subjects, limits)
     if out is not None:
         place = Output(option="out", path=path_of(out, "out"), folder=True, writes=PAGES)
-        paths = {f"card {index}": Path(card) for index, card in enumerate(cards, 1) if isinstance(card, str | Path)}
+        paths = {f"card {index}": file_of(card) for index, card in enumerate(cards, 1) if isinstance(card, str | Path)}
         with claimed([place], paths):
             write_pages(comparison, place.path)
     return comparison

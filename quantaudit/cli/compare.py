@@ -44,9 +44,9 @@ def run(
     from quantaudit.common.files import check_directory
     from quantaudit.compare.limits import parse_limit
     from quantaudit.compare.pages import render_markdown, write_pages
-    from quantaudit.compare.read import read_subjects
     from quantaudit.compare.report import to_json
     from quantaudit.compare.run import compare
+    from quantaudit.compare.subjects.read import read_subjects
     from quantaudit.errors import UsageError
 
     if output not in ("text", "json", "markdown"):

@@ -10,7 +10,7 @@ from quantaudit.card.seal import IN_WORDS, REMEDY
 from quantaudit.common.findings import declare, find_rule
 from quantaudit.common.outcome import GateSeverity
 from quantaudit.compare.report import Caveat
-from quantaudit.compare.subject import Conditions, Subject
+from quantaudit.compare.subjects.subject import Conditions, Subject
 
 Part = Literal["peaks", "scores", "verdicts"]
 ALL: tuple[Part, ...] = ("peaks", "scores", "verdicts")

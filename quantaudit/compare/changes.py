@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from quantaudit.compare.report import Change, ChannelChange, GroupChange, PeakChange, SchemeChange, ValueChange
-from quantaudit.compare.subject import PeakPlace, SchemeScore, Subject
+from quantaudit.compare.subjects.subject import PeakPlace, SchemeScore, Subject
 from quantaudit.stats.interval import student_t
 
 LEVEL = 0.95

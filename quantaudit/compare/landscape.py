@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from quantaudit.card.published.records import published
 from quantaudit.compare.changes import ratio
 from quantaudit.compare.report import LandscapeFacts, MixturePair, ResidualShare, Span, Trajectory, Variation
-from quantaudit.compare.subject import RESIDUAL, Subject
+from quantaudit.compare.subjects.subject import RESIDUAL, Subject
 
 MATCHED = 1.5
 """Parameters of a dense model over a mixture's, or the reverse, up to which they are of one scale."""

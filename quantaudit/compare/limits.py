@@ -11,7 +11,7 @@ from quantaudit.card.text import number, percent
 from quantaudit.common.outcome import Outcome
 from quantaudit.common.rounding import limit_number
 from quantaudit.compare.report import Caveat, Change, Decision, PeakChange, SchemeChange, ValueChange
-from quantaudit.compare.subject import LINEAR_INPUT, RESIDUAL, SchemeScore, Subject
+from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, SchemeScore, Subject
 from quantaudit.errors import UsageError
 
 Measure = Literal["verdict", "kl", "top1", "peak"]

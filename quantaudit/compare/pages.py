@@ -9,6 +9,7 @@ from quantaudit.card.templates import html_environment, markdown_environment, ru
 from quantaudit.common.outputs.file_set import file_set
 from quantaudit.compare import tables
 from quantaudit.compare.report import Comparison, to_json
+from quantaudit.compare.sentences import sentences
 
 PAGES = ("compare.json", "compare.html", "compare.md")
 """What a comparison is written as, below its folder."""
@@ -41,7 +42,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "title": title(comparison),
         "labels": [tables.label(subject) for subject in comparison.subjects],
         "tables": tables.tables(comparison),
-        "sentences": tables.sentences(comparison),
+        "sentences": sentences(comparison),
         "text_limit": tables.TEXT,
         "many": len(comparison.subjects) > 2,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from quantaudit.common.outcome import EXIT_CODES, GateSeverity, Outcome
-from quantaudit.compare.subject import PeakPlace, Subject
+from quantaudit.compare.subjects.subject import PeakPlace, Subject
 from quantaudit.policy import Status
 from quantaudit.provenance import Row
 from quantaudit.quantities import Count, Magnitude, Number, Share

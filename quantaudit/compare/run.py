@@ -11,7 +11,7 @@ from quantaudit.compare.changes import LEVEL, change
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.limits import Limit, decide
 from quantaudit.compare.report import Caveat, Comparison
-from quantaudit.compare.subject import Subject
+from quantaudit.compare.subjects.subject import Subject
 
 
 def compare(subjects: Sequence[Subject], limits: Sequence[Limit] = ()) -> Comparison:

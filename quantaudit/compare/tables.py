@@ -1,4 +1,4 @@
-"""A comparison as tables and sentences of plain text, which the terminal, the page and Markdown show alike."""
+"""A comparison as tables of plain text, which the terminal, the page and Markdown show alike."""
 
 from __future__ import annotations
 
@@ -13,18 +13,13 @@ from quantaudit.compare.report import (
     Comparison,
     GroupChange,
     PeakChange,
-    ResidualShare,
     SchemeChange,
-    Span,
     ValueChange,
-    Variation,
 )
-from quantaudit.compare.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, SchemeScore, Subject
+from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, SchemeScore, Subject
 
 NAME = 60
 """Characters of a name."""
-LISTED = 5
-"""Names in a sentence."""
 TEXT = 300
 """Characters of a sentence that holds names."""
 
@@ -51,59 +46,6 @@ def tables(comparison: Comparison) -> list[TableView]:
 def label(subject: Subject) -> str:
     """A subject's name, inert and cut."""
     return visible(subject.label, NAME)
-
-
-def sentences(comparison: Comparison) -> list[str]:
-    """What all subjects show together, a sentence each."""
-    facts = comparison.landscape
-    lines = []
-    several = len(comparison.subjects) > 2
-    if facts.residual is not None and several:
-        lines.append(_residual(facts.residual))
-    if facts.span is not None and several:
-        lines.append(_span(facts.span))
-    lines += [
-        f"{visible(pair.mixture, NAME)}, a mixture of experts, peaks {factor(pair.ratio)} lower than "
-        f"{visible(pair.dense, NAME)}, the dense model of its scale."
-        for pair in facts.mixtures
-    ]
-    if facts.trajectory is not None and several:
-        steps = " → ".join(number(value) for value in facts.trajectory.maxima)
-        ratios = ", ".join(factor(value) for value in facts.trajectory.ratios)
-        lines.append(f"From one to the next the largest activation goes {steps} ({ratios}).")
-    lines += map(_variation, facts.variation)
-    return lines
-
-
-def _span(row: Span) -> str:
-    ends = f"{factor(row.ratio)} from {visible(row.smallest, NAME)} to {visible(row.largest, NAME)}"
-    if row.decades is None or row.decades < 1:
-        return f"The largest activations differ by {ends}."
-    return f"The largest activation spans {number(row.decades)} orders of magnitude, {ends}."
-
-
-def _variation(row: Variation) -> str:
-    return (
-        f"{visible(row.model, NAME)}: over {row.repeats} random parts of {row.samples:,} samples the largest "
-        f"activation varies by {percent(row.spread)} of its mean from lowest to highest (standard deviation "
-        f"{percent(row.deviation)})."
-    )
-
-
-def _residual(row: ResidualShare) -> str:
-    text = f"The largest activation lies in the residual stream in {row.residual} of {row.of}"
-    if row.elsewhere:
-        text += f", not in {_listed(row.elsewhere)}"
-    if row.ties:
-        text += f" (the residual stream of {_listed(row.ties)} reaches the same magnitude)"
-    return f"{text}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = [visible(name, NAME) for name in names[:LISTED]]
-    if len(names) > LISTED:
-        shown.append(f"{len(names) - LISTED} more")
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
 def _pair(comparison: Comparison) -> Iterator[TableView]:

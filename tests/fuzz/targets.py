@@ -45,6 +45,13 @@ TARGETS = (
     Target(name="card-junit", file="card.json", kind="json", argv=(*GATE, "--format", "junit"), weight=2),
     Target(name="card-render", file="card.json", kind="json", argv=("render", "card.json", "--out", "new"), weight=5),
     Target(
+        name="card-compare",
+        file="card.json",
+        kind="json",
+        argv=("compare", "card.json", "published:Qwen3", "--fail-on", "peak=2", "--out", "new"),
+        weight=4,
+    ),
+    Target(
         name="simulation",
         file="simulation.json",
         kind="json",

@@ -20,6 +20,7 @@ def test_the_exported_names() -> None:
         "advise",
         "audit",
         "check_card",
+        "compare",
         "conform",
         "gate",
         "insert",

@@ -11,7 +11,7 @@ import pytest
 
 import quantaudit
 
-VERBS = ("measure", "simulate", "gate", "advise", "verify", "conform")
+VERBS = ("measure", "simulate", "gate", "advise", "verify", "conform", "compare")
 
 
 @pytest.mark.parametrize("verb", VERBS)

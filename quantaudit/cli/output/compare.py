@@ -13,6 +13,7 @@ from quantaudit.common.outcome import Outcome
 from quantaudit.compare import tables
 from quantaudit.compare.pages import title
 from quantaudit.compare.report import Caveat, Comparison
+from quantaudit.compare.sentences import sentences
 
 ANSWERS: dict[Outcome, str] = {"pass": "within", "fail": "beyond", "inconclusive": "not decided"}
 
@@ -27,7 +28,7 @@ def show(comparison: Comparison, console: Console) -> None:
         text = Text(f"{ANSWERS[decision.outcome]} {decision.limit}", style=OUTCOMES[decision.outcome])
         text.append(f"  {name}: {visible(decision.reason, tables.TEXT)}", style="default not bold")
         console.print(text)
-    if lines := tables.sentences(comparison):
+    if lines := sentences(comparison):
         console.print()
         for line in lines:
             console.print(Text(line))

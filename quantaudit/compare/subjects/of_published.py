@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from quantaudit.card.published.records import PeakSite, PublishedModel
-from quantaudit.compare.of_card import is_mixture, lineage
-from quantaudit.compare.subject import RESIDUAL, Conditions, PeakPlace, Subject
+from quantaudit.compare.subjects.of_card import is_mixture, lineage
+from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, PeakPlace, Subject
 
 CORPUS = "Clxxxx/eval_diverse_dataset"
 """The corpus of arXiv 2605.15572, tokenized for each family."""

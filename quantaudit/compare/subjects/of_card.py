@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from quantaudit.card.judge.agreement import self_contradictions
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.seal import seal_state
-from quantaudit.compare.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
+from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo
 
 WORST = 5

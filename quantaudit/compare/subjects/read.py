@@ -10,9 +10,9 @@ from quantaudit.card.published.records import PublishedModel, published
 from quantaudit.card.published.reference import looks_like_reference, read_reference
 from quantaudit.card.schema import Card, load_card
 from quantaudit.card.seal import check_sealed
-from quantaudit.compare.of_card import card_subject
-from quantaudit.compare.of_published import published_subject
-from quantaudit.compare.subject import Subject
+from quantaudit.compare.subjects.of_card import card_subject
+from quantaudit.compare.subjects.of_published import published_subject
+from quantaudit.compare.subjects.subject import Subject
 from quantaudit.errors import UsageError
 
 PREFIX = "published"
@@ -47,6 +47,12 @@ def labeled(subjects: Sequence[Subject]) -> list[Subject]:
     ]
 
 
+def file_of(given: str | Path) -> Path:
+    """The file that a path names: a folder's is its card."""
+    path = Path(given)
+    return path / "card.json" if path.is_dir() else path
+
+
 def _subjects(given: str | Path | Card, require_sealed: bool) -> Iterator[Subject]:
     if isinstance(given, Card):
         if require_sealed:
@@ -57,9 +63,7 @@ def _subjects(given: str | Path | Card, require_sealed: bool) -> Iterator[Subjec
     if (name == PREFIX or name.startswith(f"{PREFIX}:")) and not Path(name).exists():
         yield from (published_subject(row, f"{PREFIX}:{row.model}") for row in _named(name))
         return
-    path = Path(given)
-    if path.is_dir():
-        path = path / "card.json"
+    path = file_of(given)
     if path.is_file() and looks_like_reference(path):
         yield published_subject(read_reference(path), str(path))
         return

@@ -1,0 +1,73 @@
+"""What all subjects of a comparison show together, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from quantaudit.card.text import factor, number, percent, visible
+from quantaudit.compare.report import Comparison, ResidualShare, Span, Variation
+from quantaudit.compare.tables import NAME
+
+LISTED = 5
+"""Names in a sentence."""
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """What all subjects show together, a sentence each."""
+    facts = comparison.landscape
+    lines = []
+    several = len(comparison.subjects) > 2
+    if facts.residual is not None and several:
+        lines.append(_residual(facts.residual))
+    if facts.span is not None and several:
+        lines.append(_span(facts.span))
+    lines += [
+        f"{visible(pair.mixture, NAME)}, a mixture of experts, peaks {factor(pair.ratio)} lower than "
+        f"{visible(pair.dense, NAME)}, the dense model of its scale."
+        for pair in facts.mixtures
+    ]
+    if facts.trajectory is not None and several:
+        steps = " → ".join(number(value) for value in facts.trajectory.maxima)
+        ratios = ", ".join(factor(value) for value in facts.trajectory.ratios)
+        lines.append(f"From one to the next the largest activation goes {steps} ({ratios}).")
+    lines += _variations(facts.variation)
+    return lines
+
+
+def _span(row: Span) -> str:
+    ends = f"{factor(row.ratio)} from {visible(row.smallest, NAME)} to {visible(row.largest, NAME)}"
+    if row.decades is None or row.decades < 1:
+        return f"The largest activations differ by {ends}."
+    return f"The largest activation spans {number(row.decades)} orders of magnitude, {ends}."
+
+
+def _variations(rows: Sequence[Variation]) -> Iterator[str]:
+    """A sentence for each size of the parts: the range over all models, then model by model."""
+    for samples in dict.fromkeys(row.samples for row in rows):
+        of_size = [row for row in rows if row.samples == samples]
+        spreads = sorted(row.spread or 0.0 for row in of_size)
+        reach = percent(spreads[0]) if len(spreads) == 1 else f"{percent(spreads[0])} to {percent(spreads[-1])}"
+        each = ", ".join(
+            f"{visible(row.model, NAME)} {percent(row.spread)} (standard deviation {percent(row.deviation)})"
+            for row in of_size
+        )
+        yield (
+            f"Over {of_size[0].repeats} random parts of {samples:,} samples the largest activation varies by {reach} "
+            f"of its mean from lowest to highest: {each}."
+        )
+
+
+def _residual(row: ResidualShare) -> str:
+    text = f"The largest activation lies in the residual stream in {row.residual} of {row.of}"
+    if row.elsewhere:
+        text += f", not in {_listed(row.elsewhere)}"
+    if row.ties:
+        text += f" (the residual stream of {_listed(row.ties)} reaches the same magnitude)"
+    return f"{text}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [visible(name, NAME) for name in names[:LISTED]]
+    if len(names) > LISTED:
+        shown.append(f"{len(names) - LISTED} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

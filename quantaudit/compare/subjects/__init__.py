@@ -1,0 +1,1 @@
+"""What is compared: cards and published checkpoints, in one form."""

@@ -1,0 +1,67 @@
+"""The statements of arXiv 2605.15572, computed from what the package ships, and from cards."""
+
+from __future__ import annotations
+
+import pytest
+
+from quantaudit.compare import landscape
+from quantaudit.compare.subjects.read import read_subjects
+from tests.unit.compare.subjects import a_card, comparison
+
+
+def test_the_residual_stream_holds_22_of_24_global_maxima() -> None:
+    share = landscape.residual_share(read_subjects(["published:main"]))
+    assert (share.residual, share.of) == (22, 24)
+    assert share.elsewhere == ["Qwen3.5-0.8B", "gpt-oss-20b"]
+    assert share.ties == ["gpt-oss-20b"]  # its residual stream holds the same magnitude, one step later
+
+
+def test_mixtures_peak_14_0_to_23_4_times_lower_than_dense_models_of_their_scale() -> None:
+    pairs = landscape.mixture_pairs(read_subjects(["published"]))
+    assert {(pair.mixture, pair.dense): round(pair.ratio or 0, 1) for pair in pairs} == {
+        ("Qwen3-30B-A3B", "Qwen3-32B"): 23.4,
+        ("Qwen3.5-35B-A3B", "Qwen3.5-27B"): 14.0,
+    }
+
+
+def test_global_maxima_span_nearly_four_orders_of_magnitude() -> None:
+    span = landscape.span(read_subjects(["published:main"]))
+    assert span is not None
+    assert (span.smallest, span.largest) == ("Qwen3.5-0.8B", "gemma-3-27b-it")
+    assert span.ratio == pytest.approx(696320 / 122)
+    assert 3.7 < (span.decades or 0) < 4
+
+
+def test_peaks_grow_along_the_training_stages_of_ling() -> None:
+    stages = landscape.trajectory(read_subjects([f"published:Ling-mini-{stage}T" for stage in (5, 10, 15, 20)]))
+    assert stages is not None
+    assert stages.maxima == [7648, 9024, 10112, 11776]
+    assert all(ratio is not None and ratio > 1.1 for ratio in stages.ratios)
+    assert landscape.trajectory(read_subjects(["published:Qwen3"])) is None  # of other shapes
+
+
+def test_maxima_vary_by_3_4_to_10_1_percent_over_1000_samples_and_1_7_to_8_2_over_2000() -> None:
+    """What the paper calls their variation is largest minus smallest over the mean; deviations are less than half."""
+    names = ("Qwen3.5-0.8B", "gemma-3-4b-it", "Qwen3-30B-A3B", "Qwen3-32B")
+    rows = [row for name in names for row in landscape.variations(name)]
+    assert {row.repeats for row in rows} == {5}
+    spreads = {size: [round(100 * (r.spread or 0), 1) for r in rows if r.samples == size] for size in (1000, 2000)}
+    assert (min(spreads[1000]), max(spreads[1000])) == (3.4, 10.1)
+    assert (min(spreads[2000]), max(spreads[2000])) == (1.7, 8.2)
+    deviations = [round(100 * (row.deviation or 0), 1) for row in rows]
+    assert (min(deviations), max(deviations)) == (0.8, 4.4)
+    assert landscape.variations("Qwen3-8B") == []
+
+
+def test_a_mixture_has_no_sibling_of_another_scale_or_lineage() -> None:
+    assert landscape.mixture_pairs(read_subjects(["published:Qwen3-30B-A3B", "published:Qwen3-8B"])) == []
+    assert landscape.mixture_pairs(read_subjects(["published:Qwen3-30B-A3B", "published:Qwen2.5-32B"])) == []
+
+
+def test_cards_are_described_as_published_models_are() -> None:
+    facts = comparison(a_card(), a_card(), a_card()).landscape
+    assert facts.residual is not None
+    assert (facts.residual.residual, facts.residual.of) == (3, 3)
+    assert facts.trajectory is not None
+    assert facts.trajectory.ratios == [1.0, 1.0]
+    assert facts.variation == []
