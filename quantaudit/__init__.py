@@ -14,6 +14,7 @@ from quantaudit._version import __version__
 if TYPE_CHECKING:
     from quantaudit.advise.goal import Offers
     from quantaudit.api.advise import advise
+    from quantaudit.api.atlas import atlas
     from quantaudit.api.audit import audit
     from quantaudit.api.check_card import check_card
     from quantaudit.api.compare import compare
@@ -39,6 +40,7 @@ _HOMES = {
     "Profile": "quantaudit.measure.profile",
     "QuantauditError": "quantaudit.errors",
     "advise": "quantaudit.api.advise",
+    "atlas": "quantaudit.api.atlas",
     "audit": "quantaudit.api.audit",
     "check_card": "quantaudit.api.check_card",
     "compare": "quantaudit.api.compare",
@@ -65,6 +67,7 @@ __all__ = [
     "QuantauditError",
     "__version__",
     "advise",
+    "atlas",
     "audit",
     "check_card",
     "compare",

@@ -29,7 +29,7 @@ def stored(model: PublishedModel, **changed: Any) -> dict[str, Any]:
     return {
         "model_name": model.model,
         "model_type": model.model_type,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": model.declared_layers,
         "hidden_size": model.hidden_size,
         "num_samples": model.samples,
         "max_seq_len": model.max_length,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any, TypeAlias
 from markupsafe import Markup
 
 from quantaudit.card.schema import Card, dump_card
-from quantaudit.card.templates import html_environment, markdown_environment, run
+from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.card.views.answers import answers
 from quantaudit.card.views.card_view import CardView
 from quantaudit.common.outputs.file_set import file_set
@@ -65,7 +63,7 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
         "charts": drawn.specs,
         "paper": theme.paper("currentColor", theme.FAINT, None),
         "scripts": scripts,
-        "security_policy": _security_policy(scripts),
+        "security_policy": security_policy(scripts),
     }
     return run(environment, "card.html.j2", context)
 
@@ -156,11 +154,3 @@ def _vega_bundle() -> str:
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     # Inside a string or a regular expression "<\/" is "</" again, and the page's parser no longer sees an end tag.
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--").replace("\r", "")
-
-
-def _security_policy(scripts: list[Markup]) -> str:
-    """The page's content security policy: nothing may load, only these scripts may run. Charts need inline styles."""
-    hashes = (hashlib.sha256(script.encode()).digest() for script in scripts)
-    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes)
-    rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data:")
-    return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))

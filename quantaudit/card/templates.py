@@ -6,7 +6,10 @@ Markdown it is escaped for Markdown. Only what is marked as safe (scripts, inlin
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,14 @@ def run(environment: jinja2.Environment, name: str, context: dict[str, Any]) -> 
         raise FormatError(f"template does not compile: {error.message}", where=where, hint=_HINT) from error
     except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
         raise FormatError(f"template does not run: {error}", where=_line_of(error, name), hint=_HINT) from error
+
+
+def security_policy(scripts: Sequence[str]) -> str:
+    """A page's content security policy: nothing may load, only these scripts may run. Charts need inline styles."""
+    hashes = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in hashes) or "'none'"
+    rules = ("default-src 'none'", f"script-src {allowed}", "style-src 'unsafe-inline'", "img-src data:")
+    return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
 
 
 def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment:

@@ -10,6 +10,7 @@ import typer
 
 from quantaudit.cli import (
     advise,
+    atlas,
     card,
     compare,
     conform,
@@ -42,7 +43,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive · 130 interrupted · "
     "141 closed pipe. --debug anywhere shows tracebacks, and how long loading took by stage.",
 )
-_FILES = (report, sites, measure, merge, scales, simulate, render, insert)
+_FILES = (report, sites, measure, merge, scales, simulate, render, insert, atlas)
 _ANSWERS = (gate, advise, verify, conform, compare, card)
 for verb in (*_FILES, *_ANSWERS):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(claiming(verb.run))

@@ -20,6 +20,7 @@ INPUTS = {
     "profiles": "PROFILE",
     "card": "--card",
     "cards": "CARD",
+    "folder": "DIR",
     "recipe": "RECIPE",
     "recipes": "--recipe",
     "model": "MODEL",
@@ -63,6 +64,10 @@ def outputs_of(verb: str, given: Mapping[str, Any]) -> Iterator[Output]:
     elif verb == "render":
         # A card that is rendered where it lies stays as it is.
         yield Output(option="--out", path=given["out"], folder=True, writes=PAGES)
+    elif verb == "atlas":
+        from quantaudit.atlas.site import PAGES as SITE
+
+        yield Output(option="--out", path=given["out"], folder=True, writes=SITE)
     elif verb == "compare":
         from quantaudit.compare.pages import PAGES as COMPARED
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quantaudit.card.templates import html_environment, markdown_environment, run
+from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.common.outputs.file_set import file_set
 from quantaudit.compare import tables
 from quantaudit.compare.report import Comparison, to_json
 from quantaudit.compare.sentences import sentences
+from quantaudit.compare.tables import TableView
 
 PAGES = ("compare.json", "compare.html", "compare.md")
 """What a comparison is written as, below its folder."""
-_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def render_html(comparison: Comparison) -> str:
-    """The page: what has to be said first, then every table."""
-    context = _context(comparison) | {"security_policy": _SECURITY_POLICY}
+def render_html(comparison: Comparison, more: Sequence[TableView] = (), *, home: str | None = None) -> str:
+    """The page: what has to be said first, then every table.
+
+    more: tables behind these. home: address of the index of a site that it is a part of.
+    """
+    context = _context(comparison)
+    context |= {"security_policy": security_policy([]), "tables": [*context["tables"], *more], "home": home}
     return run(html_environment(None), "compare.html.j2", context)
 
 
@@ -42,7 +47,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "title": title(comparison),
         "labels": [tables.label(subject) for subject in comparison.subjects],
         "tables": tables.tables(comparison),
-        "sentences": sentences(comparison),
+        "sentences": sentences(comparison.landscape, several=len(comparison.subjects) > 2),
         "text_limit": tables.TEXT,
         "many": len(comparison.subjects) > 2,
     }

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quantaudit.card.text import factor, number, percent, visible
-from quantaudit.compare.report import Comparison, ResidualShare, Span, Variation
+from quantaudit.compare.report import LandscapeFacts, ResidualShare, Span, Variation
 from quantaudit.compare.tables import NAME
 
 LISTED = 5
 """Names in a sentence."""
 
 
-def sentences(comparison: Comparison) -> list[str]:
-    """What all subjects show together, a sentence each."""
-    facts = comparison.landscape
+def sentences(facts: LandscapeFacts, *, several: bool) -> list[str]:
+    """A sentence for each fact. several: whether they are of more than two subjects, which stand next to each other."""
     lines = []
-    several = len(comparison.subjects) > 2
     if facts.residual is not None and several:
         lines.append(_residual(facts.residual))
     if facts.span is not None and several:

@@ -71,6 +71,7 @@ CASES: list[tuple[str, str]] = [
     ("insert card.json nowhere.md", "nowhere.md: no such file"),
     ("render card.json --out full", "--force"),
     ("render card.json --out page --template-dir nowhere", "no such folder of templates"),
+    ("atlas nowhere --out page", "no such folder"),
     ("compare card.json nowhere.json", "cannot read the card"),
     ("compare card.json published:Nobody", "no such published model"),
     ("compare card.json card.json --fail-on price=1", "no such limit"),

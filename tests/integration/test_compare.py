@@ -106,6 +106,14 @@ def test_the_function_says_what_the_command_says(folder: Path, capsys: Capture) 
         quantaudit.compare("old")
 
 
+def test_a_card_that_speaks_of_the_papers_tables_is_a_card(folder: Path, capsys: Capture) -> None:
+    card = make_card(4, findings=[])
+    corpus = card.corpus.model_copy(update={"domains": {"per_layer_stats": card.corpus.domains.popitem()[1]}})
+    rest = card.corpus.model_copy(update={"domains": corpus.domains | card.corpus.domains})
+    write(folder / "odd", seal(card.model_copy(update={"corpus": rest})))
+    assert run(capsys, "compare", "old", "odd")[0] == 0
+
+
 def test_markdown_goes_to_stdout(capsys: Capture) -> None:
     code, out, _ = run(capsys, "compare", "published:Ling", "--format", "markdown")
     assert code == 0

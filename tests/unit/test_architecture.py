@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"cli"},
     {"api"},
     {"pipeline"},
-    {"verify", "gate"},
+    {"verify", "gate", "atlas"},
     {"advise", "conform", "compare"},
     {"card"},
     {"correlate", "policy"},

@@ -11,7 +11,7 @@ import pytest
 
 import quantaudit
 
-VERBS = ("measure", "simulate", "gate", "advise", "verify", "conform", "compare")
+VERBS = ("measure", "simulate", "gate", "advise", "verify", "conform", "compare", "atlas")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -38,6 +38,7 @@ class PublishedModel(Row):
     model_type: str
     family: str | None = Field(default=None, description="as the paper groups its checkpoints; null if unknown")
     main: bool = Field(default=False, description="whether it is one of the paper's 24 main checkpoints")
+    declared_layers: Positive = Field(description="as configured: blocks that predict further tokens apart")
     hidden_size: Positive
     samples: Positive
     max_length: Positive

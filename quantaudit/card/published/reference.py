@@ -23,14 +23,15 @@ _GZIP = b"\x1f\x8b"
 _OUTSIDE = {"embedding_output": "embedding", "final_layernorm": "final_norm"}
 _IN_LAYER = {"attn_output": "attention_output", "mlp_output": "mlp_output", "hidden": "hidden"}
 _LAYER = re.compile(r"layer_(\d{1,4})_(\w+)")
-_MARK = '"per_layer_stats"'
+_MARK, _CARD = '"per_layer_stats"', '"schema_version"'
 _HINT = "give a *_top5_stats.json of the reference repository, or a card.json"
 
 
 def looks_like_reference(path: Path) -> bool:
     """Whether a file can be one of the reference repository's: by its content, as far as it can be read."""
     try:
-        return _MARK in _text(path)
+        text = _text(path)
+        return _MARK in text and _CARD not in text
     except (OSError, ValueError, zlib.error):
         return False
 
@@ -75,6 +76,7 @@ def _model(document: Any) -> PublishedModel:
     model = PublishedModel(
         model=document["model_name"],
         model_type=document["model_type"],
+        declared_layers=document["num_hidden_layers"],
         hidden_size=document["hidden_size"],
         samples=document["num_samples"],
         max_length=document["max_seq_len"],

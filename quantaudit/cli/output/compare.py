@@ -28,7 +28,7 @@ def show(comparison: Comparison, console: Console) -> None:
         text = Text(f"{ANSWERS[decision.outcome]} {decision.limit}", style=OUTCOMES[decision.outcome])
         text.append(f"  {name}: {visible(decision.reason, tables.TEXT)}", style="default not bold")
         console.print(text)
-    if lines := sentences(comparison):
+    if lines := sentences(comparison.landscape, several=len(comparison.subjects) > 2):
         console.print()
         for line in lines:
             console.print(Text(line))

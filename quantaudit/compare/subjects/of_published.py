@@ -38,7 +38,7 @@ def published_subject(model: PublishedModel, where: str) -> Subject:
         family=model.family or lineage(model.model_type),
         mixture=is_mixture(model.model_type),
         parameters=_parameters(model.model),
-        layers=max((len(values) for values in model.layers.values()), default=0),
+        layers=model.declared_layers,
         hidden_size=model.hidden_size,
         fingerprint=None,
         seal=None,

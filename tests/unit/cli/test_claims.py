@@ -21,7 +21,7 @@ NO_FILES = {"dtype", "device", "revision", "arithmetic", "special_tokens", "scor
 
 
 def test_the_verbs_that_write_are_these() -> None:
-    writing = "advise compare insert measure merge render report scales simulate verify"
+    writing = "advise atlas compare insert measure merge render report scales simulate verify"
     assert writing.split() == WRITING
 
 

@@ -55,7 +55,7 @@ def test_a_name_of_ten_thousand_characters_fills_no_page() -> None:
 
 def test_the_page_may_load_nothing() -> None:
     html = unescape(render_html(comparison(a_card(), a_card())))
-    assert "default-src 'none'; style-src 'unsafe-inline'" in html
+    assert "default-src 'none'; script-src 'none'; style-src 'unsafe-inline'" in html
     assert "<script" not in html
     assert "http" not in html.replace("http-equiv", "")
 

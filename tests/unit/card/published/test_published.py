@@ -73,6 +73,7 @@ def _site(**changed: Any) -> dict[str, Any]:
         ({"per_layer_stats": {"final_layernorm": _site(topk_signed=[float("nan")])}}, "no finite peak"),
         ({"global_top5_abs": [7.0]}, "its global maximum is 7"),
         ({"num_samples": -5}, "samples"),
+        ({"num_hidden_layers": 0}, "declared_layers"),
         ({"model_name": ["x"]}, "model"),
     ],
 )
