@@ -96,15 +96,10 @@ def _row(model: Model, schemes: Sequence[str]) -> list[Cell]:
     largest, residual, inputs = subject.largest, subject.peaks.get(RESIDUAL), subject.peaks.get(LINEAR_INPUT)
     headroom = ratio(FP16_MAX, residual.amax if residual else None)
     name = label(subject) + _marks(subject)
-    text = visible(subject.conditions.corpus, NAME)
+    family, text = visible(model.family, NAME), visible(subject.conditions.corpus, NAME)
     return [
         Cell(text=name, order=name.casefold(), link=model.page, words=True),
-        Cell(
-            text=visible(model.family, NAME),
-            order=visible(model.family, NAME).casefold(),
-            link=model.family_page,
-            words=True,
-        ),
+        Cell(text=family, order=family.casefold(), link=model.family_page, words=True),
         Cell(text=_size(subject.parameters), order=subject.parameters),
         _magnitude(largest.value if largest else None),
         Cell(

@@ -17,8 +17,14 @@ from quantaudit.card.schema import Card, dump_card
 from quantaudit.compare.subjects.of_card import card_subject
 from quantaudit.errors import FormatError, UsageError
 from tests.stored_statistics import save, stored
-from tests.unit.card.test_render import PAYLOADS, hostile_card, structure
-from tests.unit.compare.subjects import a_card
+from tests.unit.card.test_render import PAYLOADS, structure
+from tests.unit.compare.subjects import a_card, hostile_card
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of cards that hold nothing: drawing them takes a second each."""
+    monkeypatch.setattr(site, "render_card", lambda card: card.model.name)
 
 
 def put(folder: Path, name: str, card: Card) -> None:
@@ -57,6 +63,7 @@ def test_a_folder_without_cards_or_with_a_broken_one_is_refused(tmp_path: Path) 
         collect(tmp_path)
 
 
+@pytest.mark.usefixtures("bare")
 def test_every_link_leads_to_a_page_and_every_page_is_led_to(tmp_path: Path) -> None:
     put(tmp_path / "in", "a", named("one"))
     put(tmp_path / "in", "b", named("two"))
@@ -71,12 +78,6 @@ def test_every_link_leads_to_a_page_and_every_page_is_led_to(tmp_path: Path) -> 
             assert 'href="../index.html"' in (tmp_path / "out" / name).read_text(encoding="utf-8")
     data = json.loads((tmp_path / "out/atlas.json").read_text(encoding="utf-8"))
     assert len(data["models"]) == 29
-
-
-@pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of cards that hold nothing: drawing them takes a second each."""
-    monkeypatch.setattr(site, "render_card", lambda card: card.model.name)
 
 
 @pytest.mark.usefixtures("bare")

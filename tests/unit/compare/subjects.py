@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from quantaudit.card.schema import Card
@@ -12,13 +13,20 @@ from quantaudit.compare.run import compare
 from quantaudit.compare.subjects.of_card import card_subject
 from quantaudit.compare.subjects.read import labeled
 from tests.card_factory import DYNAMIC, STATIC, make_card
+from tests.unit.card.test_render import poison
 
-__all__ = ["DYNAMIC", "STATIC", "a_card", "comparison", "with_conditions", "with_score"]
+__all__ = ["DYNAMIC", "STATIC", "a_card", "comparison", "hostile_card", "with_conditions", "with_score"]
 LAYERS = 4
 
 
 def a_card(**changed: Any) -> Card:
     return seal(make_card(LAYERS, findings=[], **changed))
+
+
+@cache
+def hostile_card(payload: str) -> Card:
+    """A card whose every name and text begins with a payload."""
+    return Card.model_validate(poison(make_card(LAYERS).model_dump(), payload))
 
 
 def comparison(*cards: Card, limits: tuple[str, ...] = ()) -> Comparison:

@@ -12,8 +12,8 @@ from quantaudit.compare.report import Comparison, to_json
 from quantaudit.compare.run import compare
 from quantaudit.compare.subjects.read import read_subjects
 from quantaudit.compare.tables import log_positions, tables
-from tests.unit.card.test_render import PAYLOADS, hostile_card, structure
-from tests.unit.compare.subjects import a_card, comparison
+from tests.unit.card.test_render import PAYLOADS, structure
+from tests.unit.compare.subjects import a_card, comparison, hostile_card
 
 LIMITS = ("verdict", "kl=0.01", "peak=1.5")
 LONG = "x" * 10_000
