@@ -48,6 +48,17 @@ here
 
 Inline `<!-- quantaudit:begin v1 -->` and in words <!-- quantaudit:end --> too.
 """
+_RTL = """\
+# مودل 🤖
+
+\u202b1. שלום
+   - [ ] 🧪 *نص*
+     - nested
+       > quote
+
+       1. deeper\u202c
+"""
+_PICTURE = "## Figure {n}\n\n![chart](data:image/png;base64," + "iVBORw0KGgo" * 12_000 + ")\n\n"
 
 READMES: dict[str, bytes] = {
     name: text.encode("utf-8")
@@ -80,6 +91,12 @@ READMES: dict[str, bytes] = {
         "a multi-line comment": "text\n\n<!--\nTODO: say more\n-->\n",
         "an indented fence at the end": "- item\n\n      code\n",
         "form feeds": "a\x0cb\n\x0b\n",
+        "right to left, emoji and nested lists": _RTL,
+        "front matter with CRLF, HTML and no final newline": _FRONT.replace("\n", "\r\n")
+        + _BADGES.replace("\n", "\r\n")[:-4],
+        "a megabyte with pictures inside": _FRONT + "".join(_PICTURE.format(n=n) for n in range(8)),
+        "references and footnotes": "See [x] and[^1].\n\n[x]: https://example.org 'T'\n[^1]: note\n\n    more of it\n",
+        "HTML that is never closed": "<div>\n\n<table><tr><td>\n\n# T\n",
         "math": "$$\nx < y\n$$\n\nCosts $5 & <5 %.\n",
     }.items()
 }

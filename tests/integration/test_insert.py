@@ -12,6 +12,7 @@ import pytest
 import quantaudit
 from quantaudit.card.judge.verdict import decide
 from quantaudit.card.readme.document import END
+from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.seal import seal
 from quantaudit.errors import FormatError, OutputError
@@ -21,7 +22,9 @@ from tests.command_line import Capture, run
 from tests.readmes import READMES
 from tests.recipe_cards import STATIC, card_of
 
-FILES = ["card.json", "peaks_by_layer.png", "recipe.yaml"]
+FILES = ["badge.json", "badge.svg", "card.json", "peaks_by_layer.png", "recipe.yaml"]
+WRITTEN = ["card.json", "badge.svg", "badge.json", "recipe.yaml", "peaks_by_layer.png"]
+"""The same in the order in which they are named."""
 
 
 def a_card(family: str = "llama", hurt: float = 0.5) -> Card:
@@ -49,7 +52,7 @@ def test_the_section_is_written_with_its_files_and_twice_is_once(folder: Path, c
     assert (code, out) == (0, "")
     assert [line.split()[-1] for line in err.splitlines()] == [
         "README.md",
-        *(f"quantaudit/{name}" for name in ("card.json", "recipe.yaml", "peaks_by_layer.png")),
+        *(f"quantaudit/{name}" for name in WRITTEN),
     ]
     text = (folder / "README.md").read_bytes()
     assert text.startswith(READMES["front matter with comments"])
@@ -75,7 +78,7 @@ def test_a_recipe_that_the_gate_refuses_is_not_named(folder: Path) -> None:
     assert [row.status for row in rows] == ["READY"]
     verdict = card.verdict.model_copy(update={"schemes": rows})
     result = quantaudit.insert(card.model_copy(update={"verdict": verdict}), "README.md")
-    assert [path.name for path in result.written] == ["README.md", "card.json", "peaks_by_layer.png"]
+    assert [path.name for path in result.written] == ["README.md", *(name for name in WRITTEN if name != "recipe.yaml")]
     assert "vllm serve" not in (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -112,7 +115,7 @@ def test_another_card_replaces_the_section_and_what_it_no_longer_gives(folder: P
     code, _, err = run(capsys, "insert", "other.json", "README.md")
     assert code == 0
     assert "removed quantaudit/recipe.yaml" in err
-    assert sorted(path.name for path in (folder / "quantaudit").iterdir()) == FILES[:2]
+    assert sorted(path.name for path in (folder / "quantaudit").iterdir()) == FILES[:4]
     assert run(capsys, "insert", "card.json", "README.md")[0] == 0
     assert (folder / "README.md").read_bytes() == once
 
@@ -200,7 +203,7 @@ def test_the_function_does_what_the_verb_does(folder: Path, capsys: Capture) -> 
     shutil.copytree(folder, folder / "other")
     assert run(capsys, "insert", "card.json", "README.md")[0] == 0
     result = quantaudit.insert("other/card.json", "other/README.md")
-    assert len(result.written) == 4
+    assert len(result.written) == 6
     assert snapshot(folder / "other") == {
         name: data for name, data in snapshot(folder).items() if not name.startswith("other/")
     }
@@ -211,3 +214,46 @@ def test_the_function_does_what_the_verb_does(folder: Path, capsys: Capture) -> 
         quantaudit.insert(make_card(2), "README.md", require_sealed=True)
     with pytest.raises(OutputError, match="would overwrite"):
         quantaudit.insert("card.json", "card.json")
+
+
+def test_the_page_that_a_report_wrote_goes_with_its_card(folder: Path, capsys: Capture) -> None:
+    (folder / "card.html").write_text(render_html(a_card()), encoding="utf-8")
+    assert run(capsys, "insert", "card.json", "README.md")[0] == 0
+    assert (folder / "quantaudit/card.html").read_bytes() == (folder / "card.html").read_bytes()
+    assert b"[card.html](quantaudit/card.html)" in (folder / "README.md").read_bytes()
+    before = snapshot(folder)
+    assert run(capsys, "insert", "quantaudit/card.json", "README.md") == (0, "", "")  # as in the repository itself
+    assert snapshot(folder) == before
+    (folder / "other.json").write_text(dump_card(seal(make_card(4))), encoding="utf-8")
+    code, _, err = run(capsys, "insert", "other.json", "README.md")
+    assert code == 0
+    assert "card.html is left out: it is not the page of this card" in err
+    assert "removed quantaudit/card.html" in err
+
+
+def test_the_front_matter_is_extended_where_asked_and_checked(folder: Path, capsys: Capture) -> None:
+    assert run(capsys, "insert", "card.json", "README.md")[0] == 0
+    code, out, _ = run(capsys, "insert", "card.json", "README.md", "--check", "--front-matter")
+    assert (code, out) == (1, "README.md: the front matter of README.md lacks what the card gives\n")
+    before = (folder / "README.md").read_bytes()
+    assert run(capsys, "insert", "card.json", "README.md", "--front-matter")[0] == 0
+    added = b"  - conversational\n  - quantaudit\n"
+    assert (folder / "README.md").read_bytes() == before.replace(b"  - conversational\n", added)
+    assert run(capsys, "insert", "card.json", "README.md", "--check", "--front-matter")[0] == 0
+    assert run(capsys, "insert", "card.json", "README.md", "--front-matter") == (0, "", "")
+    assert run(capsys, "insert", "card.json", "README.md") == (0, "", "")  # it stays where nobody asks
+    (folder / "config.json").write_text("{")
+    code, _, err = run(capsys, "insert", "card.json", "README.md", "--front-matter")
+    assert code == 2
+    assert err.startswith("error: config.json: not JSON: ")
+
+
+def test_front_matter_that_cannot_be_extended_is_refused(folder: Path, capsys: Capture) -> None:
+    (folder / "README.md").write_text("---\nlicense: mit\ntags: one\n---\n# T\n")
+    code, _, err = run(capsys, "insert", "card.json", "README.md", "--front-matter")
+    assert code == 2
+    assert err == (
+        "error: README.md:3: `tags` is no list, so no tag can be added to it\n"
+        "write it by hand, or leave --front-matter out\n"
+    )
+    assert not (folder / "quantaudit").exists()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from quantaudit.errors import FormatError
@@ -146,6 +146,8 @@ def _newline(text: str) -> str:
 
 def _markers(text: str) -> Iterator[_Marker]:
     """Comments that are markers, in the order of the text."""
+    if "quantaudit:" not in text:  # a megabyte takes a second to parse
+        return
     starts, lines = _split(text)
     for token in _blocks(text):
         if token.type != "html_block":
@@ -170,7 +172,8 @@ def _split(text: str) -> tuple[list[int], list[str]]:
     return [match.start() for match in matches], [match[0].rstrip("\r\n") for match in matches]
 
 
-def _blocks(text: str) -> list[NamedBlock]:
+@lru_cache(maxsize=2)
+def _blocks(text: str) -> Sequence[NamedBlock]:
     """The leaf and container blocks of the Markdown after the front matter, with lines counted from 0 of the file."""
     lines = lines_of(text.removeprefix(_BOM))
     front = front_matter(lines)

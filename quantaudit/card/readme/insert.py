@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from pathlib import Path, PurePath
+from typing import Literal, NoReturn, TypeAlias
 
 from quantaudit.card.readme.document import decode, find_section, lines_of, with_section
-from quantaudit.card.readme.section import FILES, FOLDER, Section
+from quantaudit.card.readme.front_matter import Front, with_front_matter
+from quantaudit.card.readme.section import FILES, FOLDER, PAGE, Section
+from quantaudit.card.schema import Card
+from quantaudit.card.seal import seal_state
 from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.file_set import file_set, finish
-from quantaudit.common.reading.regular_files import read_bytes
-from quantaudit.errors import FormatError
+from quantaudit.common.reading.json_document import parse_json
+from quantaudit.common.reading.regular_files import CONFIG_BYTES, read_bytes
+from quantaudit.errors import FormatError, UsageError
 
 MOST_BYTES = 8 << 20
 """Of a README; the Hub shows none that is larger than a few MiB."""
+MOST_PAGE_BYTES = 16 << 20
+"""Of a card's page; those of the largest models have some four MiB."""
+CONFIG = "config.json"
+State: TypeAlias = Literal["same", "other", "missing"]
+"""How a file compares with what a card gives."""
+_CONFIG_HINT = "mend it, or leave --front-matter out"
 _FEW = 5
 """Differences that are named."""
 
@@ -49,36 +60,119 @@ def places(readme: Path, card: Path | None) -> list[Output]:
     ]
 
 
+def check_places(readme: Path | None, push: str | None, *, check: bool) -> None:
+    """Refuse what cannot be meant. Raises UsageError."""
+    if readme is None and push is None:
+        raise UsageError("neither a readme nor --push", where="README", hint="give a README.md, or --push ORG/MODEL")
+    if check and (push is not None or readme is None):
+        raise UsageError(
+            "--check changes nothing, and --push would", where="--check --push", hint="leave out one of the two"
+        )
+
+
+def page_of(card: Card, source: Path) -> tuple[bytes | None, str | None]:
+    """The card.html that lies next to a card.json and is of that card, or why it is left out; both None without one.
+
+    Pages name the seal of their card.
+    """
+    path = source.parent / Path(PAGE).name
+    try:
+        data = read_bytes(path, MOST_PAGE_BYTES)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"{path} is left out: {error}"
+    named = f'"quantaudit-seal" content="{card.seal}"'.encode()
+    if seal_state(card) != "sealed" or named not in data:
+        return None, f"{path} is left out: it is not the page of this card; `quantaudit render` makes one"
+    return data, None
+
+
 def check_readme(readme: Path) -> None:
     """Raises FormatError for a README that is missing or unreadable, or whose markers form no section."""
     find_section(_read(readme), str(readme))
 
 
-def check_section(section: Section, readme: Path) -> Insertion:
+def check_section(section: Section, readme: Path, *, front_matter: bool = False) -> Insertion:
     """Compare a README and the files next to it with what a card gives. Raises FormatError for an unreadable one."""
-    return Insertion(differences=_differences(section, readme, _read(readme)), written=[])
+    front = _front(section, readme) if front_matter else None
+    found = differences(section, _read(readme), str(readme), _state(section, readme.parent), front)
+    return Insertion(differences=found, written=[])
 
 
-def write_section(section: Section, readme: Path, *, kept: Path | None) -> Insertion:
+def write_section(section: Section, readme: Path, *, kept: Path | None, front_matter: bool = False) -> Insertion:
     """Write the section and its files, which change as one; nothing where they are so already.
 
-    kept: the card.json that was read, which stays as it is where it is one of the files. Raises FormatError for a
-    README that is unreadable, or whose markers form no section, and OutputError for a place that cannot be written.
+    kept: the card.json that was read, which stays as it is where it is one of the files. front_matter: add to that too.
+    Raises FormatError for a README that is unreadable, whose markers form no section, or whose front matter cannot be
+    extended, and OutputError for a place that cannot be written.
     """
-    text = _read(readme)
-    new = {readme.name: with_section(text, section.lines, str(readme)).encode("utf-8")} | dict(section.files)
-    folder = readme.parent
+    text, where, folder = _read(readme), str(readme), readme.parent
+    front = _front(section, readme) if front_matter else None
+    new = {readme.name: new_text(section, text, where, front).encode("utf-8")} | dict(section.files)
     changed = {name: data for name, data in new.items() if not _holds(folder / name, data)}
     changed = {name: data for name, data in changed.items() if not _is_same(folder / name, kept)}
     stale = [name for name in FILES if name not in new and (folder / name).exists()]
-    differences = _differences(section, readme, text)
+    found = differences(section, text, where, _state(section, folder), front)
     if changed or stale:
         with file_set(folder, option="README") as files:
             for name, data in changed.items():
                 files.write(name, data)
             for name in stale:
                 files.remove(name)
-    return Insertion(differences=differences, written=[folder / name for name in [*changed, *stale]])
+    return Insertion(differences=found, written=[folder / name for name in [*changed, *stale]])
+
+
+def new_text(section: Section, text: str, where: str, front: Front | None) -> str:
+    """A README with the section, and with more in its front matter where that is given. Raises FormatError."""
+    if front is not None:
+        text = with_front_matter(text, front, where)
+    return with_section(text, section.lines, where)
+
+
+def differences(
+    section: Section, text: str, where: str, state: Callable[[str], State], front: Front | None
+) -> list[str]:
+    """In what a README and its files are not what a card gives, in words. state: of each file. Raises FormatError."""
+    found = []
+    span, readme = find_section(text, where), PurePath(where).name
+    if front is not None and with_front_matter(text, front, where) != text:
+        found.append(f"the front matter of {readme} lacks what the card gives")
+    if span is None:
+        found.append(f"{readme} has no section")
+    elif with_section(text, section.lines, where) != text:
+        found.append(f"{readme} differs from the card {_where(section, text, span.start, span.end)}")
+    for name in FILES:
+        there = state(name)
+        if name not in section.files:
+            found += [f"{name} is there, and the card gives none"] if there != "missing" else []
+        elif there != "same":
+            found.append(f"{name} {'is not what the card gives' if there == 'other' else 'is missing'}")
+    return found
+
+
+def _front(section: Section, readme: Path) -> Front:
+    """What the card, and the configuration next to the README, say for the front matter."""
+    path = readme.parent / CONFIG
+    try:
+        data = read_bytes(path, CONFIG_BYTES)
+    except FileNotFoundError:
+        data = b"{}"
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error}", where=str(path), hint=_CONFIG_HINT) from error
+    return front_of(section, data, str(path))
+
+
+def front_of(section: Section, config: bytes, where: str) -> Front:
+    """What the card, and the bytes of a config.json, say for the front matter. Raises FormatError."""
+    from quantaudit.model.loading.checkpoint import quantization_method
+
+    try:
+        settings = parse_json(config.decode("utf-8"))
+    except ValueError as error:  # of it UnicodeDecodeError
+        raise FormatError(f"not JSON: {error}", where=where, hint=_CONFIG_HINT) from error
+    quantized = isinstance(settings, dict) and quantization_method(settings) is not None
+    return Front(base=section.base, quantized=quantized)
 
 
 def _read(readme: Path) -> str:
@@ -97,20 +191,16 @@ def _refuse(readme: Path, problem: str, hint: str) -> NoReturn:
     raise FormatError(problem, where=str(readme), hint=hint)
 
 
-def _differences(section: Section, readme: Path, text: str) -> list[str]:
-    found = []
-    span = find_section(text, str(readme))
-    if span is None:
-        found.append(f"{readme.name} has no section")
-    elif with_section(text, section.lines, str(readme)) != text:
-        found.append(f"{readme.name} differs from the card {_where(section, text, span.start, span.end)}")
-    for name in FILES:
-        path, data = readme.parent / name, section.files.get(name)
-        if data is None and path.exists():
-            found.append(f"{name} is there, and the card gives none")
-        elif data is not None and not _holds(path, data):
-            found.append(f"{name} {'is not what the card gives' if path.exists() else 'is missing'}")
-    return found
+def _state(section: Section, folder: Path) -> Callable[[str], State]:
+    """How the files in a folder compare with those that the card gives."""
+
+    def state(name: str) -> State:
+        if not (folder / name).exists():
+            return "missing"
+        data = section.files.get(name)
+        return "same" if data is not None and _holds(folder / name, data) else "other"
+
+    return state
 
 
 def _where(section: Section, text: str, start: int, end: int) -> str:

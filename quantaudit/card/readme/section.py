@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
+from quantaudit.card.readme.badge import shields_json, svg
 from quantaudit.card.readme.document import BEGIN, END, lines_of
 from quantaudit.card.readme.facts import family, folder_name, hub_id, report_command, scheme_lines
 from quantaudit.card.readme.recipe import served
@@ -19,10 +21,11 @@ from quantaudit.card.views.card_view import CardView
 
 FOLDER = "quantaudit"
 """Folder next to the README."""
-CARD, RECIPE = f"{FOLDER}/card.json", f"{FOLDER}/recipe.yaml"
+CARD, RECIPE, PAGE = f"{FOLDER}/card.json", f"{FOLDER}/recipe.yaml", f"{FOLDER}/card.html"
+BADGE, BADGE_JSON = f"{FOLDER}/badge.svg", f"{FOLDER}/badge.json"
 PICTURES = {"peaks_by_layer": "Peak by layer", "damage_by_layer": "Damage by layer"}
 """Charts of which the first that a card has data for is shown, with their titles."""
-FILES = (CARD, RECIPE, *(f"{FOLDER}/{name}.png" for name in PICTURES))
+FILES = (CARD, PAGE, RECIPE, BADGE, BADGE_JSON, *(f"{FOLDER}/{name}.png" for name in PICTURES))
 """All that may stand next to a README; those that a card does not give are removed."""
 MOST_LINES = 40
 SCHEMES_SHOWN = 5
@@ -30,18 +33,27 @@ SCHEMES_SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """Lines from marker to marker, and the files that they name, by path from the README's folder."""
+    """Lines from marker to marker, and the files next to the README, by path from its folder.
+
+    base: the repository on the Hub whose weights the card is of; None where they lay on a machine.
+    """
 
     lines: list[str]
     files: Mapping[str, bytes]
+    base: str | None
 
 
-def section(card: Card, data: bytes, accepted: Callable[[str], bool]) -> Section:
-    """A card in at most 40 lines. data: the bytes of its card.json; accepted: whether a recipe may be named."""
+def section(card: Card, data: bytes, accepted: Callable[[str], bool], *, page: bytes | None = None) -> Section:
+    """A card in at most 40 lines. data: the bytes of its card.json; accepted: whether a recipe may be named.
+
+    page: the card as an HTML page, if there is one to go with it.
+    """
     view = CardView(card)
     name, spec = _picture(view)
     recipe = served(card, accepted)
-    files = {CARD: data}
+    files = {CARD: data, BADGE: svg(view), BADGE_JSON: shields_json(view)}
+    if page is not None:
+        files[PAGE] = page
     if recipe is not None:
         files[RECIPE] = recipe.recipe.encode("utf-8")
     if name is not None:
@@ -53,9 +65,11 @@ def section(card: Card, data: bytes, accepted: Callable[[str], bool]) -> Section
         "picture_title": PICTURES.get(name or ""),
         "picture_text": spec.get("description", ""),
         "served": recipe,
+        "page": None if page is None else Markup(PAGE),
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
     text = run(markdown_environment(None), "readme_section.md.j2", _context(view) | shown)
-    return Section(lines=[BEGIN, *lines_of(text), END], files=files)
+    return Section(lines=[BEGIN, *lines_of(text), END], files=files, base=hub_id(card))
 
 
 def _picture(view: CardView) -> tuple[str | None, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -12,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from quantaudit.card.readme.document import BEGIN, END, find_section, with_section
 from quantaudit.card.readme.recipe import served
-from quantaudit.card.readme.section import CARD, MOST_LINES, RECIPE, Section, section
+from quantaudit.card.readme.section import BADGE, BADGE_JSON, CARD, MOST_LINES, PAGE, RECIPE, Section, section
 from quantaudit.card.schema import Card, SchemeVerdict, VerdictLimits, dump_card
 from quantaudit.card.seal import seal
 from quantaudit.card.sections.landscape import place
@@ -152,9 +153,22 @@ def test_the_family_is_named_where_it_was_published() -> None:
     assert "not compared." in text_of(make_card(landscape=nothing))
 
 
-def test_the_seal_is_named() -> None:
+def test_the_whole_card_has_a_digest() -> None:
     sealed = seal(make_card())
     assert f"sealed with SHA-256 `{sealed.seal}`" in text_of(sealed)
+    edited = sealed.model_copy(update={"created": "2020-01-01T00:00:00Z"})
+    for words, card in {"without a seal": make_card(), "without a seal that fits": edited}.items():
+        digest = hashlib.sha256(dump_card(card).encode()).hexdigest()
+        assert f"{words}, its file's SHA-256 `{digest}`" in text_of(card)
+
+
+def test_a_page_is_linked_where_there_is_one() -> None:
+    card = make_card()
+    given = section(card, b"{}", lambda recipe: True, page=b"<html>")
+    assert given.files[PAGE] == b"<html>"
+    assert f"[card.html]({PAGE}) is a page of it." in given.lines[-2]
+    assert PAGE not in give(card).files
+    assert "quantaudit render" in give(card).lines[-2]
 
 
 @pytest.mark.parametrize("status", ["NOT READY", "INCONCLUSIVE"])
@@ -258,7 +272,7 @@ def test_without_a_simulation_or_peaks_it_still_says_so() -> None:
     card = make_card(sites=[], simulation=None, verdict=verdict, peak=peak, places=None, landscape=place(None))
     given = give(card)
     text = "\n".join(given.lines)
-    assert [*given.files] == [CARD]
+    assert {*given.files} == {CARD, BADGE, BADGE_JSON}
     assert "Measured, not simulated" in text
     assert "no finite peak was measured" in text
     assert "![" not in text
