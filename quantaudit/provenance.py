@@ -181,11 +181,11 @@ class CorpusInfo(Row):
     )
     overlapping: Count | None = Field(
         default=None,
-        description="samples of the evaluation split whose text calibrates too, equal but for white space, or the "
-        "beginning of it; null in older files",
+        description="samples of the evaluation split whose text calibrates too, equal but for white space, its "
+        "beginning, or nearly; null in older files",
     )
     repeated: Count | None = Field(
-        default=None, description="samples whose split holds their text already; null in older files"
+        default=None, description="samples whose split holds their text already, or nearly; null in older files"
     )
     padded: list[str] = Field(
         default=[], description="samples that begin or end in a run of padding tokens, or are nothing else"

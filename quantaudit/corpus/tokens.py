@@ -16,7 +16,7 @@ from quantaudit.corpus.assistant_mask import assistant_tokens
 from quantaudit.corpus.chats import render
 from quantaudit.corpus.images import Pictures, plain_chat
 from quantaudit.corpus.load import Corpus, CorpusRow
-from quantaudit.corpus.repeats import repeats_of
+from quantaudit.corpus.repeats.find import repeats_of
 from quantaudit.corpus.rows import digest
 from quantaudit.corpus.split import assign, stratified
 from quantaudit.errors import CorpusError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quantaudit.corpus.repeats import repeats_of
+from quantaudit.corpus.repeats.find import repeats_of
 from quantaudit.corpus.split import round_robin
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError

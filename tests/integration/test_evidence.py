@@ -14,7 +14,7 @@ from quantaudit.gate.run import gate
 from quantaudit.pipeline.audit import audit
 from quantaudit.policy import load_policy
 from quantaudit.settings import Settings
-from tests.learned import corpus_rows, learned_checkpoint, write_corpus
+from tests.learned import RARE, corpus_rows, learned_checkpoint, write_corpus
 
 DYNAMIC = "int8_dynamic_per_token"
 RECIPE = """\
@@ -52,6 +52,42 @@ def codes(card: Card) -> set[str]:
     return {finding.code for finding in card.findings}
 
 
+def distinct_rows(count: int) -> Rows:
+    """Texts of which none has thirteen words in a row in common with another: by chance, half of the texts have."""
+    rows: Rows = []
+    stretches: set[tuple[str, ...]] = set()
+    for drawn in corpus_rows(40 * count):
+        words = drawn["text"].split()
+        own = {tuple(words[i : i + 13]) for i in range(len(words) - 12)}
+        if stretches.isdisjoint(own) and len(rows) < count:
+            stretches |= own
+            rows.append({**drawn, "split": "evaluation" if len(rows) % 3 == 2 else "calibration"})
+    return rows
+
+
+def one_word_of_forty(rows: Rows) -> Rows:
+    """Copies of one text that differ in a word each."""
+    words = rows[1]["text"].split()
+    return [
+        {**row, "text": " ".join([*words[: k % len(words)], RARE, *words[k % len(words) + 1 :]])}
+        for k, row in enumerate(rows)
+    ]
+
+
+def second_halves(rows: Rows) -> Rows:
+    """Every text that is evaluated is the second half of one that calibrates."""
+    calibrating = [row for row in rows if row["split"] == "calibration"]
+    halves = [row["text"].split()[len(row["text"].split()) // 2 :] for row in calibrating]
+    return [*calibrating, *({"text": " ".join(half), "split": "evaluation"} for half in halves if len(half) > 12)]
+
+
+def windows(rows: Rows) -> Rows:
+    """One document, in windows of which each shares three quarters with the next."""
+    words = " ".join(row["text"] for row in rows[:8]).split()
+    texts = [" ".join(words[i : i + 40]) for i in range(0, len(words) - 40, 10)]
+    return [{"text": text, "split": "evaluation" if k % 3 == 2 else "calibration"} for k, text in enumerate(texts)]
+
+
 def copies(rows: Rows) -> Rows:
     return [{**row, "text": rows[1]["text"], "id": f"copy {k}"} for k, row in enumerate(rows)]
 
@@ -80,15 +116,15 @@ def one_word(rows: Rows) -> Rows:
 
 
 def test_distinct_texts_are_evidence(model: Path, tmp_path: Path) -> None:
-    card = card_of(model, corpus_rows(60), tmp_path)
+    card = card_of(model, distinct_rows(60), tmp_path)
     assert status(card) == "READY"
     assert gated(card, tmp_path).outcome == "pass"
     assert not codes(card) & {"QA104", "QA113", "QA114"}
 
 
-@pytest.mark.parametrize("change", [copies, spaced, in_both, continued])
+@pytest.mark.parametrize("change", [copies, spaced, in_both, continued, one_word_of_forty, second_halves, windows])
 def test_copies_and_calibrated_text_are_none(model: Path, tmp_path: Path, change: Callable[[Rows], Rows]) -> None:
-    card = card_of(model, change(corpus_rows(60)), tmp_path)
+    card = card_of(model, change(distinct_rows(60)), tmp_path)
     assert {verdict.status for verdict in card.verdict.schemes} == {"INCONCLUSIVE"}
     assert codes(card) >= {"QA113", "QA114"}
     report = gated(card, tmp_path)
@@ -108,7 +144,7 @@ def test_copies_among_the_evaluated_texts_count_once(model: Path, tmp_path: Path
 
 
 def test_a_few_copies_are_left_out_and_the_rest_decides(model: Path, tmp_path: Path) -> None:
-    rows = corpus_rows(60)
+    rows = distinct_rows(60)
     distinct = card_of(model, rows, tmp_path)
     held_out = [row for row in rows if row["split"] == "evaluation"]
     card = card_of(model, [*rows, *held_out[:3], {**held_out[4], "split": "calibration"}], tmp_path)

@@ -16,10 +16,11 @@ from quantaudit.simulate.records import Evaluation
     severity="info",
     why="A text that was evaluated once says nothing more the second time, and one that calibrated says nothing of "
     "other text. Scores leave both out; statistics of tensors count every sample.",
-    remedy="Give every text once, in one split.",
+    remedy="Give every text once, in one split: no second copies with a few words changed, no windows of one document "
+    "that overlap.",
 )
 def repeated_samples(evidence: CardEvidence) -> Iterator[Hit]:
-    """Samples of equal text but for white space, or of which one is the beginning, and at least half, of the other."""
+    """Samples that `corpus.repeats` finds: equal text but for white space, its beginning, and near copies."""
     corpus = evidence.provenance.corpus
     overlapping, repeated = corpus.overlapping or 0, corpus.repeated or 0
     parts = []
@@ -41,7 +42,8 @@ def repeated_samples(evidence: CardEvidence) -> Iterator[Hit]:
     "Scores that were taken on text that calibrated, as there was no other.",
     severity="error",
     why="Scales fit the text that they were taken from: an error on the same text says nothing of other text.",
-    remedy="Give evaluation samples of their own: other texts, or a `split` that keeps copies of a text together.",
+    remedy="Give evaluation samples of their own: other texts, or a `split` that keeps copies and parts of a text "
+    "together.",
 )
 def evaluated_on_calibration(evidence: CardEvidence) -> Iterator[Hit]:
     """Scores that were taken on text that calibrated, as there was no other."""

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantaudit.corpus.load import Corpus, load_corpus
-from quantaudit.corpus.repeats import find_repeats, spelled
+from quantaudit.corpus.repeats.equal import find_repeats
+from quantaudit.corpus.repeats.spelling import Spelling
 from quantaudit.corpus.rows import CorpusRow
 from quantaudit.corpus.tokens import TextReaders, tokenize
 from quantaudit.provenance import Split
@@ -47,12 +48,13 @@ def test_they_are_those_that_a_comparison_of_all_pairs_finds(drawn: list[tuple[s
 def test_white_space_makes_no_other_text(other: str) -> None:
     tokenizer = tiny_tokenizer()
     samples = [sample(tokenizer(text)["input_ids"]) for text in ("The cat sat.", other, "The cat sits.")]
-    first, second, third = spelled(samples, tokenizer)
+    first, second, third = Spelling.of(samples, tokenizer).texts(samples)
     assert first == second != third
 
 
 def test_without_a_tokenizer_token_ids_are_compared() -> None:
-    assert spelled([sample([1, 2]), sample([12])], None) == ["1,2,", "12,"]
+    samples = [sample([1, 2]), sample([12])]
+    assert Spelling.of(samples, None).texts(samples) == ["1,2,", "12,"]
 
 
 def info(*rows: dict[str, str]) -> tuple[int | None, int | None]:
