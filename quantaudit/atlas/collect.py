@@ -14,7 +14,7 @@ from quantaudit.card.schema import load_card
 from quantaudit.card.seal import check_sealed
 from quantaudit.compare.subjects.of_card import card_subject
 from quantaudit.compare.subjects.of_published import published_subject
-from quantaudit.compare.subjects.read import MOST, labeled
+from quantaudit.compare.subjects.read import MOST, labeled, refuse_unsealed
 from quantaudit.compare.subjects.subject import Subject
 from quantaudit.errors import UsageError
 
@@ -74,10 +74,10 @@ def _read(folder: Path, require_sealed: bool) -> Iterator[tuple[str | None, Entr
         subject = card_subject(card, path.relative_to(folder).as_posix())
         yield card.seal if subject.seal == "sealed" else None, Entry(subject=subject, path=path)
     for path in sorted(folder.rglob(STORED)):
-        yield (
-            None,
-            Entry(subject=published_subject(read_reference(path), path.relative_to(folder).as_posix()), path=None),
-        )
+        if require_sealed:
+            refuse_unsealed(path)
+        where = path.relative_to(folder).as_posix()
+        yield None, Entry(subject=published_subject(read_reference(path), where), path=None)
 
 
 def _once(entries: Iterator[tuple[str | None, Entry]]) -> Iterator[Entry]:

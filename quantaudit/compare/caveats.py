@@ -65,7 +65,7 @@ declare(
     "QA707",
     "Scores of other evaluation tokens",
     severity="info",
-    why="Scores of the same corpus may rest on other samples of it. The interval of a change takes both sides as "
+    why="Scores of the same corpus may rest on other samples of it. The interval of a change then takes both sides as "
     "independent, which covers that.",
     remedy="Give the same --evaluation-tokens for the narrowest interval.",
 )
@@ -145,10 +145,13 @@ def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
         message = f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of it, with samples cut short"
         yield _caveat("QA702", index, message, severity="warning")
     if ours.evaluation_tokens and theirs.evaluation_tokens:
-        sizes = [(row.evaluation_tokens, row.evaluation_samples) for row in (ours, theirs)]
+        sizes = [
+            f"{row.evaluation_tokens:,} tokens of {row.evaluation_samples or 0:,} samples" for row in (ours, theirs)
+        ]
         if sizes[0] != sizes[1]:
-            message = " against ".join(f"{tokens:,} tokens of {samples:,} samples" for tokens, samples in sizes)
-            yield _caveat("QA707", index, message)
+            yield _caveat("QA707", index, f"{sizes[0]} against {sizes[1]}")
+        elif ours.evaluation_sha256 != theirs.evaluation_sha256:
+            yield _caveat("QA707", index, f"{sizes[0]}, and other ones")
 
 
 def _computed(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:

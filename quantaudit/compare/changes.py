@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from quantaudit.compare.report import Change, ChannelChange, GroupChange, PeakChange, SchemeChange, ValueChange
-from quantaudit.compare.subjects.subject import PeakPlace, SchemeScore, Subject
-from quantaudit.stats.interval import student_t
+from quantaudit.compare.intervals import Mean, value_change
+from quantaudit.compare.report import Change, ChannelChange, GroupChange, PeakChange, SchemeChange
+from quantaudit.compare.subjects.subject import Conditions, PeakPlace, SchemeScore, Subject
+from quantaudit.policy import Status
 
-LEVEL = 0.95
-"""Two-sided confidence level of intervals."""
+ORDER: tuple[Status, ...] = ("READY", "READY WITH CARE", "NOT READY")
+"""Verdicts, best first; what is inconclusive has no place among them."""
 WORST = 3
 """Fused groups of each side that are set against the other side's."""
 
@@ -53,50 +53,36 @@ def scheme_changes(baseline: Subject, other: Subject) -> list[SchemeChange]:
     """One row for each scheme that either side has, in the baseline's order."""
     titles = {row.scheme: row.title for row in (*other.schemes, *baseline.schemes)}
     names = dict.fromkeys(row.scheme for row in (*baseline.schemes, *other.schemes))
-    return [_scheme(name, titles[name], baseline.scheme(name), other.scheme(name)) for name in names]
+    same = _same_samples(baseline.conditions, other.conditions)
+    return [_scheme(name, titles[name], baseline.scheme(name), other.scheme(name), same_samples=same) for name in names]
 
 
-def _scheme(name: str, title: str, ours: SchemeScore | None, theirs: SchemeScore | None) -> SchemeChange:
-    samples = (ours.samples if ours else 0), (theirs.samples if theirs else 0)
+def _scheme(
+    name: str, title: str, ours: SchemeScore | None, theirs: SchemeScore | None, *, same_samples: bool
+) -> SchemeChange:
     return SchemeChange(
         scheme=name,
         title=title,
         baseline_status=ours.status if ours else None,
         other_status=theirs.status if theirs else None,
-        kl=value_change(
-            (ours.kl if ours else None, ours.kl_stderr if ours else None),
-            (theirs.kl if theirs else None, theirs.kl_stderr if theirs else None),
-            samples,
-        ),
-        top1=value_change(
-            (ours.top1 if ours else None, ours.top1_stderr if ours else None),
-            (theirs.top1 if theirs else None, theirs.top1_stderr if theirs else None),
-            samples,
-        ),
+        kl=value_change(Mean.of(ours, "kl"), Mean.of(theirs, "kl"), same_samples=same_samples),
+        top1=value_change(Mean.of(ours, "top1"), Mean.of(theirs, "top1"), same_samples=same_samples),
     )
 
 
-def value_change(
-    ours: tuple[float | None, float | None], theirs: tuple[float | None, float | None], samples: tuple[int, int]
-) -> ValueChange:
-    """Two means with their standard errors over so many samples → their difference with its interval.
+def steps_worse(before: Status | None, after: Status | None) -> int | None:
+    """How many statuses a verdict fell; below 0 where it rose. None where one is inconclusive, or was not judged."""
+    if before not in ORDER or after not in ORDER:
+        return None
+    return ORDER.index(after) - ORDER.index(before)
 
-    Welch's: the variance of a difference of independent means is the sum of theirs, with the degrees of freedom of
-    Satterthwaite 1946, rounded down. Means over the same text vary together, which makes the true interval narrower.
-    """
-    (mean, error), (other, other_error) = ours, theirs
-    if mean is None or other is None:
-        return ValueChange(baseline=mean, other=other, change=None, low=None, high=None)
-    difference = other - mean
-    if error is None or other_error is None or min(samples) < 2:
-        return ValueChange(baseline=mean, other=other, change=difference, low=None, high=None)
-    variances = error**2, other_error**2
-    total = sum(variances)
-    reach = 0.0
-    if total:
-        freedom = total**2 / sum(part**2 / (count - 1) for part, count in zip(variances, samples, strict=True))
-        reach = student_t(LEVEL, max(1, math.floor(freedom)) + 1) * math.sqrt(total)
-    return ValueChange(baseline=mean, other=other, change=difference, low=difference - reach, high=difference + reach)
+
+def _same_samples(ours: Conditions, theirs: Conditions) -> bool:
+    """Whether scores rest on the same samples of the same text."""
+    keys = [
+        (row.corpus_sha256, row.special_tokens, row.evaluation_sha256, row.evaluation_tokens) for row in (ours, theirs)
+    ]
+    return None not in keys[0] and keys[0] == keys[1]
 
 
 def _channels(baseline: Subject, other: Subject) -> ChannelChange | None:

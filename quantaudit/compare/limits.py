@@ -10,13 +10,13 @@ from typing import Literal, get_args
 from quantaudit.card.text import number, percent
 from quantaudit.common.outcome import Outcome
 from quantaudit.common.rounding import limit_number
+from quantaudit.compare.changes import ORDER, steps_worse
 from quantaudit.compare.report import Caveat, Change, Decision, PeakChange, SchemeChange, ValueChange
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, SchemeScore, Subject
 from quantaudit.errors import UsageError
 
 Measure = Literal["verdict", "kl", "top1", "peak"]
 FORMS = "verdict, kl=NATS, top1=SHARE or peak=RATIO"
-_ORDER = ("READY", "READY WITH CARE", "NOT READY")
 _PARTS = {"verdict": "verdicts", "kl": "scores", "top1": "scores", "peak": "peaks"}
 _PEAKS = {RESIDUAL: "the residual stream", LINEAR_INPUT: "the inputs of Linears"}
 
@@ -115,11 +115,12 @@ def _peak(limit: Limit, row: PeakChange, more_unmeasured: bool) -> tuple[Outcome
 def _verdict(row: SchemeChange) -> tuple[Outcome, str]:
     before, after = row.baseline_status, row.other_status
     text = f"{row.title}: {before} → {after or 'not judged'}"
-    if before == _ORDER[-1]:  # nothing is worse
+    steps = steps_worse(before, after)
+    if before == ORDER[-1]:  # nothing is worse
         return "pass", text
-    if before not in _ORDER or after not in _ORDER:
+    if steps is None:
         return "inconclusive", text
-    return ("fail" if _ORDER.index(after) > _ORDER.index(before) else "pass"), text
+    return ("fail" if steps > 0 else "pass"), text
 
 
 def _score(limit: Limit, row: SchemeChange, ours: SchemeScore, theirs: SchemeScore) -> tuple[Outcome, str]:

@@ -43,8 +43,11 @@ class ValueChange(Row):
     baseline: Number
     other: Number
     change: Number
-    low: Number = Field(description="interval of `change` at the comparison's level, both sides taken as independent")
+    low: Number = Field(description="interval of `change` at the comparison's level")
     high: Number
+    paired: bool = Field(
+        description="whether it is over the domains of the same samples; otherwise both sides are taken as independent"
+    )
 
 
 class SchemeChange(Row):

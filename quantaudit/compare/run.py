@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from quantaudit._version import __version__
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.compare.caveats import caveats, own_caveats
-from quantaudit.compare.changes import LEVEL, change
+from quantaudit.compare.changes import change
+from quantaudit.compare.intervals import LEVEL
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.limits import Limit, decide
 from quantaudit.compare.report import Caveat, Comparison

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from quantaudit.card.text import ABSENT, factor, number, percent, size, token, visible
-from quantaudit.compare.changes import ratio
+from quantaudit.compare.changes import ratio, steps_worse
 from quantaudit.compare.report import (
     Change,
     Comparison,
@@ -55,7 +55,8 @@ def _pair(comparison: Comparison) -> Iterator[TableView]:
     level = percent(comparison.level).replace(".0%", "%")
     yield TableView(
         title="Verdicts and scores",
-        caption=f"KL in nats per token. In brackets {level} intervals, both sides taken as independent.",
+        caption=f"KL in nats per token. In brackets {level} intervals: of a change over the domains of samples that "
+        "both sides rest on, otherwise as of independent ones.",
         columns=("scheme", *names, "change"),
         rows=[row for scheme in change.schemes for row in _scheme_rows(scheme, baseline, other)],
     )
@@ -93,11 +94,17 @@ def _scheme_rows(row: SchemeChange, baseline: Subject, other: Subject) -> Iterat
     title = visible(row.title, NAME)
     ours, theirs = baseline.scheme(row.scheme), other.scheme(row.scheme)
     statuses = [_status(ours), _status(theirs)]
-    judged = ours is not None and theirs is not None
-    yield [f"{title}: verdict", *statuses, ("same" if statuses[0] == statuses[1] else "other") if judged else ABSENT]
+    yield [f"{title}: verdict", *statuses, _verdict_change(row)]
     yield [f"{title}: KL", _kl(ours, baseline), _kl(theirs, other), _change(row.kl)]
     shares = [percent(row.top1.baseline, baseline.top1_limits), percent(row.top1.other, other.top1_limits)]
     yield [f"{title}: top-1 unchanged", *shares, _change(row.top1, share=True)]
+
+
+def _verdict_change(row: SchemeChange) -> str:
+    steps = steps_worse(row.baseline_status, row.other_status)
+    if steps is None:
+        return ABSENT if row.baseline_status != row.other_status or row.baseline_status is None else "same"
+    return "worse" if steps > 0 else "better" if steps < 0 else "same"
 
 
 def _status(score: SchemeScore | None) -> str:

@@ -14,6 +14,9 @@ from quantaudit.card.readme.section import RECIPE, section
 from quantaudit.card.render import render_markdown
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.common.resources import resource_dir
+from quantaudit.compare.pages import render_markdown as render_comparison
+from quantaudit.compare.run import compare
+from quantaudit.compare.subjects.read import read_subjects
 from quantaudit.gate.evidence import gather
 from quantaudit.gate.formats import to_sarif
 from quantaudit.gate.run import judge
@@ -25,6 +28,7 @@ from tests.card_factory import make_advice, make_card
 from tests.golden.conftest import Golden
 from tests.recipe_cards import card_of, modules_and_groups
 from tests.skeletons import skeleton
+from tests.unit.compare.subjects import STATIC, a_card, comparison, with_score
 
 LAYERS = 4
 """Of the card: enough for one down_proj with massive inputs."""
@@ -49,6 +53,19 @@ def test_the_card_in_json(card: Card, golden: Golden) -> None:
     text = dump_card(card)
     assert Card.model_validate_json(text) == card
     golden("card.json", text)
+
+
+def test_a_comparison_in_markdown(golden: Golden) -> None:
+    """Of a release whose static INT8 costs half as much again in every domain, and of the stages of a training."""
+    old = a_card()
+    assert old.simulation is not None
+    recipe = next(row for row in old.simulation.recipes if row.name == STATIC)
+    assert recipe.kl is not None
+    domains = {name: row.model_copy(update={"kl": (row.kl or 0) * 1.5}) for name, row in recipe.domains.items()}
+    pair = comparison(old, with_score(old, STATIC, kl=recipe.kl * 1.5, domains=domains), limits=("kl=0.01", "peak=1.5"))
+    stages = compare(read_subjects(["published:Ling"]))
+    pages = [render_comparison(row.model_copy(update={"quantaudit_version": "0.1.0"})) for row in (pair, stages)]
+    golden("compare.md", "\n".join(pages))
 
 
 def test_an_advised_recipe(card: Card, golden: Golden) -> None:

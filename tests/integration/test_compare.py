@@ -78,6 +78,15 @@ def test_stored_statistics_are_a_card_of_peaks(folder: Path, capsys: Capture) ->
     assert answer["landscape"]["mixtures"][0]["ratio"] == pytest.approx(35328 / 1512)
 
 
+def test_stored_statistics_have_no_seal(folder: Path, capsys: Capture) -> None:
+    model = find("Qwen3-32B")
+    assert model is not None
+    save(folder / "x_top5_stats.json", stored(model))
+    code, _, err = run(capsys, "compare", "old", "x_top5_stats.json", "--require-sealed")
+    assert code == 2
+    assert "have no seal" in err
+
+
 def test_pages_are_written_over_old_ones_only_where_that_is_asked_for(folder: Path, capsys: Capture) -> None:
     arguments = ("compare", "old", "new", "--out", "page")
     code, _, err = run(capsys, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -81,10 +82,15 @@ def _conditions(card: Card) -> Conditions:
         device=card.environment.device,
         evaluation_tokens=simulation.evaluation.tokens if simulation else None,
         evaluation_samples=len(simulation.evaluation.samples) if simulation else None,
+        evaluation_sha256=_digest(simulation.evaluation.samples) if simulation else None,
         policy=card.verdict.policy if card.verdict.schemes else None,
         policy_digest=card.verdict.policy_digest,
         versions={"quantaudit": card.quantaudit_version} | {k: packages[k] for k in PACKAGES if k in packages},
     )
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _places(card: Card) -> Iterable[PeakPlace]:
@@ -145,6 +151,7 @@ def _score(card: Card, scheme: SchemeInfo, row: RecipeRow, groups: Sequence[Grou
         top1_stderr=row.top1_stderr,
         samples=row.samples,
         nonfinite=row.nonfinite,
+        domains=row.domains,
         worst=[GroupShare(group=name, share=cost / total) for name, cost in worst if total and cost],
         shares_of="price" if priced else "damage",
     )

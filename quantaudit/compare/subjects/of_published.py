@@ -16,7 +16,7 @@ _KINDS = {"hidden": RESIDUAL}
 """The paper's name for a tensor → ours, where they differ."""
 _UNKNOWN = (
     *("corpus_sha256", "tokens", "truncated", "arithmetic", "attention", "device"),
-    *("evaluation_tokens", "evaluation_samples", "policy", "policy_digest"),
+    *("evaluation_tokens", "evaluation_samples", "evaluation_sha256", "policy", "policy_digest"),
 )
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)[bB](?![A-Za-z])")
 

@@ -13,7 +13,7 @@ from quantaudit.card.seal import check_sealed
 from quantaudit.compare.subjects.of_card import card_subject
 from quantaudit.compare.subjects.of_published import published_subject
 from quantaudit.compare.subjects.subject import Subject
-from quantaudit.errors import UsageError
+from quantaudit.errors import FormatError, UsageError
 
 PREFIX = "published"
 """`published`, `published:main`, `published:FAMILY` and `published:MODEL` name what the package ships."""
@@ -65,12 +65,23 @@ def _subjects(given: str | Path | Card, require_sealed: bool) -> Iterator[Subjec
         return
     path = file_of(given)
     if path.is_file() and looks_like_reference(path):
+        if require_sealed:
+            refuse_unsealed(path)
         yield published_subject(read_reference(path), str(path))
         return
     card = load_card(path)
     if require_sealed:
         check_sealed(card, path)
     yield card_subject(card, str(path))
+
+
+def refuse_unsealed(path: Path) -> None:
+    """Raises FormatError: stored statistics have no seal."""
+    raise FormatError(
+        "stored statistics have no seal, so that an edit would not show",
+        where=str(path),
+        hint="leave --require-sealed out, or name the model as `published:MODEL`",
+    )
 
 
 def _named(name: str) -> list[PublishedModel]:

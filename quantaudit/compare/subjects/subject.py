@@ -10,6 +10,7 @@ from quantaudit.card.schema.verdict import SealState
 from quantaudit.policy import Status
 from quantaudit.provenance import Row
 from quantaudit.quantities import Count, LowerLimit, Magnitude, Number, Share, UpperLimit
+from quantaudit.simulate.records import DomainScore
 
 RESIDUAL, LINEAR_INPUT = "residual", "linear_input"
 """The stream that runs from block to block, and what quantization touches."""
@@ -32,6 +33,7 @@ class Conditions(Row):
     device: str | None
     evaluation_tokens: Count | None = Field(description="tokens that scores were taken on")
     evaluation_samples: Count | None
+    evaluation_sha256: str | None = Field(description="of the names of these samples, in their order")
     policy: str | None
     policy_digest: str | None
     versions: dict[str, str] = Field(description="package → version")
@@ -69,6 +71,7 @@ class SchemeScore(Row):
     top1_stderr: Magnitude
     samples: Count
     nonfinite: bool
+    domains: dict[str, DomainScore]
     worst: list[GroupShare] = Field(description="fused groups that cost most, first the worst")
     shares_of: Literal["price", "damage"] = Field(description="what the shares of `worst` are shares of")
 

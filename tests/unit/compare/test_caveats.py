@@ -48,9 +48,9 @@ def test_what_differs_is_said(part: str, changed: dict[str, Any], code: str, und
 def test_other_evaluation_tokens_are_said() -> None:
     card = a_card()
     assert card.simulation is not None
-    evaluation = card.simulation.evaluation.model_copy(update={"tokens": 99})
-    other = with_conditions(card, "simulation", evaluation=evaluation)
-    assert said(card, other) == {"QA707": []}
+    for changed in ({"tokens": 99}, {"samples": card.simulation.evaluation.samples[::-1]}):
+        evaluation = card.simulation.evaluation.model_copy(update=changed)
+        assert said(card, with_conditions(card, "simulation", evaluation=evaluation)) == {"QA707": []}
 
 
 def test_a_scheme_of_one_name_that_quantizes_otherwise_is_said() -> None:
