@@ -125,11 +125,12 @@ def caveats(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
 
 
 def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
-    known = ours.corpus_sha256 is not None or theirs.corpus_sha256 is not None
-    other = known and ours.corpus_sha256 != theirs.corpus_sha256
-    if other or (ours.corpus, ours.samples) != (theirs.corpus, theirs.samples):
-        digests = f", by their digests {_short(ours)} and {_short(theirs)}" if ours.corpus == theirs.corpus else ""
-        message = f"{_corpus(ours)} against {_corpus(theirs)}{digests}"
+    digests = ours.corpus_sha256, theirs.corpus_sha256
+    # Names say little where the content is known: that of a redacted corpus is gone.
+    keys = [(row.corpus, row.samples) for row in (ours, theirs)]
+    if digests[0] != digests[1] or (digests[0] is None and keys[0] != keys[1]):
+        named = f", by their digests {_short(ours)} and {_short(theirs)}" if ours.corpus == theirs.corpus else ""
+        message = f"{_corpus(ours)} against {_corpus(theirs)}{named}"
         yield _caveat("QA701", index, message, undecided=ALL)
         return
     cut = bool(ours.truncated or theirs.truncated) or ours.truncated is None

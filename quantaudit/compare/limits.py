@@ -116,7 +116,7 @@ def _verdict(row: SchemeChange) -> tuple[Outcome, str]:
     before, after = row.baseline_status, row.other_status
     text = f"{row.title}: {before} → {after or 'not judged'}"
     steps = steps_worse(before, after)
-    if before == ORDER[-1]:  # nothing is worse
+    if before == ORDER[-1] or after == ORDER[0]:  # nothing is worse than the one, or better than the other
         return "pass", text
     if steps is None:
         return "inconclusive", text
@@ -125,7 +125,9 @@ def _verdict(row: SchemeChange) -> tuple[Outcome, str]:
 
 def _score(limit: Limit, row: SchemeChange, ours: SchemeScore, theirs: SchemeScore) -> tuple[Outcome, str]:
     if theirs.nonfinite and not ours.nonfinite:
-        return "fail", f"{row.title}: NaN or infinite values on the other side"
+        if theirs.kl is None:
+            return "fail", f"{row.title}: NaN or infinite values on the other side"
+        return "inconclusive", f"{row.title}: some of its static ranges are missing on the other side"
     falls = limit.measure == "top1"
     # How much worse it got: KL that rises, top-1 that falls.
     value = _turned(row.top1) if falls else row.kl

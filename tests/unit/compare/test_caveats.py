@@ -24,6 +24,11 @@ def test_of_cards_that_were_made_alike_nothing_is_said() -> None:
     assert said(a_card(), a_card()) == {}
 
 
+def test_a_text_is_known_by_its_content() -> None:
+    card = a_card()
+    assert said(card, with_conditions(card, "corpus", name="another name")) == {}
+
+
 @pytest.mark.parametrize(
     ("part", "changed", "code", "undecided"),
     [

@@ -45,6 +45,7 @@ def test_a_limit_is_shown_as_it_was_given(text: str) -> None:
         ("kl=0.01", {"kl": 0.2, "kl_stderr": None}, "inconclusive"),
         ("kl=0.01", {"kl": None, "top1": None}, "inconclusive"),
         ("kl=0.01", {"kl": None, "nonfinite": True}, "fail"),
+        ("kl=0.01", {"nonfinite": True}, "inconclusive"),
         ("top1=0.02", {"top1": 0.8}, "fail"),
         ("top1=0.02", {"top1": 0.89}, "pass"),
         ("top1=0.02", {"top1": 0.95}, "pass"),
@@ -80,6 +81,7 @@ def dynamic_alone(**numbers: Any) -> Card:
         ("READY WITH CARE", "READY", "pass"),
         ("READY", "INCONCLUSIVE", "inconclusive"),
         ("INCONCLUSIVE", "NOT READY", "inconclusive"),
+        ("INCONCLUSIVE", "READY", "pass"),
         ("NOT READY", "INCONCLUSIVE", "pass"),
     ],
 )
