@@ -223,13 +223,17 @@ def test_a_refusal_changes_nothing_here(hub: Hub, tmp_path: Path, capsys: Captur
     assert not (tmp_path / "quantaudit").exists()
 
 
-def test_a_hub_that_is_not_there(repository: Repository, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_there(repository: Repository, given: Section, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as gone:
         address = gone.address
-    _point_to(address, monkeypatch)
-    code, _, err = push(capsys)
-    assert code == 2
-    assert "the Hub cannot be reached (ConnectError)" in err
+    for place, kind in {
+        address: "ConnectError",
+        "localhost:1": "UnsupportedProtocol",
+        "http://host:port": "InvalidURL",
+    }.items():
+        _point_to(place, monkeypatch)
+        with pytest.raises(OutputError, match=f"cannot be reached .{kind}."):
+            product.push_section(given, MODEL)
     assert repository.requests == []
 
 
@@ -255,6 +259,8 @@ def test_what_needs_no_connection_is_refused_before_any(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in push(capsys)[2]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_ü")
+    assert "characters that no token has" in push(capsys)[2]
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     code, _, err = push(capsys)

@@ -65,9 +65,11 @@ def check_push(repository: str) -> None:
         raise UsageError("not a repository's id on the Hub", where=where, hint="give it as ORG/MODEL") from error
     if constants.is_offline_mode():
         raise OutputError("HF_HUB_OFFLINE is set", where=where, hint="unset it, or leave --push out")
-    if get_token() is None:
+    token = get_token()
+    if token is None or not (token.isascii() and token.isprintable()):
+        problem = "there is no token for the Hub" if token is None else "the token has characters that no token has"
         hint = "log in with `hf auth login`, or set HF_TOKEN; the token needs the right to open pull requests"
-        raise OutputError("there is no token for the Hub", where=where, hint=hint)
+        raise OutputError(problem, where=where, hint=hint)
 
 
 def push_section(section: Section, repository: str, *, front_matter: bool = False) -> Insertion:

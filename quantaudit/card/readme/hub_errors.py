@@ -34,7 +34,7 @@ def explained(repository: str) -> Iterator[None]:
         yield
     except QuantauditError:
         raise
-    except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         message, hint = _explain(_cause(error))
         raise OutputError(message, where=f"--push {repository}", hint=hint) from error
 
@@ -68,9 +68,11 @@ def _explain(error: BaseException) -> tuple[str, str]:
         return f"{message} (status {status}{f': {_short(said)}' if said else ''})", hint
     if isinstance(error, httpx.TimeoutException):
         return "the Hub does not answer", "run it again; a pull request that was opened nevertheless is found then"
-    if isinstance(error, httpx.HTTPError | ConnectionError):
+    if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         message = f"the Hub cannot be reached ({type(error).__name__})"
         return message, "check the connection, and HF_ENDPOINT if it is set"
+    if isinstance(error, ConnectionError):  # of its storage, whose client says more in words
+        return f"the Hub's storage cannot be reached: {reason}", "check the connection, and the token's rights"
     if isinstance(error, ValueError) and reason.startswith("Invalid metadata"):
         return f"the Hub refuses the README's front matter: {reason}", "mend it in the repository first"
     return f"the Hub's answer cannot be used: {type(error).__name__}: {reason}", "check HF_ENDPOINT if it is set"
