@@ -120,7 +120,7 @@ def _marks(subject: Subject) -> str:
     doubts = {
         "edited": subject.seal == "edited",
         "contradicts itself": bool(subject.contradictions),
-        "may not be this model": bool(subject.doubts),
+        "not to be trusted": bool(subject.doubts),
     }
     marks = [mark for mark, there in doubts.items() if there]
     return f" ({', '.join(marks)})" if marks else ""

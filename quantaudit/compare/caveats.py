@@ -92,10 +92,9 @@ declare(
 )
 declare(
     "QA711",
-    "It may not be the model that was meant",
+    "The card itself cannot be trusted",
     severity="inconclusive",
-    why="Its card found that weights, class or text do not belong together, so that its numbers need not be the "
-    "model's.",
+    why="A model that was loaded wrongly, or text that is no evidence, makes every number of its card meaningless.",
     remedy="Mend what the card's finding names, and make it again.",
 )
 

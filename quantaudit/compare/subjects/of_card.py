@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from quantaudit.card.judge.agreement import self_contradictions
+from quantaudit.card.judge.verdict import STOPPERS
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.seal import seal_state
 from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
@@ -17,8 +18,6 @@ WORST = 5
 PAPER_KINDS = ("embedding", "residual", "attention_output", "mlp_output", "gate", "router_logits", "final_norm")
 """Tensors over which arXiv 2605.15572 takes its maximum, as sites are called here; inputs of Linears are not."""
 PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor")
-BROKEN = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
-"""Findings of a card after which its numbers need not be the model's."""
 _MIXTURE = re.compile(r"_?moe(?=_|$)")
 
 
@@ -41,7 +40,7 @@ def card_subject(card: Card, where: str) -> Subject:
         fingerprint=card.model.fingerprint,
         seal=seal_state(card),
         contradictions=self_contradictions(card),
-        doubts=[f"{row.code}: {row.message}" for row in card.findings if row.code in BROKEN],
+        doubts=[f"{row.code}: {row.message}" for row in card.findings if row.code in STOPPERS],
         unmeasured=card.coverage.linears - card.coverage.linears_measured,
         conditions=_conditions(card),
         peaks=peaks,

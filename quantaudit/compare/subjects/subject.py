@@ -99,7 +99,7 @@ class Subject(Row):
     fingerprint: str | None
     seal: SealState | None = Field(description="null for what is published, which has none")
     contradictions: list[str]
-    doubts: list[str] = Field(description="findings of its card by which it may not be the model that was meant")
+    doubts: list[str] = Field(description="findings of its card that stop its own verdicts")
     unmeasured: Count | None = Field(description="Linears that no statistic covers; null for what is published")
     conditions: Conditions
     peaks: dict[str, PeakPlace] = Field(description="by kind of tensor")
