@@ -59,10 +59,14 @@ class Answer:
 
 @dataclass
 class Hub:
-    """The stand-in. instead: answers by a pattern of `METHOD path`; calls: what was asked, in order."""
+    """The stand-in. instead: answers by a pattern of `METHOD path`; calls: what was asked, in order.
+
+    ignored: paths that a .gitignore leaves out; large: contents that are stored apart from git, by SHA-256.
+    """
 
     address: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
     large: dict[str, bytes] = field(default_factory=dict)
     instead: dict[str, Answer] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -151,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "discussions":
             return self._json(_discussions(repository))
         if verb == "preupload":
-            return self._json(_preupload(repository.files(revision), json.loads(body)))
+            return self._json(_preupload(self.hub, repository.files(revision), json.loads(body)))
         if verb == "info":
             return self._json(_batch(self.hub, json.loads(body)))
         if verb == "commit":
@@ -238,13 +242,13 @@ def _discussions(repository: Repository) -> dict[str, Any]:
     return {"count": len(rows), "start": 0, "discussions": rows}
 
 
-def _preupload(files: Files, body: dict[str, Any]) -> dict[str, Any]:
+def _preupload(hub: Hub, files: Files, body: dict[str, Any]) -> dict[str, Any]:
     return {
         "files": [
             {
                 "path": file["path"],
                 "uploadMode": "lfs" if is_large(file["path"]) else "regular",
-                "shouldIgnore": False,
+                "shouldIgnore": file["path"] in hub.ignored,
                 "oid": git_hash(files[file["path"]]) if file["path"] in files else None,
             }
             for file in body["files"]

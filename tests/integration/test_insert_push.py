@@ -290,6 +290,13 @@ def test_a_readme_of_a_repository_that_takes_no_section(
     assert repository.requests == []
 
 
+def test_files_that_a_repository_ignores_are_named(hub: Hub, repository: Repository, given: Section) -> None:
+    hub.ignored = {"quantaudit/peaks_by_layer.png"}
+    with pytest.raises(OutputError, match="gitignore leaves out quantaudit/peaks_by_layer"):
+        product.push_section(given, MODEL)
+    assert repository.requests == []
+
+
 def test_without_push_nothing_is_asked(hub: Hub, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "README.md").write_bytes(README)
     assert run(capsys, "insert", "card.json", "README.md", "--front-matter")[0] == 0

@@ -6,7 +6,7 @@ Imported where a pull request was asked for, and nowhere else.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -90,6 +90,7 @@ def push_section(section: Section, repository: str, *, front_matter: bool = Fals
             return Insertion(differences=[], written=[])
         address = _already_open(api, repository, section, front_matter)
         if address is None:
+            _check_ignored(api, repository, operations)
             commit = api.create_commit(
                 repository,
                 operations,
@@ -135,6 +136,22 @@ def _state(section: Section, snapshot: _Snapshot) -> Callable[[str], State]:
         return "same" if there.blob_id == git_hash(data) else "other"
 
     return state
+
+
+def _check_ignored(api: HfApi, repository: str, operations: Iterable[Any]) -> None:
+    """Raises OutputError where the repository's .gitignore would leave out files that the section links."""
+    from huggingface_hub import CommitOperationAdd
+
+    added = [operation for operation in operations if isinstance(operation, CommitOperationAdd)]
+    api.preupload_lfs_files(repository, added, create_pr=True, free_memory=False)
+    # The client leaves them out without a word, and has no public name for what the Hub says of them.
+    ignored = [operation.path_in_repo for operation in added if getattr(operation, "_should_ignore", False)]
+    if ignored:
+        raise OutputError(
+            f"the repository's .gitignore leaves out {', '.join(ignored)}",
+            where=f"--push {repository}",
+            hint=f"let it take the folder {FOLDER}, with a line `!/{FOLDER}/*` at its end",
+        )
 
 
 def _already_open(api: HfApi, repository: str, section: Section, front_matter: bool) -> str | None:
