@@ -2,7 +2,8 @@
 
 compressed_tensors clamps with bounds that are tensors, which takes most of its time on a CPU. Handed to its own
 arithmetic as numbers, the same bounds cost nothing; a 16-bit tensor under one static scale has no more than 65,536
-values to quantize, whatever its size; and the largest 16-bit magnitude of a token has no more scales than that.
+values to quantize, whatever its size; the largest 16-bit magnitude of a token has no more scales than that; and FP4
+rounds in two additions.
 """
 
 from __future__ import annotations
@@ -18,20 +19,52 @@ from compressed_tensors.quantization.utils import calculate_qparams, calculate_r
 from torch import Tensor
 
 _BROADCAST = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN, QuantizationStrategy.CHANNEL)
+_GROUPED = (QuantizationStrategy.GROUP, QuantizationStrategy.TENSOR_GROUP)
+_FP4_MAX = 6.0
+_EXPONENT, _ONE = 0x7F800000, 0x3F800000
+"""Bits of a float32's exponent, and 1.0."""
+_SPACED_BY_HALF = 1.5 * 2.0**22
+"""Float32 numbers around it are ½ apart: added to x and taken off again, it rounds x to halves, ties to even."""
 
 
-def fake_quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs) -> Tensor:
-    """`fake_quantize` for scales that broadcast against x, those of tensors, tokens and a weight's rows.
+def fake_quantize_rows(
+    x: Tensor, scale: Tensor, zero_point: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None
+) -> Tensor:
+    """`fake_quantize`, fast for scales that broadcast against x (of tensors, tokens and a weight's rows), and for FP4.
 
-    Others are quantized by compressed-tensors.
+    Others are quantized by compressed-tensors. global_scale: float32 [1], of NVFP4.
     """
+    if args.strategy in _GROUPED and args.type == QuantizationType.FLOAT and args.num_bits == 4 and _on_processor(x):
+        return _fake_quantize_fp4(x, scale, args, global_scale)
     if args.strategy not in _BROADCAST:
-        return fake_quantize(x, scale, zero_point, args)  # type: ignore[no-any-return]
+        return fake_quantize(x, scale, zero_point, args, global_scale=global_scale)  # type: ignore[no-any-return]
     low, high = _bounds(args.num_bits, args.type)
     # A symmetric zero point is 0, and adding it changes nothing.
     point = None if args.symmetric else zero_point
     restored: Tensor = _quantize_dequantize(x, scale, point, low, high, args)
     return restored
+
+
+def _on_processor(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _fake_quantize_fp4(x: Tensor, scale: Tensor, args: QuantizationArgs, global_scale: Tensor | None) -> Tensor:
+    """x [..., in] under scales [..., in / group size]; FP4 has no zero points."""
+    by_group = (scale if global_scale is None else scale / global_scale).unsqueeze(-1)
+    rounded = round_to_fp4((x.unflatten(-1, (-1, args.group_size)) / by_group).float())
+    return rounded.to(by_group.dtype).mul_(by_group).flatten(-2).to(x.dtype)
+
+
+def round_to_fp4(x: Tensor) -> Tensor:
+    """The nearest of 0, ½, 1, 1½, 2, 3, 4, 6 with the sign of x, ties to the even code, in x itself (float32).
+
+    compressed_tensors masks one interval after the other. Codes are ½ apart up to 2, 1 up to 4, 2 up to 6: half the
+    power of two below |x|, from 1 on. Around 1.5 · 2²² times that power float32 numbers are so far apart.
+    """
+    x.clamp_(-_FP4_MAX, _FP4_MAX)
+    power = x.view(torch.int32).bitwise_and(_EXPONENT).clamp_(min=_ONE).view(torch.float32)
+    return x.add_(power.mul_(_SPACED_BY_HALF)).sub_(power)
 
 
 def dynamic_scales(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
-from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import (
     calculate_qparams,
     generate_gparam,
@@ -54,9 +53,7 @@ def quantize_weights(weights: Sequence[Tensor], args: QuantizationArgs) -> list[
 def _restored(weight: Tensor, low: Tensor, high: Tensor, args: QuantizationArgs, shared: Tensor | None) -> Tensor:
     """Quantized under the scales of these ranges, and dequantized."""
     scale, zero_point = calculate_qparams(low, high, args, shared)
-    if shared is None:
-        return fake_quantize_rows(weight, scale, zero_point, args)
-    return fake_quantize(weight, scale, zero_point, args, global_scale=shared)  # type: ignore[no-any-return]
+    return fake_quantize_rows(weight, scale, zero_point, args, shared)
 
 
 def quantize_linear(linear: nn.Module, args: QuantizationArgs | None, factor: Tensor | None = None) -> Tensor:

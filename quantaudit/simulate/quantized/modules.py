@@ -9,7 +9,6 @@ from weakref import ref
 import torch
 from compressed_tensors.offload import disable_onloading
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
-from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from torch import Tensor, nn
 
 from quantaudit.model.forward.hooks import InputChange, replace_inputs
@@ -186,6 +185,4 @@ def _dynamic(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = No
     # compressed_tensors takes the first two axes for batch and token; flattened tokens lack the first.
     rows = x.unsqueeze(0) if x.ndim == 2 and args.strategy == QuantizationStrategy.TOKEN else x
     scale, zero_point = dynamic_scales(rows, args, global_scale)
-    if global_scale is not None:
-        return fake_quantize(rows, scale, zero_point, args, global_scale=global_scale)  # type: ignore[no-any-return]
-    return fake_quantize_rows(rows, scale, zero_point, args).reshape(x.shape)
+    return fake_quantize_rows(rows, scale, zero_point, args, global_scale).reshape(x.shape)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from compressed_tensors.quantization.utils import calculate_qparams, compute_dynamic_scales_and_zp
+from compressed_tensors.quantization.utils import calculate_qparams, compute_dynamic_scales_and_zp, generate_gparam
+from compressed_tensors.quantization.utils.fp4_utils import cast_to_fp4
 
-from quantaudit.quant.lookup import StaticTable, dynamic_scales, fake_quantize_rows
-from quantaudit.quant.schemes import STATIC_INPUTS
+from quantaudit.quant.lookup import StaticTable, dynamic_scales, fake_quantize_rows, round_to_fp4
+from quantaudit.quant.schemes import MXFP4, NVFP4, STATIC_INPUTS, Scheme
 
 DTYPES = (torch.bfloat16, torch.float16)
 RANGES = ((-3.0, 7.0), (0.0, 3000.0), (-0.02, 0.01))
@@ -72,3 +73,26 @@ def test_a_scale_for_a_token_of_every_16_bit_magnitude(dtype: torch.dtype, kind:
     x = patterns(dtype).view(1, -1, 1)
     for ours, theirs in zip(dynamic_scales(x, args), compute_dynamic_scales_and_zp(x, args, module=None), strict=True):
         assert same(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("scheme", [NVFP4, MXFP4], ids=lambda scheme: scheme.name)
+def test_fp4_in_groups(scheme: Scheme, dtype: torch.dtype) -> None:
+    args = scheme.weights
+    assert args is not None
+    x = (torch.randn(12, 128, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
+    x[0] = torch.arange(128) / 16  # ties among them
+    whole = generate_gparam(-x.abs().amax().float().reshape(1), x.abs().amax().float().reshape(1))
+    shared = whole if scheme is NVFP4 else None
+    scale, zero_point = compute_dynamic_scales_and_zp(x, args, None, shared)
+    restored = fake_quantize_rows(x, scale, zero_point, args, shared)
+    assert torch.equal(restored, fake_quantize(x, scale, zero_point, args, global_scale=shared))
+    assert restored.dtype == dtype
+
+
+def test_fp4_rounds_as_compressed_tensors_does_at_every_tie_and_next_to_it() -> None:
+    codes = torch.tensor([0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 1e-30, 9e9])
+    near = torch.cat([codes, *(torch.nextafter(codes, torch.tensor(end)) for end in (9e9, -9e9))])
+    x = torch.cat([near, -near, torch.tensor([float("nan")])])
+    expected = cast_to_fp4(x.clamp(-6, 6))
+    assert torch.equal(torch.nan_to_num(round_to_fp4(x.clone()), 7.0), torch.nan_to_num(expected, 7.0))
