@@ -22,6 +22,7 @@ from quantaudit.common.choices import (
     find_single,
     parse_dtype,
     parse_price_source,
+    parse_scheme_set,
 )
 from quantaudit.errors import UsageError
 
@@ -86,13 +87,15 @@ class MeasureOptions:
 class SimulateOptions:
     """What is simulated. evaluation_tokens: that predictions are taken on. score: where prices come from.
 
-    single_groups: how many fused groups are simulated alone, or `all`. schemes: those to simulate in addition to the
-    report's. recipes: llm-compressor recipes to score. Raises UsageError for unknown values.
+    single_groups: how many fused groups are simulated alone, or `all`. scheme_set: the schemes to simulate, `standard`,
+    `int8`, or names with commas; schemes: those in addition. recipes: llm-compressor recipes to score. Raises
+    UsageError for unknown values.
     """
 
     evaluation_tokens: int = 4096
     score: str = "auto"
     single_groups: str = "0"
+    scheme_set: str = "standard"
     schemes: tuple[str, ...] = ()
     recipes: tuple[Path, ...] = ()
 
@@ -102,6 +105,7 @@ class SimulateOptions:
         check_names("recipe", self.recipes, Path)
         parse_price_source(self.score)
         find_single(self.single_groups)
+        parse_scheme_set(self.scheme_set)
         for scheme in self.schemes:
             check_scheme(scheme)
 
@@ -125,6 +129,7 @@ class Options(TypedDict, total=False):
     evaluation_tokens: int
     score: str
     single_groups: str
+    scheme_set: str
     schemes: tuple[str, ...]
     recipes: tuple[Path, ...]
 

@@ -137,13 +137,14 @@ def _price(
         schemes=list(schemes.values()),
         ranges=InputRanges(by_scheme=ranges),
     )
+    ticks = steps(experiment, only, price_alone={scheme.name for scheme in experiment.schemes})
     return price_groups(
         experiment,
         factors={}
         if smoothable is None
         else {name: smoothable.factors[strength] for name, strength in strengths.items()},
         only=only,
-        progress=stages("pricing the menu", len(opened.samples) + steps(experiment, only)),
+        progress=stages("pricing the menu", len(opened.samples) + ticks),
     )
 
 

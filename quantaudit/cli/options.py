@@ -98,12 +98,21 @@ SingleGroups = Annotated[
         "One forward pass each, evenly over the ranks of damage; from 8 on, correlations with it are given.",
     ),
 ]
+SchemeSet = Annotated[
+    str,
+    typer.Option(
+        "--schemes",
+        metavar="SCHEMES",
+        help="Schemes to simulate: `standard` (INT8 static and dynamic, FP8 static and dynamic, W8A16, W4A16, W4A8, "
+        "NVFP4, MXFP4, as far as they fit the model), `int8` (its two, for a shorter run), or names with commas.",
+    ),
+]
 Schemes = Annotated[
     list[str] | None,
     typer.Option(
         "--scheme",
         metavar="SCHEME",
-        help="Simulate this scheme too: a name, NAME:OBSERVER, or a preset such as FP8_BLOCK. Repeatable.",
+        help="Simulate this scheme in addition: a name, NAME:OBSERVER, or a preset such as FP8_BLOCK. Repeatable.",
     ),
 ]
 Recipes = Annotated[
@@ -184,6 +193,7 @@ PARAMETERS: dict[type[Any], dict[str, Any]] = {
         "evaluation_tokens": EvaluationTokens,
         "score": Score,
         "single_groups": SingleGroups,
+        "scheme_set": SchemeSet,
         "schemes": Schemes,
         "recipes": Recipes,
     },

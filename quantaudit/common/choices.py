@@ -31,9 +31,24 @@ SCHEMES = (
     "fp8_e4m3_static_per_tensor",
     "fp8_e4m3_dynamic_per_token",
     "int4_weights_group_128",
+    "int4_weights_group_128_int8_dynamic_per_token",
     "nvfp4",
     "mxfp4",
 )
+INT8_SCHEMES = ("int8_static_per_tensor", "int8_dynamic_per_token")
+STANDARD_SCHEMES = (
+    *INT8_SCHEMES,
+    "int8_static_per_tensor:minmax",
+    "int8_weights",
+    "fp8_e4m3_static_per_tensor",
+    "fp8_e4m3_dynamic_per_token",
+    "int4_weights_group_128",
+    "int4_weights_group_128_int8_dynamic_per_token",
+    "nvfp4",
+    "mxfp4",
+)
+"""What people ship: simulated by every report unless `--schemes` says otherwise, where they fit the model."""
+SCHEME_SETS = {"standard": STANDARD_SCHEMES, "int8": INT8_SCHEMES}
 PRESETS = (
     *("FP8", "FP8_BLOCK", "FP8_DYNAMIC", "INT8", "MXFP4", "MXFP4A16", "MXFP8", "MXFP8A16", "NVFP4", "NVFP4A16"),
     *("W2A16", "W2A4", "W2A8", "W3A16", "W3A4", "W3A8", "W4A16", "W4A16_ASYM", "W4A4", "W4A8", "W4AFP8"),
@@ -146,15 +161,32 @@ def check_static(name: str) -> str:
     return name
 
 
-def check_scheme(spec: str) -> str:
+def check_scheme(spec: str, option: str = "--scheme") -> str:
     """Check the names in `NAME` or `NAME:OBSERVER`; whether they fit, the scheme itself shows. Raises UsageError."""
     name, _, observer = spec.partition(":")
     if name not in SCHEMES and name.upper() not in PRESETS:
         raise UsageError(
             "unknown scheme",
-            where=f"--scheme {spec}",
+            where=f"{option} {spec}",
             hint=f"one of {', '.join(SCHEMES)}, or a preset of compressed-tensors such as FP8_BLOCK",
         )
     if observer:
-        check_observer(observer, where=f"--scheme {spec}")
+        check_observer(observer, where=f"{option} {spec}")
     return spec
+
+
+def parse_scheme_set(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Schemes of `--schemes`, and which of them are there as part of a set. text: sets and schemes, with commas.
+
+    Raises UsageError.
+    """
+    check_text("schemes", text)
+    names: dict[str, None] = {}
+    of_sets: dict[str, None] = {}
+    for part in map(str.strip, text.split(",")):
+        if part in SCHEME_SETS:
+            of_sets |= dict.fromkeys(SCHEME_SETS[part])
+            names |= dict.fromkeys(SCHEME_SETS[part])
+        else:
+            names[check_scheme(part, "--schemes")] = None
+    return tuple(names), tuple(of_sets)

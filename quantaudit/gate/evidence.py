@@ -116,6 +116,11 @@ class Evidence:
         group = (*modifier, "config_groups", origin.group)
         return self.recipe.positions.find(group if group in self.recipe.positions.places else modifier, origin.target)
 
+    @cached_property
+    def rows(self) -> list[GroupRow]:
+        """What was simulated of each fused group under the very scheme that the recipe gives it."""
+        return [assignment.row for assignment in self.assignments if assignment.row is not None]
+
     @property
     def incomplete(self) -> bool:
         """Whether part of the recipe is in no number here, so that the score cannot speak for it."""

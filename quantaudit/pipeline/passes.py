@@ -16,7 +16,7 @@ from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
 from quantaudit.simulate.cost import MEASURING
 from quantaudit.simulate.experiment import GroupOptions
-from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.records import Simulation, UnjudgedScheme
 from quantaudit.simulate.run import simulate
 
 EAGER_TOKENS = 4096
@@ -68,14 +68,21 @@ def simulate_inputs(inputs: AuditInputs, profile: Profile, stages: Stages = sile
     """Predict what schemes and recipes do. Raises FormatError when the profile is of another model or corpus."""
     check_profile(inputs, profile)
     options = inputs.settings.simulate
+    chosen = inputs.chosen
     with inputs.computed():
-        return simulate(
+        simulation = simulate(
             inputs.loaded,
             profile,
             inputs.corpus.samples,
-            inputs.schemes,
+            chosen.schemes,
             evaluation_tokens=options.evaluation_tokens,
-            groups=GroupOptions(score=options.score, single=find_single(options.single_groups)),
+            groups=GroupOptions(
+                score=options.score, single=find_single(options.single_groups), price_alone=chosen.price_alone
+            ),
             recipes=inputs.recipes,
             stages=stages,
         )
+    not_judged = [
+        UnjudgedScheme(name=scheme.name, title=scheme.title, reason=reason) for scheme, reason in chosen.left_out
+    ]
+    return simulation.model_copy(update={"not_judged": not_judged})

@@ -28,12 +28,13 @@ from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenize
 from quantaudit.model.loading.processor import load_processor
 from quantaudit.pipeline.files import InputFiles, open_files
 from quantaudit.provenance import Arithmetic, ModelInfo, SampleInfo
-from quantaudit.quant.schemes import NAMED, SCHEMES, Scheme, find_scheme
+from quantaudit.quant.schemes import NAMED
+from quantaudit.quant.standard import ChosenSchemes, Shapes, choose_schemes
 from quantaudit.recipe.parse import ParsedRecipe, read_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.settings import Options, Settings
-from quantaudit.simulate.logits.baselines import MIXED
+from quantaudit.simulate.logits.baselines import MIXED, MIXED_BY_PROJECTION
 from quantaudit.simulate.quantized.recipe_plan import check_names
 
 Say = Callable[[str], None]
@@ -52,7 +53,7 @@ class AuditInputs:
     loaded: LoadedModel
     arithmetic: Arithmetic
     corpus: TokenizedCorpus
-    schemes: tuple[Scheme, ...]
+    chosen: ChosenSchemes
     recipes: tuple[ResolvedRecipe, ...]
 
     def changed(self, **options: Unpack[Options]) -> AuditInputs:
@@ -86,9 +87,8 @@ def prepare(
             hint="use torch.no_grad(), or neither",
         )
     parse_device(settings.model.device)
-    named = map(find_scheme, (*SCHEMES, *settings.simulate.schemes))
-    schemes = tuple({scheme.name: scheme for scheme in named}.values())
-    recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in schemes])
+    asked = choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, {})
+    recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in asked.schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
     limits = _Limits(memory=memory, copies=copies, smoothing=_smoothing(recipes))
@@ -117,8 +117,24 @@ def prepare(
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
     time_first_call(loaded.model, "the first forward pass")
     return AuditInputs(
-        settings=settings, loaded=loaded, arithmetic=arithmetic, corpus=corpus, schemes=schemes, recipes=resolved
+        settings=settings,
+        loaded=loaded,
+        arithmetic=arithmetic,
+        corpus=corpus,
+        chosen=choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, _shapes(loaded)),
+        recipes=resolved,
     )
+
+
+def _shapes(loaded: LoadedModel) -> Shapes:
+    """[out, in] of the Linears in decoder blocks."""
+    members = [m for group in loaded.architecture.groups if group.layer is not None for m in group.members]
+    return {member: _shape(loaded.model.get_submodule(member)) for member in members}
+
+
+def _shape(linear: Any) -> tuple[int, int]:
+    out, inside = linear.weight.shape
+    return (out, inside) if isinstance(linear, torch.nn.Linear) else (inside, out)
 
 
 def load_again(settings: Settings, measured: ModelInfo) -> LoadedModel:
@@ -215,7 +231,7 @@ def _text_readers(files: InputFiles, settings: Settings, say: Say) -> tuple[PreT
 
 def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
     """Raises RecipeError for a file that is none, and UsageError where two rows would have one name."""
-    if twice := check_names((path.stem for path in paths), (*schemes, *NAMED, MIXED)):
+    if twice := check_names((path.stem for path in paths), (*schemes, *NAMED, MIXED, MIXED_BY_PROJECTION)):
         raise UsageError(
             f"two recipes or schemes would be called {twice}", where="--recipe", hint="rename one of the files"
         )

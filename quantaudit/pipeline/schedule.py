@@ -24,6 +24,7 @@ from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.structure import hidden_size
 from quantaudit.pipeline.passes import measure_samples
 from quantaudit.pipeline.prepare import AuditInputs, Say
+from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.cost import (
     FIVE_MINUTES,
     Speed,
@@ -33,6 +34,7 @@ from quantaudit.simulate.cost import (
     forward_passes,
     minutes,
     samples_in,
+    scheme_seconds,
     single_passes,
 )
 from quantaudit.simulate.logits.score_plans import score_plans
@@ -77,8 +79,9 @@ def schedule(
         work = replace(
             work,
             evaluated=min(options.evaluation_tokens, info.evaluation.tokens),
-            schemes=len(inputs.schemes),
-            weights=count_weights(inputs.schemes),
+            schemes=len(inputs.chosen.schemes),
+            priced_alone=0 if options.score == "damage" else len(inputs.chosen.price_alone),
+            weights=count_weights(_with_damage(inputs)),
             recipes=len(inputs.recipes),
             by_damage=options.score == "damage",
             single=_single_groups(inputs),
@@ -90,6 +93,13 @@ def schedule(
             rendered=len(inputs.loaded.architecture.sites) if rendered else 0,
         )
     return Schedule(work=work, speed=probe(inputs, tapped=not measured or bool(work.calibrations), scored=simulated))
+
+
+def _with_damage(inputs: AuditInputs) -> list[Scheme]:
+    """Schemes whose groups are replayed in full."""
+    chosen = inputs.chosen
+    every = inputs.settings.simulate.score == "damage"
+    return [scheme for scheme in chosen.schemes if every or scheme.name not in chosen.price_alone]
 
 
 def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
@@ -205,6 +215,9 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
             simulating += f", {single_passes(work.single)} of them for single groups"
         if not work.by_damage:
             simulating += ", one of them backward too"
+        if work.priced_alone:
+            each = minutes(scheme_seconds(work, plan.speed))
+            simulating += f"; {work.schemes} schemes, some {each} each, --schemes chooses others"
         parts.append(simulating)
     return f"about {minutes(plan.seconds)} from here: {' and '.join(parts)}"
 

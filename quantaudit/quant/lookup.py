@@ -2,12 +2,13 @@
 
 compressed_tensors clamps with bounds that are tensors, which takes most of its time on a CPU. Handed to its own
 arithmetic as numbers, the same bounds cost nothing; a 16-bit tensor under one static scale has no more than 65,536
-values to quantize, whatever its size; the largest 16-bit magnitude of a token has no more scales than that; and FP4
-rounds in two additions.
+values to quantize, whatever its size; the largest 16-bit magnitude of a token has no more scales than that; and small
+floating-point formats round in two additions.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,11 +21,23 @@ from torch import Tensor
 
 _BROADCAST = (QuantizationStrategy.TENSOR, QuantizationStrategy.TOKEN, QuantizationStrategy.CHANNEL)
 _GROUPED = (QuantizationStrategy.GROUP, QuantizationStrategy.TENSOR_GROUP)
-_FP4_MAX = 6.0
-_EXPONENT, _ONE = 0x7F800000, 0x3F800000
-"""Bits of a float32's exponent, and 1.0."""
-_SPACED_BY_HALF = 1.5 * 2.0**22
-"""Float32 numbers around it are ½ apart: added to x and taken off again, it rounds x to halves, ties to even."""
+_EXPONENT = 0x7F800000
+"""Bits of a float32's exponent."""
+_SPACED_BY_ONE = 1.5 * 2.0**23
+"""Float32 numbers around it are 1 apart: added to x and taken off again, it rounds x to integers, ties to even."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmallFloat:
+    """A format of few bits. mantissa: its bits without the leading one; lowest: exponent of its least normal number."""
+
+    mantissa: int
+    lowest: int
+    largest: float
+
+
+FP4_E2M1 = SmallFloat(mantissa=1, lowest=0, largest=6.0)
+FP8_E4M3 = SmallFloat(mantissa=3, lowest=-6, largest=448.0)
 
 
 def fake_quantize_rows(
@@ -38,6 +51,8 @@ def fake_quantize_rows(
         return _fake_quantize_fp4(x, scale, args, global_scale)
     if args.strategy not in _BROADCAST:
         return fake_quantize(x, scale, zero_point, args, global_scale=global_scale)  # type: ignore[no-any-return]
+    if args.type == QuantizationType.FLOAT and args.num_bits == 8 and args.symmetric and _on_processor(x):
+        return round_to_float((x / scale).float(), FP8_E4M3).to(scale.dtype).mul_(scale)
     low, high = _bounds(args.num_bits, args.type)
     # A symmetric zero point is 0, and adding it changes nothing.
     point = None if args.symmetric else zero_point
@@ -52,19 +67,22 @@ def _on_processor(x: Tensor) -> bool:
 def _fake_quantize_fp4(x: Tensor, scale: Tensor, args: QuantizationArgs, global_scale: Tensor | None) -> Tensor:
     """x [..., in] under scales [..., in / group size]; FP4 has no zero points."""
     by_group = (scale if global_scale is None else scale / global_scale).unsqueeze(-1)
-    rounded = round_to_fp4((x.unflatten(-1, (-1, args.group_size)) / by_group).float())
+    groups = x.reshape(*x.shape[:-1], -1, args.group_size)
+    rounded = round_to_float((groups / by_group).float(), FP4_E2M1)
     return rounded.to(by_group.dtype).mul_(by_group).flatten(-2).to(x.dtype)
 
 
-def round_to_fp4(x: Tensor) -> Tensor:
-    """The nearest of 0, ½, 1, 1½, 2, 3, 4, 6 with the sign of x, ties to the even code, in x itself (float32).
+def round_to_float(x: Tensor, kind: SmallFloat) -> Tensor:
+    """x (float32) to the nearest number of a format, beyond its largest to that, ties to even, in x itself.
 
-    compressed_tensors masks one interval after the other. Codes are ½ apart up to 2, 1 up to 4, 2 up to 6: half the
-    power of two below |x|, from 1 on. Around 1.5 · 2²² times that power float32 numbers are so far apart.
+    compressed_tensors masks one interval of FP4 after the other, and converts FP8 there and back. Numbers of a format
+    are 2^(e − mantissa) apart, e being the exponent of |x| or the lowest: so are float32 numbers around
+    1.5 · 2^(23 + e − mantissa).
     """
-    x.clamp_(-_FP4_MAX, _FP4_MAX)
-    power = x.view(torch.int32).bitwise_and(_EXPONENT).clamp_(min=_ONE).view(torch.float32)
-    return x.add_(power.mul_(_SPACED_BY_HALF)).sub_(power)
+    x.clamp_(-kind.largest, kind.largest)
+    least = (127 + kind.lowest) << 23
+    power = x.view(torch.int32).bitwise_and(_EXPONENT).clamp_(min=least).view(torch.float32)
+    return x.add_(power.mul_(_SPACED_BY_ONE / 2**kind.mantissa)).sub_(power)
 
 
 def dynamic_scales(x: Tensor, args: QuantizationArgs, global_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -108,11 +108,16 @@ INT8_WEIGHTS = replace(
 FP8_STATIC = _preset("FP8", "fp8_e4m3_static_per_tensor", "FP8 E4M3 static per-tensor")
 FP8_DYNAMIC = _preset("FP8_DYNAMIC", "fp8_e4m3_dynamic_per_token", "FP8 E4M3 dynamic per-token")
 INT4_WEIGHTS = _preset("W4A16", "int4_weights_group_128", "INT4 weights in groups of 128, activations as they are")
+INT4_WEIGHTS_INT8_DYNAMIC = _preset(
+    "W4A8",
+    "int4_weights_group_128_int8_dynamic_per_token",
+    "W4A8: INT4 weights in groups of 128, INT8 dynamic per-token",
+)
 NVFP4 = _preset("NVFP4", "nvfp4", "NVFP4, groups of 16 under a static global scale")
 MXFP4 = _preset("MXFP4", "mxfp4", "MXFP4, groups of 32 dynamic")
 
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (INT8_STATIC, INT8_DYNAMIC)}
-"""Schemes that a report simulates on fused groups and on the whole model."""
+"""INT8 with activations, static and dynamic: what cards compare most closely."""
 
 NAMED: dict[str, Scheme] = {
     scheme.name: scheme
@@ -125,6 +130,7 @@ NAMED: dict[str, Scheme] = {
         FP8_STATIC,
         FP8_DYNAMIC,
         INT4_WEIGHTS,
+        INT4_WEIGHTS_INT8_DYNAMIC,
         NVFP4,
         MXFP4,
     )

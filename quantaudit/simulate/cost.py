@@ -28,6 +28,10 @@ CLEAN = 1.0
 """A clean run of every block."""
 REPLAYED = 1.5
 """All groups replayed under one scheme, each from where it begins."""
+PRICED = 0.8
+"""The same for prices alone, each group up to its residual branch."""
+MIXTURES = 2
+"""Recipes of two schemes that every simulation scores too."""
 SCORED = 1.3
 """The whole model under one recipe, with logits."""
 RENDERED, RENDERED_SITE = 3.0, 0.03
@@ -69,13 +73,14 @@ class Speed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a report or a simulation does. tokens: of the corpus, 0 where it was measured before; evaluated: tokens that
-    predictions are taken on. calibrations: title and tokens of every recipe's calibration. rendered: sites
-    of the card that is written, 0 for none.
+    predictions are taken on. priced_alone: how many of the schemes are replayed for prices alone. calibrations: title
+    and tokens of every recipe's calibration. rendered: sites of the card that is written, 0 for none.
     """
 
     tokens: int
     evaluated: int = 0
     schemes: int = 0
+    priced_alone: int = 0
     weights: int = 0
     recipes: int = 0
     by_damage: bool = False
@@ -91,10 +96,20 @@ def count_weights(schemes: Sequence[Scheme]) -> int:
 
 def forward_passes(work: Work) -> float:
     """Of the simulation, over its evaluation tokens; where prices rest on groups simulated alone, it takes less."""
-    replays = CLEAN + REPLAYED * (work.schemes + work.weights)
     recorded = 1 + 1 + ANCHORS if work.by_damage else BACKWARD
-    scores = 1 + SCORED * (work.schemes + 1 + work.recipes)
+    replays, scores = replay_passes(work), 1 + SCORED * (work.schemes + MIXTURES + work.recipes)
     return recorded + replays + FLOOR + single_passes(work.single) + scores
+
+
+def replay_passes(work: Work) -> float:
+    """The blocks unmodified, and their groups under every scheme."""
+    full = work.schemes - work.priced_alone + work.weights
+    return CLEAN + REPLAYED * full + PRICED * work.priced_alone
+
+
+def scheme_seconds(work: Work, speed: Speed) -> float:
+    """What one scheme more takes, priced alone and scored on the whole model."""
+    return (PRICED * speed.forward + SCORED * speed.scored) * work.evaluated
 
 
 def single_passes(count: int) -> int:
@@ -110,11 +125,11 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     stages = {
         MEASURING: speed.measured * work.tokens,
         GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
-        REPLAYING: (CLEAN + REPLAYED * (work.schemes + work.weights) + work.by_damage) * bare,
+        REPLAYING: (replay_passes(work) + work.by_damage) * bare,
         ROUNDING: floor * logits,
         SINGLE: SCORED * single * logits,
         **{title: speed.measured * tokens for title, tokens in work.calibrations},
-        SCORING: (1 + SCORED * (work.schemes + 1 + work.recipes)) * logits,
+        SCORING: (1 + SCORED * (work.schemes + MIXTURES + work.recipes)) * logits,
         RENDERING: rendering(work.rendered) if work.rendered else 0.0,
     }
     if not work.evaluated:

@@ -75,8 +75,10 @@ class Experiment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOptions:
     """How fused groups are predicted. score: where prices come from, one of SCORES. single: how many groups are
-    simulated alone too; None for all.
+    simulated alone too; None for all. price_alone: names of schemes whose groups are priced without a damage of their
+    own, for half the replay, where prices come from gradients.
     """
 
     score: str = "auto"
     single: int | None = 0
+    price_alone: frozenset[str] = frozenset()

@@ -52,6 +52,14 @@ class SchemeInfo(Row):
     observer: str | None
 
 
+class UnjudgedScheme(Row):
+    """A scheme that people ship and that was not simulated, with the reason."""
+
+    name: str
+    title: str
+    reason: str
+
+
 class TensorErrorRow(Row):
     """What static quantization does to one tensor, on the evaluation split, from its exact distribution."""
 
@@ -206,6 +214,7 @@ class Simulation(Row):
     groups: list[GroupRow]
     recipes: list[RecipeRow]
     granularity: list[GranularityRow] = Field(default=[], description="by fused group inside the decoder blocks")
+    not_judged: list[UnjudgedScheme] = Field(default=[], description="standard schemes that do not fit the model")
 
     @model_validator(mode="after")
     def _agrees(self) -> Simulation:

@@ -171,10 +171,12 @@ def _replayed(
     finished = units.get_json("all")
     if finished is not None:
         return [restored(experiment, row) for row in finished["effects"]], finished["gradients"], finished["note"]
-    recorded, note = record_pass(experiment, source=options.score, stages=stages)
+    recorded, note = record_pass(experiment, source=options.score, price_alone=options.price_alone, stages=stages)
     with_gradients = recorded.draws > 0
+    alone = options.price_alone if with_gradients else frozenset()
+    tick = stages("replaying blocks", steps(experiment, price_alone=alone))
     with closing(recorded):
-        effects = replay_groups(experiment, recorded, stages("replaying blocks", steps(experiment)), units=units)
+        effects = replay_groups(experiment, recorded, tick, price_alone=alone, units=units)
     rows = [effect.finished for effect in effects]
     units.put_json("all", {"effects": rows, "gradients": with_gradients, "note": note})
     return effects, with_gradients, note

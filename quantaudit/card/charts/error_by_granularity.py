@@ -109,7 +109,7 @@ def reading(view: CardView) -> str:
         f"In INT8 one scale loses {relative_error(first.per_tensor)} of the energy of {visible(first.group)}’s input, "
         f"a scale for each token {relative_error(first.per_token)} and one for each channel "
         f"{relative_error(first.per_channel)}: {_EXPLANATIONS[first.cause]}. "
-        f"Among the {len(rows)} most damaging groups the cause is {_listed(counts)}."
+        f"Among the {len(rows)} worst groups the cause is {_listed(counts)}."
     )
 
 

@@ -32,8 +32,10 @@ def data(view: CardView) -> list[dict[str, Any]]:
                 "scheme": visible(view.titles[row.scheme]),
                 "amax": site.amax,
                 "damage": row.damage,
+                "price": row.price,
                 "peak": number(site.amax),
                 "damage_text": number(row.damage),
+                "price_text": number(row.price),
                 "weights": number(row.damage_weights_only),
                 "sqnr": f"{decibels(error.sqnr_db)} dB" if error else ABSENT,
             }
@@ -42,7 +44,7 @@ def data(view: CardView) -> list[dict[str, Any]]:
 
 
 def labels(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Names for the most damaging points, one label where several of them nearly coincide.
+    """Names for the points that hurt most, one label where several of them nearly coincide.
 
     Each row gains `right`: whether it lies in the right half, so that its label can be written towards the middle.
     """
@@ -51,7 +53,8 @@ def labels(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     x_low, x_high = _log_extent(points, "amax")
     y_low, y_high = _log_extent(points, "damage")
     placed: list[dict[str, Any]] = []
-    for row in sorted(points, key=lambda row: -row["damage"])[:_LABELED_POINTS]:
+    measure = "price" if any(row.get("price") is not None for row in points) else "damage"
+    for row in sorted(points, key=lambda row: -(row[measure] or 0.0))[:_LABELED_POINTS]:
         x = (math.log10(row["amax"]) - x_low) / (x_high - x_low or 1)
         y = (math.log10(row["damage"]) - y_low) / (y_high - y_low or 1)
         near = next((other for other in placed if abs(other["x"] - x) < 0.3 and abs(other["y"] - y) < 0.06), None)
@@ -87,6 +90,7 @@ def chart(view: CardView) -> AnyChart | None:
             scheme="scheme",
             peak="peak |x|",
             damage_text="damage",
+            price_text="price, nats",
             weights="damage, weights only",
             sqnr="SQNR",
         ),
@@ -96,12 +100,12 @@ def chart(view: CardView) -> AnyChart | None:
 
 
 def description(view: CardView) -> str:
-    """The chart in words, with the most damaging group."""
+    """The chart in words, with the group that hurts most."""
     worst = next((line for line in view.groups if line.damage), None)
     text = "Peak of each fused group's input against the damage of quantizing that group alone, both logarithmic."
     if worst:
-        text += (
-            f" Most damaging: {visible(worst.group)}, damage {number(worst.damage)} at a peak of {number(worst.amax)}."
+        text += f" Worst: {visible(worst.group)}, damage {number(worst.damage)} at a peak of {number(worst.amax)}" + (
+            f", price {number(worst.price)} nats." if worst.price is not None else "."
         )
     return text
 

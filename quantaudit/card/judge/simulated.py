@@ -13,6 +13,7 @@ from quantaudit.policy import Policy
 from quantaudit.policy.evidence import kl_interval, too_few
 from quantaudit.provenance import ModelInfo
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation, TensorErrorRow
+from quantaudit.simulate.sensitivity.ranking import worst_first
 
 GOOD_SQNR_DB = 20.0
 """The SQNR that arXiv 2605.15572 takes for a pass."""
@@ -169,16 +170,16 @@ def damage(evidence: CardEvidence) -> Iterator[Hit]:
         return
     for scheme in simulation.schemes:
         rows = [
-            (row.damage, row.group)
-            for row in simulation.groups
-            if row.scheme == scheme.name and row.damage is not None and row.damage > limit.warning
+            row
+            for row in worst_first(row for row in simulation.groups if row.scheme == scheme.name)
+            if row.damage is not None and row.damage > limit.warning
         ]
         if rows:
-            worst, group = max(rows)
             yield Hit(
-                module=group,
-                message=f"{scheme.title} damages {counted(len(rows), 'fused group')} noticeably, `{group}` most",
-                value=worst,
+                module=rows[0].group,
+                message=f"{scheme.title} damages {counted(len(rows), 'fused group')} noticeably, `{rows[0].group}` "
+                "hurts most",
+                value=rows[0].damage,
                 threshold=limit.warning,
                 why=limit.reason,
                 remedy=_gentler(scheme),

@@ -13,6 +13,7 @@ from quantaudit.policy.evidence import enough, kl_interval, look
 from quantaudit.policy.judge import kl_range
 from quantaudit.provenance import SplitInfo
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
+from quantaudit.simulate.sensitivity.ranking import Measure, measure_of, shares, worst_first
 
 STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
 """Findings that make every number meaningless, or that of another model or text: nothing can be concluded."""
@@ -86,23 +87,26 @@ def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ())
 
 
 def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRow], count: int = 3) -> list[WorstGroup]:
-    """The groups of most damage under a scheme, each with its share of the total and an explanation."""
-    rows = [row for row in simulation.groups if row.scheme == scheme.name and row.damage]
-    total = sum(row.damage or 0.0 for row in rows)
+    """The groups that hurt most under a scheme, each with its share of the total and an explanation."""
+    rows = worst_first(row for row in simulation.groups if row.scheme == scheme.name and row.layer is not None)
     errors = {
         row.group: row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer
     }
     return [
-        _worst_group(row, sites.get(f"{row.group}.input"), errors.get(row.group), total)
-        for row in sorted(rows, key=lambda row: -(row.damage or 0.0))[:count]
+        _worst_group(row, sites.get(f"{row.group}.input"), errors.get(row.group), share, measure_of(rows))
+        for row, share in list(zip(rows, shares(rows), strict=True))[:count]
     ]
 
 
-def _worst_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, total: float) -> WorstGroup:
+def _worst_group(
+    row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, share: float, measure: Measure
+) -> WorstGroup:
     return WorstGroup(
         group=row.group,
         damage=row.damage,
-        share=(row.damage or 0.0) / total,
+        price=row.price,
+        ranked_by=measure,
+        share=share,
         amax=site.amax if site else None,
         zeroed_fraction=error.zeroed_fraction if error else None,
         explanation=explain_group(row, site, error),

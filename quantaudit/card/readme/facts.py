@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from quantaudit.card.schema import Card, SchemeVerdict
 from quantaudit.card.text import ABSENT, kl_interval, number
 from quantaudit.card.views.card_view import CardView
-from quantaudit.common.choices import SCHEMES
+from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES
 from quantaudit.provenance import REDACTED
 from quantaudit.settings import CorpusSpec
 from quantaudit.simulate.records import RecipeRow
 
-_SIMULATED_ANYWAY = SCHEMES[0], SCHEMES[2]
-"""Schemes of every report."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _FAMILY = re.compile(r"[^-_ ]*")
@@ -23,12 +21,15 @@ _FAMILY = re.compile(r"[^-_ ]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemeLine:
-    """A verdict as a row. interval: of its KL, in words, or None where it is not known; group: where most damage is."""
+    """A verdict as a row. interval: of its KL, in words, or None where it is not known; group: what hurts most;
+    share: of share_of, in words.
+    """
 
     verdict: SchemeVerdict
     interval: str | None
     group: str | None
     share: float | None
+    share_of: str
     note: str
 
 
@@ -52,6 +53,7 @@ def _scheme_line(card: Card, verdict: SchemeVerdict) -> SchemeLine:
         interval=None if interval == ABSENT else interval,
         group=worst.group if worst else None,
         share=worst.share if worst else None,
+        share_of=worst.share_of if worst else "",
         note=note,
     )
 
@@ -105,7 +107,21 @@ def report_command(card: Card) -> str:
         words += ["--special-tokens", corpus.special_tokens]
     if corpus.seed != usual.seed:
         words += ["--seed", str(corpus.seed)]
-    for verdict in card.verdict.schemes:
-        if verdict.scheme not in _SIMULATED_ANYWAY:
-            words += ["--scheme", verdict.scheme]
-    return shlex.join([*words, "--out", "card/"])
+    return shlex.join([*words, *_scheme_options(card), "--out", "card/"])
+
+
+def _scheme_options(card: Card) -> list[str]:
+    """Options by which the same schemes are simulated: none for the standard ones, whether or not all fit the model."""
+    shown = [verdict.scheme for verdict in card.verdict.schemes]
+    left_out = [row.name for row in card.simulation.not_judged] if card.simulation else []
+    families = {_of_any_size(name) for name in (*shown, *left_out)}
+    standard = families.issuperset(map(_of_any_size, STANDARD_SCHEMES))
+    simulated = STANDARD_SCHEMES if standard else INT8_SCHEMES
+    others = [name for name in shown if _of_any_size(name) not in map(_of_any_size, simulated)]
+    words = [] if standard or not shown else ["--schemes", "int8"]
+    return [*words, *(word for name in others for word in ("--scheme", name))]
+
+
+def _of_any_size(name: str) -> str:
+    """A scheme's name without the size of its groups, which fits the model."""
+    return re.sub(r"group_\d+", "group", name)

@@ -9,6 +9,7 @@ from quantaudit.card.schema.measured import SiteRow
 from quantaudit.card.schema.verdict import Verdict, WorstGroup
 from quantaudit.provenance import CorpusInfo, ModelInfo
 from quantaudit.simulate.records import Evaluation, GroupRow, RecipeRow, Simulation, TensorErrorRow, repeated
+from quantaudit.simulate.sensitivity.ranking import weight
 
 CLOSE = 1e-6
 """Relative difference up to which two numbers are one that was computed twice."""
@@ -73,7 +74,7 @@ def _error_problems(row: TensorErrorRow) -> Iterator[str]:
 
 
 def verdict_problems(verdict: Verdict, simulation: Simulation | None, sites: Sequence[SiteRow]) -> Iterator[str]:
-    """Verdicts on what was not simulated, and worst groups that are not those of the most damage."""
+    """Verdicts on what was not simulated, and worst groups that are not those that hurt most."""
     yield from repeated("verdict.schemes", (row.scheme for row in verdict.schemes))
     simulated = {scheme.name for scheme in simulation.schemes} if simulation is not None else set()
     strange = next((row.scheme for row in verdict.schemes if row.scheme not in simulated), None)
@@ -83,7 +84,7 @@ def verdict_problems(verdict: Verdict, simulation: Simulation | None, sites: Seq
         return
     peaks = {site.name: site.amax for site in sites}
     for scheme in verdict.schemes:
-        rows = [row for row in simulation.groups if row.scheme == scheme.scheme and row.damage]
+        rows = [row for row in simulation.groups if row.scheme == scheme.scheme]
         for problem in _worst_problems(scheme.worst_groups, rows):
             yield f"verdict.schemes: {scheme.scheme}: {problem}"
         for group in scheme.worst_groups:
@@ -93,19 +94,27 @@ def verdict_problems(verdict: Verdict, simulation: Simulation | None, sites: Seq
 
 
 def _worst_problems(worst: Sequence[WorstGroup], rows: Sequence[GroupRow]) -> Iterator[str]:
-    """Where the groups that explain a verdict are not the first by damage, or their shares not those of the sum."""
+    """Where the groups that explain a verdict are not the first by what they are ranked by, or their shares not those
+    of its sum. Cards from before prices ranked have them by damage.
+    """
     if not worst:
         return
-    damage = {row.group: row.damage or 0.0 for row in rows}
-    total, highest = sum(damage.values()), max(damage.values(), default=0.0)
+    by = worst[0].ranked_by
+    inside = [row for row in rows if row.layer is not None or by == "damage"]
+    known = {row.group: row for row in inside if weight(row, by)}
+    total, highest = sum(weight(row, by) for row in inside), max((weight(row, by) for row in inside), default=0.0)
     for group in worst:
-        theirs = damage.get(group.group)
-        if theirs is None or not _near(group.damage, theirs):
-            yield f"{group.group} explains it with a damage of {group.damage}, and was simulated with {theirs}"
-        elif not _near(group.share, theirs / total):
-            yield f"{group.group} has a share of {group.share} of all damage, which makes it {theirs / total:g}"
-    if not _near(worst[0].damage, highest):
-        yield f"{worst[0].group} is named worst, and another group has a damage of {highest:g}"
+        theirs = known.get(group.group)
+        if theirs is None or group.ranked_by != by or not _near(weight(group, by), weight(theirs, by)):
+            value = None if theirs is None else weight(theirs, by)
+            yield f"{group.group} explains it with a {by} of {weight(group, by)}, and was simulated with {value}"
+        elif not _near(group.share, weight(theirs, by) / total):
+            part = weight(theirs, by) / total
+            yield f"{group.group} has a share of {group.share} of {group.share_of}, which makes it {part:g}"
+        elif by == "price" and not _near(group.damage, theirs.damage):
+            yield f"{group.group} explains it with a damage of {group.damage}, and was simulated with {theirs.damage}"
+    if not _near(weight(worst[0], by), highest):
+        yield f"{worst[0].group} is named worst, and another group has a {by} of {highest:g}"
 
 
 def _near(one: float | None, other: float | None, tolerance: float = CLOSE) -> bool:

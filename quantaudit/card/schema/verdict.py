@@ -11,6 +11,7 @@ from quantaudit.common.outcome import Severity
 from quantaudit.policy import PolicyName, Status
 from quantaudit.provenance import Row
 from quantaudit.quantities import Count, LowerLimit, Magnitude, Number, Perplexity, Share, UpperLimit
+from quantaudit.simulate.sensitivity.ranking import Measure
 
 SealState = Literal["sealed", "edited", "unsealed"]
 """Whether a card is as it was written, was edited afterwards, or has no seal by which that would show."""
@@ -54,10 +55,17 @@ class WorstGroup(Row):
 
     group: str
     damage: Magnitude
-    share: Share = Field(description="its damage over the sum of all groups' damages")
+    price: Magnitude = None
+    ranked_by: Measure = Field(default="damage", description="what the worst groups are the first by")
+    share: Share = Field(description="of that, its own over the sum of all groups'")
     amax: Magnitude
     zeroed_fraction: Share
     explanation: str
+
+    @property
+    def share_of(self) -> str:
+        """What `share` is a share of, in words."""
+        return "the estimated KL" if self.ranked_by == "price" else "all damage"
 
 
 class SchemeVerdict(Row):

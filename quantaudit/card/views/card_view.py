@@ -71,7 +71,7 @@ class CardView:
 
     @cached_property
     def groups(self) -> list[GroupLine]:
-        """Every fused group, most damaging under the static scheme first; without a damage last."""
+        """Every fused group, those that hurt most under the static scheme first."""
         return groups.group_lines(
             groups.effects(self.card, self.static or self.dynamic),
             dynamic=groups.effects(self.card, self.dynamic),
@@ -93,7 +93,7 @@ class CardView:
 
     @cached_property
     def granularities(self) -> list[GranularityRow]:
-        """Comparisons of the most damaging groups, worst first; of those whose three errors are known."""
+        """Comparisons of the worst groups, worst first; of those whose three errors are known."""
         return groups.worst_granularities(self.card, self.groups)
 
     @cached_property

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.simulate.records import GranularityRow, GroupRow, SchemeInfo, TensorErrorRow
+from quantaudit.simulate.sensitivity.ranking import worst_first
 
 CAUSES = {"outlier channel": "outlier channel", "massive token": "massive token", "either": "token or channel"}
 """Cause of coarse scales → what a table says. Where finer scales of either kind help as much, both did the harm."""
 GRANULARITIES_SHOWN = 10
-"""Groups whose granularities are compared, most damaging first."""
+"""Groups whose granularities are compared, worst first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ def group_lines(
     errors: Mapping[str, TensorErrorRow],
     causes: Mapping[str, str],
 ) -> list[GroupLine]:
-    """One line for each of `rows`, most damaging first; without a damage last. All mappings but `sites`: by group.
+    """One line for each of `rows`, those that hurt most first, those outside the blocks last. All mappings but `sites`:
+    by group.
 
     dynamic: the same groups under a scheme with dynamic activation scales. sites: by site name.
     """
@@ -102,11 +104,14 @@ def group_lines(
         )
         for group, row in rows.items()
     ]
-    return sorted(lines, key=lambda line: (line.damage is None, -(line.damage or 0.0), line.group))
+    by_name = sorted(lines, key=lambda line: line.group)
+    ranked = worst_first(line for line in by_name if line.layer is not None)
+    named = {line.group for line in ranked}
+    return ranked + [line for line in by_name if line.group not in named]
 
 
 def worst_granularities(card: Card, lines: Sequence[GroupLine]) -> list[GranularityRow]:
-    """The first GRANULARITIES_SHOWN comparisons with all three errors, of damaging groups in the order of `lines`."""
+    """The first GRANULARITIES_SHOWN comparisons with all three errors, of groups with damage, as `lines` order them."""
     compared = {row.group: row for row in (card.simulation.granularity if card.simulation else [])}
     rows = [compared[line.group] for line in lines if line.damage and line.group in compared]
     complete = [row for row in rows if None not in (row.per_tensor, row.per_token, row.per_channel)]

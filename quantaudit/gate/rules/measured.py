@@ -11,6 +11,7 @@ from quantaudit.common.findings import Hit, rule
 from quantaudit.common.rounding import decimals, percentage, significant
 from quantaudit.gate.rules.phrases import gentler, some
 from quantaudit.provenance import Unmeasured
+from quantaudit.simulate.sensitivity.ranking import worst_first
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -144,25 +145,18 @@ def fp16_headroom(evidence: Evidence) -> Iterator[Hit]:
 def damaged(evidence: Evidence) -> Iterator[Hit]:
     """Groups whose damage under the recipe's own scheme is beyond the policy's limit, worst first."""
     limit = evidence.policy.damage
-    rows = sorted(
-        (
-            (group.row.damage, group.name, group)
-            for group in evidence.assignments
-            if group.row is not None and group.row.damage is not None and group.row.damage > limit.warning
-            if evidence.as_simulated(group)
-        ),
-        key=lambda row: row[:2],
-        reverse=True,
-    )
+    groups = {group.name: group for group in evidence.assignments if evidence.as_simulated(group)}
+    rows = [row for row in worst_first(evidence.rows) if row.group in groups and (row.damage or 0.0) > limit.warning]
     if rows:
-        shown = ", ".join(significant(damage, limit.warning, digits=2) for damage, _, _ in rows[:3])
+        shown = ", ".join(significant(row.damage or 0.0, limit.warning, digits=2) for row in rows[:3])
+        schemes = (scheme for row in rows for scheme in groups[row.group].quantized)
         yield Hit(
-            message=f"{counted(len(rows), 'fused group')} damaged: {some([name for _, name, _ in rows])} ({shown})",
-            module=rows[0][1],
-            value=rows[0][0],
+            message=f"{counted(len(rows), 'fused group')} damaged: {some([row.group for row in rows])} ({shown})",
+            module=rows[0].group,
+            value=rows[0].damage,
             threshold=limit.warning,
             why=limit.reason,
-            remedy=f"{gentler((scheme for _, _, group in rows for scheme in group.quantized), 'these groups')}.",
+            remedy=f"{gentler(schemes, 'these groups')}.",
         )
 
 
@@ -241,6 +235,8 @@ def missed(evidence: Evidence) -> Iterator[Hit]:
         return
     reached = {name for smoothing in evidence.smoothings for name in smoothing.balance_layers}
     hurting = [group for group in evidence.assignments if group.static and _hurts(group, evidence)]
+    order = {row.group: place for place, row in enumerate(worst_first(evidence.rows))}
+    hurting.sort(key=lambda group: order.get(group.name, len(order)))
     out_of_reach = [group.name for group in hurting if not reached & set(group.members)]
     if out_of_reach:
         yield Hit(

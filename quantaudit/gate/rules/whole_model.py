@@ -18,6 +18,7 @@ from quantaudit.policy.judge import undecided as open_verdict
 from quantaudit.policy.sections import Ceiling
 from quantaudit.provenance import SplitInfo
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.sensitivity.ranking import worst_first
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -235,16 +236,10 @@ def _gentler(evidence: Evidence) -> str:
 
 
 def _worst(evidence: Evidence) -> str:
-    """The two groups of highest price, or damage, in words."""
+    """The two groups that hurt most, in words."""
     worst = _worst_groups(evidence)
     return f"; it is lost first at {' and '.join(f'`{name}`' for name in worst)}" if worst else ""
 
 
 def _worst_groups(evidence: Evidence) -> list[str]:
-    prices = [
-        (group.row.price, group.name) for group in evidence.assignments if group.row is not None and group.row.price
-    ]
-    rows = prices or [
-        (group.row.damage, group.name) for group in evidence.assignments if group.row is not None and group.row.damage
-    ]
-    return [name for _, name in sorted(rows, key=lambda row: -(row[0] or 0.0))[:2]]
+    return [row.group for row in worst_first(evidence.rows)[:2]]

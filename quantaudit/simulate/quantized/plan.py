@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from torch import Tensor, nn
 
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import Scheme, global_scaled
 from quantaudit.quant.weights import quantize_linears, scale_group
+from quantaudit.recipe.digest import scheme_digest
 from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer
 from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant
@@ -39,8 +40,19 @@ class Plan:
     smoothed: tuple[CalibratedSmoothQuant, ...] = ()
 
     @classmethod
-    def of_groups(cls, experiment: Experiment, *, name: str, title: str, schemes: Mapping[str, Scheme]) -> Plan:
-        """A plan of whole fused groups. schemes: by group name; other groups of the experiment stay unquantized."""
+    def of_groups(
+        cls,
+        experiment: Experiment,
+        *,
+        name: str,
+        title: str,
+        schemes: Mapping[str, Scheme],
+        with_digest: bool = False,
+    ) -> Plan:
+        """A plan of whole fused groups. schemes: by group name; other groups of the experiment stay unquantized.
+
+        with_digest: whether a recipe that does the same is to be recognized by it.
+        """
         members = {m: (schemes[g.name], g) for g in experiment.groups if g.name in schemes for m in g.members}
         return cls(
             name=name,
@@ -48,6 +60,7 @@ class Plan:
             schemes={member: scheme for member, (scheme, _) in members.items()},
             qparams={member: experiment.ranges.of(scheme, group) for member, (scheme, group) in members.items()},
             groups=len(schemes),
+            digest=_digest({member: scheme for member, (scheme, _) in members.items()}) if with_digest else None,
         )
 
     @property
@@ -85,6 +98,15 @@ class Plan:
                 distinct[key] = input_quantizer(scheme, qparams, device, table=len(distinct) < TABLES)
             quantizers[path] = distinct[key]
         return quantizers
+
+
+def _digest(schemes: Mapping[str, Scheme]) -> str:
+    """Of schemes by module path, whose observers are llm-compressor's own."""
+    resolved = {
+        scheme.name: QuantizationScheme(targets=[], weights=scheme.weights, input_activations=scheme.input_activations)
+        for scheme in schemes.values()
+    }
+    return scheme_digest({path: resolved[scheme.name] for path, scheme in schemes.items()})
 
 
 @dataclass(slots=True)

@@ -69,7 +69,7 @@ def replay_groups(
     *,
     factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
     only: Mapping[str, Container[str]] | None = None,
-    damage: bool = True,
+    price_alone: Container[str] = (),
     weights_only: bool = True,
     units: Units = NO_UNITS,
 ) -> list[GroupEffect]:
@@ -77,9 +77,9 @@ def replay_groups(
 
     factors: by scheme name, then by group name, [in], where a group is smoothed first: its input is divided by them,
     the columns of its weights multiplied. only: by group name, names of the schemes that it is replayed under; under
-    others nothing is measured. damage: whether to measure it, or prices alone, for which replays are shorter.
-    weights_only: whether to replay each group once more for every way to quantize its weights, with its input
-    unmodified; a ranking needs none. units: groups that an interrupted run had replayed.
+    others nothing is measured. price_alone: names of schemes of which no damage is measured, only prices, for which
+    replays are shorter. weights_only: whether to replay each group once more for every other way to quantize its
+    weights, with its input unmodified; a ranking needs none. units: groups that an interrupted run had replayed.
 
     Nothing is measured of a group whose static range is not finite; Linears outside the blocks have no damage. The
     recorded calls are forgotten block by block. `progress` is called after each group and variant.
@@ -96,16 +96,18 @@ def replay_groups(
         pending = [group for group in inside if not _take_over(of_block[group.name], units)]
         for group in inside:
             if group not in pending:
-                _tick_all(experiment, group, only, progress)
+                _tick_all(schemes_of(experiment, group, only), price_alone, progress)
         held = _memo_bytes(experiment, index)
         block = model.get_submodule(path)
         runs = clean_runs(block, path, inside, calls, recorded.branches, memo_bytes=held) if pending else []
         for group in pending:
             smoothing = {name: by_group[group.name] for name, by_group in factors.items() if group.name in by_group}
             branch = recorded.branches.get(group.name, ResidualBranch())
-            replay = _Replay(experiment, path, group, runs, branch, smoothing, recorded.draws, damage)
-            replayed = schemes_of(experiment, group, only)
-            replay.fill([e for e in of_block[group.name] if e.scheme in replayed], progress, weights_only)
+            chosen = schemes_of(experiment, group, only)
+            full = [scheme.name for scheme in chosen if scheme.name not in price_alone]
+            replay = _Replay(experiment, path, group, runs, branch, smoothing, recorded.draws, full)
+            replayed = [effect for effect in of_block[group.name] if effect.scheme in chosen]
+            replay.fill(replayed, _weight_variants(chosen, price_alone), progress, weights_only)
             units.put_json(group.name, [[e.damage, e.damage_weights_only, e.price] for e in of_block[group.name]])
         calls.clear()
         runs.clear()
@@ -126,12 +128,9 @@ def _take_over(effects: Sequence[GroupEffect], units: Units) -> bool:
     return rows is not None
 
 
-def _tick_all(
-    experiment: Experiment, group: Group, only: Mapping[str, Container[str]] | None, progress: Advance
-) -> None:
-    """As often as replaying a group would."""
-    schemes = schemes_of(experiment, group, only)
-    for _ in range(len(schemes) + len(_weight_variants(schemes))):
+def _tick_all(schemes: Sequence[Scheme], price_alone: Container[str], progress: Advance) -> None:
+    """As often as replaying a group under these schemes would."""
+    for _ in range(len(schemes) + len(_weight_variants(schemes, price_alone))):
         progress()
 
 
@@ -184,10 +183,12 @@ def inner_paths(group: Group, block: str) -> list[str]:
     return [member.removeprefix(f"{block}.") for member in group.members]
 
 
-def steps(experiment: Experiment, only: Mapping[str, Container[str]] | None = None) -> int:
+def steps(
+    experiment: Experiment, only: Mapping[str, Container[str]] | None = None, *, price_alone: Container[str] = ()
+) -> int:
     """How often `replay_groups` will call `progress`."""
     inside = [schemes_of(experiment, group, only) for group in experiment.groups if group.layer is not None]
-    return sum(len(schemes) + len(_weight_variants(schemes)) for schemes in inside)
+    return sum(len(schemes) + len(_weight_variants(schemes, price_alone)) for schemes in inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class ReplayedError:
 @dataclass(slots=True)
 class _Replay:
     """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed.
-    damage: whether to measure it.
+    damage: names of the schemes under which it is measured.
     """
 
     experiment: Experiment
@@ -211,20 +212,24 @@ class _Replay:
     branch: ResidualBranch
     factors: Mapping[str, Tensor]
     draws: int
-    damage: bool
+    damage: Container[str]
     weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
     """Changed weights by how they are quantized and by factor, then by member."""
 
-    def fill(self, effects: Sequence[GroupEffect], progress: Advance, weights_only: bool) -> None:
-        """Fill in the group's effects, one for each scheme; weights alone are replayed once where quantized alike."""
+    def fill(
+        self, effects: Sequence[GroupEffect], variants: Sequence[Scheme], progress: Advance, weights_only: bool
+    ) -> None:
+        """Fill in the group's effects, one for each scheme. variants: those whose weights are replayed alone too, once
+        where quantized alike.
+        """
         alone: dict[str, ReplayedError] = {}
-        for scheme in _weight_variants([effect.scheme for effect in effects]):
+        for scheme in variants:
             if weights_only and scheme.name not in self.factors:
                 alone[str(scheme.weights)] = self.replay(scheme, None)
             progress()
         for effect in effects:
             weights_alone = alone.get(str(effect.scheme.weights))
-            if weights_alone is not None:
+            if weights_alone is not None and effect.scheme.name in self.damage:
                 effect.damage_weights_only = weights_alone.damage
             error = self.error(effect.scheme, weights_alone)
             if error is not None:
@@ -244,13 +249,13 @@ class _Replay:
     def replay(self, scheme: Scheme, quantizer: InputQuantizer | None) -> ReplayedError:
         """Means over all recorded tokens; None where they are not measured or not finite."""
         block = self.experiment.model.get_submodule(self.path)
-        members = inner_paths(self.group, self.path)
+        members, with_damage = inner_paths(self.group, self.path), scheme.name in self.damage
         damage, price = torch.zeros(2, dtype=torch.float64, device=self.runs[0].output.device)
         weights, inputs = self.changed_weights(scheme), {self.group.name: quantizer}
         with quantized(self.experiment.model, [self.group], weights, inputs):
             for run in self.runs:
                 with remembered(block, run.memo, members):
-                    output, y = self.run_block(block, run) if self.damage else self.run_branch(block, run)
+                    output, y = self.run_block(block, run) if with_damage else self.run_branch(block, run)
                 if output is not None:
                     damage += block_damage(run.output, output)
                 clean = self.clean_branch_output(run)
@@ -261,7 +266,7 @@ class _Replay:
         tokens = sum(run.output.shape[:2].numel() for run in self.runs)
         rows = sum(run.output.shape[:-1].numel() for run in self.runs)
         return ReplayedError(
-            finite_mean(float(damage), rows) if self.damage else None,
+            finite_mean(float(damage), rows) if with_damage else None,
             finite_mean(float(price), tokens * self.draws) if with_gradient else None,
         )
 
@@ -311,6 +316,7 @@ class _Replay:
         return self.weights[key]
 
 
-def _weight_variants(schemes: Sequence[Scheme]) -> list[Scheme]:
-    """One scheme for each distinct way to quantize weights."""
-    return list({str(scheme.weights): scheme for scheme in schemes if scheme.weights is not None}.values())
+def _weight_variants(schemes: Sequence[Scheme], without: Container[str] = ()) -> list[Scheme]:
+    """One scheme for each distinct way to quantize weights. without: names of schemes that ask for none."""
+    chosen = [scheme for scheme in schemes if scheme.weights is not None and scheme.name not in without]
+    return list({str(scheme.weights): scheme for scheme in chosen}.values())

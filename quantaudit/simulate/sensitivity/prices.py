@@ -25,16 +25,22 @@ _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
 
 
 def record_pass(
-    experiment: Experiment, *, source: str = "auto", stages: Stages = silent_stages
+    experiment: Experiment,
+    *,
+    source: str = "auto",
+    price_alone: Container[str] = (),
+    stages: Stages = silent_stages,
 ) -> tuple[RecordedPass, str | None]:
     """The pass that replays need, with gradients where `source` (of SCORES) asks for them and they fit; and why not.
 
+    price_alone: names of schemes under which the output projection, which no usual recipe quantizes, gets no price.
     Raises MeasurementError when gradients are demanded and the backward pass fails.
     """
     note: str | None = None
     if source != "damage":
         tick = stages("taking gradients", len(experiment.samples), "samples")
-        linears = LinearSensitivity(experiment=experiment.only(outside_blocks(experiment)))
+        at_linears = experiment.only(outside_blocks(experiment))
+        linears = LinearSensitivity(experiment=at_linears, only=_without_head(at_linears, price_alone))
         try:
             return record_backward(experiment, linears, progress=tick), None
         except (RuntimeError, AssertionError) as error:
@@ -89,9 +95,10 @@ def price_groups(
         recorded = record_backward(experiment, linears, draws=draws, seed=seed, progress=progress)
     except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
+    every = {scheme.name for scheme in experiment.schemes}
     with closing(recorded):
         effects = replay_groups(
-            experiment, recorded, progress, factors=factors, only=only, damage=False, weights_only=False, units=units
+            experiment, recorded, progress, factors=factors, only=only, price_alone=every, units=units
         )
     units.put_json("all", [[*effect.key, effect.price] for effect in effects])
     return {effect.key: effect.price for effect in effects}
@@ -102,6 +109,15 @@ def outside_blocks(experiment: Experiment) -> list[Group]:
     text = experiment.model.config.get_text_config()
     shared = bool(getattr(text, "num_kv_shared_layers", 0))
     return [group for group in experiment.groups if group.layer is None or shared]
+
+
+def _without_head(experiment: Experiment, price_alone: Container[str]) -> dict[str, list[str]]:
+    """By group name, names of the schemes that it is priced under: with a large vocabulary one head costs as much as
+    many blocks.
+    """
+    names = [scheme.name for scheme in experiment.schemes]
+    few = [name for name in names if name not in price_alone]
+    return {group.name: few if group.projection == "lm_head" else names for group in experiment.groups}
 
 
 def _failed(error: Exception) -> str:

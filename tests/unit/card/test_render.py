@@ -52,6 +52,7 @@ _KEEP = {
     "kind",
     "outcome",
     "predictor",
+    "ranked_by",
     "special_tokens",
     "cause",
     "arithmetic",

@@ -301,7 +301,7 @@ def test_findings_name_the_worst_first() -> None:
     card = card_of(hurt={"down_proj": 0.4, "qkv_proj": 0.9})
     report = judged(ALL_STATIC, card)
     by_name = {row.code: row for row in report.findings}
-    assert by_name["QA506"].module == "layers.2.self_attn.qkv_proj"
+    assert by_name["QA506"].module == "layers.0.self_attn.qkv_proj"  # of three alike, the first
     assert by_name["QA506"].value == 0.9
     assert "qkv_proj` and `layers" in by_name["QA510"].message
 

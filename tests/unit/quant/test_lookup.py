@@ -9,7 +9,7 @@ from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 from compressed_tensors.quantization.utils import calculate_qparams, compute_dynamic_scales_and_zp, generate_gparam
 from compressed_tensors.quantization.utils.fp4_utils import cast_to_fp4
 
-from quantaudit.quant.lookup import StaticTable, dynamic_scales, fake_quantize_rows, round_to_fp4
+from quantaudit.quant.lookup import FP4_E2M1, FP8_E4M3, StaticTable, dynamic_scales, fake_quantize_rows, round_to_float
 from quantaudit.quant.schemes import MXFP4, NVFP4, STATIC_INPUTS, Scheme
 
 DTYPES = (torch.bfloat16, torch.float16)
@@ -95,4 +95,11 @@ def test_fp4_rounds_as_compressed_tensors_does_at_every_tie_and_next_to_it() -> 
     near = torch.cat([codes, *(torch.nextafter(codes, torch.tensor(end)) for end in (9e9, -9e9))])
     x = torch.cat([near, -near, torch.tensor([float("nan")])])
     expected = cast_to_fp4(x.clamp(-6, 6))
-    assert torch.equal(torch.nan_to_num(round_to_fp4(x.clone()), 7.0), torch.nan_to_num(expected, 7.0))
+    assert torch.equal(torch.nan_to_num(round_to_float(x.clone(), FP4_E2M1), 7.0), torch.nan_to_num(expected, 7.0))
+
+
+def test_fp8_rounds_as_torch_converts_every_16_bit_number() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype).float()
+        expected = x.clamp(-448, 448).to(torch.float8_e4m3fn).float()
+        assert torch.equal(torch.nan_to_num(round_to_float(x.clone(), FP8_E4M3), 7.0), torch.nan_to_num(expected, 7.0))

@@ -83,7 +83,7 @@ def test_the_sentence_names_errors_and_causes(card: Card, cause: Cause, words: s
     text = error_by_granularity.reading(CardView(with_rows(card, rows)))
     assert f"loses 99.4% of the energy of {first}’s input" in text
     assert "each token 0.0619% and one for each channel 50.0%" in text
-    assert f": {words}. Among the 2 most damaging groups" in text
+    assert f": {words}. Among the 2 worst groups" in text
     assert ("a massive token in 2." in text) == (cause == "massive token")
 
 

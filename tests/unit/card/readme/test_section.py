@@ -244,7 +244,7 @@ def test_commands_hold_only_what_a_shell_takes_as_it_is() -> None:
     assert "secret" not in text
     hub = passing(model=model.model_copy(update={"spec": "org/name", "revision": "abc"}))
     assert 'oneshot(model="org/name", ' in text_of(hub)
-    assert "`quantaudit report org/name --revision abc --out card/`" in text_of(hub)
+    assert "`quantaudit report org/name --revision abc --schemes int8 --out card/`" in text_of(hub)
 
 
 def test_what_reproduces_it_is_the_command_that_made_it() -> None:
@@ -252,8 +252,8 @@ def test_what_reproduces_it_is_the_command_that_made_it() -> None:
         update={"spec": "my/own text.jsonl", "available": 500, "max_length": 512, "seed": 3, "special_tokens": "none"}
     )
     text = text_of(make_card(corpus=corpus))
-    wanted = "report demo --corpus FILE --samples 120 --max-length 512 --special-tokens none --seed 3 --out card/"
-    assert f"`quantaudit {wanted}`" in text
+    wanted = "report demo --corpus FILE --samples 120 --max-length 512 --special-tokens none --seed 3"
+    assert f"`quantaudit {wanted} --schemes int8 --out card/`" in text
     hub = corpus.model_copy(update={"spec": "org/data:en", "revision": "abc"})
     assert "--corpus org/data:en --samples 120" in text_of(make_card(corpus=hub))
 

@@ -1,0 +1,101 @@
+"""Schemes by name, fitted to a model: in group sizes that divide its weights, or why none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy
+
+from quantaudit.common.choices import INT8_SCHEMES, parse_scheme_set
+from quantaudit.quant.schemes import Scheme, find_scheme
+from quantaudit.quant.support import obstacles
+
+GROUP_SIZES = (128, 64, 32)
+"""Of integer weights, the usual one first: those that serving engines have kernels for."""
+Shapes = Mapping[str, tuple[int, int]]
+"""[out, in] of the Linears that will be quantized, by path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenSchemes:
+    """What is simulated. price_alone: names of schemes whose fused groups are priced without a damage of their own.
+
+    left_out: schemes of the standard set that do not fit the model, and why.
+    """
+
+    schemes: tuple[Scheme, ...]
+    price_alone: frozenset[str]
+    left_out: tuple[tuple[Scheme, str], ...]
+
+
+def choose_schemes(scheme_set: str, asked: Iterable[str], shapes: Shapes) -> ChosenSchemes:
+    """The schemes of a set (`--schemes`) and those that are asked for one by one (`--scheme`).
+
+    Where both hold the same scheme, it is the one asked for. Schemes that are asked for are taken as they are; the
+    standard ones in the largest group size that divides all weights. Raises UsageError for an unknown name.
+    """
+    named, standard = parse_scheme_set(scheme_set)
+    explicit = [find_scheme(name) for name in (*(name for name in named if name not in standard), *asked)]
+    kept: list[Scheme] = []
+    left_out: list[tuple[Scheme, str]] = []
+    for scheme in map(find_scheme, standard):
+        if any(_alike(scheme, other) and scheme.name != other.name for other in explicit):
+            continue
+        fitted, reason = fit(scheme, shapes)
+        if reason is None:
+            kept.append(fitted)
+        else:
+            left_out.append((scheme, reason))
+    full = {*INT8_SCHEMES, *(scheme.name for scheme in explicit)}
+    schemes = {scheme.name: scheme for scheme in (*kept, *explicit)}
+    return ChosenSchemes(
+        schemes=tuple(schemes.values()),
+        price_alone=frozenset(name for name in schemes if name not in full),
+        left_out=tuple(left_out),
+    )
+
+
+def fit(scheme: Scheme, shapes: Shapes) -> tuple[Scheme, str | None]:
+    """The scheme in the largest group size that divides all weights; and where none does, the reason."""
+    sizes = [_in_groups(scheme, size) for size in GROUP_SIZES] if _resizable(scheme) else [scheme]
+    reason = None
+    for candidate in sizes:
+        reason = _obstacle(candidate, shapes)
+        if reason is None:
+            return candidate, None
+    return scheme, reason
+
+
+def group_size_that_divides(widths: Sequence[int]) -> int | None:
+    """The largest usual group size that divides all of these numbers of columns; None where none does."""
+    return next((size for size in GROUP_SIZES if not any(width % size for width in widths)), None)
+
+
+def _resizable(scheme: Scheme) -> bool:
+    """Whether the group size is a choice: of integer weights, but not of formats that have a size of their own."""
+    args = scheme.weights
+    return args is not None and args.strategy == QuantizationStrategy.GROUP and args.type == "int"
+
+
+def _in_groups(scheme: Scheme, size: int) -> Scheme:
+    args = scheme.weights
+    if args is None or args.group_size == size:
+        return scheme
+    old, new = f"{args.group_size}", f"{size}"
+    changed: QuantizationArgs = args.model_copy(update={"group_size": size})
+    return replace(scheme, name=scheme.name.replace(old, new), title=scheme.title.replace(old, new), weights=changed)
+
+
+def _obstacle(scheme: Scheme, shapes: Shapes) -> str | None:
+    resolved = QuantizationScheme(
+        targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
+    )
+    for path, shape in shapes.items():
+        if reasons := obstacles(resolved, shape):
+            return f"{path}: {reasons[0]}"
+    return None
+
+
+def _alike(a: Scheme, b: Scheme) -> bool:
+    return (a.weights, a.input_activations, a.observer) == (b.weights, b.input_activations, b.observer)
