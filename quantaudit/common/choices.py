@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 from quantaudit.errors import UsageError
@@ -49,6 +50,8 @@ STANDARD_SCHEMES = (
 )
 """What people ship: simulated by every report unless `--schemes` says otherwise, where they fit the model."""
 SCHEME_SETS = {"standard": STANDARD_SCHEMES, "int8": INT8_SCHEMES}
+GROUP_SIZES = (128, 64, 32)
+"""Of integer weights, the usual one first: those that serving engines have kernels for."""
 PRESETS = (
     *("FP8", "FP8_BLOCK", "FP8_DYNAMIC", "INT8", "MXFP4", "MXFP4A16", "MXFP8", "MXFP8A16", "NVFP4", "NVFP4A16"),
     *("W2A16", "W2A4", "W2A8", "W3A16", "W3A4", "W3A8", "W4A16", "W4A16_ASYM", "W4A4", "W4A8", "W4AFP8"),
@@ -190,3 +193,8 @@ def parse_scheme_set(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         else:
             names[check_scheme(part, "--schemes")] = None
     return tuple(names), tuple(of_sets)
+
+
+def group_size_that_divides(widths: Sequence[int]) -> int | None:
+    """The largest usual group size that divides all of these numbers of columns; None where none does."""
+    return next((size for size in GROUP_SIZES if not any(width % size for width in widths)), None)

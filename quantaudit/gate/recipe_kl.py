@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -19,7 +20,12 @@ from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
-from quantaudit.simulate.sensitivity.recipe_estimate import RecipeEstimate, estimate_of, uniform_recipes
+from quantaudit.simulate.sensitivity.recipe_estimate import (
+    RecipeEstimate,
+    error_factor,
+    estimate_of,
+    uniform_recipes,
+)
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
@@ -114,22 +120,27 @@ def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:
 
 
 def _with_margin(estimated: Score, simulations: Sequence[Simulation], policy: Policy) -> Score:
-    """An estimate with its interval: the policy's margin to either side, and the sampling error of what it rests on.
+    """An estimate with its interval: how far estimates of the simulated recipes miss, or the policy's margin where too
+    few were simulated, and the sampling error of what it rests on. The two are independent, and add as squares of
+    logarithms.
 
-    That error is the largest relative one of the recipes that show how prices add up, at the policy's level: all were
-    taken on the same tokens as the prices.
+    The sampling error is the largest relative one of the recipes that show how prices add up, at the policy's level:
+    all were taken on the same tokens as the prices. Of a recipe with groups of unknown price only the lower end is
+    known, of those that have one.
     """
-    if estimated.source != "estimated" or estimated.kl is None:
+    kl = estimated.kl if estimated.kl is not None else estimated.kl_low
+    if estimated.source == "measured" or kl is None:
         return estimated
     evaluations = [simulation.evaluation for simulation in simulations]
     rows = [row for simulation in simulations for row, _ in uniform_recipes(simulation)]
     intervals = [(row.kl, kl_interval(row, policy.evaluation)) for row in rows]
     errors = [(interval.high - kl) / kl for kl, interval in intervals if interval is not None and kl]
-    margin, error = policy.gate.estimate.margin, max(errors, default=0.0)
+    margin = error_factor(simulations, policy.evaluation.level) or policy.gate.estimate.margin
+    factor = math.exp(math.hypot(math.log(margin), math.log1p(max(errors, default=0.0))))
     return estimated.model_copy(
         update={
-            "kl_low": estimated.kl / margin * max(0.0, 1 - error),
-            "kl_high": estimated.kl * margin * (1 + error),
+            "kl_low": kl / factor,
+            "kl_high": None if estimated.kl is None else kl * factor,
             "tokens": min(evaluation.tokens for evaluation in evaluations),
             "samples": min(len(evaluation.samples) for evaluation in evaluations),
         }
@@ -140,7 +151,8 @@ def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str],
     """The KL that the prices of the groups sum to; each must be of the very scheme that the recipe gives the group.
 
     smoothed: modules that are changed before they are quantized, so that their groups' prices are of something else.
-    estimated: from sums of prices to KL, in nats per token.
+    estimated: from sums of prices to KL, in nats per token. Where some have no price, the KL of the others, as
+    `kl_low`, is what the recipe costs at least.
     """
     if not assignments:
         exact = {"kl": 0.0, "kl_low": 0.0, "kl_high": 0.0, "top1": 1.0, "top1_low": 1.0, "top1_high": 1.0}
@@ -152,13 +164,16 @@ def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str],
         for assignment in assignments
     }
     missing = [name for name, price in prices.items() if price is None]
+    least = estimated.kl(sum(price for price in prices.values() if price is not None))
     if missing:
         why = "no price under this recipe's smoothing" if smoothed else "no price under this recipe's scheme"
         return Score(
-            source="unknown", note=f"{len(missing)} of {len(prices)} fused groups have {why}, such as `{missing[0]}`"
+            source="unknown",
+            kl_low=least if least > 0 else None,
+            note=f"{len(missing)} of {len(prices)} fused groups have {why}, such as `{missing[0]}`",
         )
     return Score(
         source="estimated",
-        kl=estimated.kl(sum(price for price in prices.values() if price is not None)),
+        kl=least,
         note=f"estimated from the prices of {len(prices)} fused groups",
     )

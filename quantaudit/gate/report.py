@@ -48,8 +48,8 @@ class Score(Row):
     kl_stderr: Magnitude = Field(default=None, description="standard error over samples; null for an estimate")
     kl_low: Magnitude = Field(
         default=None,
-        description="interval of `kl`: of a measured one at the policy's level, of an estimate that widened by the "
-        "policy's margin; null where it is not known",
+        description="interval of `kl` at the policy's level, of an estimate by how far estimates of the card's recipes "
+        "miss, or by the policy's margin where too few were simulated; of an unknown KL what it is at least",
     )
     kl_high: Magnitude = None
     top1: Share = Field(default=None, description="share of positions whose most likely token is unchanged")

@@ -121,12 +121,12 @@ def prepare(
         loaded=loaded,
         arithmetic=arithmetic,
         corpus=corpus,
-        chosen=choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, _shapes(loaded)),
+        chosen=choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, shapes_in_blocks(loaded)),
         recipes=resolved,
     )
 
 
-def _shapes(loaded: LoadedModel) -> Shapes:
+def shapes_in_blocks(loaded: LoadedModel) -> Shapes:
     """[out, in] of the Linears in decoder blocks."""
     members = [m for group in loaded.architecture.groups if group.layer is not None for m in group.members]
     return {member: _shape(loaded.model.get_submodule(member)) for member in members}

@@ -168,7 +168,9 @@ class EvidenceRules(Row):
 
 
 class Estimate(Row):
-    """What an estimated KL is good for: it counts as anything between itself over `margin` and times `margin`."""
+    """What an estimated KL is good for. margin: the factor by which it may lie to either side, on cards with too few
+    simulated recipes to show how far estimates miss.
+    """
 
     accept: bool = Field(strict=True)
     margin: Annotated[float, Field(strict=True, ge=1), BeforeValidator(_plain)]

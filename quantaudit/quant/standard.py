@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy
 
-from quantaudit.common.choices import INT8_SCHEMES, parse_scheme_set
+from quantaudit.common.choices import GROUP_SIZES, INT8_SCHEMES, parse_scheme_set
 from quantaudit.quant.schemes import Scheme, find_scheme
 from quantaudit.quant.support import obstacles
 
-GROUP_SIZES = (128, 64, 32)
-"""Of integer weights, the usual one first: those that serving engines have kernels for."""
 Shapes = Mapping[str, tuple[int, int]]
 """[out, in] of the Linears that will be quantized, by path."""
 
@@ -65,11 +63,6 @@ def fit(scheme: Scheme, shapes: Shapes) -> tuple[Scheme, str | None]:
         if reason is None:
             return candidate, None
     return scheme, reason
-
-
-def group_size_that_divides(widths: Sequence[int]) -> int | None:
-    """The largest usual group size that divides all of these numbers of columns; None where none does."""
-    return next((size for size in GROUP_SIZES if not any(width % size for width in widths)), None)
 
 
 def _resizable(scheme: Scheme) -> bool:

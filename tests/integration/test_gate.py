@@ -12,6 +12,7 @@ import pytest
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, dump_card, load_card
+from quantaudit.common.choices import INT8_SCHEMES
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.gate.run import gate
@@ -64,20 +65,59 @@ def test_shipped_recipes_are_those_that_a_report_measures(audited: Card, recipe:
     assert sum(use.modules for use in report.quantized) == report.linears - 1
 
 
-def test_a_mixed_recipe_is_estimated_from_the_cards_prices(audited: Card) -> None:
-    report = gate(RECIPES / "w8a8_mixed.yaml", audited, load_policy())
+def test_a_mixed_recipe_is_estimated_from_the_cards_prices(audited: Card, tmp_path: Path) -> None:
+    recipe = tmp_path / "mixed.yaml"
+    recipe.write_text((RECIPES / "w8a8_mixed.yaml").read_text(encoding="utf-8").replace("down_proj", "o_proj"))
+    report = gate(recipe, audited, load_policy())
     assert audited.simulation is not None
     prices = [
         row.price
         for row in audited.simulation.groups
-        if row.layer is not None and row.scheme.endswith("token" if row.projection == "down_proj" else "tensor")
+        if row.layer is not None and row.scheme.endswith("token" if row.projection == "o_proj" else "tensor")
     ]
     assert report.score.source == "estimated"
     total = sum(price or 0.0 for price in prices)
     assert report.score.kl == pytest.approx(estimate_of([audited.simulation]).kl(total))
 
 
-@pytest.mark.parametrize("name", ["w8a8_mixed", "w8a8_static_moving_average", "fp8_dynamic"])
+@pytest.fixture(scope="module")
+def standard(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus) -> Card:
+    """The tiny model's card with every standard scheme."""
+    from quantaudit.card.build import build_card
+    from quantaudit.pipeline.prepare import shapes_in_blocks
+    from quantaudit.quant.standard import choose_schemes
+    from quantaudit.simulate.experiment import GroupOptions
+    from quantaudit.simulate.run import simulate
+
+    chosen = choose_schemes("standard", (), shapes_in_blocks(tiny_loaded))
+    options = GroupOptions(price_alone=chosen.price_alone)
+    samples = tiny_corpus.samples
+    simulation = simulate(tiny_loaded, tiny_profile, samples, chosen.schemes, evaluation_tokens=128, groups=options)
+    return build_card(tiny_profile, [], simulation, load_policy(), timings={})
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_scored_on_a_card_or_refused(recipe: Path, standard: Card) -> None:
+    report = gate(recipe, standard, load_policy())
+    codes = {finding.code for finding in report.findings}
+    if recipe.stem == "w8a8_smoothquant":  # what smoothing does not reach costs something at least
+        assert report.score.source == "unknown"
+        assert report.score.kl_low is not None
+    else:
+        assert report.score.source == "measured" or "QA413" in codes
+
+
+def test_what_is_priced_alone_has_prices_and_no_damage(standard: Card) -> None:
+    assert standard.simulation is not None
+    for row in standard.simulation.groups:
+        full = row.scheme in INT8_SCHEMES or row.scheme == "int8_weights"  # weights alone are replayed for INT8 anyway
+        if row.layer is not None:
+            assert row.price is not None
+            assert (row.damage is not None) == full
+    assert {verdict.worst_groups[0].ranked_by for verdict in standard.verdict.schemes} == {"price"}
+
+
+@pytest.mark.parametrize("name", ["w8a8_static_moving_average", "fp8_dynamic"])
 def test_a_recipe_is_measured_once_it_was_simulated(
     name: str,
     audited: Card,

@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from quantaudit.card.text import counted
+from quantaudit.common.choices import group_size_that_divides
 from quantaudit.common.findings import Hit, rule
 from quantaudit.gate.rules.phrases import some
 
@@ -106,13 +107,22 @@ def indivisible(evidence: Evidence) -> Iterator[Hit]:
     for rows, text in ((split, "with in_features that are no multiple of"), (short, "with fewer in_features than")):
         if rows:
             name, (columns, size) = next(iter(rows.items()))
+            fitting = group_size_that_divides([evidence.shapes[name][-1] for name in _grouped(evidence)])
             yield Hit(
                 message=f"{counted(len(rows), 'module')} {text} the group size: `{name}` has {columns}, of {size}",
                 module=name,
+                remedy=None
+                if fitting is None
+                else f"Choose group_size: {fitting}, which divides all of them, or add these modules to `ignore`.",
                 value=float(columns),
                 threshold=float(size),
                 severity="warning" if bypass or rows is short else None,
             )
+
+
+def _grouped(evidence: Evidence) -> list[str]:
+    """Modules whose weights are quantized in groups."""
+    return [name for name, scheme in evidence.schemes.items() if scheme.group_size and name in evidence.shapes]
 
 
 @rule(

@@ -38,11 +38,17 @@ SIMULATE = (
     "`quantaudit advise` finds the smallest such change.",
 )
 def kl(evidence: Evidence) -> Iterator[Hit]:
-    """A KL whose whole interval is above `care` (an error) or above `ready`; measured, or estimated with its margin."""
+    """A KL whose whole interval is above `care` (an error) or above `ready`; measured, or estimated with its interval.
+
+    Where some groups have no price, what the others cost at least.
+    """
     score, limits = evidence.score, evidence.policy.kl
-    # An estimate is held against `ready` as it is, unless that fails: its margin is wider than most limits are apart.
+    # An estimate is held against `ready` as it is, unless that fails: its interval may be wider than limits are apart.
     strict = score.source == "measured" or evidence.policy.gate.fail_on == "warning"
     low, likely = score.kl_low, score.kl_low if strict else score.kl
+    if score.source == "unknown":
+        yield from _at_least(evidence)
+        return
     if low is None or likely is None or likely <= limits.ready or evidence.incomplete:
         return
     fails = low > limits.care
@@ -54,6 +60,22 @@ def kl(evidence: Evidence) -> Iterator[Hit]:
         value=score.kl,
         threshold=limit,
         severity="error" if fails else "warning",
+        why=limits.reason,
+        remedy=_gentler(evidence),
+    )
+
+
+def _at_least(evidence: Evidence) -> Iterator[Hit]:
+    """A recipe of which some groups have no price, where the others alone are beyond `care`."""
+    low, limits = evidence.score.kl_low, evidence.policy.kl
+    if low is None or low <= limits.care or evidence.incomplete or thin(evidence) is not None:
+        return
+    yield Hit(
+        message=f"KL is at least {significant(low, *limits.both)} nats per token, beyond {limit_number(limits.care)}, "
+        f"by the groups that have a price ({evidence.score.note}){_worst(evidence)}",
+        value=low,
+        threshold=limits.care,
+        severity="error",
         why=limits.reason,
         remedy=_gentler(evidence),
     )
@@ -242,4 +264,6 @@ def _worst(evidence: Evidence) -> str:
 
 
 def _worst_groups(evidence: Evidence) -> list[str]:
-    return [row.group for row in worst_first(evidence.rows)[:2]]
+    smoothed = evidence.resolution.smoothed
+    as_priced = [row for row in evidence.rows if smoothed.isdisjoint(row.members)]
+    return [row.group for row in worst_first(as_priced or evidence.rows)[:2]]

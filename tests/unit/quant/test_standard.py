@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES
+from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES, group_size_that_divides
 from quantaudit.errors import UsageError
 from quantaudit.quant.schemes import SCHEMES
-from quantaudit.quant.standard import choose_schemes, group_size_that_divides
+from quantaudit.quant.standard import choose_schemes
 
 WIDE, NARROW, ODD = {"a": (64, 256), "b": (256, 576)}, {"a": (64, 64)}, {"a": (64, 64), "b": (64, 40)}
 

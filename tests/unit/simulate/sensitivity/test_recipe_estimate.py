@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantaudit.simulate.records import RecipeRow
-from quantaudit.simulate.sensitivity.recipe_estimate import AdditivityCurve, RecipeEstimate, estimate_of, fit_estimate
+from quantaudit.simulate.sensitivity.recipe_estimate import (
+    LEAST_FACTOR,
+    AdditivityCurve,
+    RecipeEstimate,
+    error_factor,
+    estimate_of,
+    fit_estimate,
+)
 from tests.card_factory import make_card
 
 STORED = Path(__file__).parents[4] / "benchmarks/results/smollm2-135m-4096-tokens.json"
@@ -141,3 +148,21 @@ def test_a_card_is_estimated_from_its_recipes_of_one_scheme() -> None:
     for recipes in (fewer, broken, []):
         straight = estimate_of([whole.model_copy(update={"recipes": recipes})])
         assert straight == RecipeEstimate(curves=(AdditivityCurve(floor=floor),))
+
+
+def test_how_far_estimates_miss_is_read_from_the_recipes_that_were_simulated() -> None:
+    """Against Student's t of five errors alike (2.5706 at 95 %), a least factor, and nothing from three."""
+
+    def factor(errors: list[float]) -> float | None:
+        simulation = make_card().simulation
+        assert simulation is not None
+        some = simulation.recipes[0]
+        rows = [
+            some.model_copy(update={"name": f"r{i}", "kl": 0.1 * math.exp(error), "kl_estimate": 0.1})
+            for i, error in enumerate(errors)
+        ]
+        return error_factor([simulation.model_copy(update={"recipes": rows})], 0.95)
+
+    assert factor([0.3, -0.3, 0.3, -0.3, 0.3]) == pytest.approx(math.exp(2.5705818 * 0.3))
+    assert factor([0.0] * 9) == LEAST_FACTOR
+    assert factor([0.3, -0.3, 0.3]) is None
