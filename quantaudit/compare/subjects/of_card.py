@@ -12,6 +12,7 @@ from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.seal import seal_state
 from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo
+from quantaudit.simulate.sensitivity.ranking import measure_of, shares, worst_first
 
 WORST = 5
 """Groups that are kept of each scheme."""
@@ -133,10 +134,8 @@ def _schemes(card: Card) -> Iterable[SchemeScore]:
 
 def _score(card: Card, scheme: SchemeInfo, row: RecipeRow, groups: Sequence[GroupRow]) -> SchemeScore:
     verdict = next((item for item in card.verdict.schemes if item.scheme == scheme.name), None)
-    priced = any(group.price is not None for group in groups)
-    costs = {group.group: (group.price if priced else group.damage) or 0.0 for group in groups}
-    total = sum(costs.values())
-    worst = sorted(costs.items(), key=lambda item: (-item[1], item[0]))[:WORST]
+    ranked = worst_first(group for group in groups if group.layer is not None)
+    worst = list(zip(ranked, shares(ranked), strict=True))[:WORST]
     return SchemeScore(
         scheme=scheme.name,
         title=scheme.title,
@@ -151,6 +150,6 @@ def _score(card: Card, scheme: SchemeInfo, row: RecipeRow, groups: Sequence[Grou
         samples=row.samples,
         nonfinite=row.nonfinite,
         domains=row.domains,
-        worst=[GroupShare(group=name, share=cost / total) for name, cost in worst if total and cost],
-        shares_of="price" if priced else "damage",
+        worst=[GroupShare(group=row.group, share=share) for row, share in worst],
+        shares_of=measure_of(ranked),
     )
