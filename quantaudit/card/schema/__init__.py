@@ -16,6 +16,7 @@ from quantaudit.card.schema.agreement import (
     corpus_problems,
     coverage_problems,
     peak_problems,
+    scale_problems,
     site_problems,
     stability_problems,
 )
@@ -199,6 +200,7 @@ def contradictions(card: Card) -> list[str]:
         *coverage_problems(card.coverage, card.corpus, card.model.layers),
         *site_problems(card.sites),
         *peak_problems(card.peak, card.sites),
+        *scale_problems(card.scales, card.sites),
         *(stability_problems(card.stability) if card.stability else ()),
         *verdict_problems(card.verdict, card.simulation, card.sites),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from quantaudit.card.schema.measured import FP16_MAX, Coverage, PeakSummary, SiteRow
 from quantaudit.card.schema.stability import StabilityInfo
 from quantaudit.provenance import CorpusInfo, SplitInfo
-from quantaudit.simulate.records import repeated
+from quantaudit.simulate.records import ScaleRow, repeated
 
 CLOSE = 1e-6
 """Relative difference up to which two numbers are one that was computed twice."""
@@ -17,6 +17,9 @@ SITES_PER_LINEAR, SITES_PER_LAYER = 4, 16
 models have about one for each Linear, and one or two for each layer."""
 COARSE = 2.0**-7
 """Relative difference between an exact extreme and a quantile of values that were counted after rounding to 16 bits."""
+
+LEAST_SCALE = 2.0**-7
+"""What compressed-tensors gives a tensor of zeros: the machine epsilon of bfloat16, the coarsest of the dtypes."""
 
 
 def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
@@ -57,6 +60,22 @@ def site_problems(sites: Sequence[SiteRow]) -> Iterator[str]:
     for site in sites:
         for problem in _of_one_tensor(site):
             yield f"sites: {site.name}: {problem}"
+
+
+def scale_problems(scales: Sequence[ScaleRow], sites: Sequence[SiteRow]) -> Iterator[str]:
+    """Where a scale cannot be that of its tensor: of a wider range than its values have, or so large that all are 0."""
+    amax = {site.name: site.amax for site in sites}
+    for row in scales:
+        where = f"scales: {row.site} under {row.scheme} ({row.observer})"
+        if row.min is None or row.max is None or row.scale is None:
+            continue
+        reach, peak = max(-row.min, row.max), amax.get(row.site)
+        if row.min > row.max:
+            yield f"{where}: min {row.min:g} is above max {row.max:g}"
+        elif peak is not None and reach > peak * (1 + COARSE):
+            yield f"{where}: its range reaches {reach:g}, beyond the tensor's amax {peak:g}"
+        elif row.scale > max(reach, LEAST_SCALE):
+            yield f"{where}: scale {row.scale:g} is above the largest magnitude of its range, {reach:g}"
 
 
 def _of_one_tensor(site: SiteRow) -> Iterator[str]:

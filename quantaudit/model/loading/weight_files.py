@@ -1,4 +1,4 @@
-"""Which files of a folder hold a model's weights: exactly those that transformers loads, each within the folder."""
+"""Which files of a folder hold a model's weights: exactly those that transformers loads, each by a name within it."""
 
 from __future__ import annotations
 
@@ -85,24 +85,22 @@ def _indexed(folder: Path, index: Path) -> tuple[Path, ...]:
 
 
 def _within(folder: Path, name: str, *, source: Path) -> Path:
-    """A file of the folder by the name that another file gives it. source: that file.
+    """A file of the folder by the name that another file gives it, which may be a link to anywhere. source: that file.
 
-    Raises ModelError where it lies outside the folder, by its name or through a link. Links of the Hub's cache into its
-    own blobs are followed.
+    Shards are linked where disks are shared, and by the Hub's cache; who makes the folder makes its links. Raises
+    ModelError where the name itself leads out of the folder, or names no file.
     """
     # Written on Windows or to fool us: a backslash and a drive lead outside there.
     parts = {*PurePosixPath(name).parts, *PureWindowsPath(name).parts}
-    leaves = PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor) or ".." in parts
-    path = folder / PurePosixPath(name)
-    if not leaves:
-        try:
-            place, root = path.resolve(), folder.resolve()
-        except (OSError, ValueError) as error:  # characters that no file system takes, links in a circle
-            raise ModelError(f"names no file: {name[:100]!a}", where=str(source), hint=AGAIN) from error
-        roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
-        leaves = not any(place.is_relative_to(allowed) for allowed in roots)
-    if leaves:
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor or ".." in parts:
         raise ModelError(f"names a file outside the folder: {name[:100]}", where=str(source), hint=_OUTSIDE)
+    path = folder / PurePosixPath(name)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # said as missing, with its own name
+    except (OSError, ValueError) as error:  # characters that no file system takes, links in a circle
+        raise ModelError(f"names no file: {name[:100]!a}", where=str(source), hint=AGAIN) from error
     return path
 
 
