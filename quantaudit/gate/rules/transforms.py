@@ -82,11 +82,15 @@ def _changed(evidence: Evidence, index: int) -> frozenset[str] | None:
     "A smoothed norm has a reader that is left out",
     severity="error",
     why="The norm's output is divided, channel by channel, and only the Linears of the mapping are multiplied to make "
-    "up for it: whatever else reads the norm gets inputs that are too small. A router chooses other experts.",
-    remedy="Name every module that reads the norm in the mapping, or leave the norm out of the mappings.",
+    "up for it: whatever else reads the norm gets inputs that are too small. A router chooses other experts. The "
+    "second of two norms around a block (Gemma 2 and 3) is read by the residual stream alone: llm-compressor's own mappings "
+    "divide it, and the model is another one before anything is quantized.",
+    remedy="Name every module that reads the norm in the mapping, or leave the norm out of the mappings. For Gemma, "
+    "give `mappings` with pre_feedforward_layernorm for gate_proj and up_proj.",
 )
 def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
-    """SmoothQuant or AWQ balance some readers of a norm only; a warning where llm-compressor inferred the mapping."""
+    """SmoothQuant or AWQ balance some readers of a norm only; a warning where llm-compressor inferred the mapping, but
+    for a norm that the residual stream reads: that was run on tiny models, and each of them was another one after."""
     by_step: dict[tuple[str, Keys, bool, bool], list[tuple[str, tuple[str, ...]]]] = {}
     for step in _steps(evidence):
         for norm, balance_layers in step.mappings:
@@ -106,7 +110,7 @@ def forgotten_readers(evidence: Evidence) -> Iterator[Hit]:
             keys=keys,
             module=norm,
             value=float(len(readers)),
-            severity="warning" if inferred or router else None,
+            severity="warning" if router or (inferred and not any(map(_is_stream, readers))) else None,
         )
 
 
@@ -142,11 +146,18 @@ OUTPUT_NORMS = {
 OLMo 2)."""
 
 
+_STREAM = " (its residual stream)"
+
+
+def _is_stream(reader: str) -> bool:
+    return reader.endswith(_STREAM)
+
+
 def _forgotten(evidence: Evidence, norm: str, balance_layers: Sequence[str]) -> tuple[str, ...]:
     """Linears that read the output of a norm and are not balanced; the residual stream, as `residual of …`, too."""
     parent, _, leaf = norm.rpartition(".")
     if any(f"{parent}.{sibling}" in evidence.modules for sibling in OUTPUT_NORMS.get(leaf, ())):
-        return (f"{parent} (its residual stream)",)
+        return (f"{parent}{_STREAM}",)
     inside = frozenset(balance_layers)
     forgotten: dict[str, None] = {}
     for unit in evidence.units:

@@ -66,6 +66,12 @@ def test_a_norm_that_feeds_the_residual_stream_has_it_as_a_reader() -> None:
     assert findings(smooth((GATE_UP, "re:.*pre_feedforward_layernorm$")), "QA426", card_of("gemma3")) == []
 
 
+@pytest.mark.parametrize(("family", "severities"), [("gemma2", ["error"]), ("gemma3", ["error"]), ("gemma1", [])])
+def test_what_llm_compressor_infers_for_a_sandwich_of_norms_is_an_error(family: str, severities: list[str]) -> None:
+    rows = findings(f"SmoothQuantModifier: {{}}, {QUANTIZE}", "QA426", card_of(family))
+    assert [row.severity for row in rows] == severities
+
+
 def test_readers_are_told_by_what_was_measured_too() -> None:
     """Two groups of one layer with the same statistics read one tensor, as in blocks whose halves run side by side."""
 
