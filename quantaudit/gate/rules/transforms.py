@@ -83,8 +83,8 @@ def _changed(evidence: Evidence, index: int) -> frozenset[str] | None:
     severity="error",
     why="The norm's output is divided, channel by channel, and only the Linears of the mapping are multiplied to make "
     "up for it: whatever else reads the norm gets inputs that are too small. A router chooses other experts. The "
-    "second of two norms around a block (Gemma 2 and 3) is read by the residual stream alone: llm-compressor's own mappings "
-    "divide it, and the model is another one before anything is quantized.",
+    "second of two norms around a block (Gemma 2 and 3) is read by the residual stream alone: llm-compressor's own "
+    "mappings divide it, and the model is another one before anything is quantized.",
     remedy="Name every module that reads the norm in the mapping, or leave the norm out of the mappings. For Gemma, "
     "give `mappings` with pre_feedforward_layernorm for gate_proj and up_proj.",
 )
