@@ -139,6 +139,7 @@ class Bench:
                 sample=sample,
                 kl=self.scores[sample.index].kl[: len(sample.ids)],
                 agreed=self.scores[sample.index].agreed[: len(sample.ids)],
+                confident=np.zeros(len(sample.ids), np.bool_),
                 loss=np.zeros(len(sample.ids) - 1),
                 loss_base=np.zeros(len(sample.ids) - 1),
                 drift=np.zeros(0),

@@ -127,6 +127,24 @@ class DomainScore(Row):
     perplexity_base: Perplexity = None
 
 
+class TokenSpread(Row):
+    """How a KL is spread over tokens, nats; and how often the original's own clear choices change."""
+
+    median: Magnitude
+    p90: Magnitude = Field(description="nine of ten tokens have at most this KL")
+    p99: Magnitude
+    max: Magnitude
+    confident: Count = Field(description="tokens whose most likely successor the original gives one half or more")
+    flipped: Share = Field(description="share of these whose most likely successor changes; null without any")
+
+    @model_validator(mode="after")
+    def _rises(self) -> TokenSpread:
+        known = [value for value in (self.median, self.p90, self.p99, self.max) if value is not None]
+        if known != sorted(known):
+            raise ValueError("quantiles of the KL over tokens that do not rise")
+        return self
+
+
 class RecipeRow(Row):
     """The whole model under one recipe, on the evaluation tokens."""
 
@@ -137,6 +155,7 @@ class RecipeRow(Row):
     kl_estimate: Magnitude = Field(
         default=None, description="KL estimated from the groups' prices, without this recipe's own simulation"
     )
+    by_token: TokenSpread | None = Field(default=None, description="null in older files, and where a KL is no number")
     top1: Share = Field(description="share of positions whose most likely token is unchanged")
     top1_stderr: Magnitude = Field(
         default=None, description="standard error over samples; null for a single one, and in files without it"

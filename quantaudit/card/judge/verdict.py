@@ -19,6 +19,8 @@ STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
 """Findings that make every number meaningless, or that of another model or text: nothing can be concluded."""
 BROKEN = "QA102"
 """Finding of a model that is not ready, quantized or not."""
+FEW = 3
+"""Schemes up to which each is spoken of by itself, and remedies that are named."""
 _BETTER = 0.75
 """A remedy is named where it brings the KL below this share of the scheme's own."""
 
@@ -74,16 +76,25 @@ def decide(
 
 def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
     """Status of every scheme, and where the worst one breaks; of a model that is unsound, why."""
-    parts = [f"{verdict.title} is {verdict.status}" for verdict in schemes]
-    text = "; ".join(parts) + "."
+    text = _statuses(schemes)
     unsound = next((finding for finding in findings if finding.code in {BROKEN, *STOPPERS}), None)
     if unsound is not None:
         return f"{text} {_sentence(unsound)}"
     broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
     if broken is not None:
         groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)
-        text += f" It breaks first at {groups}."
+        text += f" {'It' if len(schemes) <= FEW else broken.title} breaks first at {groups}."
     return text
+
+
+def _statuses(schemes: Sequence[SchemeVerdict]) -> str:
+    """What each scheme is; of more than FEW, those of one status together."""
+    if len(schemes) <= FEW:
+        return "; ".join(f"{verdict.title} is {verdict.status}" for verdict in schemes) + "."
+    titles: dict[Status, list[str]] = {"READY": [], "READY WITH CARE": [], "NOT READY": [], "INCONCLUSIVE": []}
+    for verdict in schemes:
+        titles[verdict.status].append(verdict.title)
+    return " ".join(f"{status}: {'; '.join(names)}." for status, names in titles.items() if names)
 
 
 def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRow], count: int = 3) -> list[WorstGroup]:
@@ -176,7 +187,7 @@ def _remedy(
         and row.kl < _BETTER * scheme_kl
         and not row.unsimulated
     ]
-    passing = [_named(row, policy) for row in better if passes(policy, row)]
+    passing = [_named(row, policy) for row in better if passes(policy, row)][:FEW]
     if passing:
         return (
             f"Simulated on the same tokens, these do better: {'; or '.join(passing)}. "
@@ -188,7 +199,7 @@ def _remedy(
             "Let `quantaudit advise` find groups to leave unquantized."
         )
     return (
-        "Nothing simulated here does much better at 8 bits: evaluate on your own tasks, "
+        "Nothing simulated here does much better: evaluate on your own tasks, "
         "or let `quantaudit advise` find groups to leave unquantized."
     )
 

@@ -50,6 +50,12 @@ class CardView:
         return schemes.titles(self.card)
 
     @cached_property
+    def by_token(self) -> dict[str, str]:
+        """Recipe name → how its KL is spread over tokens, and what it means, in words; where it is known."""
+        rows = self.card.simulation.recipes if self.card.simulation else []
+        return {row.name: text for row in rows if (text := schemes.by_token(row)) is not None}
+
+    @cached_property
     def projections(self) -> dict[str, str]:
         """Fused group → projection, of every simulated group."""
         return groups.projections(self.card)

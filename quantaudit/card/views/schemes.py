@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from quantaudit.card.schema import Card
-from quantaudit.simulate.records import SchemeInfo
+from quantaudit.card.text import counted, number, percent
+from quantaudit.simulate.records import RecipeRow, SchemeInfo
+
+_MOST_NATS = 700.0
+"""Beyond it, e to the power of a KL is no number of a computer's."""
 
 
 def first_static(card: Card) -> SchemeInfo | None:
@@ -14,6 +20,25 @@ def first_static(card: Card) -> SchemeInfo | None:
 def first_dynamic(card: Card) -> SchemeInfo | None:
     """The first scheme that computes activation scales as it runs."""
     return next((scheme for scheme in _activation_schemes(card) if _is_dynamic(scheme)), None)
+
+
+def by_token(row: RecipeRow) -> str | None:
+    """What the mean KL of a recipe is made of, and what it means, in sentences; None where it is not known."""
+    spread = row.by_token
+    if spread is None or row.kl is None:
+        return None
+    text = (
+        f"On text of the model's own, a KL of {number(row.kl)} multiplies the perplexity by "
+        f"{math.exp(min(row.kl, _MOST_NATS)):.3g}. Half of the tokens have at most {number(spread.median)} nats, nine "
+        f"of ten {number(spread.p90)}, 99 of 100 "
+        f"{number(spread.p99)}, the worst {number(spread.max)}."
+    )
+    if spread.flipped is not None:
+        text += (
+            f" Of {counted(spread.confident, 'token')} to whose most likely successor the original gives one half or "
+            f"more, {percent(spread.flipped)} get another one."
+        )
+    return text
 
 
 def titles(card: Card) -> dict[str, str]:

@@ -12,14 +12,15 @@ from safetensors.numpy import load, save
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.records import DomainScore, RecipeRow
+from quantaudit.simulate.records import DomainScore, RecipeRow, TokenSpread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleScore:
     """One sample under one plan.
 
-    kl: float64 [tokens], nats; agreed: bool [tokens]; loss, loss_base: float64 [tokens − 1], nats at the positions that
+    kl: float64 [tokens], nats; agreed: bool [tokens]; confident: bool [tokens], whether the unquantized model gives its
+    most likely token one half or more; loss, loss_base: float64 [tokens − 1], nats at the positions that
     have a next token; drift: float64 [blocks], Σ over tokens of ‖Δh‖² / ‖h‖² at each block's output,
     NaN for a block that the model skips.
     """
@@ -27,6 +28,7 @@ class SampleScore:
     sample: TokenizedSample
     kl: NDArray[np.float64]
     agreed: NDArray[np.bool_]
+    confident: NDArray[np.bool_]
     loss: NDArray[np.float64]
     loss_base: NDArray[np.float64]
     drift: NDArray[np.float64]
@@ -42,7 +44,7 @@ class SampleScore:
         return cls(sample=sample, **load(data))
 
 
-_ARRAYS = ("kl", "agreed", "loss", "loss_base", "drift")
+_ARRAYS = ("kl", "agreed", "confident", "loss", "loss_base", "drift")
 
 
 def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
@@ -60,6 +62,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         title=plan.title,
         kl=whole.kl,
         kl_stderr=whole.kl_stderr,
+        by_token=_spread(scores),
         top1=whole.top1,
         top1_stderr=whole.top1_stderr,
         perplexity=whole.perplexity,
@@ -77,6 +80,26 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         approximate=list(plan.approximate),
         unsimulated=list(plan.unsimulated),
         propagation=[float(total) / tokens for total in np.sum([score.drift for score in scores], 0)],
+    )
+
+
+def _spread(scores: Sequence[SampleScore]) -> TokenSpread | None:
+    """Over all tokens of all samples; None where some KL is no finite number."""
+    # Rounding leaves some a little below 0, which a KL never is.
+    kl = np.maximum(np.concatenate([score.kl for score in scores]), 0.0)
+    if not np.isfinite(kl).all():
+        return None
+    confident = np.concatenate([score.confident for score in scores])
+    flipped = confident & ~np.concatenate([score.agreed for score in scores])
+    median, p90, p99, most = np.quantile(kl, [0.5, 0.9, 0.99, 1.0], method="inverted_cdf").tolist()
+    count = int(confident.sum())
+    return TokenSpread(
+        median=median,
+        p90=p90,
+        p99=p99,
+        max=most,
+        confident=count,
+        flipped=int(flipped.sum()) / count if count else None,
     )
 
 

@@ -14,6 +14,10 @@ DEVICE_SLICE_BYTES = 1 << 26
 """The same on an accelerator, which has work to share out and no such cache."""
 
 
+CONFIDENT = 0.5
+"""Probability from which on a token is a model's clear choice: no other one can be more likely."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenStats:
     """What is needed of each token's logits. normalizer: float32 [tokens], their log-sum-exp; top: int64 [tokens], the
@@ -73,6 +77,12 @@ def compare(
         moved = torch.linalg.vecdot(probability, p.sub_(q))
         divergences.append(moved - (clean_stats.normalizer[part] - stats[-1].normalizer))
     return _joined(stats), torch.cat(divergences)
+
+
+def confident(logits: Tensor, stats: TokenStats) -> Tensor:
+    """Whether the most likely token has a probability of one half or more: bool [tokens]. stats: of these logits."""
+    highest = logits.gather(1, stats.top[:, None])[:, 0].float()
+    return (highest - stats.normalizer).exp() >= CONFIDENT
 
 
 def _token_stats(logits: Tensor, targets: Tensor, part: slice, wide: Tensor, scored: Tensor) -> TokenStats:

@@ -24,7 +24,7 @@ from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.structure import hidden_size
 from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
 from quantaudit.simulate.logits.block_outputs import Hidden, block_outputs, drifts_of, module_inputs
-from quantaudit.simulate.logits.kl import Scratch, TokenStats, compare, token_stats
+from quantaudit.simulate.logits.kl import Scratch, TokenStats, compare, confident, token_stats
 from quantaudit.simulate.logits.side_by_side import AT_ONCE, Job, jobs_of, run_side_by_side, shared_progress
 from quantaudit.simulate.quantized.modules import quantized_modules
 from quantaudit.simulate.quantized.plan import Plan, PlanWeights
@@ -265,6 +265,7 @@ def _compared(base: Clean, logits: Tensor, drifts: Mapping[int, Tensor], blocks:
         sample=base.sample,
         kl=kl.double().cpu().numpy(),
         agreed=(stats.top == base.stats.top).cpu().numpy(),
+        confident=confident(base.logits, base.stats).cpu().numpy(),
         loss=stats.loss.double().cpu().numpy(),
         loss_base=base.stats.loss.double().cpu().numpy(),
         drift=np.array([float(drifts[index]) if index in drifts else np.nan for index in range(blocks)]),

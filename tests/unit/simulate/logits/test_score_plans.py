@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from quantaudit.corpus.tokens import TokenizedSample
@@ -19,9 +20,11 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, Scheme
 from quantaudit.simulate.logits import kl as divergence
 from quantaudit.simulate.logits import score_plans as logits
-from quantaudit.simulate.logits.kl import Scratch, compare, token_stats
+from quantaudit.simulate.logits.aggregate import SampleScore, recipe_row
+from quantaudit.simulate.logits.kl import Scratch, compare, confident, token_stats
 from quantaudit.simulate.logits.score_plans import Hidden, score_plans
 from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.records import TokenSpread
 from quantaudit.simulate.replay.replay_groups import block_damage
 from tests.builders import hooks, sample, tiny_model, weight_bytes
 from tests.unit.simulate.reference import WEIGHTS_ONLY, experiment, quantized_copy, run
@@ -91,12 +94,44 @@ def test_scores_are_those_of_a_quantized_copy_in_float64(
         expected = math.sqrt(residuals @ residuals * n / (n - 1)) / len(kl)
         assert row.kl_stderr == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
+        spread, ranked = row.by_token, np.sort(kl)
+        assert spread is not None
+        places = [math.ceil(share * len(kl)) - 1 for share in (0.5, 0.9, 0.99, 1.0)]
+        shown = [spread.median, spread.p90, spread.p99, spread.max]
+        assert shown == pytest.approx([ranked[place] for place in places], rel=1e-3, abs=1e-6)
+
         for domain, score in row.domains.items():
             indices = [k for k, s in enumerate(samples) if s.domain == domain]
             assert score.tokens == sum(len(samples[k].ids) for k in indices)
             assert score.kl == pytest.approx(np.concatenate([kls[k] for k in indices]).mean(), rel=1e-4, abs=1e-7)
             assert score.top1 == pytest.approx(np.concatenate([agreed[k] for k in indices]).mean())
         assert set(row.domains) == {s.domain for s in samples}
+
+
+def test_clear_choices_are_those_of_one_half_and_flips_are_counted_among_them(samples: list[TokenizedSample]) -> None:
+    z = torch.tensor([[0.0, 0.1, -9.0], [5.0, 0.0, 0.0], [2.0, 9.0, 2.0], [1.0, 1.0, 1.0]])
+    stats = token_stats(z, torch.tensor([0, 0, 0]), Scratch())
+    clear = confident(z, stats).numpy()
+    assert clear.tolist() == (torch.softmax(z.double(), -1).amax(-1) >= 0.5).tolist() == [True, True, True, False]
+    one = replace(samples[0], ids=samples[0].ids[:4])
+    score = SampleScore(
+        sample=one,
+        kl=np.array([0.1, 0.4, 0.2, 0.3]),
+        agreed=np.array([True, False, True, False]),
+        confident=clear,
+        loss=np.zeros(3),
+        loss_base=np.zeros(3),
+        drift=np.zeros(0),
+    )
+    plan = Plan(name="a", title="", schemes={}, qparams={}, groups=0)
+    spread = recipe_row(plan, [score]).by_token
+    assert spread is not None
+    assert (spread.median, spread.p90, spread.p99, spread.max) == (0.2, 0.4, 0.4, 0.4)
+    assert (spread.confident, spread.flipped) == (3, pytest.approx(1 / 3))
+    broken = replace(score, kl=np.array([0.1, math.nan, 0.2, 0.3]))
+    assert recipe_row(plan, [broken]).by_token is None
+    with pytest.raises(ValidationError, match="do not rise"):
+        TokenSpread(median=2.0, p90=1.0, p99=3.0, max=4.0, confident=0, flipped=None)
 
 
 def test_the_assistants_turns_are_scored_apart(
