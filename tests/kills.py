@@ -45,9 +45,6 @@ COMMANDS = {
     "report": Command(
         line=("report", "model", *TEXT, "--seed", "3", "--out", "card", "--force"), places=("card",), resumes=True
     ),
-    "measure": Command(
-        line=("measure", "model", *MEASURE, "--out", "m.safetensors"), places=("m.safetensors",), resumes=True
-    ),
     "advise": Command(
         line=("advise", "static.yaml", *CARD, *TEXT, *GOAL, "--out", "new.yaml", "--force"),
         places=("card", "new.yaml"),
@@ -55,6 +52,9 @@ COMMANDS = {
     ),
     "verify": Command(
         line=("verify", "dynamic.yaml", "model", *CARD, *TEXT, "--save", "saved", "--force"), places=("card", "saved")
+    ),
+    "measure": Command(
+        line=("measure", "model", *MEASURE, "--out", "m.safetensors"), places=("m.safetensors",), resumes=True
     ),
     "render": Command(line=("render", "other.json", "--out", "page", "--force"), places=("page",)),
 }
@@ -76,9 +76,9 @@ def kill_all(scratch: Path, count: int, rng: random.Random) -> tuple[list[str], 
     base = build(scratch / "base")
     faults: list[str] = []
     seen: Counter[str] = Counter()
-    whole = {name: uninterrupted(base, scratch / f"whole-{name}", command) for name, command in COMMANDS.items()}
-    for number in range(count):
-        name = [*COMMANDS][number % len(COMMANDS)]
+    names = [[*COMMANDS][number % len(COMMANDS)] for number in range(count)]
+    whole = {name: uninterrupted(base, scratch / f"whole-{name}", COMMANDS[name]) for name in dict.fromkeys(names)}
+    for number, name in enumerate(names):
         folder = scratch / f"kill-{number}"
         fault = kill_one(base, folder, COMMANDS[name], *whole[name], rng, seen)
         if fault:

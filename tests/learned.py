@@ -113,8 +113,13 @@ def learned_checkpoint(folder: Path, kind: str) -> Path:
     return save_checkpoint(folder, train(kind), word_tokenizer())
 
 
-def corpus_rows(count: int = 24, seed: int = 1, *, lagged: bool = False) -> list[dict[str, Any]]:
-    """Texts that the models were not trained on, two thirds of them for calibration; one has the rare word."""
+def corpus_rows(
+    count: int = 24, seed: int = 1, *, lagged: bool = False, calibration: int | None = None
+) -> list[dict[str, Any]]:
+    """Texts that the models were not trained on, two thirds of them for calibration; one has the rare word.
+
+    calibration: how many of the texts for calibration are left, where fewer do.
+    """
     rng = np.random.default_rng(seed)
     rows = [
         {
@@ -125,7 +130,8 @@ def corpus_rows(count: int = 24, seed: int = 1, *, lagged: bool = False) -> list
         for k in range(count)
     ]
     rows[0]["text"] += f" {RARE}"
-    return rows
+    kept = [row for row in rows if row["split"] == "calibration"][:calibration]
+    return [row for row in rows if row["split"] == "evaluation" or row in kept]
 
 
 def write_corpus(path: Path, rows: list[dict[str, Any]]) -> Path:

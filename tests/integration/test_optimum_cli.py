@@ -57,6 +57,7 @@ def optimum_cli(site: Path, tmp_path: Path) -> OptimumCli:
     return run
 
 
+@pytest.mark.parametrize("site", ["build_editable"], indirect=True)
 def test_the_verbs_are_those_of_quantaudit(optimum_cli: OptimumCli) -> None:
     from quantaudit.cli import app
 
@@ -77,6 +78,7 @@ def test_a_card_is_rendered_with_the_shipped_templates(optimum_cli: OptimumCli, 
     assert "</html>" in (tmp_path / "page" / "card.html").read_text()
 
 
+@pytest.mark.parametrize("site", ["build_wheel"], indirect=True)
 def test_errors_and_exit_codes_are_handed_on(optimum_cli: OptimumCli, tmp_path: Path) -> None:
     done = optimum_cli("quantaudit", "render", tmp_path / "none.json", "--out", tmp_path / "page")
     assert done.returncode == 2

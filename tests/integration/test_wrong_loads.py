@@ -37,7 +37,7 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rows = corpus_rows(60, lagged=True)
+    rows = corpus_rows(60, lagged=True, calibration=12)
     return write_corpus(tmp_path_factory.mktemp("corpus") / "text.jsonl", rows)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,7 +56,6 @@ def test_memory_that_is_used_again_is_no_old_weight() -> None:
         weight = parameter(seed=seed)
         assert torch.equal(weights.of(weight), weight.float())
         del weight
-        gc.collect()
     assert weights.bytes <= 1 << 20
 
 
