@@ -8,6 +8,7 @@ QuantauditError                 exit 2
 ├── FormatError                 a profile, card, simulation or policy file that cannot be read
 ├── OutputError                 a place that cannot be written
 ├── MeasurementError            a forward pass that did not run as announced
+├── RankError                   a process that shares the work of a run, and has ended or did not come
 └── AuditError                  an audit inside llm-compressor that stops a recipe
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "QuantauditError",
+    "RankError",
     "RecipeError",
     "UsageError",
 ]
@@ -72,6 +74,10 @@ class OutputError(QuantauditError):
 
 class MeasurementError(QuantauditError):
     """A forward pass that did not run as announced."""
+
+
+class RankError(QuantauditError):
+    """A process that shares the work of a run, and has ended before it or did not come."""
 
 
 class AuditError(QuantauditError):

@@ -28,9 +28,13 @@ from quantaudit.cli import (
 from quantaudit.cli.claims import claiming
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
+from quantaudit.common.ranks import processes as ranks
 from quantaudit.common.threads import set_up_threads
 from quantaudit.common.timing import hide_timings, show_timings
-from quantaudit.errors import QuantauditError
+from quantaudit.errors import QuantauditError, RankError
+
+SHARED = ("report", "measure", "simulate", "advise")
+"""Verbs whose work ranks share; any other is run by the first rank alone."""
 
 app = typer.Typer(
     name="quantaudit",
@@ -61,7 +65,14 @@ def _root(
 
 
 def main() -> None:
-    """Entry point. Every error is one or two lines on stderr and its exit code; a traceback only with --debug."""
+    """Entry point. Every error is one or two lines on stderr and its exit code; a traceback only with --debug.
+
+    Started by torchrun, this is one of several ranks, of which the first prints.
+    """
+    if any(verb in sys.argv[1:3] for verb in SHARED):
+        ranks.enter()
+    elif ranks.place().rank:
+        return
     set_up_streams()
     debug = "--debug" in sys.argv
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -79,11 +90,13 @@ def main() -> None:
             sys.stdout.flush()
             hide_timings()
     except QuantauditError as error:
-        _fail(str(error), error.exit_code, debug)
+        _fail(str(error), error.exit_code, debug, of_another=isinstance(error, RankError))
     except KeyboardInterrupt:
         _fail("interrupted", 130, debug)
     except SystemExit as stop:
         if stop.code != 130:
+            if stop.code:
+                ranks.failed(f"exit code {stop.code}")
             raise
         _fail("interrupted", 130, debug)  # inside a verb typer takes the interrupt, and says nothing
     except OSError as error:  # a path that no system call takes: too long a name, links in a circle
@@ -96,7 +109,8 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
+def _fail(message: str, code: int, debug: bool, *, of_another: bool = False) -> None:
+    ranks.failed(message, of_another=of_another)
     if debug:
         traceback.print_exc()
     print(f"error: {inert(message)}", file=sys.stderr, flush=True)

@@ -67,9 +67,7 @@ def run(
     files = read_case(case)
     console.say_seal(seal_state(files.card), case.card)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.progress() as stages:
-        stages("starting", 0)
-
+    with console.shared_progress() as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.advise import advise_case
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantaudit.cli.report import default_folder
+from quantaudit.common.ranks.processes import place
 
 if TYPE_CHECKING:
     from quantaudit.common.outputs.claims import Output
@@ -44,6 +45,9 @@ def claiming(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         from quantaudit.common.outputs.claims import claimed
 
+        if place().rank:  # the first rank holds the locks, and writes
+            verb(**given)
+            return
         with claimed(list(outputs_of(name, given)), inputs_of(given)):
             verb(**given)
 

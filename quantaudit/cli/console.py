@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -16,6 +17,7 @@ from quantaudit.card.seal import IN_WORDS
 from quantaudit.card.text import sample_count
 from quantaudit.common.display import progress as show_progress
 from quantaudit.common.printing.console import InertConsole, ResultsConsole
+from quantaudit.common.ranks.processes import joined
 from quantaudit.common.rounding import percentage, significant
 
 if TYPE_CHECKING:
@@ -54,6 +56,15 @@ def say_seal(state: SealState, path: Path) -> None:
 def progress() -> AbstractContextManager[Job]:
     """Signs of life on stderr for as long as the context lasts; gives what opens a stage."""
     return show_progress(err)
+
+
+@contextmanager
+def shared_progress() -> Iterator[Job]:
+    """The same of work that several ranks share, each of which is in this context; files are written within."""
+    with progress() as stages:
+        stages("starting", 0)
+        with joined():
+            yield stages
 
 
 def show_verdict(card: Card) -> None:

@@ -66,22 +66,20 @@ def run(
         settings = settings.changed(attention="native")
     files = open_files(settings)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.progress() as stages:
-        stages("starting", 0)
-
+    with console.shared_progress() as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.measure import measure as run_measure
 
         profile = run_measure(
             settings, files=files, shard=part, stages=stages, say=console.say, state=state, memory=memory
         )
-    with file_set(out.parent) as written:
-        written.write(out.name, profile_bytes(profile))
-        if export_reference is not None:
-            from quantaudit.measure.paper import reference_json
+        with file_set(out.parent) as written:
+            written.write(out.name, profile_bytes(profile))
+            if export_reference is not None:
+                from quantaudit.measure.paper import reference_json
 
-            written.write_outside(export_reference, reference_json(profile).encode("utf-8"))
-    state.done()
+                written.write_outside(export_reference, reference_json(profile).encode("utf-8"))
+        state.done()
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))
     if export_reference is not None:

@@ -48,16 +48,14 @@ def run(
     settings = settings_of_profile(measured, changed.pop("model"), corpus=corpus, **changed)
     files = open_files(settings)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.progress() as stages:
-        stages("starting", 0)
-
+    with console.shared_progress() as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.simulate import simulate as run_simulate
 
         simulation = run_simulate(
             settings, measured, files=files, stages=stages, say=console.say, state=state, memory=memory
         )
-    write_text(out, simulation.model_dump_json(indent=1) + "\n")
-    state.done()
+        write_text(out, simulation.model_dump_json(indent=1) + "\n")
+        state.done()
     console.out.print(console.recipe_table(simulation))
     console.say(f"wrote {out}")

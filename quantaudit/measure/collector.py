@@ -77,6 +77,8 @@ class StatisticsCollector:
         self._earlier: dict[tuple[str, Split], SiteStatistics] = {}
         self.odd: dict[str, str] = {}
         """Sites whose rows are not those of the tokens, and what they are."""
+        self.odd_at: dict[str, list[int]] = {}
+        """In which batch that was seen first: its place in the order of batches."""
 
     @property
     def batch(self) -> Batch:
@@ -119,7 +121,9 @@ class StatisticsCollector:
 
     def refuse(self, site: str, error: MeasurementError) -> None:
         """Drop a site that is not understood, with all that it had."""
-        self.odd.setdefault(site, error.message)
+        if site not in self.odd:
+            self.odd[site] = error.message
+            self.odd_at[site] = [] if self._batch is None else place_of(self._batch)
         for key in [key for key in self._records if key[0] == site]:
             del self._records[key]
 
@@ -148,9 +152,15 @@ class StatisticsCollector:
         recorder = self._recorders[tensor.device].site(tensor.dtype, sparse=site in self._experts_of)
         return self._records.setdefault((site, tensor.dtype, tensor.device), recorder)
 
-    def go_on_from(self, statistics: Mapping[tuple[str, Split], SiteStatistics], odd: Mapping[str, str]) -> None:
-        """Begin with what was `gathered` of earlier batches. odd: sites that were dropped, and why."""
-        self._earlier, self.odd = dict(statistics), dict(odd)
+    def go_on_from(
+        self,
+        statistics: Mapping[tuple[str, Split], SiteStatistics],
+        odd: Mapping[str, str],
+        odd_at: Mapping[str, list[int]],
+    ) -> None:
+        """Begin with what was `gathered` of batches, and with nothing else. odd: sites that were dropped, and why."""
+        self._earlier, self.odd, self.odd_at = dict(statistics), dict(odd), dict(odd_at)
+        self._records.clear()
 
     def finish(self, path: str) -> None:
         """All batches are through the module at this path: keep the results of its sites, and drop what counts."""
@@ -177,6 +187,12 @@ class StatisticsCollector:
                 if parts:
                     statistics[info.name, split] = reduce(merge, parts)
         return statistics
+
+
+def place_of(batch: Batch) -> list[int]:
+    """What orders batches as they run: those of text first, the longest first."""
+    first = batch.samples[0]
+    return [int(first.pictures is not None), -len(first.ids), first.index]
 
 
 def _add_results(

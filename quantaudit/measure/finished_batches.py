@@ -14,11 +14,12 @@ from torch import nn
 
 from quantaudit.common.outputs.resume import Pace, units_of
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import part_name, team
 from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.profile import Profile, statistics_arrays, statistics_from
 from quantaudit.model.forward.batches import Batch, forward
 from quantaudit.provenance import Provenance, Split
-from quantaudit.stats.site import SiteStatistics
+from quantaudit.stats.site import SiteStatistics, merge
 
 _ABOUT = "about"
 
@@ -27,7 +28,8 @@ _ABOUT = "about"
 class FinishedBatches:
     """What is known after so many batches, from the first. statistics: without those that are merged from others.
 
-    fired, ran: how often tapped modules, and modules around them, were called. odd: sites that were dropped, and why.
+    fired, ran: how often tapped modules, and modules around them, were called. odd: sites that were dropped, and why;
+    odd_at: in which batch first.
     """
 
     batches: int = 0
@@ -35,10 +37,21 @@ class FinishedBatches:
     fired: Counter[str] = field(default_factory=Counter)
     ran: Counter[str] = field(default_factory=Counter)
     odd: Mapping[str, str] = field(default_factory=dict)
+    odd_at: Mapping[str, list[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, collector: StatisticsCollector, fired: Counter[str], ran: Counter[str], batches: int
+    ) -> FinishedBatches:
+        """What was gathered so far."""
+        gathered = collector.gathered()
+        return cls(
+            batches=batches, statistics=gathered, fired=fired, ran=ran, odd=collector.odd, odd_at=collector.odd_at
+        )
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`."""
-        about = {"batches": self.batches, "fired": self.fired, "ran": self.ran, "odd": self.odd}
+        about = {name: getattr(self, name) for name in ("batches", "fired", "ran", "odd", "odd_at")}
         return _packed(self.statistics, about)
 
     @classmethod
@@ -53,6 +66,7 @@ class FinishedBatches:
             fired=Counter(about["fired"]),
             ran=Counter(about["ran"]),
             odd=about["odd"],
+            odd_at=about["odd_at"],
         )
 
 
@@ -71,8 +85,9 @@ def run_batches(
     fired, ran: counters that hooks add to; they go on from where they were. stage: name of the units that are kept.
     """
     units, pace = units_of(stage), Pace()
-    finished = FinishedBatches.from_bytes(units.get("batches"))
-    collector.go_on_from(finished.statistics, finished.odd)
+    key = f"batches{part_name()}"
+    finished = FinishedBatches.from_bytes(units.get(key))
+    collector.go_on_from(finished.statistics, finished.odd, finished.odd_at)
     fired.update(finished.fired)
     ran.update(finished.ran)
     for number, batch in enumerate(dealt, 1):
@@ -81,11 +96,34 @@ def run_batches(
             forward(model, batch)
             if units.kept and pace.due:
                 with pace.keeping():
-                    now = FinishedBatches(
-                        batches=number, statistics=collector.gathered(), fired=fired, ran=ran, odd=collector.odd
-                    )
-                    units.put("batches", now.to_bytes())
+                    units.put(key, FinishedBatches.of(collector, fired, ran, number).to_bytes())
         progress(batch.tokens)
+
+
+def combine_ranks(collector: StatisticsCollector, fired: Counter[str], ran: Counter[str]) -> None:
+    """What each rank has of its batches becomes what one process has of all: statistics merge exactly."""
+    if team().size == 1:
+        return
+    own = FinishedBatches.of(collector, fired, ran, 0)
+    together = FinishedBatches.from_bytes(team().combined(own.to_bytes(), _merged))
+    collector.go_on_from(together.statistics, together.odd, together.odd_at)
+    fired.update(together.fired - fired)
+    ran.update(together.ran - ran)
+
+
+def _merged(parts: list[bytes]) -> bytes:
+    statistics: dict[tuple[str, Split], SiteStatistics] = {}
+    fired, ran, odd, odd_at = Counter[str](), Counter[str](), dict[str, str](), dict[str, list[int]]()
+    while parts:
+        part = FinishedBatches.from_bytes(parts.pop(0))
+        for key, value in part.statistics.items():
+            statistics[key] = merge(statistics[key], value) if key in statistics else value
+        fired.update(part.fired)
+        ran.update(part.ran)
+        for site, place in part.odd_at.items():  # as one process says it: of the first batch in which it was seen
+            if site not in odd_at or place < odd_at[site]:
+                odd[site], odd_at[site] = part.odd[site], place
+    return FinishedBatches(statistics=statistics, fired=fired, ran=ran, odd=odd, odd_at=odd_at).to_bytes()
 
 
 def pack_profile(profile: Profile) -> bytes:

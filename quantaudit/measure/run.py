@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from quantaudit._version import __version__
 from quantaudit.common.choices import Experts
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import deal
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
-from quantaudit.measure.finished_batches import run_batches
+from quantaudit.measure.finished_batches import combine_ranks, run_batches
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
 from quantaudit.measure.undersampled_experts import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, batches, count_batches, last_logit_only
+from quantaudit.model.forward.batches import Batch, batch_sizes, batches, last_logit_only
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.forward.half_softmax import half_softmax
 from quantaudit.model.loading.load import LoadedModel
@@ -59,15 +60,20 @@ def measure(
     Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
     `oneshot` calibrates them, and observes both; `auto` does so for those that saw too few tokens, in a second pass,
     unless this is a shard, which cannot know. shard: run this part of the batches only; the profile says so.
+    Ranks share the batches, and each of them returns the whole profile.
     """
+    sizes = batch_sizes(corpus.samples, batch_size)
     if shard is not None:
-        shard.check(count_batches(corpus.samples, batch_size))
+        shard.check(len(sizes))
     architecture = loaded.architecture_on_all_tokens if experts == "all" else loaded.architecture
     non_text = non_text_sites(loaded.model, architecture.sites)
     collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
 
-    def in_batches() -> Iterator[Batch]:
-        return batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device)
+    def dealt() -> Iterator[Batch]:
+        numbers = range(len(sizes)) if shard is None else list(shard.deal(range(len(sizes))))
+        own = set(deal(numbers, sizes.__getitem__))
+        all_batches = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device)
+        return (batch for number, batch in enumerate(all_batches) if number in own)
 
     with ExitStack() as stack:
         if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
@@ -77,13 +83,12 @@ def measure(
         ran = stack.enter_context(calls(loaded.model, parents(architecture)))
         stack.enter_context(last_logit_only(loaded.model))
         stack.enter_context(half_softmax(loaded.model))
-        whole = in_batches()
-        dealt = whole if shard is None else shard.deal(whole)
         if loaded.weights is not None:
-            run_by_block(loaded, loaded.weights, collector, dealt, progress)
+            run_by_block(loaded, loaded.weights, collector, dealt(), progress)
         else:
-            run_batches(loaded.model, collector, dealt, fired=fired, ran=ran, progress=progress)
+            run_batches(loaded.model, collector, dealt(), fired=fired, ran=ran, progress=progress)
 
+    combine_ranks(collector, fired, ran)
     statistics = collector.result()
     profile = Profile.assemble(
         Provenance(
@@ -105,7 +110,7 @@ def measure(
     )
     if experts != "auto" or profile.provenance.shards is not None:
         return profile
-    return run_undersampled_on_all_tokens(loaded, profile, in_batches)
+    return run_undersampled_on_all_tokens(loaded, profile, dealt)
 
 
 def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector
-from quantaudit.measure.finished_batches import run_batches
+from quantaudit.measure.finished_batches import combine_ranks, run_batches
 from quantaudit.measure.profile import Profile, tokens, undersampled_experts, undersampled_inputs
 from quantaudit.model.forward.batches import Batch, last_logit_only
 from quantaudit.model.forward.capture import capture
@@ -42,7 +42,7 @@ def run_undersampled_on_all_tokens(
     """The profile, with what undersampled experts make of all tokens in sites of their own; itself without any.
 
     One more pass over the corpus, in which these experts alone do more work than they are routed. What the model
-    computes stays what it is. batches: gives the batches of the first pass once more.
+    computes stays what it is. batches: gives the batches of the first pass once more, on each rank its own.
     """
     if not undersampled_inputs(profile):
         return profile
@@ -69,6 +69,7 @@ def run_undersampled_on_all_tokens(
             run_by_block(loaded, loaded.weights, collector, batches())
         else:
             run_batches(loaded.model, collector, batches(), fired=fired, ran=Counter())
+    combine_ranks(collector, fired, Counter())
     names = {site.name for site in inputs}
     over_all = {key: value for key, value in collector.result().items() if key[0] in names}
     reached = {name for name, _ in over_all}

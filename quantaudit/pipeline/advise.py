@@ -12,6 +12,7 @@ from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.card.amend import amend_card
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import team
 from quantaudit.pipeline.case import CaseFiles, open_case
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.prepare import Say, silent
@@ -74,6 +75,7 @@ def advise_case(
         }
         with resumable(state, inputs, files.profile, verb="advise", **about):
             advice = advise(case.opened, goal, offers, stages=stages)
+        team().only_first_goes_on()
         stages(RENDERING, 0)
         text = amended(advice, files.card.model, inputs.loaded.model)
         return AdvisedRecipe(advice=advice, text=text, card_created=files.card.created)

@@ -11,9 +11,10 @@ from quantaudit.card.redact import redact, redact_simulation
 from quantaudit.card.schema import Card
 from quantaudit.common.outputs.resume import RunState, units_of
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import team
 from quantaudit.measure.finished_batches import pack_profile, unpack_profile
 from quantaudit.measure.profile import Profile
-from quantaudit.model.blockwise.memory import default_budget
+from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import COPIES, measure_inputs, simulate_inputs
@@ -79,8 +80,7 @@ def audit(
     def stage_done(stage: str) -> None:
         timings[stage] = perf_counter() - start - sum(timings.values())
 
-    budget = default_budget() if memory is None else memory
-    inputs = prepare(settings, say, files=files, stages=stages, memory=budget, copies=COPIES)
+    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory), copies=COPIES)
     stage_done("loading")
     announce(inputs, stages, say, partial(schedule, inputs, measured=profile is not None, rendered=True))
     stage_done("timing")
@@ -90,6 +90,7 @@ def audit(
             stage_done("measuring")
         simulation = simulate_inputs(inputs, profile, stages)
         stage_done("simulating")
+    team().only_first_goes_on()
     stages(RENDERING, 0)
     scales = scale_rows(profile)
     if options.redact_text or profile.provenance.corpus.redacted:
@@ -102,7 +103,7 @@ def audit(
 def _measured(inputs: AuditInputs, stages: Stages) -> Profile:
     """The profile, of which a run that is resumed takes over what it had."""
     units = units_of("measured")
-    packed = units.get("profile")
+    packed = team().from_first(units.get("profile"))
     if packed is not None:
         return unpack_profile(packed)
     profile = measure_inputs(inputs, stages)

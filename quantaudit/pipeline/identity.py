@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import quantaudit
+from quantaudit.common.ranks.team import gather
+from quantaudit.errors import UsageError
 from quantaudit.measure.profile import profile_bytes
 from quantaudit.measure.run import PACKAGES
 
@@ -28,8 +30,27 @@ _OF_KERNELS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR")
 def resumable(
     state: RunState | None, inputs: AuditInputs, profile: Profile | None = None, **more: Any
 ) -> AbstractContextManager[None]:
-    """The context of all work that a run with this state may take over from one before; any context for None."""
-    return nullcontext() if state is None else state.running(identity(inputs, profile, **more))
+    """The context of all work that a run with this state may take over from one before; any context for None.
+
+    Raises UsageError where ranks differ in anything that results depend on.
+    """
+    if state is None:
+        return nullcontext()
+    about = identity(inputs, profile, **more)
+    _check_ranks(about)
+    return state.running(about)
+
+
+def _check_ranks(about: dict[str, Any]) -> None:
+    """Raises UsageError where another rank is not about the very same work."""
+    first, *others = gather({name: repr(value) for name, value in about.items()})
+    for rank, other in enumerate(others, 1):
+        if names := [name for name, value in first.items() if other[name] != value]:
+            raise UsageError(
+                f"rank {rank} has another {', '.join(names)} than rank 0",
+                where="ranks",
+                hint="start all ranks with the same command, packages, files, threads and kind of processor",
+            )
 
 
 def identity(inputs: AuditInputs, profile: Profile | None = None, **more: Any) -> dict[str, Any]:
@@ -45,7 +66,7 @@ def identity(inputs: AuditInputs, profile: Profile | None = None, **more: Any) -
         "profile": None if profile is None else hashlib.sha256(profile_bytes(profile)).hexdigest(),
         "versions": {name: metadata.version(name) for name in PACKAGES} | {"quantaudit": code_digest()},
         "processor": {
-            "device": str(inputs.loaded.device),
+            "device": inputs.loaded.device.type,
             "arithmetic": inputs.arithmetic,
             "threads": torch.get_num_threads(),
             "capability": torch.backends.cpu.get_cpu_capability(),

@@ -6,9 +6,10 @@ from functools import partial
 
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import team
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
-from quantaudit.model.blockwise.memory import default_budget
+from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import measure_inputs
@@ -34,10 +35,11 @@ def measure(
 
     Raises a QuantauditError that names cause and remedy.
     """
-    budget = default_budget() if memory is None else memory
-    inputs = prepare(settings, say, files=files, stages=stages, memory=budget)
+    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory))
     announce(
         inputs, stages, say, partial(schedule, inputs, simulated=False, shards=1 if shard is None else shard.count)
     )
     with resumable(state, inputs, verb="measure", shard=str(shard)):
-        return measure_inputs(inputs, stages, shard)
+        profile = measure_inputs(inputs, stages, shard)
+    team().only_first_goes_on()
+    return profile

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import team
 from quantaudit.common.timing import imports_done, timed
 from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, ModelError, UsageError
@@ -179,7 +180,7 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, 
     stages(f"loading {files.model.name}", 0)
     memory = limits.memory
     weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
-    if memory is None or fits(limits.copies * weights, memory):
+    if team().combined(memory is None or fits(limits.copies * weights, memory), all):  # all ranks run it one way
         return _load(files.model, settings)
     loaded = _load(files.model, settings, by_block=limits.smoothing is None)
     sizes = f"{size_text(weights)} of weights do not fit into {size_text(memory)} of memory"

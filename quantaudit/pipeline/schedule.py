@@ -14,6 +14,7 @@ import torch
 from quantaudit.card.text import sample_count
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Job, Stage, Stages
+from quantaudit.common.ranks.team import alone, team
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import UNLIMITED
@@ -254,8 +255,11 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
     if not isinstance(stages, Job):
         return
     stages("timing a few samples", 0)
-    scheduled = plan()
-    say(describe(inputs, scheduled))
+    ranks = team().size
+    with alone():  # each rank for itself, all at once, as they will run
+        scheduled = plan()
+    scheduled = replace(scheduled, speed=scheduled.speed.shared(ranks))
+    say(describe(inputs, scheduled) + (f", shared by {ranks} ranks" if ranks > 1 else ""))
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
     stages.expect(scheduled.stages)
@@ -272,6 +276,8 @@ def announce_stages(
     if not isinstance(stages, Job):
         return
     stages("timing a few samples", 0)
-    scheduled = expected(probe(inputs, tapped=False))
+    ranks = team().size
+    with alone():
+        scheduled = expected(probe(inputs, tapped=False).shared(ranks))
     say(f"about {minutes(sum(stage.seconds for stage in scheduled))} from here: {what}")
     stages.expect(scheduled)

@@ -6,8 +6,9 @@ from functools import partial
 
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import team
 from quantaudit.measure.profile import Profile
-from quantaudit.model.blockwise.memory import default_budget
+from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import COPIES, simulate_inputs
@@ -34,9 +35,10 @@ def simulate(
 
     Raises FormatError where the profile is of another model or corpus, and other QuantauditErrors.
     """
-    budget = default_budget() if memory is None else memory
-    inputs = prepare(settings, say, files=files, stages=stages, memory=budget, copies=COPIES)
+    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory), copies=COPIES)
     check_profile(inputs, profile)
     announce(inputs, stages, say, partial(schedule, inputs, measured=True))
     with resumable(state, inputs, profile, verb="simulate"):
-        return simulate_inputs(inputs, profile, stages)
+        simulation = simulate_inputs(inputs, profile, stages)
+    team().only_first_goes_on()
+    return simulation

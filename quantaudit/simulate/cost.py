@@ -69,6 +69,10 @@ class Speed:
     scored: float
     reading: float = 0.0
 
+    def shared(self, ranks: int) -> Speed:
+        """Of so many ranks together, each of which reads all blocks."""
+        return replace(self, measured=self.measured / ranks, forward=self.forward / ranks, scored=self.scored / ranks)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:

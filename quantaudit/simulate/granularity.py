@@ -6,13 +6,15 @@ inputs of groups while the unquantized model runs anyway.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from compressed_tensors.quantization.utils import calculate_qparams
 from torch import Tensor
 
+from quantaudit.common.ranks.team import gather, in_order, team
 from quantaudit.measure.profile import Profile
 from quantaudit.model.sites import Group
 from quantaudit.quant.lookup import dynamic_scales, fake_quantize_rows
@@ -28,15 +30,24 @@ BIT = 4.0
 
 @dataclass(slots=True)
 class InputErrors:
-    """Sums over tokens of ‖Δx‖² / ‖x‖² at one input. channel_amax: float32 [channels], from calibration."""
+    """Sums over tokens of ‖Δx‖² / ‖x‖² at one input. channel_amax: float32 [channels], from calibration.
+
+    terms: by name, what each call adds, with the index of its sample.
+    """
 
     per_tensor_range: QParams
     channel_amax: Tensor
     tokens: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, list[tuple[int, Tensor]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, x: Tensor) -> None:
-        """x: [..., channels], an input of the unquantized model."""
+    @property
+    def sums(self) -> dict[str, float]:
+        """By name, added up in the order of samples."""
+        ordered = {name: sorted(terms, key=lambda term: term[0]) for name, terms in self.terms.items()}
+        return {name: in_order(torch.stack([term for _, term in terms]).tolist()) for name, terms in ordered.items()}
+
+    def add(self, sample: int, x: Tensor) -> None:
+        """x: [..., channels], an input of the unquantized model. sample: its index."""
         x = x.reshape(1, -1, x.shape[-1])
         if not x.numel():
             return
@@ -48,8 +59,7 @@ class InputErrors:
             "per_channel": calculate_qparams(-amax, amax, INT8),
         }
         for name, (scale, zero_point) in scales.items():
-            error = block_damage(x, fake_quantize_rows(x, scale, zero_point, INT8))
-            self.sums[name] = self.sums[name] + error if name in self.sums else error
+            self.terms[name].append((sample, block_damage(x, fake_quantize_rows(x, scale, zero_point, INT8))))
         self.tokens += x.shape[1]
 
 
@@ -65,7 +75,7 @@ def watch_inputs(groups: Sequence[Group], profile: Profile) -> dict[str, InputEr
     return watched
 
 
-def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[str, Callable[[Tensor], None]]:
+def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[str, Callable[[int, Tensor], None]]:
     """Module path → what takes its input: one member for each tensor that a group reads."""
     return {
         members[0]: watched[group.name].add
@@ -75,13 +85,34 @@ def taps(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> dict[st
     }
 
 
+def of_all_ranks(watched: Mapping[str, InputErrors]) -> dict[str, InputErrors]:
+    """The same errors over what every rank has observed."""
+    if team().size == 1:
+        return dict(watched)
+    own = {
+        name: (
+            errors.tokens,
+            {key: [(sample, float(term)) for sample, term in terms] for key, terms in errors.terms.items()},
+        )
+        for name, errors in watched.items()
+    }
+    parts = gather(own)
+    united = {name: replace(errors, tokens=0, terms=defaultdict(list)) for name, errors in watched.items()}
+    for name, errors in united.items():
+        for tokens, by_key in (part[name] for part in parts):
+            errors.tokens += tokens
+            for key, terms in by_key.items():
+                errors.terms[key] += [(sample, torch.tensor(term, dtype=torch.float64)) for sample, term in terms]
+    return united
+
+
 def granularity_rows(groups: Sequence[Group], watched: Mapping[str, InputErrors]) -> list[GranularityRow]:
-    """One row for each group whose input was observed."""
-    rows = []
+    """One row for each group whose input was observed, on any rank."""
+    rows, watched = [], of_all_ranks(watched)
     for group in groups:
         errors = watched.get(group.name)
         if errors is not None and errors.tokens:
-            means = {name: float(total) / errors.tokens for name, total in errors.sums.items()}
+            means = {name: total / errors.tokens for name, total in errors.sums.items()}
             rows.append(GranularityRow(group=group.name, layer=group.layer, cause=cause(**means), **means))
     return rows
 

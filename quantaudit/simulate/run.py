@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.common.ranks.team import deal, team
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.measure.profile import Profile
 from quantaudit.model.blockwise.alone import check_side_by_side
@@ -86,7 +87,7 @@ def simulate(
         blocks=experiment.architecture.blocks,
         taps=taps(quantizable.groups, watched),
         weights=loaded.weights,
-        progress=stages("scoring the whole model", len(plans) * len(chosen)),
+        progress=stages("scoring the whole model", len(plans) * len(deal(chosen, lambda sample: len(sample.ids)))),
     )
     return Simulation(
         fingerprint=profile.provenance.model.fingerprint,
@@ -142,7 +143,8 @@ def _called_groups(experiment: Experiment, profile: Profile) -> list[Group]:
 
 def _predict_groups(experiment: Experiment, quantizable: Experiment, options: GroupOptions, stages: Stages) -> _Groups:
     effects, with_gradients, note = _replayed(experiment, options, stages)
-    tick = stages("measuring the rounding floor", len(experiment.samples), "samples")
+    own = deal(experiment.samples, lambda sample: len(sample.ids))
+    tick = stages("measuring the rounding floor", len(own), "samples")
     floor = rounding_floor(
         experiment.model,
         experiment.architecture.blocks,
@@ -168,7 +170,7 @@ def _replayed(
     records it runs again, unless all of them were.
     """
     units = units_of("replays")
-    finished = units.get_json("all")
+    finished = team().from_first(units.get_json("all"))
     if finished is not None:
         return [restored(experiment, row) for row in finished["effects"]], finished["gradients"], finished["note"]
     recorded, note = record_pass(experiment, source=options.score, price_alone=options.price_alone, stages=stages)

@@ -3,7 +3,7 @@
 A unit is what takes time and gives little: a batch, a fused group, a sample under one recipe. It is kept in an SQLite
 file as soon as it is finished, so that a process may be killed at any moment. Stages and units are named in the order
 of the program, which a resumed run repeats: what it finds finished it takes over, bit for bit, and computes the rest.
-Nothing is taken over from a run of other inputs, settings, code or libraries.
+Nothing is taken over from a run of other inputs, settings, code or libraries. Each rank keeps what it finished itself.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ from time import perf_counter
 from typing import Any
 
 from quantaudit.common.outputs.claims import Output
+from quantaudit.common.ranks.team import team
 from quantaudit.errors import OutputError
 
 SHARE = 0.02
 """Part of the time that may go into keeping a unit that grows, such as the statistics so far."""
-_FILE = "units.sqlite"
+
+
+def _file_name() -> str:
+    """What this rank keeps its units in."""
+    rank = team().rank
+    return f"units-{rank}.sqlite" if rank else "units.sqlite"
 
 
 class Units:
@@ -86,13 +92,14 @@ class RunState:
         self._output, self._resume, self._say = output, resume, say
         self._stages: Counter[str] = Counter()
         self._file: sqlite3.Connection | None = None
-        if (self._folder / _FILE).is_file() and not resume:
-            when = datetime.fromtimestamp((self._folder / _FILE).stat().st_mtime).astimezone()
+        file = self._folder / _file_name()
+        if file.is_file() and not resume:
+            when = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
             say(
                 f"a run was interrupted here at {when:%Y-%m-%d %H:%M}: --resume goes on from there; "
                 "this one starts at the beginning"
             )
-        elif resume and not (self._folder / _FILE).is_file():
+        elif resume and not file.is_file():
             say("no interrupted run to resume: this one starts at the beginning")
 
     @contextmanager
@@ -108,9 +115,10 @@ class RunState:
         except OutputError:
             self._close()
             if not self._resume:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._forget()
             raise
         token = _RUNNING.set(self)
+        team().at_end(self.done)
         try:
             yield
         except BaseException:
@@ -123,9 +131,20 @@ class RunState:
             self._close()
 
     def done(self) -> None:
-        """The output is written: forget everything."""
+        """The output is written: forget everything, on all ranks."""
         self._close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _forget(self) -> None:
+        """Forget what earlier runs have kept; the first rank forgets it for all, before any begins."""
+        if team().rank == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget what this rank has kept."""
+        for ending in ("", "-wal", "-shm"):
+            (self._folder / f"{_file_name()}{ending}").unlink(missing_ok=True)
 
     def units(self, stage: str) -> Units:
         """Those of a stage: the second of its name has others than the first."""
@@ -147,12 +166,13 @@ class RunState:
 
     def _open(self, identity: Mapping[str, str]) -> None:
         if not self._resume:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._forget()
+        team().from_first(None)  # from here on every rank keeps something there
         differing = self._connect(identity)
         if differing is not None:
             self._say(f"the interrupted run was of other {differing}: this one starts at the beginning")
             self._close()
-            shutil.rmtree(self._folder)
+            self._drop()
             self._connect(identity)
         elif self._resume and (count := self._count()):
             self._say(f"going on after {count:,} finished units of the interrupted run")
@@ -160,7 +180,7 @@ class RunState:
     def _connect(self, identity: Mapping[str, str]) -> str | None:
         """Open the file. Returns in what a run that is kept there differs; None where it is this one, or new."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(self._folder / _FILE, isolation_level=None, check_same_thread=False)
+        self._file = sqlite3.connect(self._folder / _file_name(), isolation_level=None, check_same_thread=False)
         try:
             # One process alone, which holds the run's lock; safe against its end without a wait for the disk.
             for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
@@ -193,7 +213,9 @@ class RunState:
             self._file.close()
         self._file = None
         if empty:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._drop()
+            with suppress(OSError):  # other ranks may have kept something
+                self._folder.rmdir()
 
     @contextmanager
     def _as_outputs(self) -> Iterator[None]:

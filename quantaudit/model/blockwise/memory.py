@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from quantaudit.common.ranks.team import team
 from quantaudit.errors import UsageError
 
 _UNITS = {"": 1, "B": 1} | {
@@ -43,9 +44,15 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def default_budget() -> int:
-    """Bytes that this process may use in all, where nobody says: what it uses, and most of what is available."""
-    return resident_bytes() + int((1 - SPARED) * available_bytes())
+def memory_budget(given: int | None) -> int:
+    """Bytes that this process may use in all. given: to the run, on each machine; by default most of what is available.
+
+    Ranks of one machine have equal parts of it, and none takes any before all have looked.
+    """
+    parts = team().local_size
+    if given is not None:
+        return given // parts
+    return resident_bytes() + team().combined(int((1 - SPARED) * available_bytes()) // parts, min)
 
 
 def give_back() -> None:

@@ -147,10 +147,18 @@ def batches(
             yield Batch(samples=(sample,), input_ids=torch.from_numpy(sample.ids)[None].to(device), inputs=inputs)
 
 
+def batch_sizes(samples: Sequence[TokenizedSample], size: int) -> list[int]:
+    """Tokens, padding included, of every batch that `batches` makes of these samples."""
+    text, pictures = (
+        sorted((len(sample.ids) for sample in samples if (sample.pictures is not None) is with_images), reverse=True)
+        for with_images in (False, True)
+    )
+    return [text[start] * len(text[start : start + size]) for start in range(0, len(text), size)] + pictures
+
+
 def count_batches(samples: Sequence[TokenizedSample], size: int) -> int:
     """How many batches `batches` makes of these samples."""
-    pictures = sum(sample.pictures is not None for sample in samples)
-    return pictures + -(-(len(samples) - pictures) // size)
+    return len(batch_sizes(samples, size))
 
 
 def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:

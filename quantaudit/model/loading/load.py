@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from quantaudit.common.ranks.team import team
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
@@ -84,11 +85,16 @@ class LoadedModel:
 
 
 def parse_device(name: str) -> torch.device:
-    """`auto` (CUDA where there is one, else CPU), or any device torch can use here. Raises UsageError."""
+    """`auto` (CUDA where there is one, else CPU), or any device torch can use here. Raises UsageError.
+
+    Ranks of one machine that ask for no number have one device each, by their local rank.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type != "cpu" and device.index is None and team().local_size > 1:
+            device = torch.device(device.type, team().local_rank)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].partition(" device type at start")[0]

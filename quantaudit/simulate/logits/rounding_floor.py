@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import deal, in_order, joint
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.forward.batches import Batch, batches, forward
@@ -56,27 +57,46 @@ def rounding_floor(
 
     depths: at how many blocks, from the first to the last. Costs a forward pass without a change, and for each depth
     one that begins there, or at the first block where the model's blocks cannot be skipped. weights: of the blocks,
-    where they are on disk; all passes then run side by side. `progress` is called after each sample.
+    where they are on disk; all passes then run side by side. `progress` is called after each sample. Each sample has
+    draws of its own, whatever runs before it: ranks share them, and an interrupted run goes on with the next.
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
     chosen = sorted({round(i * (len(blocks) - 1) / max(depths - 1, 1)) for i in range(depths)})
-    sums = dict.fromkeys(chosen, 0.0)
     units = units_of("rounding floor")
-    finished = units.get_json("samples") or {"samples": 0}
-    if finished["samples"]:
-        sums = dict(zip(chosen, finished["sums"], strict=True))
-        generator.set_state(torch.tensor(list(bytes.fromhex(finished["generator"])), dtype=torch.uint8))
-    progress(finished["samples"])
-    pending = list(batches(samples, 1, pad=0, device=device))[finished["samples"] :]
-    for number, kls in enumerate(_passes(model, blocks, pending, chosen, generator, weights), 1 + finished["samples"]):
-        for depth, kl in kls:
-            sums[depth] += kl
-        state = bytes(generator.get_state().tolist()).hex()
-        units.put_json("samples", {"samples": number, "sums": [*sums.values()], "generator": state})
+    order = list(batches(samples, 1, pad=0, device=device))
+    kept = {_unit(batch): kls for batch in order if (kls := units.get_json(_unit(batch))) is not None}
+    measured: dict[str, list[float]] = joint(kept)
+    own = deal(order, lambda batch: batch.tokens)
+    pending = [batch for batch in own if _unit(batch) not in measured]
+    progress(len(own) - len(pending))
+    passes = _passes(model, blocks, pending, chosen, _Draws(device=device, seed=seed), weights)
+    for batch, kls in zip(pending, passes, strict=True):
+        by_depth = dict(kls)
+        measured[_unit(batch)] = [by_depth[depth] for depth in chosen]
+        units.put_json(_unit(batch), measured[_unit(batch)])
         progress()
+    measured = joint(measured)
+    totals = [in_order(measured[_unit(batch)][place] for batch in order) for place in range(len(chosen))]
     tokens = sum(len(sample.ids) for sample in samples)
-    return RoundingFloor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in sums.values()))
+    return RoundingFloor(depths=tuple(chosen), kl=tuple(max(total / tokens, 0.0) for total in totals))
+
+
+def _unit(batch: Batch) -> str:
+    """Names what one sample gave."""
+    return str(batch.samples[0].index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draws:
+    """What is drawn for each sample and depth."""
+
+    device: torch.device
+    seed: int
+
+    def of(self, sample: TokenizedSample, depth: int) -> torch.Generator:
+        """A generator of its own for one sample and one depth."""
+        (word,) = np.random.SeedSequence([self.seed, sample.index, depth]).generate_state(1)
+        return torch.Generator(self.device).manual_seed(int(word))
 
 
 def _passes(
@@ -84,18 +104,18 @@ def _passes(
     blocks: Sequence[str],
     pending: Sequence[Batch],
     depths: Sequence[int],
-    generator: torch.Generator,
+    draws: _Draws,
     weights: BlockWeights | None,
 ) -> Iterator[Iterable[tuple[int, float]]]:
     """For each sample, depths with KL in nats summed over its tokens."""
     scratch = Scratch()
     if pending and weights is not None:
-        yield from _SideBySide(model, weights, pending, depths, generator, scratch).kls()
+        yield from _SideBySide(model, weights, pending, depths, draws, scratch).kls()
     elif pending:
         samples = [batch.samples[0] for batch in pending]
         skips = len(depths) > 1 and can_skip(model, blocks, samples)
         for batch in pending:
-            yield _perturbed_kls(model, blocks, batch, depths, generator, scratch, skips)
+            yield _perturbed_kls(model, blocks, batch, depths, draws, scratch, skips)
 
 
 def _perturbed_kls(
@@ -103,7 +123,7 @@ def _perturbed_kls(
     blocks: Sequence[str],
     batch: Batch,
     depths: Sequence[int],
-    generator: torch.Generator,
+    draws: _Draws,
     scratch: Scratch,
     skips: bool,
 ) -> Iterator[tuple[int, float]]:
@@ -113,9 +133,10 @@ def _perturbed_kls(
     nothing = torch.empty(0, dtype=torch.int64, device=clean.device)  # losses are not needed
     clean_stats = token_stats(clean, nothing, scratch)
     for depth in depths:
+        generator = draws.of(batch.samples[0], depth)
         with (
             skipped(model, outputs, blocks[:depth]),
-            _input_changed(model.get_submodule(blocks[depth]), lambda x: perturb_ulp(x, generator)),
+            _input_changed(model.get_submodule(blocks[depth]), partial(perturb_ulp, generator=generator)),
         ):
             _, kl = compare(clean, clean_stats, forward(model, batch)[0], nothing, scratch)
         yield depth, float(kl.sum(dtype=torch.float64))
@@ -123,20 +144,14 @@ def _perturbed_kls(
 
 @dataclass(slots=True)
 class _SideBySide:
-    """The same for all samples at once, of a model whose blocks are on disk.
-
-    shapes: by sample, a tensor of the shape and dtype that the first block is given. states: of the generator, by
-    sample and depth, when it would be its turn if samples ran one after the other.
-    """
+    """The same for all samples at once, of a model whose blocks are on disk."""
 
     model: nn.Module
     weights: BlockWeights
     pending: Sequence[Batch]
     depths: Sequence[int]
-    generator: torch.Generator
+    draws: _Draws
     scratch: Scratch
-    shapes: dict[int, Tensor] = field(default_factory=dict)
-    states: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     job: Job | None = None
     clean: tuple[Tensor, TokenStats] | None = None
 
@@ -172,37 +187,18 @@ class _SideBySide:
     def _enters(self, depth: int, x: Tensor) -> Tensor:
         """What the block at a depth is given in place of x."""
         job = self.job
-        if job is None:  # somebody runs the model by themselves
+        # None: somebody runs the model by themselves.
+        if job is None or job.variant == 0 or depth != self.depths[job.variant - 1]:
             return x
-        if job.variant == 0:  # all samples come before the first change
-            self.shapes.setdefault(job.number, torch.empty_like(x, device="meta"))
-        if job.variant == 0 or depth != self.depths[job.variant - 1]:
-            return x
-        if not self.states:
-            self._draw_all()
-        self.generator.set_state(self.states[job.number, job.variant])
-        return perturb_ulp(x, self.generator)
-
-    def _draw_all(self) -> None:
-        """Draw for every sample and depth as if they ran one after the other, and remember where each began."""
-        for number in range(len(self.pending)):
-            for variant in range(1, 1 + len(self.depths)):
-                self.states[number, variant] = self.generator.get_state()
-                _draws(self.shapes[number], self.generator)
-
-
-def _draws(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which elements of x move, bool, and by how many steps, −1 or 1, in an integer of its size."""
-    device, dtype = generator.device, torch.int16 if x.element_size() == 2 else torch.int32
-    chosen = torch.rand(x.shape, generator=generator, device=device) < max(PERTURBED_SHARE, 8 / x.numel())
-    sign = torch.randint(0, 2, x.shape, generator=generator, device=device, dtype=dtype) * 2 - 1
-    return chosen, sign
+        return perturb_ulp(x, self.draws.of(job.sample, depth))
 
 
 def perturb_ulp(x: Tensor, generator: torch.Generator) -> Tensor:
     """A copy of x in which one element in 1,024 is one step of its dtype larger or smaller; zeros stay."""
-    bits = x.contiguous().view(torch.int16 if x.element_size() == 2 else torch.int32)
-    chosen, sign = _draws(x, generator)
+    dtype, device = torch.int16 if x.element_size() == 2 else torch.int32, generator.device
+    chosen = torch.rand(x.shape, generator=generator, device=device) < max(PERTURBED_SHARE, 8 / x.numel())
+    sign = torch.randint(0, 2, x.shape, generator=generator, device=device, dtype=dtype) * 2 - 1
+    bits = x.contiguous().view(dtype)
     moved = (bits + sign).view(x.dtype)
     return torch.where(chosen & (x != 0) & moved.isfinite(), moved, x)
 

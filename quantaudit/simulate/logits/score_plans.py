@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from quantaudit.common.outputs.resume import Units, units_of
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import deal, joint, team
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.model.blockwise.block_weights import BlockWeights
@@ -36,7 +38,9 @@ KEPT_BYTES = 1 << 28
 """Unquantized logits and block outputs kept at once, at most; a larger evaluation runs in several rounds."""
 
 
-_NOTHING: Mapping[str, Callable[[Tensor], None]] = {}
+Taps = Mapping[str, Callable[[int, Tensor], None]]
+"""By module path, what is given a sample's index and the module's input."""
+_NOTHING: Taps = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +63,88 @@ def score_plans(
     plans: Sequence[Plan],
     *,
     blocks: Sequence[str] = (),
-    taps: Mapping[str, Callable[[Tensor], None]] = _NOTHING,
+    taps: Taps = _NOTHING,
     weights: BlockWeights | None = None,
     progress: Advance = no_advance,
 ) -> list[RecipeRow]:
     """Scores of the model under every plan against the unmodified model, on the same tokens.
 
-    blocks: paths of the decoder blocks whose drift is recorded. taps: by module path, what is given its input while the
-    unquantized model runs. weights: of its blocks, where they are on disk; taps are then of modules inside blocks.
-    `progress` is called after each sample and plan. Scores that an interrupted run had are taken over; the unquantized
-    model runs again where something is left to do.
+    blocks: paths of the decoder blocks whose drift is recorded. taps: what is given inputs while the unquantized model
+    runs. weights: of its blocks, where they are on disk; taps are then of modules inside blocks. `progress` is called
+    after each sample and plan. Scores that an interrupted run had are taken over; the unquantized model runs again
+    where something is left to do. Ranks share the samples; what taps are given stays on each of them.
     """
-    units = units_of("scores")
+    units = _Finished.of(units_of("scores"), samples, plans)
+    own = deal(samples, lambda sample: len(sample.ids))
     if weights is None:
-        scores = _scored_in_memory(model, samples, plans, blocks, taps, progress, units)
+        _score_in_memory(model, own, plans, blocks, taps, progress, units)
     else:
-        by_block = _ByBlock(model, weights, samples, plans, blocks, taps, units)
-        scores = by_block.scores(progress)
+        _ByBlock(model, weights, own, plans, blocks, taps, units).score(progress)
+    scores = units.of_all_ranks()
     return [recipe_row(plan, plan_scores) for plan, plan_scores in zip(plans, scores, strict=True)]
 
 
-def _scored_in_memory(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    """Scores by plan, then by the sample's index. units: where they are kept;"""
+
+    units: Units
+    samples: Sequence[TokenizedSample]
+    scores: Sequence[dict[int, SampleScore]]
+
+    @classmethod
+    def of(cls, units: Units, samples: Sequence[TokenizedSample], plans: Sequence[Plan]) -> _Finished:
+        """With the scores that an interrupted run had on any rank."""
+        keys = [f"{plan} {sample.index}" for plan in range(len(plans)) for sample in samples]
+        kept = joint({key: data for key in keys if (data := units.get(key)) is not None})
+        finished = cls(units=units, samples=samples, scores=[{} for _ in plans])
+        finished._restore(kept)
+        return finished
+
+    def add(self, plan: int, score: SampleScore) -> None:
+        """One more, which is kept."""
+        self.scores[plan][score.sample.index] = score
+        if self.units.kept:
+            self.units.put(f"{plan} {score.sample.index}", score.to_bytes())
+
+    def of_all_ranks(self) -> list[list[SampleScore]]:
+        """By plan, then by sample, in their order."""
+        if team().size > 1:
+            own = {
+                f"{plan} {index}": score.to_bytes()
+                for plan, of in enumerate(self.scores)
+                for index, score in of.items()
+            }
+            self._restore(joint(own))
+        return [[of_plan[sample.index] for sample in self.samples] for of_plan in self.scores]
+
+    def _restore(self, kept: Mapping[str, bytes]) -> None:
+        for plan, of_plan in enumerate(self.scores):
+            for sample in self.samples:
+                data = kept.get(f"{plan} {sample.index}")
+                if data is not None and sample.index not in of_plan:
+                    of_plan[sample.index] = SampleScore.from_bytes(sample, data)
+
+
+def _score_in_memory(
     model: nn.Module,
     samples: Sequence[TokenizedSample],
     plans: Sequence[Plan],
     blocks: Sequence[str],
-    taps: Mapping[str, Callable[[Tensor], None]],
+    taps: Taps,
     progress: Advance,
-    units: Units,
-) -> list[list[SampleScore]]:
-    """By plan, then by sample: one after the other."""
-    scores: list[list[SampleScore]] = [[] for _ in plans]
+    finished: _Finished,
+) -> None:
+    """One plan and one sample after the other."""
     weights, scratch = PlanWeights(), Scratch()
     device = next(model.parameters()).device
     for chunk in _chunks(samples, KEPT_BYTES // _bytes_per_token(model, len(blocks))):
-        finished = [_finished(units, index, chunk) for index in range(len(plans))]
-        needed = [s for s in chunk if taps or any(s.index not in scored for scored in finished)]
+        needed = [s for s in chunk if taps or any(s.index not in scored for scored in finished.scores)]
         clean: list[Clean] = []  # what one round keeps is gone before the next begins
-        with module_inputs(model, taps):
-            clean = list(_clean(model, needed, blocks))
-        for index, (plan, scored) in enumerate(zip(plans, finished, strict=True)):
+        clean = list(_clean(model, needed, blocks, taps))
+        for index, (plan, scored) in enumerate(zip(plans, finished.scores, strict=True)):
             pending = [base for base in clean if base.sample.index not in scored]
-            for _ in scored:
+            for _ in [sample for sample in chunk if sample.index in scored]:
                 progress()
             if pending:
                 with (
@@ -108,10 +152,7 @@ def _scored_in_memory(
                     quantized_modules(model, weights.of(model, plan), plan.inputs(device)),
                 ):
                     for score in _scores(model, pending, blocks, scratch, progress):
-                        _keep(units, index, score)
-                        scored[score.sample.index] = score
-            scores[index] += [scored[sample.index] for sample in chunk]
-    return scores
+                        finished.add(index, score)
 
 
 @dataclass(slots=True)
@@ -127,36 +168,33 @@ class _ByBlock:
     samples: Sequence[TokenizedSample]
     plans: Sequence[Plan]
     blocks: Sequence[str]
-    taps: Mapping[str, Callable[[Tensor], None]]
-    units: Units
+    taps: Taps
+    finished: _Finished
     scratch: Scratch = field(default_factory=Scratch)
     clean: dict[int, Clean] = field(default_factory=dict)
     left: Counter[int] = field(default_factory=Counter)
     hidden: dict[int, tuple[int, Hidden]] = field(default_factory=dict)
     drifts: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=lambda: defaultdict(dict))
-    finished: list[dict[int, SampleScore]] = field(default_factory=list)
 
-    def scores(self, progress: Advance) -> list[list[SampleScore]]:
-        """By plan, then by sample."""
+    def score(self, progress: Advance) -> None:
+        """Every sample under every plan."""
         if any(plan.smoothed for plan in self.plans):
             raise MeasurementError(
                 "a recipe that smooths is not simulated block by block", hint="give it enough memory to run whole"
             )
-        self.finished = [_finished(self.units, index, self.samples) for index in range(len(self.plans))]
-        for scored in self.finished:
-            progress(len(scored))
+        for scored in self.finished.scores:
+            progress(sum(sample.index in scored for sample in self.samples))
         for start in range(0, max(len(self.plans), 1), AT_ONCE):
             self._side_by_side(range(start, min(start + AT_ONCE, len(self.plans))), progress)
             self.taps = {}  # they have seen every sample
-        return [[scored[sample.index] for sample in self.samples] for scored in self.finished]
 
     def _side_by_side(self, numbers: Sequence[int], progress: Advance) -> None:
-        pending = [[s for s in self.samples if s.index not in self.finished[number]] for number in numbers]
+        pending = [[s for s in self.samples if s.index not in self.finished.scores[number]] for number in numbers]
         self.left = Counter(sample.index for samples in pending for sample in samples)
         needed = [sample for sample in self.samples if self.taps or self.left[sample.index]]
         jobs = jobs_of(self.model, [needed, *pending])
         plans = PlansByBlock(model=self.model, weights=self.weights, plans=[self.plans[number] for number in numbers])
-        taps: dict[int | None, dict[str, Callable[[Tensor], None]]] = defaultdict(dict)
+        taps: dict[int | None, dict[str, Callable[[int, Tensor], None]]] = defaultdict(dict)
         for path, take in self.taps.items():
             taps[self.weights.index_of(path)][path] = take
 
@@ -164,7 +202,7 @@ class _ByBlock:
         def patched(job: Job, block: int | None) -> Iterator[None]:
             with plans.applied(job.variant - 1 if job.variant else None, block), ExitStack() as stack:
                 if job.variant == 0 and block is not None:
-                    stack.enter_context(module_inputs(self.model, taps[block]))
+                    stack.enter_context(module_inputs(self.model, _of_sample(taps[block], job.sample)))
                 if block is not None and (path := self.weights.blocks[block]) in self.blocks:
                     index = self.blocks.index(path)
                     stack.enter_context(block_outputs(self.model, [path], lambda _, h: self._passed(job, index, h)))
@@ -195,22 +233,15 @@ class _ByBlock:
             return
         drifts = self.drifts.pop((job.variant, index), {})
         score = _compared(self.clean[index], logits, drifts, len(self.blocks), self.scratch)
-        _keep(self.units, number, score)
-        self.finished[number][index] = score
+        self.finished.add(number, score)
         self.left[index] -= 1
         if not self.left[index]:
             del self.clean[index]
 
 
-def _keep(units: Units, plan: int, score: SampleScore) -> None:
-    if units.kept:
-        units.put(f"{plan} {score.sample.index}", score.to_bytes())
-
-
-def _finished(units: Units, index: int, samples: Sequence[TokenizedSample]) -> dict[int, SampleScore]:
-    """Scores that an interrupted run had, under the plan of an index, by the sample's own."""
-    kept = {sample.index: (sample, units.get(f"{index} {sample.index}")) for sample in samples}
-    return {number: SampleScore.from_bytes(sample, data) for number, (sample, data) in kept.items() if data is not None}
+def _of_sample(taps: Taps, sample: TokenizedSample) -> dict[str, Callable[[Tensor], None]]:
+    """By module path, what takes its input while this sample runs."""
+    return {path: partial(take, sample.index) for path, take in taps.items()}
 
 
 @torch.no_grad()
@@ -228,11 +259,16 @@ def score_checkpoint(
     return recipe_row(plan, scores)
 
 
-def _clean(model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str]) -> Iterator[Clean]:
+def _clean(
+    model: nn.Module, samples: Sequence[TokenizedSample], blocks: Sequence[str], taps: Taps = _NOTHING
+) -> Iterator[Clean]:
     scratch = Scratch()
     for sample in samples:
         hidden: dict[int, Hidden] = {}
-        with block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})):
+        with (
+            module_inputs(model, _of_sample(taps, sample)),
+            block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})),
+        ):
             logits = _logits(model, sample)
         yield _as_clean(sample, logits, hidden, scratch)
         del logits  # before the next sample's are computed

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from quantaudit.common.logs import without_library_logs
 from quantaudit.common.outputs.resume import Pace, units_of
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import deal, gather, part_name
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
 from quantaudit.measure.collector import StatisticsCollector
-from quantaudit.measure.finished_batches import run_batches
+from quantaudit.measure.finished_batches import combine_ranks, run_batches
 from quantaudit.measure.profile import Profile
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.attention import eager_attention
@@ -98,16 +99,29 @@ def observed_ranges(
 ) -> Ranges:
     """Output ranges of the modules at `paths` over the calibration samples; those that never ran are left out."""
     units, pace, device = units_of("ranges before smoothing"), Pace(), next(model.parameters()).device
+    key = f"samples{part_name()}"
     with _as_measured(model, profile), _observed(model, paths) as ranges, last_logit_only(model):
-        finished = _restore(units.get("samples"), ranges, device)
+        finished = _restore(units.get(key), ranges, device)
         for number, batch in enumerate(batches(_calibration(samples), 1, pad=0, device=device), 1):
             if number > finished:
                 forward(model, batch)
                 if units.kept and pace.due:
                     with pace.keeping():
-                        units.put("samples", _kept(number, ranges))
+                        units.put(key, _kept(number, ranges))
             progress()
-    return ranges
+    return _over_all_ranks(ranges, device)
+
+
+def _over_all_ranks(ranges: Ranges, device: torch.device) -> Ranges:
+    """Least and greatest values of what all ranks have seen."""
+    united: dict[str, tuple[Tensor, Tensor]] = {}
+    for data in gather(_kept(0, ranges)):
+        part: dict[str, tuple[Tensor, Tensor]] = {}
+        _restore(data, part, device)
+        for path, (low, high) in part.items():
+            before = united.get(path, (low, high))
+            united[path] = torch.minimum(before[0], low), torch.maximum(before[1], high)
+    return united
 
 
 def _kept(samples: int, ranges: Ranges) -> bytes:
@@ -159,15 +173,17 @@ def measured_smoothed(
         run_batches(
             model, gathered, dealt, fired=fired, ran=Counter(), progress=lambda _tokens=1: progress(), stage="smoothed"
         )
+    combine_ranks(gathered, fired, Counter())
     statistics = {key: value for key, value in gathered.result().items() if key[0] in measured}
     return replace(profile, statistics={**profile.statistics, **statistics})
 
 
 def _calibration(samples: Sequence[TokenizedSample]) -> list[TokenizedSample]:
+    """This rank's calibration samples. Raises CorpusError where no rank has any."""
     calibration = [sample for sample in samples if sample.split == "calibration"]
     if not calibration:
         raise CorpusError("no calibration sample to smooth with", hint="give the corpus that the profile is of")
-    return calibration
+    return deal(calibration, lambda sample: len(sample.ids))
 
 
 @contextmanager

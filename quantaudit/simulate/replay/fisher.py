@@ -7,7 +7,7 @@ tensor h on the way, and ½·(g·Δh)² is the KL of changing it by Δh, on aver
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -72,13 +72,30 @@ def sampled_score_gradients(logits: Tensor, generator: torch.Generator) -> Tenso
     """
     rows = logits.reshape(-1, logits.shape[-1])
     gradients = torch.empty_like(rows)
-    u = torch.rand(len(rows), 1, generator=generator, device=rows.device, dtype=torch.float64)
+    u = _uniform(len(rows), generator)
     size = slice_rows(rows.shape[-1], rows.device)
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         p = rows[part].float().softmax(-1)
         gradients[part] = p.scatter_add_(-1, sample_labels(p, u[part]), -torch.ones_like(p[:, :1]))
     return gradients.view_as(logits)
+
+
+def label_states(tokens: Sequence[int], draws: int, generator: torch.Generator) -> list[Tensor]:
+    """Where a generator is before labels are drawn for each of several samples, which may then come in any order.
+
+    tokens: of each sample.
+    """
+    states = []
+    for count in tokens:
+        states.append(generator.get_state())
+        for _ in range(draws):
+            _uniform(count, generator)
+    return states
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(count, 1, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def sample_labels(p: Tensor, u: Tensor) -> Tensor:

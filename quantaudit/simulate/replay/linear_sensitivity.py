@@ -22,6 +22,7 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from torch import Tensor, nn
 
+from quantaudit.common.ranks.team import gather, in_order
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_outputs
 from quantaudit.model.sites import Group
@@ -46,9 +47,11 @@ class RecordedInput:
     """One tensor that Linears of a group read, with the gradients at their outputs.
 
     x: [..., in]. gradients: by member, one [..., out] for each draw. Both in the dtype that the model gave them.
+    number: of the sample, among those of all ranks.
     """
 
     x: Tensor
+    number: int = 0
     gradients: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -57,12 +60,13 @@ class LinearSensitivity:
     """Prices of the experiment's groups under every scheme, summed over the samples of a backward pass.
 
     only: by group name, names of the schemes that it is priced under. Gradients have the dtype of what they are of,
-    sums are float64.
+    sums are float64. terms: what each input adds to a sum, with the number of its sample. number: of the one that runs.
     """
 
     experiment: Experiment
     only: Mapping[str, Container[str]] | None = None
-    totals: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    number: int = 0
+    terms: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     inputs: dict[str, list[RecordedInput]] = field(default_factory=lambda: defaultdict(list))
     aside: dict[int, dict[str, list[RecordedInput]]] = field(default_factory=dict)
 
@@ -70,7 +74,7 @@ class LinearSensitivity:
         """Until the stack closes, record inputs of the Linears and gradients at their outputs."""
         for group in self.experiment.groups:
             for member in group.members:
-                hook = _recorder(self.inputs, group.name, member)
+                hook = _recorder(self, group.name, member)
                 module = self.experiment.model.get_submodule(member)
                 stack.enter_context(watch_outputs(module, hook))
 
@@ -96,8 +100,9 @@ class LinearSensitivity:
             weights = {member: weight_out_in(model.get_submodule(member)).detach() for member in group.members}
             schemes = schemes_of(self.experiment, group, self.only)
             qparams = {scheme.name: ranges.of(scheme, group) for scheme in schemes}
-            for name, total in price_inputs(recorded, weights, schemes, qparams).items():
-                self.totals[group.name, name] += total
+            numbers = [part.number for part in recorded if part.gradients]
+            for name, values in price_inputs(recorded, weights, schemes, qparams).items():
+                self.terms[group.name, name] += zip(numbers, values, strict=True)
 
     def set_aside(self, sample: int) -> None:
         """What was recorded inside the blocks since the last call is of this sample, and there is no more of it."""
@@ -114,12 +119,15 @@ class LinearSensitivity:
         self.flush(inside=True)
 
     def prices(self, count: int) -> PriceList:
-        """count: tokens, times the draws for each."""
-        return {
-            (group.name, scheme.name): finite_mean(self.totals.get((group.name, scheme.name)), count)
-            for group in self.experiment.groups
-            for scheme in self.experiment.schemes
-        }
+        """Over the samples of all ranks. count: their tokens, times the draws for each."""
+        everyone = gather(dict(self.terms))
+        prices: PriceList = {}
+        for key in [
+            (group.name, scheme.name) for group in self.experiment.groups for scheme in self.experiment.schemes
+        ]:
+            terms = sorted((term for part in everyone for term in part.get(key, [])), key=lambda term: term[0])
+            prices[key] = finite_mean(in_order(value for _, value in terms) if terms else None, count)
+        return prices
 
 
 def schemes_of(experiment: Experiment, group: Group, only: Mapping[str, Container[str]] | None) -> list[Scheme]:
@@ -139,8 +147,8 @@ def price_inputs(
     weights: Mapping[str, Tensor],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, QParams | None],
-) -> dict[str, float]:
-    """Σ over tokens and draws of ½·(Σ g·Δy)² by scheme name, for one group.
+) -> dict[str, list[float]]:
+    """Σ over tokens and draws of ½·(Σ g·Δy)² by scheme name, for one group: of each input to which a gradient came.
 
     Schemes without a range are left out, and all of them where no gradient ever came.
 
@@ -152,7 +160,7 @@ def price_inputs(
     variants = {str(scheme.weights): scheme.weights for scheme in usable if scheme.weights is not None}
     gradients = _input_gradients(with_gradient, weights, None)
     changes = {key: _input_gradients(with_gradient, weights, args) for key, args in variants.items()}
-    totals = dict.fromkeys((scheme.name for scheme in usable), 0.0)
+    sums: dict[str, list[float]] = {scheme.name: [] for scheme in usable}
     for index, (recorded, gradient) in enumerate(zip(with_gradient, gradients, strict=True)):
         x = recorded.x.float()
         for scheme in usable:
@@ -163,8 +171,8 @@ def price_inputs(
                 directional += torch.linalg.vecdot(changes[str(scheme.weights)][index], restored)
             if quantizer is not None:
                 directional += torch.linalg.vecdot(gradient, restored - x)
-            totals[scheme.name] += 0.5 * float(directional.square().sum())
-    return totals
+            sums[scheme.name].append(0.5 * float(directional.square().sum()))
+    return sums
 
 
 def _input_gradients(
@@ -202,15 +210,15 @@ def _row_slices(weight: Tensor, args: QuantizationArgs | None) -> Iterator[slice
         yield slice(start, start + rows)
 
 
-def _recorder(by_group: dict[str, list[RecordedInput]], group: str, member: str) -> Any:
+def _recorder(linears: LinearSensitivity, group: str, member: str) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         if not output.requires_grad:
             return
-        x, inputs = first_tensor((*args, *kwargs.values())).detach(), by_group[group]
+        x, inputs = first_tensor((*args, *kwargs.values())).detach(), linears.inputs[group]
         # Members that read one tensor share an entry; experts, which see different tokens, do not.
         recorded = next((r for r in inputs if r.x.data_ptr() == x.data_ptr() and r.x.shape == x.shape), None)
         if recorded is None:
-            recorded = RecordedInput(x)
+            recorded = RecordedInput(x, linears.number)
             inputs.append(recorded)
         output.register_hook(lambda gradient: recorded.gradients[member].append(gradient.detach()))  # type: ignore[no-untyped-call]
 

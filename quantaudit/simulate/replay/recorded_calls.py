@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantaudit.common.ranks.team import deal
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.model.forward.batches import batches, forward, last_logit_only
+from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import first_tensor
 from quantaudit.model.forward.hooks import watch_inputs, watch_outputs
 from quantaudit.simulate.replay.nested import detached
@@ -23,10 +24,12 @@ class Call:
 
     output_gradients: by path inside the block ("" for the block itself), ∂/∂h of that module's output h, one
     [batch, tokens, …] for each draw, in the model's dtype; empty without a backward pass, or where no gradient came.
+    number: of the sample, among those of all ranks.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    number: int = 0
     output_gradients: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
@@ -34,26 +37,31 @@ Calls = dict[str, list[Call]]
 """By block, sample by sample."""
 
 
+def dealt_batches(samples: Sequence[TokenizedSample], device: torch.device) -> list[tuple[int, Batch]]:
+    """This rank's samples, each in a batch of its own, with its number: its place among all, the longest first."""
+    return deal(list(enumerate(batches(samples, 1, pad=0, device=device))), lambda numbered: numbered[1].tokens)
+
+
 @torch.no_grad()
 def record_calls(model: nn.Module, blocks: Sequence[str], samples: Sequence[TokenizedSample]) -> Calls:
     """Arguments of every decoder block's calls: hidden states with their masks and positions. Forward passes alone.
 
-    Memory: the inputs of all blocks for all samples.
+    Of this rank's samples. Memory: the inputs of all blocks for all of them.
     """
     calls: Calls = {path: [] for path in blocks}
-    with ExitStack() as stack:
-        watch_calls(stack, model, calls)
-        stack.enter_context(last_logit_only(model))
-        for batch in batches(samples, 1, pad=0, device=next(model.parameters()).device):
-            forward(model, batch)
+    with last_logit_only(model):
+        for number, batch in dealt_batches(samples, next(model.parameters()).device):
+            with ExitStack() as stack:
+                watch_calls(stack, model, calls, number)
+                forward(model, batch)
     return calls
 
 
-def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls) -> None:
-    """Until the stack closes, calls of the blocks are added to `calls`."""
+def watch_calls(stack: ExitStack, model: nn.Module, calls: Calls, number: int) -> None:
+    """Until the stack closes, calls of the blocks are added to `calls`. number: of the sample that runs."""
 
     def watch(path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls[path].append(Call(detached(args), detached(kwargs)))
+        calls[path].append(Call(detached(args), detached(kwargs), number))
 
     for path in calls:
         block = model.get_submodule(path)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from quantaudit.common.outputs.resume import NO_UNITS, Units
 from quantaudit.common.progress import Advance, no_advance
+from quantaudit.common.ranks.team import part_name
 from quantaudit.model.blockwise.budget import PROGRAM
 from quantaudit.model.blockwise.memory import resident_bytes
 from quantaudit.model.forward.capture import first_tensor
@@ -32,12 +33,22 @@ from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.quantized.modules import InputQuantizer, input_quantizer, quantize_linear, quantized
 from quantaudit.simulate.quantized.plan import plan_weights
 from quantaudit.simulate.replay.backward_pass import RecordedPass
-from quantaudit.simulate.replay.linear_sensitivity import finite_mean, schemes_of
+from quantaudit.simulate.replay.linear_sensitivity import schemes_of
 from quantaudit.simulate.replay.memo import MEMO_BYTES, Memo, ModuleCall, record, remembered
 from quantaudit.simulate.replay.recorded_calls import Call
+from quantaudit.simulate.replay.replayed_sums import (
+    CallSums,
+    PendingCall,
+    ReplayedError,
+    Variants,
+    fetched,
+    of_all_ranks,
+    restored,
+)
 from quantaudit.simulate.replay.residual_branch import ResidualBranch, ResidualBranches
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
+_UNKNOWN = ReplayedError(None, None)
 
 
 def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
@@ -75,6 +86,8 @@ def replay_groups(
 ) -> list[GroupEffect]:
     """Damage of every fused group under every scheme, and its price where the pass had a backward pass.
 
+    Ranks replay the samples that they have recorded; each of them returns the effects over all.
+
     factors: by scheme name, then by group name, [in], where a group is smoothed first: its input is divided by them,
     the columns of its weights multiplied. only: by group name, names of the schemes that it is replayed under; under
     others nothing is measured. price_alone: names of schemes of which no damage is measured, only prices, for which
@@ -84,19 +97,21 @@ def replay_groups(
     Nothing is measured of a group whose static range is not finite; Linears outside the blocks have no damage. The
     recorded calls are forgotten block by block. `progress` is called after each group and variant.
     """
-    model, architecture, schemes = experiment.model, experiment.architecture, experiment.schemes
-    effects: list[GroupEffect] = []
+    model, architecture = experiment.model, experiment.architecture
+    sums: dict[str, Variants] = {}
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]
-        of_block = {group.name: [GroupEffect(group=group, scheme=s) for s in schemes] for group in inside}
-        effects += [effect for of_group in of_block.values() for effect in of_group]
         calls = recorded.calls[path]
         if not calls:  # a layer that the model skips has nothing to replay
             continue
-        pending = [group for group in inside if not _take_over(of_block[group.name], units)]
+        pending = []
         for group in inside:
-            if group not in pending:
-                _tick_all(schemes_of(experiment, group, only), price_alone, progress)
+            kept = restored(units.get_json(_unit(group)))
+            if kept is None:
+                pending.append(group)
+                continue
+            sums[group.name] = kept
+            _tick_all(schemes_of(experiment, group, only), price_alone, progress)
         held = _memo_bytes(experiment, index)
         block = model.get_submodule(path)
         runs = clean_runs(block, path, inside, calls, recorded.branches, memo_bytes=held) if pending else []
@@ -105,27 +120,52 @@ def replay_groups(
             branch = recorded.branches.get(group.name, ResidualBranch())
             chosen = schemes_of(experiment, group, only)
             full = [scheme.name for scheme in chosen if scheme.name not in price_alone]
-            replay = _Replay(experiment, path, group, runs, branch, smoothing, recorded.draws, full)
-            replayed = [effect for effect in of_block[group.name] if effect.scheme in chosen]
-            replay.fill(replayed, _weight_variants(chosen, price_alone), progress, weights_only)
-            units.put_json(group.name, [[e.damage, e.damage_weights_only, e.price] for e in of_block[group.name]])
+            replay = _Replay(experiment, path, group, runs, branch, smoothing, full)
+            alone = _weight_variants(chosen, price_alone)
+            sums[group.name] = replay.variants(chosen, alone, progress, weights_only)
+            units.put_json(_unit(group), sums[group.name])
         calls.clear()
         runs.clear()
     if experiment.weights is not None:
         experiment.weights.drop()
-    outside = [group for group in architecture.groups if group.layer is None]
-    effects += [GroupEffect(group=group, scheme=scheme) for group in outside for scheme in schemes]
-    for effect in effects:
-        effect.price = recorded.prices.get(effect.key, effect.price)
+    return _effects(experiment, of_all_ranks(sums), recorded, only, price_alone)
+
+
+def _unit(group: Group) -> str:
+    """What is kept of a group in a run that may be interrupted: of this rank's samples."""
+    return f"{group.name}{part_name()}"
+
+
+def _effects(
+    experiment: Experiment,
+    sums: Mapping[str, Variants],
+    recorded: RecordedPass,
+    only: Mapping[str, Container[str]] | None,
+    price_alone: Container[str],
+) -> list[GroupEffect]:
+    """Of all groups under all schemes, those outside the blocks last."""
+    groups = [
+        *(g for index, _ in enumerate(experiment.architecture.blocks) for g in experiment.groups if g.layer == index),
+        *(group for group in experiment.groups if group.layer is None),
+    ]
+    effects = []
+    for group in groups:
+        variants, replayed = sums.get(group.name, {}), schemes_of(experiment, group, only)
+        errors = {name: ReplayedError.of(calls, recorded.draws) for name, calls in variants.items()}
+        for scheme in experiment.schemes:
+            effect = GroupEffect(group=group, scheme=scheme)
+            effects.append(effect)
+            if scheme in replayed:
+                error, alone = errors.get(scheme.name, _UNKNOWN), errors.get(_weights_alone(scheme), _UNKNOWN)
+                effect.damage, effect.price = error.damage, error.price
+                effect.damage_weights_only = None if scheme.name in price_alone else alone.damage
+            effect.price = recorded.prices.get(effect.key, effect.price)
     return effects
 
 
-def _take_over(effects: Sequence[GroupEffect], units: Units) -> bool:
-    """Whether a group was replayed by an interrupted run; its effects, one for each scheme, are filled in then."""
-    rows = units.get_json(effects[0].group.name) if effects else None
-    for effect, row in zip(effects, rows or [], strict=rows is not None):
-        effect.damage, effect.damage_weights_only, effect.price = row
-    return rows is not None
+def _weights_alone(scheme: Scheme) -> str:
+    """Names the variant in which weights are quantized as by this scheme, and inputs not at all."""
+    return f"weights {scheme.weights}"
 
 
 def _tick_all(schemes: Sequence[Scheme], price_alone: Container[str], progress: Advance) -> None:
@@ -191,14 +231,6 @@ def steps(
     return sum(len(schemes) + len(_weight_variants(schemes, price_alone)) for schemes in inside)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayedError:
-    """What one replay measured; None where it was not measured or not finite. price: nats per token."""
-
-    damage: float | None
-    price: float | None
-
-
 @dataclass(slots=True)
 class _Replay:
     """One group in its block at `path`, with the block's clean runs. factors: by scheme name, where it is smoothed.
@@ -211,33 +243,28 @@ class _Replay:
     runs: Sequence[CleanRun]
     branch: ResidualBranch
     factors: Mapping[str, Tensor]
-    draws: int
     damage: Container[str]
     weights: dict[tuple[str, int], dict[str, Tensor]] = field(default_factory=dict)
     """Changed weights by how they are quantized and by factor, then by member."""
 
-    def fill(
-        self, effects: Sequence[GroupEffect], variants: Sequence[Scheme], progress: Advance, weights_only: bool
-    ) -> None:
-        """Fill in the group's effects, one for each scheme. variants: those whose weights are replayed alone too, once
-        where quantized alike.
-        """
-        alone: dict[str, ReplayedError] = {}
-        for scheme in variants:
+    def variants(
+        self, schemes: Sequence[Scheme], alone: Sequence[Scheme], progress: Advance, weights_only: bool
+    ) -> Variants:
+        """Every call under each scheme. alone: those whose weights are replayed alone too, once where quantized alike."""
+        variants: Variants = {}
+        for scheme in alone:
             if weights_only and scheme.name not in self.factors:
-                alone[str(scheme.weights)] = self.replay(scheme, None)
+                variants[_weights_alone(scheme)] = self.replay(scheme, None)
             progress()
-        for effect in effects:
-            weights_alone = alone.get(str(effect.scheme.weights))
-            if weights_alone is not None and effect.scheme.name in self.damage:
-                effect.damage_weights_only = weights_alone.damage
-            error = self.error(effect.scheme, weights_alone)
-            if error is not None:
-                effect.damage, effect.price = error.damage, error.price
+        for scheme in schemes:
+            calls = self.under(scheme, variants.get(_weights_alone(scheme)))
+            if calls is not None:
+                variants[scheme.name] = calls
             progress()
+        return variants
 
-    def error(self, scheme: Scheme, weights_alone: ReplayedError | None) -> ReplayedError | None:
-        """What a replay under one scheme measures; None where it has no finite range. weights_alone: where replayed."""
+    def under(self, scheme: Scheme, weights_alone: list[CallSums] | None) -> list[CallSums] | None:
+        """Every call under one scheme; None where it has no finite range. weights_alone: where replayed."""
         qparams = self.experiment.ranges.of(scheme, self.group)
         if scheme.input_activations is None and weights_alone is not None:
             return weights_alone
@@ -246,28 +273,31 @@ class _Replay:
         device, factor = self.runs[0].output.device, self.factors.get(scheme.name)
         return self.replay(scheme, input_quantizer(scheme, qparams, device, factor=factor))
 
-    def replay(self, scheme: Scheme, quantizer: InputQuantizer | None) -> ReplayedError:
-        """Means over all recorded tokens; None where they are not measured or not finite."""
+    def replay(self, scheme: Scheme, quantizer: InputQuantizer | None) -> list[CallSums]:
+        """Every recorded call, with this group quantized."""
         block = self.experiment.model.get_submodule(self.path)
         members, with_damage = inner_paths(self.group, self.path), scheme.name in self.damage
-        damage, price = torch.zeros(2, dtype=torch.float64, device=self.runs[0].output.device)
         weights, inputs = self.changed_weights(scheme), {self.group.name: quantizer}
+        calls = []
         with quantized(self.experiment.model, [self.group], weights, inputs):
             for run in self.runs:
                 with remembered(block, run.memo, members):
                     output, y = self.run_block(block, run) if with_damage else self.run_branch(block, run)
-                if output is not None:
-                    damage += block_damage(run.output, output)
-                clean = self.clean_branch_output(run)
-                if clean is not None and y is not None:
-                    for gradients in run.call.output_gradients.get(self.branch.path, []):
-                        price += fisher_kl(gradients, clean, y)
-        with_gradient = any(self.branch.path in run.call.output_gradients for run in self.runs)
-        tokens = sum(run.output.shape[:2].numel() for run in self.runs)
-        rows = sum(run.output.shape[:-1].numel() for run in self.runs)
-        return ReplayedError(
-            finite_mean(float(damage), rows) if with_damage else None,
-            finite_mean(float(price), tokens * self.draws) if with_gradient else None,
+                calls.append(self.compared(run, output, y))
+        return fetched(calls)
+
+    def compared(self, run: CleanRun, output: Tensor | None, y: Tensor | None) -> PendingCall:
+        """One call against its clean run. output, y: of block and residual branch; None for what did not run."""
+        gradients, clean = run.call.output_gradients.get(self.branch.path), self.clean_branch_output(run)
+        prices = None if gradients is None else list[Tensor]()
+        if gradients is not None and clean is not None and y is not None:
+            prices = [fisher_kl(gradient, clean, y) for gradient in gradients]
+        return PendingCall(
+            number=run.call.number,
+            rows=run.output.shape[:-1].numel(),
+            tokens=run.output.shape[:2].numel(),
+            damage=None if output is None else block_damage(run.output, output),
+            prices=prices,
         )
 
     def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:

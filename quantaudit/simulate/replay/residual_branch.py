@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quantaudit.common.ranks.team import alone
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.forward.capture import first_tensor, with_first_tensor, with_parts
 from quantaudit.model.forward.hooks import replace_outputs
@@ -49,7 +50,8 @@ def find_residual_branches(
 
     Costs that sample's forward pass and some five runs of its blocks.
     """
-    calls = record_calls(model, architecture.blocks, [sample])
+    with alone():
+        calls = record_calls(model, architecture.blocks, [sample])
     branches: dict[str, ResidualBranch] = {}
     for index, path in enumerate(architecture.blocks):
         inside = [group for group in architecture.groups if group.layer == index]

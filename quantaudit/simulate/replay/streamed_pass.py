@@ -66,9 +66,10 @@ class _Block(torch.autograd.Function):
 class StreamedPass:
     """Samples on their way through a model whose blocks are on disk, with everything that is recorded of them.
 
-    branches: where each group's change joins the residual stream, known once gradients have come back; probe: number of
-    the sample that shows it. returned: called with a sample's number when its gradients are through a block; left:
-    with a block's index when those of all samples are.
+    batches: with the numbers of their samples. branches: where each group's change joins the residual stream, known
+    once gradients have come back; probe: number of the sample that shows it. guests: numbers of samples that run for
+    that alone, without gradients, and are not recorded. turned: called with a sample's number when it goes on;
+    returned: when its gradients are through a block; left: with a block's index when those of all samples are.
     """
 
     def __init__(
@@ -76,20 +77,23 @@ class StreamedPass:
         model: Any,
         weights: BlockWeights,
         architecture: Architecture,
-        batches: Sequence[Batch],
+        batches: Sequence[tuple[int, Batch]],
         calls: StoredCalls,
         probe: int,
         progress: Advance = no_advance,
     ) -> None:
         self.branches: dict[str, ResidualBranch] = {}
         self._model, self._weights, self._architecture = model, weights, architecture
-        self._batches, self._calls, self._probe, self._progress = batches, calls, probe, progress
-        self._numbers = {id(batch): number for number, batch in enumerate(batches)}
-        self._number = 0
+        self._calls, self._probe, self._progress = calls, probe, progress
+        self._batches = [batch for _, batch in batches]
+        self._numbers = {id(batch): number for number, batch in batches}
+        self.number = 0
+        self.guests: set[int] = set()
         self._inside = False
         self._visits: dict[int, list[_Visit]] = {index: [] for index in range(len(weights.blocks))}
         self._latest: dict[int, _Visit] = {}
         self._returned: Counter[int] = Counter()
+        self.turned: Callable[[int], None] = lambda _number: None
         self.returned: Callable[[int], None] = lambda _number: None
         self.left: Callable[[int], None] = lambda _index: None
         self._forwards: list[Any] = [model.get_submodule(path).forward for path in weights.blocks]
@@ -117,7 +121,7 @@ class StreamedPass:
         something else too has the gradients of its logits themselves.
         """
         edge, values = get_gradient_edge(logits), logits.detach()
-        edges = _behind(edge, self._latest.get(self._number))
+        edges = _behind(edge, self._latest.get(self.number))
         for draw in range(draws):
             gradients, last = sampled_score_gradients(values, generator), draw + 1 == draws
             if edges is None:
@@ -138,6 +142,7 @@ class StreamedPass:
         """Gradients with respect to the inputs of a block, from those of its outputs; those inside are recorded."""
         path, call = self._weights.blocks[visit.index], visit.call
         ends = self._ends(visit.index)
+        self.turned(visit.number)
         self._calls.bring(call)
         leaves: dict[int, Tensor] = {}
         with torch.enable_grad(), ExitStack() as hooks:
@@ -172,10 +177,11 @@ class StreamedPass:
                 raise RuntimeError(f"a decoder block is handed a graph in a {type(stranger).__name__}")
         order = {key: slot for slot, key in enumerate(inputs)}
         slots = [order.get(id(tensor)) for tensor in tensors_in((args, kwargs))]
-        visit = _Visit(index, self._number, Call(*detached((args, kwargs))), slots)
+        visit = _Visit(index, self.number, Call(*detached((args, kwargs)), self.number), slots)
         self._visits[index].append(visit)
-        self._latest[self._number] = visit
-        self._calls.add(self._weights.blocks[index], visit.call)
+        self._latest[self.number] = visit
+        if self.number not in self.guests:
+            self._calls.add(self._weights.blocks[index], visit.call)
         if not inputs:
             with torch.no_grad():
                 made = self.without_graph(visit)
@@ -213,11 +219,13 @@ class StreamedPass:
 
     def _count_returned(self, visit: _Visit) -> None:
         self._returned[visit.index] += 1
-        if self._returned[visit.index] % len(self._visits[visit.index]) == 0:
+        count = sum(other.number not in self.guests for other in self._visits[visit.index])
+        if self._returned[visit.index] % count == 0:
             self.left(visit.index)
 
     def _turn(self, batch: Batch) -> None:
-        self._number = self._numbers[id(batch)]
+        self.number = self._numbers[id(batch)]
+        self.turned(self.number)
 
     def _passed(self, batch: Batch, done: int, _of: int) -> None:
         # By now the model refers to what it was given no more.
@@ -226,7 +234,8 @@ class StreamedPass:
             if visit.number == number:
                 self._calls.put_away(visit.call)
                 break
-        self._progress()
+        if number not in self.guests:
+            self._progress()
 
 
 def _on_leaves(visit: _Visit, leaves: dict[int, Tensor]) -> tuple[Any, Any]:

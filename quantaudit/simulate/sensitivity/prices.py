@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quantaudit.common.outputs.resume import units_of
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
+from quantaudit.common.ranks.team import deal, team
 from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Group
 from quantaudit.simulate.experiment import Experiment
@@ -38,7 +39,8 @@ def record_pass(
     """
     note: str | None = None
     if source != "damage":
-        tick = stages("taking gradients", len(experiment.samples), "samples")
+        own = deal(experiment.samples, lambda sample: len(sample.ids))
+        tick = stages("taking gradients", len(own), "samples")
         at_linears = experiment.only(outside_blocks(experiment))
         linears = LinearSensitivity(experiment=at_linears, only=_without_head(at_linears, price_alone))
         try:
@@ -85,7 +87,7 @@ def price_groups(
     each sample, and as `replay_groups` does. Raises MeasurementError where the backward pass fails.
     """
     units = units_of("prices")
-    finished = units.get_json("all")
+    finished = team().from_first(units.get_json("all"))
     if finished is not None:
         return {(group, scheme): price for group, scheme, price in finished}
     plain = [scheme for scheme in experiment.schemes if scheme.name not in factors]

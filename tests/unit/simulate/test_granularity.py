@@ -26,9 +26,9 @@ def errors(x: torch.Tensor) -> dict[str, float]:
         per_tensor_range=QParams(min=-amax, max=amax, scale=torch.tensor([amax / 127.5]), zero_point=zero),
         channel_amax=x.abs().amax(0),
     )
-    sums.add(x[:10])
-    sums.add(x[10:])
-    return {name: float(total) / sums.tokens for name, total in sums.sums.items()}
+    sums.add(0, x[:10])
+    sums.add(1, x[10:])
+    return {name: total / sums.tokens for name, total in sums.sums.items()}
 
 
 def direct(x: np.ndarray, scale: np.ndarray) -> float:

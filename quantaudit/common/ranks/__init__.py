@@ -1,0 +1,1 @@
+"""Ranks: processes that share one run. `team` is all that other code knows of them; `processes` joins them."""
