@@ -180,7 +180,8 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, 
     stages(f"loading {files.model.name}", 0)
     memory = limits.memory
     weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
-    if team().combined(memory is None or fits(limits.copies * weights, memory), all):  # all ranks run it one way
+    whole = memory is None or fits(limits.copies * weights, memory)
+    if team().combined(whole, all) or memory is None:  # all ranks run it one way
         return _load(files.model, settings)
     loaded = _load(files.model, settings, by_block=limits.smoothing is None)
     sizes = f"{size_text(weights)} of weights do not fit into {size_text(memory)} of memory"

@@ -18,13 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from quantaudit.common.ranks import team as teams
 from quantaudit.common.ranks.team import Team
 from quantaudit.errors import RankError
 
 if TYPE_CHECKING:
+    from quantaudit.common.ranks.exchange import Exchange
     from quantaudit.common.ranks.watch import Watch
 
 T = TypeVar("T")
@@ -32,8 +33,6 @@ R = TypeVar("R")
 
 JOINING = timedelta(minutes=10)
 """How long ranks wait for each other to start."""
-LONGEST = timedelta(days=30)
-"""Of one exchange between ranks: who waits relies on signs of life instead (`watch`)."""
 LINGER = 10.0
 """Seconds that another rank waits before it ends with an error that the first one may have too, and say better."""
 
@@ -98,14 +97,21 @@ def joined() -> Iterator[None]:
     if watch is None:
         yield
         return
-    import torch.distributed as dist
+    from quantaudit.common.ranks.exchange import Exchange
 
     store = _store(here)
-    everyone = _meet(store, here)
-    watch.begin(store, everyone)
-    dist.init_process_group("gloo", store=store, rank=here.rank, world_size=here.size, timeout=LONGEST)
+    watch.begin(store, _meet(store, here))
+    try:
+        exchange = Exchange(store, here.rank, here.size)
+    except RuntimeError as error:
+        raise watch.error() from error
     members = _Processes(
-        rank=here.rank, size=here.size, local_rank=here.local_rank, local_size=here.local_size, dist=dist, watch=watch
+        rank=here.rank,
+        size=here.size,
+        local_rank=here.local_rank,
+        local_size=here.local_size,
+        exchange=exchange,
+        watch=watch,
     )
     try:
         with teams.joined(members):
@@ -125,21 +131,17 @@ class Finished(SystemExit):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Processes(Team):
-    dist: Any
+    exchange: Exchange
     watch: Watch
 
     def combined(self, value: T, combine: Callable[[list[T]], R]) -> R:
-        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
         with self._explained():
-            self.dist.gather_object(value, values, dst=0)
-        result: Any = combine(values) if values is not None else None
-        return self.from_first(result)  # type: ignore[no-any-return]
+            values = self.exchange.to_first(value)
+        return self.from_first(combine(values) if self.rank == 0 else cast("R", None))
 
     def from_first(self, value: T) -> T:
-        held = [value if self.rank == 0 else None]
         with self._explained():
-            self.dist.broadcast_object_list(held, src=0)
-        return held[0]  # type: ignore[return-value]
+            return cast("T", self.exchange.from_first(value))
 
     def at_end(self, cleanup: Callable[[], None]) -> None:
         if self.rank:
@@ -173,10 +175,10 @@ def failed(message: str, *, of_another: bool = False) -> None:
 
 def _store(here: Place) -> Any:
     """Where ranks leave word for each other. Raises RankError where it is not to be reached."""
-    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     try:
-        return next(dist.rendezvous("env://", timeout=JOINING))[0]
+        return next(rendezvous("env://", timeout=JOINING))[0]
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"rank {here.rank} of {here.size} cannot reach the others: {str(error).splitlines()[0]}",

@@ -189,7 +189,7 @@ class Watch:
         if one["host"] != socket.gethostname() or self._word("stopped", rank) is not None:
             return False
         try:
-            return psutil.Process(one["pid"]).status() == psutil.STATUS_ZOMBIE
+            return bool(psutil.Process(one["pid"]).status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
         except psutil.Error:

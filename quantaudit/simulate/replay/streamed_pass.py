@@ -177,7 +177,8 @@ class StreamedPass:
                 raise RuntimeError(f"a decoder block is handed a graph in a {type(stranger).__name__}")
         order = {key: slot for slot, key in enumerate(inputs)}
         slots = [order.get(id(tensor)) for tensor in tensors_in((args, kwargs))]
-        visit = _Visit(index, self.number, Call(*detached((args, kwargs)), self.number), slots)
+        given: tuple[tuple[Any, ...], dict[str, Any]] = detached((args, kwargs))
+        visit = _Visit(index, self.number, Call(*given, self.number), slots)
         self._visits[index].append(visit)
         self._latest[self.number] = visit
         if self.number not in self.guests:
