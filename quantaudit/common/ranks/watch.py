@@ -26,6 +26,7 @@ BEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 120.0
 """Seconds without one after which a rank is given up: its machine is gone, or its process hangs."""
+_KILLED = "was killed; the system does so where memory runs out"
 _STOPPED = "stopped by SIGTERM, and so were all ranks"
 ENDING = 20.0
 """Seconds in which a rank that is to end does so by itself."""
@@ -44,6 +45,7 @@ class Watch:
         self._store: Any = None
         self._everyone: list[dict[str, Any]] = []
         self._cause: RankError | None = None
+        self._given_up: set[int] = set()
         self._ending = False
         self._wakeup, written = socket.socketpair()
         written.setblocking(False)
@@ -64,6 +66,8 @@ class Watch:
     def fail(self, message: str | None) -> None:
         """This rank ends with an error; None for one that is another rank's."""
         self._ending = True
+        if message is None:
+            self._speak_for_the_first()
         self._leave_word("stopped" if message is None else "failed", message or "")
 
     def leave(self) -> None:
@@ -98,7 +102,7 @@ class Watch:
             if self._store is None or self._ending:
                 continue
             if (cause := self._beat(seen)) is not None:
-                self._cause = self._find() or cause
+                self._cause = cause
                 os.kill(os.getpid(), signal.SIGTERM)
         self._end()
 
@@ -107,13 +111,13 @@ class Watch:
         try:
             self._store.set(f"beat/{self.rank}", json.dumps(time.time()))
         except RuntimeError:
-            return (
-                None
-                if self._ending
-                else RankError("the launcher of the ranks is gone", hint="start them once more, with --resume")
-            )
+            gone = RankError("the launcher of the ranks is gone", hint="start them once more, with --resume")
+            return None if self._ending else gone
         silent = self._silent(seen)
-        return None if silent is None else self._about(silent, "gives no sign of life")
+        if silent is None:
+            return None
+        self._given_up.add(silent)
+        return self._find()
 
     def _signalled(self, seconds: float) -> bool:
         """Whether SIGTERM comes in so many seconds."""
@@ -124,17 +128,20 @@ class Watch:
         """End this rank, which was told to. The first one has some time to do so by itself, and to clean up."""
         if self._ending and self.rank:
             return
-        cause = self.error(_STOPPED) if self.rank == 0 or self._first_is_gone() else None
         if self.rank == 0:
+            cause = self.error(_STOPPED)
             time.sleep(ENDING)
+            if self._word("failed", 0) is None:
+                os.write(self._console, f"error: {cause}\n".encode())
+            os._exit(RankError.exit_code)
+        self._speak_for_the_first()
         self._leave_word("stopped", "")
-        if cause is not None and self._word("failed", 0) is None:
-            os.write(self._console, f"error: {cause}\n".encode())
-        os._exit(RankError.exit_code if cause is not None else 128 + signal.SIGTERM)
+        os._exit(128 + signal.SIGTERM)
 
-    def _first_is_gone(self) -> bool:
-        """Whether the first rank ended without a word, and this is the first of those that are left."""
-        return self.begun and self._word("failed", 0) is None and all(self._dead(rank) for rank in range(self.rank))
+    def _speak_for_the_first(self) -> None:
+        """Say what ended the run, where the first rank can say nothing any more and this is the first that can."""
+        if self.begun and self._word("failed", 0) is None and all(self._dead(rank) for rank in range(self.rank)):
+            os.write(self._console, f"error: {self.error()}\n".encode())
 
     def _silent(self, seen: dict[int, tuple[str | None, float]]) -> int | None:
         """A rank that has given no sign of life for too long; None where there is none."""
@@ -160,7 +167,8 @@ class Watch:
                 return self._about(rank, f"failed: {message}")
         for rank in others:
             if self._dead(rank) and self._word("left", rank) is None:
-                return self._about(rank, "was killed; the system does so where memory runs out")
+                silent = rank in self._given_up
+                return self._about(rank, "gives no sign of life" if silent else _KILLED)
         return None
 
     def _before_it_joined(self, rank: int) -> RankError | None:
@@ -184,7 +192,9 @@ class Watch:
         )
 
     def _dead(self, rank: int) -> bool:
-        """Whether a rank of this machine has ended, by itself or by force, and not because it was stopped."""
+        """Whether a rank is given up, or has ended on this machine, other than because it was stopped."""
+        if rank in self._given_up:
+            return True
         one = self._everyone[rank]
         if one["host"] != socket.gethostname() or self._word("stopped", rank) is not None:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,13 +47,16 @@ def test_the_floor_is_the_kl_of_two_forwards(
     floor = rounding_floor(model, architecture.blocks, samples[:2], depths=2, seed=5)
     assert (weight_bytes(model), hooks(model)) == (before, count)
     assert floor.depths == (0, len(architecture.blocks) - 1)
-    generator = torch.Generator().manual_seed(5)
     expected = [0.0, 0.0]
     for sample in sorted(samples[:2], key=lambda s: (-len(s.ids), s.index)):
         for i, depth in enumerate(floor.depths):
             block = model.get_submodule(architecture.blocks[depth])
+            seed = int(np.random.SeedSequence([5, sample.index, depth]).generate_state(1)[0])
+            generator = torch.Generator().manual_seed(seed)
             p = run(model, sample).double().log_softmax(-1)
-            handle = block.register_forward_pre_hook(lambda _m, args: (perturb_ulp(args[0], generator), *args[1:]))
+            handle = block.register_forward_pre_hook(
+                lambda _m, args, drawn=generator: (perturb_ulp(args[0], drawn), *args[1:])
+            )
             q = run(model, sample).double().log_softmax(-1)
             handle.remove()
             expected[i] += float((p.exp() * (p - q)).sum())
