@@ -250,7 +250,7 @@ class _Replay:
     def variants(
         self, schemes: Sequence[Scheme], alone: Sequence[Scheme], progress: Advance, weights_only: bool
     ) -> Variants:
-        """Every call under each scheme. alone: those whose weights are replayed alone too, once where quantized alike."""
+        """Every call under each scheme. alone: those whose weights are replayed alone too, once where alike."""
         variants: Variants = {}
         for scheme in alone:
             if weights_only and scheme.name not in self.factors:
