@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from quantaudit import cli
 from quantaudit.card.schema import Card, load_card
+from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES
 from quantaudit.measure.profile import Profile, load_profile, save_profile
 from tests.builders import save_checkpoint, tiny_model
 
@@ -79,11 +80,13 @@ def test_a_report_leaves_the_files_of_the_contract(report: Path) -> None:
     assert list((report / "assets").glob("*.png"))
 
 
-def test_the_card_covers_every_linear_and_both_schemes(report: Path) -> None:
+def test_the_card_covers_every_linear_and_the_standard_schemes(report: Path) -> None:
     card = load_card(report / "card.json")
     assert card.simulation is not None
     assert card.coverage.linears == card.coverage.linears_measured == 3 * 7 + 1
-    assert [row.scheme for row in card.verdict.schemes] == ["int8_static_per_tensor", "int8_dynamic_per_token"]
+    judged = [row.scheme for row in card.verdict.schemes]
+    assert tuple(judged[:2]) == INT8_SCHEMES
+    assert len(judged) + len(card.simulation.not_judged) == len(STANDARD_SCHEMES)
     assert all(row.kl is not None and row.kl >= 0 for row in card.simulation.recipes)
     measured = {row.group for row in card.simulation.groups if row.damage is not None}
     assert measured == {row.group for row in card.simulation.groups} - {"lm_head"}
