@@ -71,8 +71,8 @@ def show_verdict(card: Card) -> None:
     """The answer on stdout: a table of schemes, then for each where it breaks and what to do."""
     part = "" if card.corpus.available is None else f", measured on {sample_count(card.corpus)}"
     table = Table(title=escape(f"{card.model.name}, quantized{part}"), title_justify="left")
-    for column in ("scheme", "verdict"):
-        table.add_column(column, no_wrap=True)
+    table.add_column("scheme")  # a narrow terminal wraps titles, and cuts off no number
+    table.add_column("verdict", no_wrap=True)
     for column in ("KL", "top-1", "perplexity"):
         table.add_column(column, justify="right", no_wrap=True)
     for verdict in card.verdict.schemes:
