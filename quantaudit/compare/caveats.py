@@ -22,7 +22,8 @@ declare(
     severity="inconclusive",
     why="A peak grows with the amount and the kind of text, and a KL is a mean over the text that it was taken on: a "
     "difference may be that of the text alone.",
-    remedy=f"{_AGAIN} corpus: `quantaudit report MODEL --corpus C`, with the same --samples, --seed and --max-length.",
+    remedy=f"{_AGAIN} corpus: `quantaudit report MODEL --corpus my-text.jsonl`, with the same --samples, --seed and "
+    "--max-length.",
 )
 declare(
     "QA702",

@@ -67,6 +67,7 @@ def _audit(folder: Path, model: Path) -> None:
     for part, name in enumerate(("a.safetensors", "b.safetensors"), start=1):
         shard = ["--shard", f"{part}/2"]
         assert quantaudit("measure", model, "--corpus", corpus, *small, *shard, "--out", folder / name) == 0
+        shutil.copy(folder / name, folder / f"part-{part}.safetensors")
     arguments = ["--profile", folder / "P", "--recipe", folder / "R.yaml", *budget, "--out", folder / "S.json"]
     assert quantaudit("simulate", model, *arguments) == 0
 

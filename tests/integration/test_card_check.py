@@ -71,7 +71,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda card: card["simulation"]["sites"][0].update(sqnr_db=99.0),
         ".sqnr_db: 99.0 on the card, ",
     ),
-    "scale": (lambda card: card["scales"][0].update(scale=99.0), ".scale: 99.0 on the card, "),
+    "scale": (lambda card: card["scales"][0].update(scale=card["scales"][0]["scale"] / 2), ".scale: "),
     "domain": (lambda card: card["sites"][0]["domains"].pop("a"), ".domains.a: nothing on the card, "),
     "all scales": (lambda card: card["scales"].clear(), "scales[0]: nothing on the card, "),
     "field": (lambda card: card.pop("profile_sha256"), "profile_sha256: nothing on the card, "),
