@@ -23,7 +23,7 @@ from quantaudit.common.rounding import percentage, significant
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantaudit.card.schema import AdviceInfo, Card, SchemeVerdict, Verification
+    from quantaudit.card.schema import AdviceInfo, Card, Verification
     from quantaudit.card.schema.verdict import SealState
     from quantaudit.common.progress import Job
     from quantaudit.model.sites import Architecture
@@ -39,7 +39,7 @@ COLOURS = {"READY": "green", "READY WITH CARE": "yellow", "NOT READY": "red", "I
 
 _SITE_WIDTH = 110
 _EXPLAINED = 2
-"""Schemes whose worst groups are explained in a terminal; the card explains all."""
+"""Schemes that are explained in a terminal, and those that are inconclusive; the card explains all."""
 
 
 def say(text: str) -> None:
@@ -68,7 +68,7 @@ def shared_progress() -> Iterator[Job]:
 
 
 def show_verdict(card: Card) -> None:
-    """The answer on stdout: a table of schemes, then for each where it breaks and what to do."""
+    """The answer on stdout: a table of schemes, then where they break and what to do."""
     part = "" if card.corpus.available is None else f", measured on {sample_count(card.corpus)}"
     table = Table(title=escape(f"{card.model.name}, quantized{part}"), title_justify="left")
     table.add_column("scheme")  # a narrow terminal wraps titles, and cuts off no number
@@ -84,24 +84,21 @@ def show_verdict(card: Card) -> None:
             f"{_number(verdict.perplexity_base)} → {_number(verdict.perplexity)}",
         )
     out.print(table)
-    for number, verdict in enumerate(card.verdict.schemes):
-        if verdict.status != "READY":
-            out.print(Text(f"\n{verdict.title}: {verdict.status}", style=f"bold {COLOURS[verdict.status]}"))
-            out.print(escape(f"{verdict.reason}"), highlight=False)
-            _show_worst(verdict, explained=number < _EXPLAINED)
-            out.print(escape(f"  → {verdict.remedy}"), highlight=False)
-    for row in card.simulation.not_judged if card.simulation else []:
-        out.print(escape(f"\n{row.title}: not judged, as it does not fit this model ({row.reason})"), highlight=False)
-
-
-def _show_worst(verdict: SchemeVerdict, *, explained: bool) -> None:
-    """The groups that hurt most, each with its explanation or all in a line."""
-    if explained:
+    poor = [verdict for verdict in card.verdict.schemes if verdict.status != "READY"]
+    shown = [row for number, row in enumerate(poor) if number < _EXPLAINED or row.status == "INCONCLUSIVE"]
+    for verdict in shown:
+        out.print(Text(f"\n{verdict.title}: {verdict.status}", style=f"bold {COLOURS[verdict.status]}"))
+        out.print(escape(f"{verdict.reason}"), highlight=False)
         for group in verdict.worst_groups:
             out.print(escape(f"  {group.group}: {group.explanation}"), highlight=False)
-    elif verdict.worst_groups:
+        out.print(escape(f"  → {verdict.remedy}"), highlight=False)
+    if others := [row for row in poor if row not in shown and row.worst_groups]:
+        out.print("\nWhat the others lose most at:")
+    for verdict in others:
         names = ", ".join(group.group for group in verdict.worst_groups)
-        out.print(escape(f"  worst: {names}"), highlight=False)
+        out.print(escape(f"  {verdict.title}: {names}"), highlight=False)
+    for row in card.simulation.not_judged if card.simulation else []:
+        out.print(escape(f"\n{row.title}: not judged, as it does not fit this model ({row.reason})"), highlight=False)
 
 
 def _number(value: float | None) -> str:
