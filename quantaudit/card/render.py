@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
-from quantaudit.card.views.answers import answers
+from quantaudit.card.text import USUAL_LEVEL
+from quantaudit.card.views.answers import answers, sizes
 from quantaudit.card.views.card_view import CardView
 from quantaudit.common.outputs.file_set import file_set
 
@@ -23,6 +24,7 @@ _LIMITS = {
     "unmeasured_limit": 20,
     "layer_limit": 12,
     "peak_limit": 10,
+    "leading_schemes": 2,
 }
 PAGES = ("card.html", "card.md", "assets/")
 """What a card is rendered as, below its folder."""
@@ -60,6 +62,8 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
     context = _context(drawn.view) | {
         "answers": answers(drawn.view),
+        "sizes": sizes(drawn.view.card),
+        "usual_level": USUAL_LEVEL,
         "charts": drawn.specs,
         "paper": theme.paper("currentColor", theme.FAINT, None),
         "scripts": scripts,

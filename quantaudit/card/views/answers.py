@@ -116,13 +116,26 @@ def _instead(card: Card) -> str:
 def _bytes(card: Card) -> str:
     infos = card.simulation.schemes if card.simulation else []
     stored = card.model.parameters * _STORED.get(card.model.dtype, 2)
-    parts = []
+    by_size: dict[int, list[str]] = {}
     for info in infos:
         size = scheme_bytes(card, info)
         if size is not None:
-            parts.append(f"{size_text(size)} under {info.title} ({percent(size / stored)})")
+            by_size.setdefault(size, []).append(info.title)
+    parts = [
+        f"{size_text(size)} ({percent(size / stored)}) under {' or '.join(titles)}"
+        for size, titles in sorted(by_size.items())
+    ]
     unquantized = f"Weights take {size_text(stored)} in {card.model.dtype}"
-    return f"{unquantized}, and {', '.join(parts)}." if parts else f"{unquantized}; no quantization was simulated."
+    return f"{unquantized}; {'; '.join(parts)}." if parts else f"{unquantized}; no quantization was simulated."
+
+
+def sizes(card: Card) -> dict[str | None, str]:
+    """Scheme → bytes of all weights under it, in words, of those that are known; None → unquantized. Empty where no
+    scheme's are known."""
+    found = {info.name: scheme_bytes(card, info) for info in (card.simulation.schemes if card.simulation else [])}
+    known: dict[str | None, str] = {name: size_text(size) for name, size in found.items() if size is not None}
+    stored = card.model.parameters * _STORED.get(card.model.dtype, 2)
+    return {None: size_text(stored), **known} if known else {}
 
 
 def scheme_bytes(card: Card, info: SchemeInfo) -> int | None:

@@ -95,3 +95,15 @@ def test_answers_lead_to_sections_of_the_page(card: Card) -> None:
     assert len(links) == 10
     assert [name for name in links if f'id="{name}"' not in page] == []
     assert unescape(listed).count("<dt>") == 10
+
+
+def test_more_schemes_than_lead_stand_in_a_table_and_the_others_are_folded(card: Card) -> None:
+    third = card.verdict.schemes[1].model_copy(update={"title": "A third scheme", "kl": 0.5})
+    page = render_html(
+        card.model_copy(update={"verdict": card.verdict.model_copy(update={"schemes": [*card.verdict.schemes, third]})})
+    )
+    begin, answered = page.index('id="verdict"'), page.index('id="answers"')
+    verdicts = page[begin:answered]
+    assert verdicts.index("A third scheme") < verdicts.index("<details>") < verdicts.rindex("A third scheme")
+    assert [verdicts.count(row.title) for row in card.verdict.schemes] == [2, 2]
+    assert "Verdicts of all schemes" not in render_html(card)
