@@ -103,4 +103,5 @@ def test_the_demo_differs_from_itself_by_the_rounding_floor_at_most(demo_loaded:
     kl = score_checkpoint(model, other, samples, nothing).kl
     floor = rounding_floor(model, discover(model).blocks, samples).at(0)
     assert kl is not None
-    assert 0 < kl <= floor
+    # The floor is itself estimated, from perturbations that are drawn: other draws give one that is some 10 % off.
+    assert 0 < kl <= 1.1 * floor

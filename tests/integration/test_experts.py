@@ -28,6 +28,7 @@ from quantaudit.model.sites import discover
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
 from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from quantaudit.policy import load_policy
+from quantaudit.quant.standard import choose_schemes
 from quantaudit.settings import Settings
 from quantaudit.simulate.granularity import watch_inputs
 from tests.builders import differences, loaded_from, random_corpus
@@ -314,7 +315,8 @@ def test_granularity_is_calibrated_on_the_same_tokens_as_scales(
 
 
 def subject_of(settings: Settings, loaded: LoadedModel, corpus: TokenizedCorpus) -> AuditInputs:
-    return AuditInputs(settings=settings, loaded=loaded, corpus=corpus, schemes=(), recipes=(), arithmetic="native")
+    chosen = choose_schemes("int8", (), [])
+    return AuditInputs(settings=settings, loaded=loaded, corpus=corpus, chosen=chosen, recipes=(), arithmetic="native")
 
 
 @pytest.mark.parametrize(("measured", "asked"), [("all", "routed"), ("routed", "all")])

@@ -30,7 +30,9 @@ DYNAMIC = resource_dir("recipes") / "w8a8_dynamic.yaml"
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(6)]
+    # No two of them alike: near copies are no evidence.
+    numbers = [", ".join(str((i + 7) * (k + 3) ** 2 % 997) for k in range(i + 8)) for i in range(6)]
+    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {text}."} for i, text in enumerate(numbers)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -11,13 +11,13 @@ from markupsafe import Markup
 
 from quantaudit.card.readme.badge import shields_json, svg
 from quantaudit.card.readme.document import BEGIN, END, lines_of
-from quantaudit.card.readme.facts import family, folder_name, hub_id, report_command, scheme_lines
 from quantaudit.card.readme.recipe import served
 from quantaudit.card.render import headroom
 from quantaudit.card.schema import Card
 from quantaudit.card.templates import markdown_environment, run
 from quantaudit.card.text import USUAL_LEVEL
 from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.facts import family, folder_name, hub_id, report_command, scheme_lines
 
 FOLDER = "quantaudit"
 """Folder next to the README."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from quantaudit.card.readme.facts import family, report_command
 from quantaudit.card.schema import Card, SchemeVerdict
 from quantaudit.card.text import USUAL_LEVEL, counted, number, percent
 from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.facts import family, report_command
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.provenance import ModuleInfo
 from quantaudit.quant.weight_bytes import weight_bytes

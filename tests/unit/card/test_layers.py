@@ -11,6 +11,7 @@ import quantaudit.card
 FOLDER = Path(quantaudit.card.__file__).parent
 FLOORS = {
     "text": 0,
+    "published": 0,
     "schema": 1,
     "seal": 2,
     "sections": 2,
