@@ -315,7 +315,7 @@ def test_granularity_is_calibrated_on_the_same_tokens_as_scales(
 
 
 def subject_of(settings: Settings, loaded: LoadedModel, corpus: TokenizedCorpus) -> AuditInputs:
-    chosen = choose_schemes("int8", (), [])
+    chosen = choose_schemes("int8", (), {})
     return AuditInputs(settings=settings, loaded=loaded, corpus=corpus, chosen=chosen, recipes=(), arithmetic="native")
 
 

@@ -31,7 +31,7 @@ DYNAMIC = resource_dir("recipes") / "w8a8_dynamic.yaml"
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
     # No two of them alike: near copies are no evidence.
-    numbers = [", ".join(str((i + 7) * (k + 3) ** 2 % 997) for k in range(i + 8)) for i in range(6)]
+    numbers = [", ".join(str((i + 7) * (k + 3) ** 2 % 997) for k in range(i + 8)) for i in range(15)]
     rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {text}."} for i, text in enumerate(numbers)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -126,7 +126,7 @@ def test_a_recipe_that_is_not_predicted_ends_inconclusively(
     assert (code, "INCONCLUSIVE" in out) == (3, True)  # one sample says nothing of others
     more = ("--card", card, "--evaluation-tokens", 512)
     code, out, _ = run(capsys, "verify", recipe, model, *more, "--policy", strict)
-    assert (code, "NOT READY" in out) == (1, True)
+    assert (code, "NOT READY" in out) == (1, True), out
 
 
 def test_a_calibration_that_loses_the_causal_mask_is_told(model: Path, folder: Path, capsys: Capture) -> None:
