@@ -257,10 +257,9 @@ def test_the_whole_audit_runs_with_images(subject: AuditInputs, folder: Path, co
     assert all(row.kl is not None and row.kl > 0 for row in simulation.recipes)
     inside = [row for row in simulation.groups if row.layer is not None]
     assert all(row.price is not None for row in inside)
-    assert {row.scheme for row in inside if row.damage is not None} == {
-        "int8_static_per_tensor",
-        "int8_dynamic_per_token",
-    }
+    replayed = [row for row in inside if row.scheme in ("int8_static_per_tensor", "int8_dynamic_per_token")]
+    assert replayed
+    assert all(row.damage is not None for row in replayed)
     assert simulation.evaluation.tokens == sum(len(sample.ids) for sample in chosen)
     vision = tower(subject.loaded.model)
     priced = [row.price for row in simulation.groups if set(row.members) & vision]
