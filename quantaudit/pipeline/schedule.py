@@ -38,7 +38,9 @@ from quantaudit.simulate.cost import (
     scheme_seconds,
     single_passes,
 )
+from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.quantized.plan import Plan
 
 PROBED = 3
 """Samples that are timed."""
@@ -46,6 +48,7 @@ TAPPED = 1.3
 """A pass with every site tapped, in passes without; measured by `benchmarks/overhead.py`."""
 _BLOCKS = 2
 """Decoder blocks that are timed of a model that runs block by block."""
+_NO_CHANGE = Plan(name="", title="", schemes={}, qparams={}, groups=0)
 PATIENCE = 4.0
 """Seconds that one kind of pass is timed for, about."""
 
@@ -104,9 +107,14 @@ def _with_damage(inputs: AuditInputs) -> list[Scheme]:
 
 
 def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
-    """Time passes over a few samples of typical length, after one that warms up. What is not asked for is NaN."""
+    """Time passes over a few samples of typical length, after one that warms up. What is not asked for is NaN.
+
+    Passes of the simulation are timed on what it will run on, which is cut shorter than what is measured.
+    """
     loaded, nothing = inputs.loaded, float("nan")
-    samples = typical(inputs.corpus.samples, max(PROBED, inputs.settings.measure.batch_size) + 1)
+    count = max(PROBED, inputs.settings.measure.batch_size) + 1
+    samples = typical(inputs.corpus.samples, count)
+    evaluated = typical(tuple(select(inputs.corpus.samples, inputs.settings.simulate.evaluation_tokens)), count)
 
     def bare(chosen: list[TokenizedSample]) -> None:
         with last_logit_only(loaded.model):
@@ -114,7 +122,8 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
                 forward(loaded.model, batch)
 
     def logits(chosen: list[TokenizedSample]) -> None:
-        score_plans(loaded.model, chosen, [])
+        """Two passes with logits: of the model, and of the model under a plan that changes nothing."""
+        score_plans(loaded.model, chosen, [_NO_CHANGE])
 
     def tap(chosen: list[TokenizedSample]) -> None:
         # The second pass of `auto` has a cost of its own, that a few samples cannot show.
@@ -126,8 +135,8 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
             return _by_block(inputs, loaded.weights, samples)
         return Speed(
             measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
-            forward=_per_token(bare, samples, loaded.device) if scored else nothing,
-            scored=_per_token(logits, samples, loaded.device) if scored else nothing,
+            forward=_per_token(bare, evaluated, loaded.device) if scored else nothing,
+            scored=_per_token(logits, evaluated, loaded.device) / 2 if scored else nothing,
         )
 
 

@@ -28,12 +28,14 @@ CLEAN = 1.0
 """A clean run of every block."""
 REPLAYED = 1.5
 """All groups replayed under one scheme, each from where it begins."""
-PRICED = 0.8
+PRICED = 1.4
 """The same for prices alone, each group up to its residual branch."""
 MIXTURES = 2
 """Recipes of two schemes that every simulation scores too."""
 SCORED = 1.3
 """The whole model under one recipe, with logits."""
+SCORED_OTHER = 2.0
+"""The same under a scheme that is priced alone: FP8, FP4 and groups round more slowly than INT8."""
 RENDERED, RENDERED_SITE = 3.0, 0.03
 """Seconds of card, charts and files, and of every site on them: of one thread of a common machine."""
 FIVE_MINUTES = 300.0
@@ -101,8 +103,7 @@ def count_weights(schemes: Sequence[Scheme]) -> int:
 def forward_passes(work: Work) -> float:
     """Of the simulation, over its evaluation tokens; where prices rest on groups simulated alone, it takes less."""
     recorded = 1 + 1 + ANCHORS if work.by_damage else BACKWARD
-    replays, scores = replay_passes(work), 1 + SCORED * (work.schemes + MIXTURES + work.recipes)
-    return recorded + replays + FLOOR + single_passes(work.single) + scores
+    return recorded + replay_passes(work) + FLOOR + single_passes(work.single) + score_passes(work)
 
 
 def replay_passes(work: Work) -> float:
@@ -111,9 +112,15 @@ def replay_passes(work: Work) -> float:
     return CLEAN + REPLAYED * full + PRICED * work.priced_alone
 
 
+def score_passes(work: Work) -> float:
+    """With logits: the model unmodified, and under every scheme, mixture and recipe."""
+    like_int8 = work.schemes - work.priced_alone + MIXTURES + work.recipes
+    return 1 + SCORED * like_int8 + SCORED_OTHER * work.priced_alone
+
+
 def scheme_seconds(work: Work, speed: Speed) -> float:
     """What one scheme more takes, priced alone and scored on the whole model."""
-    return (PRICED * speed.forward + SCORED * speed.scored) * work.evaluated
+    return (PRICED * speed.forward + SCORED_OTHER * speed.scored) * work.evaluated
 
 
 def single_passes(count: int) -> int:
@@ -133,7 +140,7 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
         ROUNDING: floor * logits,
         SINGLE: SCORED * single * logits,
         **{title: speed.measured * tokens for title, tokens in work.calibrations},
-        SCORING: (1 + SCORED * (work.schemes + MIXTURES + work.recipes)) * logits,
+        SCORING: score_passes(work) * logits,
         RENDERING: rendering(work.rendered) if work.rendered else 0.0,
     }
     if not work.evaluated:

@@ -101,7 +101,8 @@ def test_the_demo_differs_from_itself_by_the_rounding_floor_at_most(demo_loaded:
     other.forward = in_float32(model.forward, model)
     nothing = Plan(name="float32", title="products in float32", schemes={}, qparams={}, groups=0)
     kl = score_checkpoint(model, other, samples, nothing).kl
-    floor = rounding_floor(model, discover(model).blocks, samples).at(0)
+    # The other arithmetic is one more of the least changes, of which a floor draws one: one of several is as large.
+    blocks = discover(model).blocks
+    floors = [rounding_floor(model, blocks, samples, depths=1, seed=seed).at(0) for seed in range(8)]
     assert kl is not None
-    # The floor is itself estimated, from perturbations that are drawn: other draws give one that is some 10 % off.
-    assert 0 < kl <= 1.1 * floor
+    assert 0 < kl <= max(floors)

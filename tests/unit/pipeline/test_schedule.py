@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.pipeline import schedule
+from quantaudit.pipeline.prepare import prepare
+from quantaudit.settings import Settings
 from tests.builders import random_corpus
 
 CPU = torch.device("cpu")
@@ -40,3 +45,23 @@ def test_a_slow_machine_is_kept_waiting_for_one_short_sample_at_most(monkeypatch
     monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
     schedule._per_token(machine.work, list(random_corpus([40, 36, 33, 30]).samples), CPU)
     assert machine.passes == [1, 1]
+
+
+def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_token(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but while the projection runs on more than the last token."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"Row {i}: {i * 7919 % 997} and {i**3}."}) + "\n" for i in range(12)))
+    inputs = prepare(Settings.of(model=str(tiny_folder), corpus=str(text), device="cpu", evaluation_tokens=64))
+    now = 0.0
+
+    def counted(_module: object, arguments: tuple[torch.Tensor], _output: object) -> None:
+        nonlocal now
+        rows = arguments[0][..., 0].numel()
+        now += rows if rows > 1 else 0
+
+    inputs.loaded.model.get_output_embeddings().register_forward_hook(counted)
+    monkeypatch.setattr(schedule, "perf_counter", lambda: now)
+    speed = schedule.probe(inputs, tapped=False)
+    assert (speed.forward, speed.scored) == (0.0, pytest.approx(1.0))
