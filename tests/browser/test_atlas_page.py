@@ -9,7 +9,7 @@ import pytest
 
 import quantaudit
 from quantaudit.card.schema import dump_card
-from tests.browser.test_card_page import _prefer, _requests, browser
+from tests.browser.test_card_page import _requests, browser, visit
 from tests.unit.compare.subjects import a_card
 
 __all__ = ["browser"]
@@ -24,21 +24,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quantaudit.atlas(folder / "cards", folder / "site", published=True)[1]
 
 
-def _open(browser: Any, path: Path, width: int = 1280, scheme: str = "light") -> None:
-    browser.get("about:blank")
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    _prefer(browser, scheme)
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(path.as_uri())
-
-
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
 def test_pages_are_silent_offline_and_fit(browser: Any, page: Path, width: int, scheme: str) -> None:
     family = next((page.parent / "families").glob("ling*.html"))
     for path in (page, family):
-        _open(browser, path, width, scheme)
+        visit(browser, path, width=width, scheme=scheme)
         assert browser.get_log("browser") == []
         assert _requests(browser) == [path.as_uri()]
         overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -49,7 +39,7 @@ def test_a_column_sorts_by_keyboard_both_ways_with_the_unknown_last(browser: Any
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    _open(browser, page)
+    visit(browser, page)
 
     def column(number: int) -> list[str]:
         cell = "row => row.cells[arguments[0]].innerText"

@@ -78,9 +78,17 @@ def _save(card: Card, folder: Path) -> Path:
 
 
 def _open(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-    """Open the page in an empty tab with fresh logs and wait for its charts."""
+    """Open a page with charts, and wait for them."""
     from selenium.webdriver.support.ui import WebDriverWait
 
+    visit(browser, path, width=width, scheme=scheme)
+    WebDriverWait(browser, 30).until(
+        lambda session: session.execute_script("return document.documentElement.dataset.charts") == "drawn"
+    )
+
+
+def visit(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    """Open a page in an empty tab with fresh logs."""
     browser.get("about:blank")
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -88,9 +96,6 @@ def _open(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light")
     browser.get_log("browser")
     browser.get_log("performance")
     browser.get(path.as_uri())
-    WebDriverWait(browser, 30).until(
-        lambda session: session.execute_script("return document.documentElement.dataset.charts") == "drawn"
-    )
 
 
 def _prefer(browser: Any, scheme: str) -> None:

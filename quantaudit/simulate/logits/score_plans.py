@@ -86,7 +86,7 @@ def score_plans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Finished:
-    """Scores by plan, then by the sample's index. units: where they are kept;"""
+    """Scores by plan, then by the sample's index. units: where they are kept."""
 
     units: Units
     samples: Sequence[TokenizedSample]
