@@ -34,7 +34,7 @@ $(DEMO): $(INSTALLED)
 	touch $@
 
 demo: $(DEMO) ## Audit SmolLM2-135M-Instruct on 96 samples of all domains: a verdict and quantaudit-demo/card.html
-	$(BIN)/quantaudit report demo --samples 96 --evaluation-tokens 2048 --out quantaudit-demo --force
+	$(BIN)/quantaudit report demo --samples 96 --evaluation-tokens 1024 --out quantaudit-demo --force
 
 test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

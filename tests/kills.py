@@ -28,6 +28,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads of a process that has some
 CARD = ("--card", "card/card.json")
 TEXT = ("--corpus", "texts.jsonl", "--evaluation-tokens", "64")
+FEW = ("--schemes", "int8")
 GOAL = ("--model", "model", "--no-smoothing", "--max-kl", "1e-9")
 MEASURE = ("--corpus", "texts.jsonl", "--force", "--seed", "3")
 
@@ -43,7 +44,7 @@ class Command:
 
 COMMANDS = {
     "report": Command(
-        line=("report", "model", *TEXT, "--seed", "3", "--out", "card", "--force"), places=("card",), resumes=True
+        line=("report", "model", *TEXT, *FEW, "--seed", "3", "--out", "card", "--force"), places=("card",), resumes=True
     ),
     "advise": Command(
         line=("advise", "static.yaml", *CARD, *TEXT, *GOAL, "--out", "new.yaml", "--force"),
@@ -238,8 +239,8 @@ def build(folder: Path) -> Path:
     for name in ("static", "dynamic"):
         shutil.copy(resource_dir("recipes") / f"w8a8_{name}.yaml", folder / f"{name}.yaml")
     for line in (
-        ("report", "model", *TEXT, "--out", "card"),
-        ("report", "model", *TEXT, "--seed", "5", "--out", "other"),
+        ("report", "model", *TEXT, *FEW, "--out", "card"),
+        ("report", "model", *TEXT, *FEW, "--seed", "5", "--out", "other"),
         ("render", "card/card.json", "--out", "page"),
         ("measure", "model", "--corpus", "texts.jsonl", "--out", "m.safetensors"),
         ("verify", "dynamic.yaml", "model", *CARD, *TEXT, "--save", "saved"),

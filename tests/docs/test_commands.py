@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -83,12 +84,17 @@ def test_a_command_that_prepares_something_exists(command: Command) -> None:
 
 
 @pytest.mark.parametrize("command", of("python", synopsis=False))
-def test_a_program_of_the_repository_can_be_started(command: Command) -> None:
+def test_a_program_of_the_repository_can_be_started(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its file or module is there, and its options are known. What benchmarks print is tested with them."""
     if command.words[1] == "-m":
         assert importlib.util.find_spec(command.words[2])
         return
-    start = [sys.executable, command.words[1], "--help"]
-    done = subprocess.run(start, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert set(re.findall(OPTION, command.text)) <= set(re.findall(OPTION, done.stdout))
+    program = ROOT / command.words[1]
+    monkeypatch.syspath_prepend(program.parent)
+    monkeypatch.setattr(sys, "argv", [str(program), "--help"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(program), run_name="__main__")
+    assert not stop.value.code
+    assert set(re.findall(OPTION, command.text)) <= set(re.findall(OPTION, capsys.readouterr().out))

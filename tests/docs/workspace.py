@@ -18,7 +18,7 @@ MODELS = ("MODEL", "my-checkpoint", "Qwen/Qwen2.5-1.5B-Instruct")
 CORPORA = ("my-text.jsonl", "mine.jsonl")
 RECIPES = ("recipe.yaml", "my-recipe.yaml", "R.yaml", "advised.yaml")
 ARTIFACTS = ("CHECKPOINT", "Llama-3.2-1B-W8A8")
-SMALL = {"--samples": "8", "--max-length": "48", "--evaluation-tokens": "64"}
+SMALL = {"--samples": "8", "--max-length": "48", "--evaluation-tokens": "64", "--schemes": "int8"}
 """What every command is given in addition to what it says, where its verb has the option."""
 
 

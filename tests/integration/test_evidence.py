@@ -35,7 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def card_of(model: Path, rows: Rows, folder: Path) -> Card:
     corpus = write_corpus(folder / "text.jsonl", rows)
-    return audit(Settings.of(model=str(model), corpus=str(corpus), score="damage", evaluation_tokens=700)).card
+    settings = Settings.of(str(model), str(corpus), score="damage", evaluation_tokens=700, scheme_set="int8")
+    return audit(settings).card
 
 
 def status(card: Card) -> str:

@@ -89,13 +89,13 @@ def test_no_verb_asks_any_other_machine(guarded: Path, tiny_folder: Path, tmp_pa
     short = ("--evaluation-tokens", "64")
     card = ("--card", "card/card.json")
     verbs: list[tuple[str, ...]] = [
-        ("report", str(tiny_folder), *corpus, *short, "--score", "damage", "--out", "card"),
+        ("report", str(tiny_folder), *corpus, *short, "--score", "damage", "--schemes", "int8", "--out", "card"),
         ("sites", str(tiny_folder)),
         ("measure", str(tiny_folder), *corpus, "--shard", "1/2", "--out", "one.safetensors"),
         ("measure", str(tiny_folder), *corpus, "--shard", "2/2", "--out", "two.safetensors"),
         ("merge", "one.safetensors", "two.safetensors", "--out", "both.safetensors"),
         ("scales", "both.safetensors", "--out", "scales.safetensors"),
-        ("simulate", str(tiny_folder), "--profile", "both.safetensors", *short, "--score", "damage", "--out", "s.json"),
+        ("simulate", str(tiny_folder), "--profile", "both.safetensors", *short, "--schemes", "int8", "--out", "s.json"),
         ("render", "card/card.json", "--out", "again"),
         ("insert", "card/card.json", "README.md"),
         ("gate", "recipe.yaml", *card),

@@ -27,9 +27,19 @@ from quantaudit.simulate.records import RecipeRow
 from quantaudit.verify.oneshot import Pipeline, load_saved, run_oneshot, saved_parameters, with_saved_ranges
 from tests.builders import builtin_corpus, loaded_from
 
-pytestmark = pytest.mark.checkpoint
-
 RECIPES = ("w8a8_static", "w8a8_dynamic", "fp8_static", "w8a8_static_moving_average", "w8a8_smoothquant")
+IN_FLOAT32 = ("w8a8_static", "w8a8_smoothquant")
+"""Those that run with products in float32 too: ranges that are observed, and weights that are smoothed by them."""
+
+pytestmark = [
+    pytest.mark.checkpoint,
+    pytest.mark.parametrize(
+        ("arithmetic", "trial"),
+        [*(("native", name) for name in RECIPES), *(("float32", name) for name in IN_FLOAT32)],
+        indirect=True,
+        scope="module",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,9 @@ class Trial:
     real: RecipeRow
 
 
-@pytest.fixture(scope="module", autouse=True, params=["native", "float32"])
+@pytest.fixture(scope="module", autouse=True)
 def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Everything here holds under either."""
+    """That of all that runs here, llm-compressor included."""
     with float32_products(torch.bfloat16) if request.param == "float32" else nullcontext():
         yield request.param
 
@@ -64,7 +74,7 @@ def samples(corpus: TokenizedCorpus) -> list[TokenizedSample]:
     return select(corpus.samples, 384)
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module")
 def trial(
     request: pytest.FixtureRequest,
     demo_loaded: LoadedModel,

@@ -50,8 +50,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-REPORT = ("report", "model", "--corpus", "texts.jsonl", "--evaluation-tokens", "32", "--out", "card")
-CARD = ("--card", "card/card.json", "--corpus", "texts.jsonl", "--evaluation-tokens", "32")
+TEXT = ("--corpus", "texts.jsonl", "--evaluation-tokens", "32")
+REPORT = ("report", "model", *TEXT, "--schemes", "int8", "--out", "card")
+CARD = ("--card", "card/card.json", *TEXT)
 ADVISE = (*CARD, "--model", "model")
 
 

@@ -82,14 +82,14 @@ def test_a_rank_is_killed_and_the_run_goes_on_to_the_bytes_of_one_process(tmp_pa
     rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(7)]
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    command = ("report", tmp_path / "model", "--corpus", texts, "--evaluation-tokens", "96")
+    command = ("report", tmp_path / "model", "--corpus", texts, "--evaluation-tokens", "96", "--schemes", "int8")
 
     killed = torchrun(tmp_path, "tests.killed_rank", "9", *command, "--out", tmp_path / "two")
     (error,) = re.findall(r"^error: .*", killed.stderr, re.MULTILINE)
     log = re.fullmatch(r"error: rank 1 \(process \d+ on \S+\) was killed; .* its log is (\S+)", error)
     assert log is not None
     assert "replaying blocks" in Path(log[1]).read_text(encoding="utf-8")
-    assert re.search(r"rank +: 0 .*\n +exitcode +: 2 ", killed.stderr)
+    assert killed.returncode != 0  # of the launcher, which may end the other rank before that has found out
     assert killed.stdout == ""
 
     resumed = torchrun(tmp_path, "quantaudit", *command, "--out", tmp_path / "two", "--resume")

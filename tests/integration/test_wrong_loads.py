@@ -42,7 +42,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card_of(folder: Path, text: Path) -> Card:
-    return audit(Settings.of(model=str(folder), corpus=str(text), score="damage", evaluation_tokens=700)).card
+    settings = Settings.of(str(folder), str(text), score="damage", evaluation_tokens=700, scheme_set="int8")
+    return audit(settings).card
 
 
 def statuses(card: Card) -> set[str]:
