@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -22,9 +21,8 @@ from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
 from quantaudit.simulate.sensitivity.recipe_estimate import (
     RecipeEstimate,
-    error_factor,
+    estimate_factor,
     estimate_of,
-    uniform_recipes,
 )
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
@@ -120,23 +118,12 @@ def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:
 
 
 def _with_margin(estimated: Score, simulations: Sequence[Simulation], policy: Policy) -> Score:
-    """An estimate with its interval: how far estimates of the simulated recipes miss, or the policy's margin where too
-    few were simulated, and the sampling error of what it rests on. The two are independent, and add as squares of
-    logarithms.
-
-    The sampling error is the largest relative one of the recipes that show how prices add up, at the policy's level:
-    all were taken on the same tokens as the prices. Of a recipe with groups of unknown price only the lower end is
-    known, of those that have one.
-    """
+    """An estimate with its interval: of a recipe with groups of unknown price the lower end alone, of the others."""
     kl = estimated.kl if estimated.kl is not None else estimated.kl_low
-    if estimated.source == "measured" or kl is None:
+    factor = estimate_factor(simulations, policy.evaluation.level, policy.gate.estimate.margin)
+    if estimated.source == "measured" or kl is None or factor is None:
         return estimated
     evaluations = [simulation.evaluation for simulation in simulations]
-    rows = [row for simulation in simulations for row, _ in uniform_recipes(simulation)]
-    intervals = [(row.kl, kl_interval(row, policy.evaluation)) for row in rows]
-    errors = [(interval.high - kl) / kl for kl, interval in intervals if interval is not None and kl]
-    margin = error_factor(simulations, policy.evaluation.level) or policy.gate.estimate.margin
-    factor = math.exp(math.hypot(math.log(margin), math.log1p(max(errors, default=0.0))))
     return estimated.model_copy(
         update={
             "kl_low": kl / factor,

@@ -7,7 +7,7 @@ Prices are second-order and add up. What a sum leaves out is measured on the mod
 - Where prices are large, the next order is no longer small, and prices of the same groups share their errors. A
   simulated recipe shows how far its KL lies above or below its prices' sum; smaller sums bend in proportion.
 
-One function answers for gate, advise, card and benchmark: `fit_estimate`; how far its answers miss, `error_factor`.
+One function answers for gate, advise, card and benchmark: `fit_estimate`; how far its answers miss, `estimate_factor`.
 Imports no torch.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quantaudit.simulate.records import RecipeRow, Simulation
-from quantaudit.stats.interval import student_t
+from quantaudit.stats.interval import mean_interval, student_t
 
 if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
@@ -156,6 +156,26 @@ def error_factor(simulations: Iterable[Simulation], level: float) -> float | Non
         return None
     spread = math.sqrt(sum(error**2 for error in errors) / len(errors))
     return max(math.exp(student_t(level, len(errors) + 1) * spread), LEAST_FACTOR)
+
+
+def estimate_factor(simulations: Sequence[Simulation], level: float, margin: float | None) -> float | None:
+    """By which factor the KL of a recipe may lie to either side of its estimate, at a two-sided level.
+
+    How far estimates of the simulated recipes miss, or `margin` where too few were simulated, and the sampling error of
+    what the estimate rests on, which is the largest relative one of the recipes that show how prices add up: all were
+    taken on the same tokens as the prices. The two are independent, and add as squares of logarithms. None where
+    neither errors nor a margin are known.
+    """
+    errors = error_factor(simulations, level) or margin
+    if errors is None:
+        return None
+    rows = [row for simulation in simulations for row, _ in uniform_recipes(simulation)]
+    sampling = [
+        mean_interval(row.kl, row.kl_stderr, row.samples, level).high / row.kl - 1
+        for row in rows
+        if row.kl and row.kl_stderr is not None and row.samples >= 2
+    ]
+    return math.exp(math.hypot(math.log(errors), math.log1p(max(sampling, default=0.0))))
 
 
 def with_estimates(
