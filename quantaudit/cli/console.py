@@ -84,6 +84,7 @@ def show_verdict(card: Card) -> None:
             f"{_number(verdict.perplexity_base)} → {_number(verdict.perplexity)}",
         )
     out.print(table)
+    out.print(escape(card.verdict.headline), style="bold", highlight=False)
     poor = [verdict for verdict in card.verdict.schemes if verdict.status != "READY"]
     shown = [row for number, row in enumerate(poor) if number < _EXPLAINED or row.status == "INCONCLUSIVE"]
     for verdict in shown:

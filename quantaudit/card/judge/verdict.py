@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from quantaudit.card.judge.headline import headline
 from quantaudit.card.judge.simulated import GOOD_SQNR_DB, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
 from quantaudit.card.text import counted, share_in_words
@@ -20,7 +21,7 @@ STOPPERS = {"QA104", "QA106", "QA109", "QA110", "QA111", "QA112", "QA114"}
 BROKEN = "QA102"
 """Finding of a model that is not ready, quantized or not."""
 FEW = 3
-"""Schemes up to which each is spoken of by itself, and remedies that are named."""
+"""Remedies that are named."""
 _BETTER = 0.75
 """A remedy is named where it brings the KL below this share of the scheme's own."""
 
@@ -71,30 +72,14 @@ def decide(
             )
         )
     limits = VerdictLimits(kl=list(policy.kl.both), top1=list(policy.top1.both), level=policy.evaluation.level)
-    return Verdict(**named, headline=headline(schemes, findings), schemes=schemes, limits=limits)
+    text = _with_why(headline(schemes, simulation.schemes, by_name), findings)
+    return Verdict(**named, headline=text, schemes=schemes, limits=limits)
 
 
-def headline(schemes: Sequence[SchemeVerdict], findings: Sequence[Finding] = ()) -> str:
-    """Status of every scheme, and where the worst one breaks; of a model that is unsound, why."""
-    text = _statuses(schemes)
+def _with_why(text: str, findings: Sequence[Finding]) -> str:
+    """A headline; of a model that is unsound, with the reason."""
     unsound = next((finding for finding in findings if finding.code in {BROKEN, *STOPPERS}), None)
-    if unsound is not None:
-        return f"{text} {_sentence(unsound)}"
-    broken = next((v for v in schemes if v.status == "NOT READY" and v.worst_groups), None)
-    if broken is not None:
-        groups = ", ".join(f"`{group.group}`" for group in broken.worst_groups)
-        text += f" {'It' if len(schemes) <= FEW else broken.title} breaks first at {groups}."
-    return text
-
-
-def _statuses(schemes: Sequence[SchemeVerdict]) -> str:
-    """What each scheme is; of more than FEW, those of one status together."""
-    if len(schemes) <= FEW:
-        return "; ".join(f"{verdict.title} is {verdict.status}" for verdict in schemes) + "."
-    titles: dict[Status, list[str]] = {"READY": [], "READY WITH CARE": [], "NOT READY": [], "INCONCLUSIVE": []}
-    for verdict in schemes:
-        titles[verdict.status].append(verdict.title)
-    return " ".join(f"{status}: {'; '.join(names)}." for status, names in titles.items() if names)
+    return text if unsound is None else f"{text} {_sentence(unsound)}"
 
 
 def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRow], count: int = 3) -> list[WorstGroup]:

@@ -41,7 +41,7 @@ def _worst_line(schemes: Sequence[SchemeVerdict]) -> str:
     if row is None:
         return ""
     groups = [f"{visible(group.group, _NAME)} {percent(group.share)}" for group in row.worst_groups[:GROUPS_SHOWN]]
-    return f"shares of the damage under {visible(row.title, _TITLE)}: {', '.join(groups)}"
+    return f"shares of {row.worst_groups[0].share_of} under {visible(row.title, _TITLE)}: {', '.join(groups)}"
 
 
 def _findings_line(findings: Sequence[Finding]) -> str:

@@ -101,7 +101,8 @@ def test_a_passing_sqnr_does_not_hide_a_tensor_that_rounds_to_zero(card: Card) -
 def test_the_headline_says_whether_and_where(card: Card) -> None:
     _, verdict = audit(card, simulation_of(card))
     assert verdict.headline.startswith(
-        "INT8 static per tensor is NOT READY; INT8 dynamic per token is READY WITH CARE."
+        "It runs with care: INT8 with a scale for each token. "
+        "INT8 with one fixed scale for each tensor breaks it, first at `"
     )
     assert all(f"`{group.group}`" in verdict.headline for group in verdict.schemes[0].worst_groups)
 
