@@ -231,11 +231,30 @@ def _culprit(data: Any, places: Sequence[Keys], positions: YamlPositions, path: 
                 name, allow_registered=True, allow_experimental=True, **deepcopy(data[stage][group][name])
             )
         except Exception as error:
-            return _explained(error, keys, positions, path)
+            at = () if isinstance(error, ValidationError) else _unusable(data[stage][group][name])
+            return _explained(error, keys, positions, path, at)
     return _explained(whole, (), positions, path)
 
 
-def _explained(error: Exception, keys: Keys, positions: YamlPositions, path: str) -> RecipeError:
+def _unusable(arguments: Any, keys: Keys = ()) -> Keys:
+    """Where the first argument lies that no scheme can be made with, such as text for a number; () for none."""
+    from compressed_tensors.quantization import QuantizationArgs
+
+    for key, value in arguments.items() if isinstance(arguments, dict) else ():
+        if isinstance(value, dict) and (found := _unusable(value, (*keys, key))):
+            return found
+        if keys and key in QuantizationArgs.model_fields:
+            try:
+                QuantizationArgs(**{key: value})
+            except ValidationError:
+                continue  # it may be right together with others
+            except Exception:  # the validators' own mistakes over a value of another kind
+                return (*keys, key)
+    return ()
+
+
+def _explained(error: Exception, keys: Keys, positions: YamlPositions, path: str, at: Keys = ()) -> RecipeError:
+    """at: below `keys`, the argument that the error is about, where it does not say so itself."""
     name = keys[-1] if keys else "recipe"
     hint = "llm-compressor refuses this recipe; correct the argument"
     if isinstance(error, ValidationError):
@@ -250,4 +269,5 @@ def _explained(error: Exception, keys: Keys, positions: YamlPositions, path: str
                 )
         return RecipeError(f"{name}: {explain(error)}", where=f"{path}:{positions.line(place)}", hint=hint)
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return RecipeError(f"{name}: {reason}", where=f"{path}:{positions.line(keys)}", hint=hint)
+    argument = f"{'.'.join(map(str, at))}: " if at else ""
+    return RecipeError(f"{name}: {argument}{reason}", where=f"{path}:{positions.line((*keys, *at))}", hint=hint)

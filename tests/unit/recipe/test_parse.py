@@ -94,6 +94,13 @@ def test_several_stages_and_groups_keep_their_places() -> None:
         (GOOD + "   bad: indent\n", "r.yaml:9", "not YAML", "indentation"),
         (GOOD.replace('"re:.*gate"', "*gate"), "r.yaml:8", "not YAML: found undefined alias", "quoted"),
         (GOOD.replace('"re:.*gate"', "!!python/object:os.system {}"), "r.yaml:8", "only Python can build", "tags"),
+        (
+            "s_stage:\n  m_modifiers:\n    QuantizationModifier:\n      config_groups:\n        g:\n"
+            "          targets: [Linear]\n          weights:\n            num_bits: 4\n            group_size: 1e20\n",
+            "r.yaml:9",
+            "config_groups.g.weights.group_size: '<' not supported",
+            "correct",
+        ),
         ("---\na: 1\n---\nb: 2\n", "r.yaml:3", "not YAML: but found another document", "indentation"),
         (GOOD.replace("scheme: W8A8", "{a: 1"), "r.yaml:", "not YAML", "indentation"),
         (
