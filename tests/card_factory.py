@@ -18,6 +18,7 @@ from quantaudit.card.schema import (
     ExceedanceRow,
     Finding,
     GlobalPeak,
+    MagnitudesRow,
     Peak,
     PeakStability,
     PeakSummary,
@@ -216,8 +217,17 @@ def make_site(name: str, kind: str, layer: int | None, amax: float | None, **ove
         "massive": 3 if size > 1000 else 0,
         "peaks": [peak],
         "domains": {domain: size * (1 - 0.1 * rank) for rank, domain in enumerate(DOMAINS)},
+        "magnitudes": make_magnitudes(amax, size**0.2 / 2) if kind == "linear_input" and amax else None,
     }
     return SiteRow(**(parts | overrides))
+
+
+def make_magnitudes(amax: float, median: float) -> MagnitudesRow:
+    """A bell over the octaves around the median, and one element at the peak."""
+    middle, last = math.floor(math.log2(median)), math.floor(math.log2(amax))
+    first = max(middle - 9, last - 31)
+    bell = [int(1e7 * math.exp(-(((octave - middle) / 2.5) ** 2) / 2)) for octave in range(first, last)]
+    return MagnitudesRow(parts=1, first=first, zeros=400, below=7, counts=[*bell, 1])
 
 
 def _wave(layer: int, seed: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,7 +13,16 @@ from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide
 from quantaudit.card.redact import redact, redact_simulation
-from quantaudit.card.schema import Card, Coverage, GlobalPeak, Peak, PeakSummary, SiteRow, check_simulation
+from quantaudit.card.schema import (
+    Card,
+    Coverage,
+    GlobalPeak,
+    MagnitudesRow,
+    Peak,
+    PeakSummary,
+    SiteRow,
+    check_simulation,
+)
 from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.seal import seal
 from quantaudit.card.sections import experts
@@ -24,6 +34,7 @@ from quantaudit.measure.profile import Profile
 from quantaudit.policy import Policy
 from quantaudit.provenance import SPLITS, SiteInfo, Unmeasured
 from quantaudit.simulate.records import ScaleRow, Simulation
+from quantaudit.stats.octaves import octaves
 from quantaudit.stats.peaks import Peaks
 from quantaudit.stats.site import SiteStatistics, summary
 
@@ -125,6 +136,7 @@ def site_row(profile: Profile, site: SiteInfo) -> SiteRow:
         massive=whole.massive,
         peaks=_peaks(profile, whole.peaks),
         domains=_domains(profile, whole),
+        magnitudes=_magnitudes(whole) if site.kind == "linear_input" else None,
     )
 
 
@@ -212,6 +224,11 @@ def _peaks(profile: Profile, peaks: Peaks) -> list[Peak]:
             )
         )
     return rows
+
+
+def _magnitudes(whole: SiteStatistics) -> MagnitudesRow | None:
+    counted = octaves(whole.distribution)
+    return None if counted is None else MagnitudesRow.model_validate(asdict(counted))
 
 
 def _domains(profile: Profile, whole: SiteStatistics) -> dict[str, float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from quantaudit.card.schema import Card, dump_card
@@ -15,6 +16,7 @@ from quantaudit.card.templates import html_environment, markdown_environment, ru
 from quantaudit.card.text import USUAL_LEVEL
 from quantaudit.card.views.answers import answers, sizes
 from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.inspector import inspections, packed
 from quantaudit.common.outputs.file_set import file_set
 
 _LIMITS = {
@@ -62,6 +64,8 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
     context = _context(drawn.view) | {
         "answers": answers(drawn.view),
+        "inspections": _inspections(drawn.view),
+        "inspector_chart": _inspector_chart(drawn.view),
         "sizes": sizes(drawn.view.card),
         "usual_level": USUAL_LEVEL,
         "charts": drawn.specs,
@@ -120,6 +124,20 @@ def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]
     section, images = render_markdown(drawn, template_dir)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
     return {name: text.encode("utf-8") for name, text in texts.items()} | images
+
+
+def _inspections(view: CardView) -> Markup:
+    """What the inspector shows, as JSON that is safe inside a page: short, as there may be hundreds of groups."""
+    return htmlsafe_json_dumps(packed(inspections(view)), ensure_ascii=False, separators=(",", ":"))
+
+
+def _inspector_chart(view: CardView) -> dict[str, Any] | None:
+    """The one specification that draws every tensor's distribution; None where the card holds none."""
+    from quantaudit.card.charts import distribution
+    from quantaudit.card.charts.draw import specification
+
+    chart = distribution.chart(view)
+    return None if chart is None else specification(chart)
 
 
 def _specifications(view: CardView) -> Specifications:

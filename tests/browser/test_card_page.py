@@ -121,8 +121,9 @@ def test_page_is_silent_offline_drawn_and_fits(browser: Any, page: Path, width: 
     assert _requests(browser) == [page.as_uri()]
     overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert browser.execute_script(overflow) <= 0
-    count_marks = "p => p.querySelectorAll('svg [role=graphics-symbol]').length"
-    marks = browser.execute_script(f"return [...document.querySelectorAll('.plot')].map({count_marks})")
+    # A cell of the layer map opens what is known of its group, so that it is a button.
+    count_marks = "p => p.querySelectorAll('svg [role=graphics-symbol], svg [role=button]').length"
+    marks = browser.execute_script(f"return [...document.querySelectorAll('[data-chart]')].map({count_marks})")
     assert len(marks) == CHARTS
     # The curve of an advice has a handful of points, the others one or more a layer.
     assert all(count > 20 for count in marks[:-1])

@@ -69,6 +69,11 @@ def first(path: str, **values: Any) -> Change:
     return change
 
 
+def magnitudes(**values: Any) -> Json:
+    """A distribution of a few values up to a peak of 20."""
+    return {"parts": 1, "first": 2, "zeros": 0, "below": 0, "counts": [3, 2, 1], **values}
+
+
 def every(path: str, **values: Any) -> Change:
     """All rows of a table with these values."""
 
@@ -228,6 +233,9 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("minimum above maximum", first("sites", min=9e9), 2, "min"),
     ("quantile above the peak", first("sites", p99=1e9), 2, "p99"),
     ("more values not finite than there are", first("sites", nonfinite=10**15), 2, "finite"),
+    ("more magnitudes than values", first("sites", magnitudes=magnitudes(zeros=10**15)), 2, "magnitudes hold"),
+    ("magnitudes that end below the peak", first("sites", magnitudes=magnitudes(first=-40)), 2, "magnitudes end"),
+    ("magnitudes beyond all numbers", first("sites", magnitudes=magnitudes(first=10**9)), 2, "first"),
     ("headroom of another model", first("peak", fp16_headroom=1e9), 2, "headroom"),
     ("headroom taken away", first("peak", fp16_headroom=None), 2, "headroom"),
     ("verdict on what was not simulated", lambda card: card["verdict"]["schemes"].append(VERDICT), 2, "not simulated"),
@@ -248,6 +256,7 @@ NEIGHBORS: list[tuple[str, Change]] = [
     ("a price of zero", estimated(first("simulation.groups", price=0.0))),
     ("worst groups as a report names them", worst(lambda card: None)),
     ("the error of its only domain", lambda card: domain_errors(kl_stderr=row(card)["kl_stderr"])(card)),
+    ("magnitudes up to the peak", first("sites", magnitudes=magnitudes())),
     ("no clipping at all", first("simulation.sites", clip_rate=0.0, zeroed_fraction=0.0)),
 ]
 POLICIES: list[tuple[str, str, str]] = [

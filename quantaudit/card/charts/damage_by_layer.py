@@ -15,13 +15,18 @@ DESCRIPTION = "Heat map of block damage by layer and projection under the static
 
 
 def data(view: CardView) -> list[dict[str, Any]]:
-    """Rows of the static scheme; a damage of zero takes the shade of the smallest one that is not zero."""
+    """Rows of the static scheme; a damage of zero takes the shade of the smallest one that is not zero.
+
+    index: the group's place in `view.groups`, by which a page opens it.
+    """
     lines = [line for line in view.groups_by_layer if line.damage is not None]
     positive = [line.damage for line in lines if line.damage]
     if not positive:
         return []
+    places = {line.group: index for index, line in enumerate(view.groups)}
     return [
         {
+            "index": places[line.group],
             "group": visible(line.group),
             "layer": line.layer,
             "projection": visible(line.projection, limit=40),

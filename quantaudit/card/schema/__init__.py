@@ -20,7 +20,16 @@ from quantaudit.card.schema.agreement import (
     site_problems,
     stability_problems,
 )
-from quantaudit.card.schema.measured import Coverage, GlobalPeak, Landscape, Peak, PeakSummary, PublishedPeak, SiteRow
+from quantaudit.card.schema.measured import (
+    Coverage,
+    GlobalPeak,
+    Landscape,
+    MagnitudesRow,
+    Peak,
+    PeakSummary,
+    PublishedPeak,
+    SiteRow,
+)
 from quantaudit.card.schema.places import ExpertLayer, ExpertsInfo, PersistentChannel, PlaceRow, PlacesInfo
 from quantaudit.card.schema.recipes import (
     AdviceChange,
@@ -64,6 +73,7 @@ __all__ = [
     "Finding",
     "GlobalPeak",
     "Landscape",
+    "MagnitudesRow",
     "Peak",
     "PeakStability",
     "PeakSummary",

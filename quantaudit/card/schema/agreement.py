@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from quantaudit.card.schema.measured import FP16_MAX, Coverage, PeakSummary, SiteRow
+from quantaudit.card.schema.measured import FP16_MAX, Coverage, MagnitudesRow, PeakSummary, SiteRow
 from quantaudit.card.schema.stability import StabilityInfo
 from quantaudit.provenance import CorpusInfo, SplitInfo
 from quantaudit.simulate.records import ScaleRow, repeated
@@ -95,6 +95,21 @@ def _of_one_tensor(site: SiteRow) -> Iterator[str]:
         yield f"{site.nonfinite + site.massive:,} of {site.tokens * site.channels:,} values are massive or not finite"
     if site.tokens and site.channels and site.amax is None and not site.nonfinite:
         yield "its amax is not known, although all of its values are finite"
+    if site.magnitudes is not None:
+        yield from _of_its_values(site, site.magnitudes)
+
+
+def _of_its_values(site: SiteRow, magnitudes: MagnitudesRow) -> Iterator[str]:
+    """Where counts of |x| cannot be those of the tensor: more than it has values, or not up to its amax."""
+    values = magnitudes.zeros + magnitudes.below + sum(magnitudes.counts)
+    if values + site.nonfinite > site.tokens * site.channels:
+        yield f"magnitudes hold {values:,} values, of {site.tokens * site.channels - site.nonfinite:,} finite ones"
+    if site.amax:
+        # Counted after rounding to 16 bits, which can move the largest value into the next bin.
+        last = magnitudes.first + len(magnitudes.counts) - 1
+        low, high = (math.log2(site.amax * factor) * magnitudes.parts for factor in (1 - COARSE, 1 + COARSE))
+        if not magnitudes.counts[-1] or not math.floor(low) <= last <= math.floor(high):
+            yield f"magnitudes end in the bin from {2 ** (last / magnitudes.parts):g}, which does not hold its amax"
 
 
 def peak_problems(peak: PeakSummary, sites: Sequence[SiteRow]) -> Iterator[str]:

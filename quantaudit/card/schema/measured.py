@@ -61,6 +61,18 @@ class Coverage(Row):
     unmeasured: list[Unmeasured]
 
 
+class MagnitudesRow(Row):
+    """Counts of |x| over both splits in bins of equal ratio: bin i holds 2^((first + i) / parts) ≤ |x| <
+    2^((first + i + 1) / parts).
+    """
+
+    parts: Positive = Field(le=4, description="bins of an octave")
+    first: int = Field(ge=-1024, le=1024)
+    zeros: Count
+    below: Count = Field(description="values other than zero under the first bin")
+    counts: list[Count] = Field(min_length=1, max_length=32)
+
+
 class SiteRow(Row):
     """One observed tensor over both splits. amax … rms in the tensor's units; median, p99 … of |x|."""
 
@@ -86,6 +98,11 @@ class SiteRow(Row):
     )
     peaks: list[Peak]
     domains: dict[str, Magnitude] = Field(description="domain → amax")
+    magnitudes: MagnitudesRow | None = Field(
+        default=None,
+        description="distribution of |x|, of tensors that a Linear reads; null for the others, where nothing but zeros "
+        "is finite, and in older cards",
+    )
 
 
 class PublishedPeak(Row):
