@@ -13,7 +13,7 @@ from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.inspector import Inspection, inspections
 from tests.browser.test_card_page import _open, _requests, browser
 from tests.card_factory import make_card
-from tests.unit.card.test_render import hostile_card
+from tests.unit.card.test_render import poison
 
 __all__ = ["browser"]
 pytestmark = pytest.mark.browser
@@ -157,7 +157,7 @@ def test_the_focus_finds_its_cell_when_the_map_was_drawn_again(browser: Any, pag
 
 def test_hostile_names_are_text(browser: Any, tmp_path: Path) -> None:
     payload = "\u202e</script><img src=x onerror=window.pwned=1><script>window.pwned=1</script>" + "x" * 10_000
-    page = _save(hostile_card(payload), tmp_path)
+    page = _save(Card.model_validate(poison(make_card(2).model_dump(), payload)), tmp_path)
     _open(browser, page, width=400)
     browser.execute_script(f"document.querySelector('{ROW}').click()")
     name = shown(browser)[0]

@@ -16,7 +16,7 @@ from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.inspector import Inspection, inspections, packed
 from quantaudit.simulate.records import GroupRow, Simulation
 from tests.card_factory import DYNAMIC, STATIC, make_card
-from tests.unit.card.test_render import hostile_card
+from tests.unit.card.test_render import poison
 
 LAYERS = 4
 WORST = "layers.3.mlp.down_proj"
@@ -137,7 +137,7 @@ def test_older_cards_have_no_distribution_and_are_opened_without_it(card: Card) 
 
 
 def test_names_stay_short_and_hide_nothing() -> None:
-    hostile = hostile_card("\u202e<b>`|" + "x" * 10_000)
+    hostile = Card.model_validate(poison(make_card(2).model_dump(), "\u202e<b>`|" + "x" * 10_000))
     packed_text = json.dumps(packed(inspections(CardView(hostile))))
     assert "u202e" in packed_text
     assert "\\u202e" not in packed_text.replace("\\\\u202e", "")
