@@ -14,6 +14,7 @@ from quantaudit._version import __version__
 if TYPE_CHECKING:
     from quantaudit.advise.goal import Offers
     from quantaudit.api.advise import advise
+    from quantaudit.api.allocate import allocate
     from quantaudit.api.atlas import atlas
     from quantaudit.api.audit import audit
     from quantaudit.api.check_card import check_card
@@ -40,6 +41,7 @@ _HOMES = {
     "Profile": "quantaudit.measure.profile",
     "QuantauditError": "quantaudit.errors",
     "advise": "quantaudit.api.advise",
+    "allocate": "quantaudit.api.allocate",
     "atlas": "quantaudit.api.atlas",
     "audit": "quantaudit.api.audit",
     "check_card": "quantaudit.api.check_card",
@@ -67,6 +69,7 @@ __all__ = [
     "QuantauditError",
     "__version__",
     "advise",
+    "allocate",
     "atlas",
     "audit",
     "check_card",

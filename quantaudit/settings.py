@@ -184,15 +184,14 @@ class CaseOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaseSpec:
-    """Where the parts of a case lie. profile: in the card's folder by default. corpus: only where it has moved.
+class CardSpec:
+    """Where a card and its profile lie, and how its model is run as it was measured.
 
-    model: spec of the card's model, which is run as it was measured; evaluation_tokens: that predictions are taken on.
+    profile: in the card's folder by default. corpus: only where it has moved. evaluation_tokens: that predictions are
+    taken on.
     """
 
-    recipe: Path
     card: Path
-    model: str
     profile: Path | None = None
     corpus: str | None = None
     evaluation_tokens: int = 4096
@@ -203,3 +202,11 @@ class CaseSpec:
 
     def __post_init__(self) -> None:
         check_count("evaluation-tokens", self.evaluation_tokens, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseSpec(CardSpec):
+    """Where the parts of a case lie. model: spec of the card's model."""
+
+    recipe: Path
+    model: str

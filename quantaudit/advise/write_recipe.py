@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from compressed_tensors.quantization import QuantizationScheme
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -123,12 +125,24 @@ def write_recipe(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["comment"] = _comment
+    environment.filters |= {"comment": _comment, "flow": _flow, "quoted": _quoted}
     return environment.get_template(TEMPLATE).render(groups=groups, header=header, left=left, smooth=smooth)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, {}, [])}
+
+
+def _flow(values: Mapping[str, Any]) -> str:
+    """A mapping on one line."""
+    text: str = yaml.safe_dump(dict(values), default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.strip()
+
+
+def _quoted(text: str) -> str:
+    """In single quotes, between which a backslash is one; in double quotes where there are characters to escape."""
+    quoted: str = yaml.safe_dump(text, default_style="'", width=math.inf)
+    return quoted.strip()
 
 
 def _comment(text: str) -> str:

@@ -1,42 +1,90 @@
-"""`quantaudit advise`: a recipe that works, simulated before it is given."""
+"""`quantaudit advise`: a recipe within a budget, from a card alone; or a given one changed, by simulation."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from quantaudit.cli import options
-from quantaudit.settings import CaseSpec
+from quantaudit.settings import CardSpec, CaseSpec
+
+if TYPE_CHECKING:
+    from quantaudit.advise.budget import Budget
+    from quantaudit.advise.goal import Goal, Offers
 
 EXAMPLE = (
-    "Example: quantaudit advise recipes/w8a8_static.yaml --card card/card.json --model demo --out advised.yaml "
-    "--as-good-as dynamic"
+    "Example: quantaudit advise --card card/card.json --max-bits 5.5 --out recipe.yaml; or quantaudit advise "
+    "recipes/w8a8_static.yaml --card card/card.json --model demo --out advised.yaml --as-good-as dynamic"
 )
 
 
-Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="llm-compressor recipe to start from.")]
+Recipe = Annotated[
+    Path | None, typer.Argument(metavar="RECIPE", help="llm-compressor recipe to change; needs --model.")
+]
 Card = Annotated[
-    Path, typer.Option("--card", metavar="CARD", help="card.json of this model; the advice is added to it.")
+    Path, typer.Option("--card", metavar="CARD", help="card.json; advice on a RECIPE is added to it, no other.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="The model of the card, to simulate with: Hub id, folder or `demo`."),
 ]
 
 
 @options.flattened
 def run(
-    case: Annotated[CaseSpec, {"recipe": Recipe, "card": Card, "model": options.CaseModel}],
+    files: Annotated[CardSpec, {"card": Card}],
     out: options.OutFile,
+    recipe: Recipe = None,
+    model: Model = None,
+    max_bits: Annotated[
+        float | None,
+        typer.Option(metavar="BITS", help="Budget of bits a quantizable weight, scales included. Without RECIPE."),
+    ] = None,
+    max_bytes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Budget of all weights of the checkpoint, such as 9GiB, embeddings included. Without RECIPE.",
+        ),
+    ] = None,
     max_kl: Annotated[
-        float | None, typer.Option(metavar="NATS", help="KL that is acceptable, mean nats per token.")
+        float | None,
+        typer.Option(metavar="NATS", help="KL that is acceptable, mean nats per token; without RECIPE as estimated."),
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERDICT",
+            help="`ready` or `care`: the smallest recipe whose estimated KL lies below this limit of the policy with "
+            "its whole interval. Without RECIPE.",
+        ),
+    ] = None,
+    schemes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMES",
+            help="Choose among these alone, such as those that the GPU runs fast: names with commas, as in `report "
+            "--schemes`. All that the card has prices of, but for ranges that depend on the order of samples. Without "
+            "RECIPE.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file. Without RECIPE."),
     ] = None,
     as_good_as: Annotated[
         str | None,
-        typer.Option(metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`, the default."),
+        typer.Option(
+            metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`, the default with RECIPE."
+        ),
     ] = None,
     moving_averages: Annotated[
         bool,
         typer.Option(
-            help="Offer llm-compressor's `minmax` observer, whose ranges depend on the order of samples.",
+            help="Offer llm-compressor's `minmax` observer, whose ranges depend on the order of samples. With RECIPE.",
         ),
     ] = True,
     unquantized: Annotated[
@@ -46,24 +94,101 @@ def run(
         ),
     ] = True,
     smoothing: Annotated[
-        bool, typer.Option(help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples.")
+        bool,
+        typer.Option(
+            help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples. With RECIPE."
+        ),
     ] = True,
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
-    """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none."""
-    from quantaudit.cli import console
+    """The best recipe within a budget of bytes or of KL, from the card alone, in seconds: estimated, to be verified.
+
+    With RECIPE and --model: change as little of that recipe as a KL budget needs (other observers, smoothing, dynamic
+    scales, or none), simulated before it is given.
+    """
     from quantaudit.common.files import check_file
-    from quantaudit.common.outputs.claims import Output
-    from quantaudit.common.outputs.resume import RunState
+    from quantaudit.errors import UsageError
 
     check_file(out, force=force)
+    from_card = [
+        name
+        for name, value in (
+            ("--max-bits", max_bits),
+            ("--max-bytes", max_bytes),
+            ("--verdict", verdict),
+            ("--schemes", schemes),
+            ("--policy", policy),
+        )
+        if value is not None
+    ]
+    if recipe is None and model is None:
+        if as_good_as is not None:
+            raise UsageError("is for a RECIPE, with --model", where="--as-good-as", hint="give --max-kl")
+
+        from quantaudit.advise.budget import Budget
+        from quantaudit.model.blockwise.memory import parse_size
+
+        size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
+        budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, verdict=verdict)
+        _allocate(files.card, budget, out, schemes=schemes, policy=policy or "default", unquantized=unquantized)
+        return
+    if recipe is None or model is None:
+        raise UsageError(
+            "RECIPE and --model belong together: a recipe is changed by what simulating it shows",
+            where="quantaudit advise",
+            hint="give both; or neither, for the best recipe of the schemes that the card has prices of",
+        )
+    if from_card:
+        raise UsageError(
+            "is for the card alone: its schemes, not those of a recipe, are chosen from",
+            where=from_card[0],
+            hint="leave RECIPE and --model out; or give --max-kl, or --as-good-as dynamic",
+        )
 
     from quantaudit.advise.goal import Goal, Offers
-    from quantaudit.card.seal import seal_state
-    from quantaudit.pipeline.case import read_case
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
+    offers = Offers(moving_averages=moving_averages, unquantized=unquantized, smoothing=smoothing)
+    _change(CaseSpec(recipe=recipe, model=model, **asdict(files)), goal, offers, out, resume=resume)
+
+
+def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, policy: str, unquantized: bool) -> None:
+    """Write the best recipe within a budget, and say what it is, and what it compares with."""
+    from quantaudit.advise.allocate import allocate
+    from quantaudit.advise.budget import offered_schemes
+    from quantaudit.card.schema import load_card
+    from quantaudit.card.seal import seal_state
+    from quantaudit.cli import console
+    from quantaudit.common.ranks.processes import place
+    from quantaudit.policy import load_policy
+
+    if place().rank:  # nothing to share
+        return
+    rules, read = load_policy(policy), load_card(card)
+    names = None if read.simulation is None else offered_schemes(read.simulation, schemes)
+    console.say_seal(seal_state(read), card)
+
+    allocation = allocate(read, budget, rules, schemes=names, unquantized=unquantized)
+
+    # From here on llm-compressor, and with it torch, is needed.
+    from quantaudit.cli.output.advise import show
+    from quantaudit.pipeline.advise import write_allocation
+
+    goal = budget.in_words(rules)
+    allocated = write_allocation(allocation, goal, rules)
+    allocated.write(out)
+    show(allocated, goal, console.out, recipe=out, card=card)
+
+
+def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bool) -> None:
+    """Write the least change of a recipe that reaches a goal, and add what was simulated to the card."""
+    from quantaudit.card.seal import seal_state
+    from quantaudit.cli import console
+    from quantaudit.common.outputs.claims import Output
+    from quantaudit.common.outputs.resume import RunState
+    from quantaudit.pipeline.case import read_case
+
     files = read_case(case)
     console.say_seal(seal_state(files.card), case.card)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
@@ -71,12 +196,11 @@ def run(
         # From here on torch is needed.
         from quantaudit.pipeline.advise import advise_case
 
-        offers = Offers(moving_averages=moving_averages, unquantized=unquantized, smoothing=smoothing)
         advised = advise_case(files, goal, offers, stages=stages, say=console.say, state=state)
         advised.write(out, case.card)
         state.done()
     advice = advised.advice
     console.out.print(console.advice_table(advice.info))
-    if advice.unmeasured and not unquantized:
+    if advice.unmeasured and not offers.unquantized:
         console.say(f"left unquantized all the same, as nothing was measured of it: {', '.join(advice.unmeasured)}")
     console.say(f"wrote {out}, and the curve into {case.card}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from quantaudit.settings import CaseSpec, CorpusSpec, MeasureOptions, ModelSpec, SimulateOptions
+from quantaudit.settings import CardSpec, CaseSpec, CorpusSpec, MeasureOptions, ModelSpec, SimulateOptions
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Hub id, local folder, .gguf file, or `demo` (SmolLM2-135M-Instruct).")
@@ -168,9 +168,6 @@ CaseRecipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="llm-compress
 CaseCard = Annotated[
     Path, typer.Option("--card", metavar="CARD", help="card.json of this model; the result is added to it.")
 ]
-CaseModel = Annotated[
-    str, typer.Option("--model", metavar="MODEL", help="The model of the card: Hub id, folder, file or `demo`.")
-]
 
 RUN = {
     "device": Device,
@@ -197,16 +194,15 @@ PARAMETERS: dict[type[Any], dict[str, Any]] = {
         "schemes": Schemes,
         "recipes": Recipes,
     },
-    CaseSpec: {
-        "recipe": CaseRecipe,
+    CardSpec: {
         "card": CaseCard,
-        "model": Model,
         "profile": CardProfile,
         "corpus": MovedCorpus,
         "evaluation_tokens": EvaluationTokens,
     }
     | RUN,
 }
+PARAMETERS[CaseSpec] = PARAMETERS[CardSpec] | {"recipe": CaseRecipe, "model": Model}
 """What every field of a part is on the command line; its default is the field's."""
 
 

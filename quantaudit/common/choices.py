@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
@@ -193,6 +194,11 @@ def parse_scheme_set(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         else:
             names[check_scheme(part, "--schemes")] = None
     return tuple(names), tuple(of_sets)
+
+
+def of_any_group_size(name: str) -> str:
+    """A scheme's name without the size of its groups, which fits the model."""
+    return re.sub(r"group_\d+", "group", name)
 
 
 def group_size_that_divides(widths: Sequence[int]) -> int | None:

@@ -14,7 +14,7 @@ from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.schema.verdict import SealState
 from quantaudit.card.seal import seal_state
 from quantaudit.gate.group_assignment import GroupAssignment
-from quantaudit.gate.recipe_kl import info_scheme, measured_row, score
+from quantaudit.gate.recipe_kl import measured_row, score
 from quantaudit.gate.report import SchemeUse, Score
 from quantaudit.gate.scheme_summary import SchemeSummary, describe
 from quantaudit.gate.vllm_configuration import Parting, Unit, partings, units
@@ -31,6 +31,7 @@ from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.skeleton import skeleton_model
 from quantaudit.recipe.yaml_positions import Keys
 from quantaudit.simulate.records import GroupRow, RecipeRow, Simulation, TensorErrorRow
+from quantaudit.simulate.scheme_info import info_scheme
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""

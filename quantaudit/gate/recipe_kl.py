@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
 
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-from pydantic import ValidationError
-
-from quantaudit.errors import FormatError
 from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.report import Score
 from quantaudit.policy import Policy
 from quantaudit.policy.evidence import enough, kl_interval, top1_interval
-from quantaudit.provenance import SplitInfo, explain
-from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
+from quantaudit.provenance import SplitInfo
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
-from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
+from quantaudit.simulate.records import RecipeRow, Simulation
+from quantaudit.simulate.scheme_info import info_scheme
 from quantaudit.simulate.sensitivity.recipe_estimate import (
     RecipeEstimate,
     estimate_factor,
     estimate_of,
 )
-
-_OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
 def measured_row(resolution: Resolution, simulations: Sequence[Simulation]) -> RecipeRow | None:
@@ -73,24 +66,6 @@ def uniform_digests(simulation: Simulation) -> dict[str, str]:
         for info in simulation.schemes
         for scheme in [info_scheme(info)]
     }
-
-
-def info_scheme(info: SchemeInfo) -> QuantizationScheme:
-    """A scheme of a card in compressed_tensors' terms. Raises FormatError.
-
-    Its observer, where it has one, is the one that ranges came from; one that no recipe can name keeps its own name.
-    """
-    inputs = info.input_activations
-    if inputs is not None and info.observer is not None:
-        inputs = {**inputs, "observer": _OURS.get(info.observer, info.observer)}
-    try:
-        return QuantizationScheme(targets=[], weights=_args(info.weights), input_activations=_args(inputs))
-    except ValidationError as error:
-        raise FormatError(f"scheme {info.name} of the simulation is not one: {explain(error)}") from error
-
-
-def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
-    return None if data is None else QuantizationArgs.model_validate(data)
 
 
 def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:

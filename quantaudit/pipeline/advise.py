@@ -1,4 +1,4 @@
-"""Advice on a recipe: the model of a card, loaded as it was measured, priced, and a better recipe written as text."""
+"""Advice: on a recipe, by the model of a card, loaded as it was measured; or schemes chosen by a card, as a recipe."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from quantaudit.advise.allocate import Allocation
+from quantaudit.advise.allocated_recipe import header, recipe_text
 from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.card.amend import amend_card
+from quantaudit.common.files import write_text
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.ranks.team import team
+from quantaudit.gate.evidence import gather
+from quantaudit.gate.report import GateReport, score_text
+from quantaudit.gate.run import judge
 from quantaudit.pipeline.case import CaseFiles, open_case
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.prepare import Say, silent
 from quantaudit.pipeline.schedule import announce_stages
+from quantaudit.policy import Policy
+from quantaudit.recipe.parse import parse_recipe
 from quantaudit.simulate.cost import CHOICES, RENDERING, advise_stages
 
 
@@ -79,3 +87,27 @@ def advise_case(
         stages(RENDERING, 0)
         text = amended(advice, files.card.model, inputs.loaded.model)
         return AdvisedRecipe(advice=advice, text=text, card_created=files.card.created)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatedRecipe:
+    """The schemes that are advised, the recipe as text that llm-compressor reads, and what the gate says of it."""
+
+    allocation: Allocation
+    text: str
+    report: GateReport
+
+    def write(self, path: Path) -> None:
+        """Write the recipe. Raises OutputError."""
+        write_text(path, self.text)
+
+
+def write_allocation(allocation: Allocation, goal: str, policy: Policy) -> AllocatedRecipe:
+    """The recipe of chosen schemes, and what the gate says of it. goal: the budget in words.
+
+    Its KL is the gate's, of the same recipe on the same card: simulated where this very one was, else estimated.
+    """
+    bare = recipe_text(allocation, [])
+    report = judge(gather(parse_recipe(bare, "recipe.yaml"), allocation.card, policy, None))
+    lines = header(allocation, goal, score_text(report.score, report.limits))
+    return AllocatedRecipe(allocation=allocation, text=recipe_text(allocation, lines), report=report)

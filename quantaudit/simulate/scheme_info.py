@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from compressed_tensors.quantization import QuantizationScheme
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from pydantic import ValidationError
 from torch import nn
 
-from quantaudit.errors import UsageError
+from quantaudit.errors import FormatError, UsageError
 from quantaudit.model.sites import Group
+from quantaudit.provenance import explain
+from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.quant.schemes import Scheme, dump_args
 from quantaudit.quant.support import obstacles
 from quantaudit.quant.weights import weight_out_in
 from quantaudit.simulate.records import SchemeInfo
+
+_OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
 
 def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None:
@@ -40,3 +46,21 @@ def scheme_info(scheme: Scheme) -> SchemeInfo:
         input_activations=dump_args(scheme.input_activations),
         observer=scheme.observer,
     )
+
+
+def info_scheme(info: SchemeInfo) -> QuantizationScheme:
+    """A scheme of a card in compressed_tensors' terms. Raises FormatError.
+
+    Its observer, where it has one, is the one that ranges came from; one that no recipe can name keeps its own name.
+    """
+    inputs = info.input_activations
+    if inputs is not None and info.observer is not None:
+        inputs = {**inputs, "observer": _OURS.get(info.observer, info.observer)}
+    try:
+        return QuantizationScheme(targets=[], weights=_args(info.weights), input_activations=_args(inputs))
+    except ValidationError as error:
+        raise FormatError(f"scheme {info.name} of the simulation is not one: {explain(error)}") from error
+
+
+def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
+    return None if data is None else QuantizationArgs.model_validate(data)

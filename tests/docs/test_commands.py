@@ -55,6 +55,8 @@ def small(words: list[str]) -> list[str]:
     found = [replaced.get(word, word) for word in words]
     options = {option for parameter in verb.params for option in parameter.opts}
     for option, value in SMALL.items():
+        if (words[0], option) == ("advise", "--schemes"):  # a choice among those of the card
+            continue
         if option in options and option not in found:
             found += [option, value]
     return [*found, "--force"] if "--force" in options and "--force" not in found else found

@@ -18,6 +18,7 @@ def test_the_exported_names() -> None:
         "QuantauditError",
         "__version__",
         "advise",
+        "allocate",
         "atlas",
         "audit",
         "check_card",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from quantaudit.card.schema import Card, SchemeVerdict
 from quantaudit.card.text import ABSENT, kl_interval, number
 from quantaudit.card.views.card_view import CardView
-from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES
+from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES, of_any_group_size
 from quantaudit.provenance import REDACTED
 from quantaudit.settings import CorpusSpec
 from quantaudit.simulate.records import RecipeRow
@@ -114,14 +114,9 @@ def _scheme_options(card: Card) -> list[str]:
     """Options by which the same schemes are simulated: none for the standard ones, whether or not all fit the model."""
     shown = [verdict.scheme for verdict in card.verdict.schemes]
     left_out = [row.name for row in card.simulation.not_judged] if card.simulation else []
-    families = {_of_any_size(name) for name in (*shown, *left_out)}
-    standard = families.issuperset(map(_of_any_size, STANDARD_SCHEMES))
+    families = {of_any_group_size(name) for name in (*shown, *left_out)}
+    standard = families.issuperset(map(of_any_group_size, STANDARD_SCHEMES))
     simulated = STANDARD_SCHEMES if standard else INT8_SCHEMES
-    others = [name for name in shown if _of_any_size(name) not in map(_of_any_size, simulated)]
+    others = [name for name in shown if of_any_group_size(name) not in map(of_any_group_size, simulated)]
     words = [] if standard or not shown else ["--schemes", "int8"]
     return [*words, *(word for name in others for word in ("--scheme", name))]
-
-
-def _of_any_size(name: str) -> str:
-    """A scheme's name without the size of its groups, which fits the model."""
-    return re.sub(r"group_\d+", "group", name)

@@ -133,8 +133,13 @@ class _Sizes:
         return weight_bytes(self.shapes[path], info.weights, activations=info.input_activations is not None)
 
 
+def order_dependent(info: SchemeInfo) -> bool:
+    """Whether ranges of a scheme depend on the order of calibration samples: those of a moving average do."""
+    return info.observer == "minmax"
+
+
 def _offered(info: SchemeInfo, schemes: Collection[str] | None) -> bool:
-    return info.observer != "minmax" if schemes is None else info.name in schemes
+    return not order_dependent(info) if schemes is None else info.name in schemes
 
 
 def _unit(

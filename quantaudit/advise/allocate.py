@@ -1,0 +1,93 @@
+"""The best schemes within a budget, from a card alone: estimated, not simulated. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from quantaudit.advise.budget import Budget
+from quantaudit.card.schema import Card
+from quantaudit.errors import FormatError, UsageError
+from quantaudit.policy import Policy
+from quantaudit.simulate.allocation import Menu, Point, menu_of, solve, uniform
+from quantaudit.simulate.allocation.plain import solve_plainly
+from quantaudit.simulate.records import Simulation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """All groups in one scheme, and what a mixture of the menu comes to in as many bytes."""
+
+    title: str
+    point: Point
+    mixture: Point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """The schemes that are advised. menu: what they were chosen from, for good; references: what they compare with."""
+
+    card: Card
+    menu: Menu
+    point: Point
+    references: tuple[Reference, ...]
+
+    def members(self, scheme: str | None) -> list[str]:
+        """Linears of the groups that a scheme is given to, in the order of the model."""
+        return [
+            member
+            for group, name in self.point.schemes.items()
+            if name == scheme
+            for member in self.menu.members[group]
+        ]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether llm-compressor needs samples of text for some chosen scheme."""
+        inputs = [self.menu.schemes[name].input_activations for name in self.point.schemes.values() if name is not None]
+        return any(args is not None and args.get("dynamic") is not True for args in inputs)
+
+
+def allocate(
+    card: Card, budget: Budget, policy: Policy, *, schemes: Sequence[str] | None = None, unquantized: bool = True
+) -> Allocation:
+    """The best schemes within a budget. schemes, unquantized: as for `menu_of`; intervals are the policy's.
+
+    Raises FormatError for a card without prices, UsageError for a budget that no recipe of this menu is within.
+    """
+    every = menu_of(
+        simulation_of(card),
+        card.model,
+        level=policy.evaluation.level,
+        margin=policy.gate.estimate.margin,
+        schemes=schemes,
+        unquantized=unquantized,
+    )
+    limit = budget.limit(every, policy)
+    try:
+        menu, point = solve_plainly(every, limit)
+    except UsageError as error:
+        raise UsageError(error.message, where=str(budget), hint=error.hint) from error
+    if all(scheme is None for scheme in point.schemes.values()):
+        raise UsageError(
+            "nothing has to be quantized for it", where=str(budget), hint="give a smaller budget, or --no-unquantized"
+        )
+    return Allocation(card=card, menu=menu, point=point, references=tuple(_references(every)))
+
+
+def simulation_of(card: Card) -> Simulation:
+    """The card's simulation. Raises FormatError for a card without one."""
+    if card.simulation is None:
+        raise FormatError(
+            "the card holds no simulation, and so no prices to choose by",
+            where=card.model.name,
+            hint="make the card again with `quantaudit report`",
+        )
+    return card.simulation
+
+
+def _references(menu: Menu) -> Iterator[Reference]:
+    for name, info in menu.schemes.items():
+        point = uniform(menu, name)
+        if point is not None:
+            yield Reference(title=info.title, point=point, mixture=solve(menu, max_size=point.size))

@@ -1,0 +1,128 @@
+"""A budget of bytes or of KL, and the schemes to choose from. Imports no torch: mistakes are refused at once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quantaudit.common.choices import of_any_group_size, parse_scheme_set
+from quantaudit.common.rounding import limit_number
+from quantaudit.errors import UsageError
+from quantaudit.policy import Policy
+from quantaudit.simulate.allocation import Menu, order_dependent, size_of_bits
+from quantaudit.simulate.allocation.plain import Limit
+from quantaudit.simulate.records import SchemeInfo, Simulation
+
+if TYPE_CHECKING:
+    from compressed_tensors.quantization import QuantizationScheme
+
+READY, CARE = "ready", "care"
+OPTIONS = "--max-bits, --max-bytes, --max-kl, --verdict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What an allocation of schemes may cost: one of these. Raises UsageError for none, several, or what is no budget.
+
+    max_bits: for each quantizable weight, scales included. max_bytes: of all weights of the checkpoint. max_kl: the
+    estimate, nats per token. verdict: `ready` or `care`, the policy's limit that the estimate's interval lies below.
+    """
+
+    max_bits: float | None = None
+    max_bytes: int | None = None
+    max_kl: float | None = None
+    verdict: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.max_bits, self.max_bytes, self.max_kl, self.verdict]
+        if given.count(None) != len(given) - 1:
+            raise UsageError(
+                "one budget is needed, and no more", where=OPTIONS, hint="such as --max-bits 5.5, or --verdict ready"
+            )
+        for option, value in (
+            ("--max-bits", self.max_bits),
+            ("--max-bytes", self.max_bytes),
+            ("--max-kl", self.max_kl),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError("a budget is above zero, and finite", where=option, hint="such as --max-bits 5.5")
+        if self.verdict not in (None, READY, CARE):
+            raise UsageError("no such verdict", where=f"--verdict {self.verdict}", hint=f"one of {READY}, {CARE}")
+
+    def __str__(self) -> str:
+        """The option that it was given by."""
+        options = (("bits", self.max_bits), ("bytes", self.max_bytes), ("kl", self.max_kl))
+        given = [f"--max-{name} {value:.12g}" for name, value in options if value is not None]
+        return given[0] if given else f"--verdict {self.verdict}"
+
+    def limit(self, menu: Menu, policy: Policy) -> Limit:
+        """The limit for a solver. Raises UsageError where the policy has none of that name."""
+        if self.max_bits is not None:
+            return Limit(max_size=size_of_bits(menu, self.max_bits))
+        if self.verdict is None:
+            return Limit(max_size=self.max_bytes, max_kl=self.max_kl)
+        limit = self._of(policy)
+        if not 0 < limit < math.inf:
+            raise UsageError(f"policy {policy.name} has no such limit of KL", where=f"--verdict {self.verdict}")
+        return Limit(max_kl_high=limit)
+
+    def in_words(self, policy: Policy) -> str:
+        """`at most 5.5 bits a weight`."""
+        if self.max_bits is not None:
+            return f"at most {self.max_bits:g} bits a weight"
+        if self.max_bytes is not None:
+            return f"at most {self.max_bytes:,} bytes of weights"
+        if self.max_kl is not None:
+            return f"a KL of at most {self.max_kl:g}"
+        return f"a KL surely within {limit_number(self._of(policy))} ({self.verdict} under policy {policy.name})"
+
+    def _of(self, policy: Policy) -> float:
+        return policy.kl.ready if self.verdict == READY else policy.kl.care
+
+
+def offered_schemes(simulation: Simulation, text: str | None) -> list[str] | None:
+    """Names, on a card, of the schemes of `--schemes`: sets and names with commas. None where it is not given.
+
+    A scheme of another group size than is asked for is the same one, fitted to the model. Raises UsageError for a name
+    that is unknown, or that the card has no price of; of a set there may be fewer, and none whose ranges depend on the
+    order of samples.
+    """
+    if text is None:
+        return None
+    names, of_sets = parse_scheme_set(text)
+    priced = {row.scheme for row in simulation.groups if row.price is not None}
+    infos = [info for info in simulation.schemes if info.name in priced]
+    chosen: dict[str, None] = {}
+    for name in names:
+        found = next(_alike(name, [info for info in infos if name not in of_sets or not order_dependent(info)]), None)
+        if found is not None:
+            chosen[found] = None
+        elif name not in of_sets:
+            raise UsageError(
+                "this card has no prices of it",
+                where=f"--schemes {name}",
+                hint=f"one of {', '.join(info.name for info in infos)}, or `quantaudit report --scheme {name}` first",
+            )
+    return list(chosen)
+
+
+def _alike(name: str, infos: list[SchemeInfo]) -> Iterator[str]:
+    """Schemes of this name, then of this name but for its group size, then those that a preset of this name means."""
+    yield from (info.name for info in infos if info.name == name)
+    yield from (info.name for info in infos if of_any_group_size(info.name) == of_any_group_size(name))
+    # What a preset means, compressed-tensors knows, with which torch comes.
+    from quantaudit.quant.schemes import find_scheme
+    from quantaudit.simulate.scheme_info import info_scheme, scheme_info
+
+    asked = _arithmetic(info_scheme(scheme_info(find_scheme(name))))
+    yield from (info.name for info in infos if _arithmetic(info_scheme(info)) == asked)
+
+
+def _arithmetic(scheme: QuantizationScheme) -> str:
+    """What a scheme does, whatever the size of its groups."""
+    from quantaudit.recipe.digest import identity
+
+    return re.sub(r'"group_size": [0-9]+', "", identity(scheme))

@@ -1,0 +1,72 @@
+"""`quantaudit.allocate`: a card and a budget of bytes or of KL → the best recipe of the schemes that have prices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from quantaudit.api.arguments import card_of, path_of
+
+if TYPE_CHECKING:
+    from quantaudit.card.schema import Card
+    from quantaudit.pipeline.advise import AllocatedRecipe
+
+
+class BudgetOptions(TypedDict, total=False):
+    """One of these, as `advise` has them."""
+
+    max_bits: float
+    max_bytes: int | str
+    max_kl: float
+    verdict: str
+
+
+def allocate(
+    card: Card | str | Path,
+    *,
+    schemes: str | None = None,
+    unquantized: bool = True,
+    policy: str | Path = "default",
+    out: str | Path | None = None,
+    **budget: Unpack[BudgetOptions],
+) -> AllocatedRecipe:
+    """The best recipe within a budget, from a card alone: what `quantaudit advise` does without a recipe.
+
+    budget: max_bits a quantizable weight, scales included; max_bytes of all weights, such as "9GiB"; max_kl as
+    estimated, nats per token; or verdict, `ready` or `care`, whose limit the whole interval lies below. schemes: with
+    commas, all by default whose ranges do not depend on the order of samples. unquantized: whether groups may be left
+    as they are. out: file to write. Raises UsageError where nothing is within the budget, and other QuantauditErrors.
+
+    >>> allocated = quantaudit.allocate("quantaudit-demo/card.json", max_bits=9)
+    >>> allocated.allocation.point.bits <= 9
+    True
+    """
+    from quantaudit.advise.allocate import allocate as run
+    from quantaudit.advise.budget import Budget, offered_schemes
+    from quantaudit.common.outputs.claims import Output, claimed
+    from quantaudit.errors import UsageError
+    from quantaudit.model.blockwise.memory import parse_size
+    from quantaudit.policy import load_policy
+
+    if unknown := budget.keys() - BudgetOptions.__annotations__.keys():
+        known = ", ".join(BudgetOptions.__annotations__)
+        raise UsageError("unknown option", where=", ".join(sorted(unknown)), hint=f"one of {known}")
+    size = budget.get("max_bytes")
+    chosen = Budget(
+        max_bits=budget.get("max_bits"),
+        max_bytes=parse_size(size, "max_bytes") if isinstance(size, str) else size,
+        max_kl=budget.get("max_kl"),
+        verdict=budget.get("verdict"),
+    )
+    rules, read = load_policy(str(policy)), card_of(card)
+    names = None if read.simulation is None else offered_schemes(read.simulation, schemes)
+    allocation = run(read, chosen, rules, schemes=names, unquantized=unquantized)
+
+    from quantaudit.pipeline.advise import write_allocation
+
+    allocated = write_allocation(allocation, chosen.in_words(rules), rules)
+    if out is not None:
+        inputs = {"card": Path(card)} if isinstance(card, str | Path) else {}
+        with claimed([Output(option="out", path=path_of(out, "out"))], inputs):
+            allocated.write(path_of(out, "out"))
+    return allocated

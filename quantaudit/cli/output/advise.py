@@ -1,0 +1,72 @@
+"""A recipe within a budget, for a terminal."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from quantaudit.advise.allocate import Allocation
+from quantaudit.card.text import visible
+from quantaudit.cli.output.gate import OUTCOMES
+from quantaudit.common.rounding import significant
+from quantaudit.gate.report import score_text
+from quantaudit.model.blockwise.memory import size_text
+from quantaudit.pipeline.advise import AllocatedRecipe
+from quantaudit.simulate.allocation import UNQUANTIZED, Point
+
+
+def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Path, card: Path) -> None:
+    """The chosen schemes, what they come to, what that compares with, what the gate says, and how to verify it."""
+    allocation, report = allocated.allocation, allocated.report
+    point = allocation.point
+    console.print(_chosen(allocation, goal))
+    console.print(
+        Text(f"{point.bits:.4g} bits for each quantizable weight, {size_text(point.size)} of weights in all.")
+    )
+    console.print(Text(f"{score_text(report.score, report.limits)}."))
+    console.print(_compared(allocation, report.limits.kl))
+    console.print(Text(f"gate: {report.outcome.upper()}  {report.headline}", style=OUTCOMES[report.outcome]))
+    model = allocation.card.model
+    spec = "MODEL" if model.fingerprint.startswith("memory:") else visible(model.spec)
+    command = shlex.join(["quantaudit", "verify", str(recipe), spec, "--card", str(card)])
+    console.print(Text(f"wrote {recipe}. It was not run: {command}"))
+
+
+def _chosen(allocation: Allocation, goal: str) -> Table:
+    table = Table(title=escape(f"{visible(allocation.card.model.name)}: {goal}"), title_justify="left")
+    table.add_column("scheme")
+    for column in ("groups", "bytes"):
+        table.add_column(column, justify="right", no_wrap=True)
+    menu, chosen = allocation.menu, allocation.point.schemes
+    sizes: dict[str | None, int] = {}
+    for unit in menu.units:
+        scheme = chosen[unit.groups[0]]
+        sizes[scheme] = sizes.get(scheme, 0) + unit.sizes[unit.schemes.index(scheme)]
+    names = list(chosen.values())
+    for scheme, size in sorted(sizes.items(), key=lambda row: -row[1]):
+        title = "left unquantized" if scheme is UNQUANTIZED else menu.schemes[scheme].title
+        table.add_row(escape(visible(title)), f"{names.count(scheme):,}", size_text(size))
+    table.add_row("all else, as it is", "", size_text(menu.rest))
+    return table
+
+
+def _compared(allocation: Allocation, limits: list[float]) -> Table:
+    """Every scheme in all groups, and the mixture of as many bytes."""
+    table = Table(title="in comparison", title_justify="left")
+    table.add_column("all groups in")
+    for column in ("bits", "KL", "best mixture of its bytes"):
+        table.add_column(column, justify="right", no_wrap=column != "best mixture of its bytes")
+    for row in sorted(allocation.references, key=lambda row: (row.point.size, row.point.kl)):
+        table.add_row(
+            escape(visible(row.title)), f"{row.point.bits:.4g}", _kl(row.point, limits), _kl(row.mixture, limits)
+        )
+    return table
+
+
+def _kl(point: Point, limits: list[float]) -> str:
+    return f"{significant(point.kl, *limits)}{'' if point.source == 'measured' else ' est.'}"

@@ -1,0 +1,76 @@
+"""Allocations of few schemes: what an engineer reads, serves and keeps, at hardly any cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from quantaudit.errors import UsageError
+from quantaudit.simulate.allocation.menu import Menu
+from quantaudit.simulate.allocation.solve import Point, solve
+
+WORTH = 0.01
+"""Share of the summed prices, or of the bytes, that a scheme has to save to be chosen: estimates are far less exact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """One limit on an allocation, as `solve` takes it."""
+
+    max_size: float | None = None
+    max_kl: float | None = None
+    max_kl_high: float | None = None
+
+    def solve(self, menu: Menu) -> Point:
+        """The best allocation within it. Raises as `solve`."""
+        return solve(menu, max_size=self.max_size, max_kl=self.max_kl, max_kl_high=self.max_kl_high)
+
+
+def solve_plainly(menu: Menu, limit: Limit) -> tuple[Menu, Point]:
+    """The best allocation of few schemes, and the menu that it is the best of: that without those that hardly matter.
+
+    Of the schemes that the best of all uses the one whose loss costs least is given up, then others, for as long as the
+    sum of prices (under a limit of bytes), or the bytes (under one of KL), stays within 1 + WORTH of the best of all.
+    Raises as `solve`.
+    """
+    point = limit.solve(menu)
+    menu = _restricted(menu, set(point.schemes.values()))
+    most = _cost(limit, menu, point) * (1 + WORTH)
+    while fewer := list(_with_one_less(menu, limit)):
+        smaller, best = min(fewer, key=lambda pair: _cost(limit, *pair))
+        if _cost(limit, smaller, best) > most:
+            break
+        menu, point = smaller, best
+    return menu, point
+
+
+def _with_one_less(menu: Menu, limit: Limit) -> Iterator[tuple[Menu, Point]]:
+    """The menu without each of its schemes, and the best that is left, where anything is."""
+    schemes = {scheme for unit in menu.units for scheme in unit.schemes}
+    for scheme in sorted(schemes, key=str):
+        smaller = _restricted(menu, schemes - {scheme})
+        if all(unit.schemes for unit in smaller.units):
+            try:
+                yield smaller, limit.solve(smaller)
+            except UsageError:
+                continue
+
+
+def _restricted(menu: Menu, schemes: Collection[str | None]) -> Menu:
+    units = []
+    for unit in menu.units:
+        kept = [option for option, name in enumerate(unit.schemes) if name in schemes]
+        units.append(
+            replace(
+                unit,
+                schemes=tuple(unit.schemes[option] for option in kept),
+                sizes=tuple(unit.sizes[option] for option in kept),
+                prices=tuple(unit.prices[option] for option in kept),
+            )
+        )
+    infos = {name: info for name, info in menu.schemes.items() if name in schemes}
+    return replace(menu, units=tuple(units), schemes=infos)
+
+
+def _cost(limit: Limit, menu: Menu, point: Point) -> float:
+    return point.price if limit.max_size is not None else point.size - menu.rest

@@ -1,0 +1,162 @@
+"""Recipes within a budget, written from a card alone: exactly what was chosen, and one number with the gate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from quantaudit.advise.allocate import Allocation, allocate
+from quantaudit.advise.budget import Budget, offered_schemes
+from quantaudit.card.schema import Card
+from quantaudit.errors import FormatError, UsageError
+from quantaudit.gate.run import gate
+from quantaudit.pipeline.advise import AllocatedRecipe, write_allocation
+from quantaudit.policy import load_policy
+from quantaudit.recipe.digest import identity
+from quantaudit.recipe.parse import parse_recipe
+from quantaudit.recipe.resolve import resolve
+from quantaudit.simulate.scheme_info import info_scheme
+from tests.priced_cards import priced
+from tests.skeletons import skeleton
+
+POLICY = load_policy("default")
+
+
+def advised(card: Card, budget: Budget, **options: Any) -> AllocatedRecipe:
+    return write_allocation(allocate(card, budget, POLICY, **options), budget.in_words(POLICY), POLICY)
+
+
+def chosen(allocation: Allocation) -> dict[str, str]:
+    """Module path → what is to be done to it, by the choice alone."""
+    infos = allocation.menu.schemes
+    return {
+        member: identity(info_scheme(infos[scheme]))
+        for group, scheme in allocation.point.schemes.items()
+        if scheme is not None
+        for member in allocation.menu.members[group]
+    }
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3-moe", "gpt-oss", "phi3"])
+@pytest.mark.parametrize("bits", [4.6, 6.5, 10.0])
+def test_the_recipe_resolves_on_the_model_to_exactly_what_was_chosen(family: str, bits: float) -> None:
+    card = priced(family, seed=2)
+    result = advised(card, Budget(max_bits=bits))
+    resolution = resolve(parse_recipe(result.text, "recipe.yaml"), skeleton(family))
+    wanted = chosen(result.allocation)
+    assert {name: identity(scheme) for name, scheme in resolution.schemes.items()} == wanted
+    assert wanted
+    assert not resolution.unmatched
+    assert not resolution.overlaps
+    assert not {finding.code for finding in result.report.findings} & {"QA408", "QA409", "QA410", "QA421", "QA422"}
+    # No module is named in two targets.
+    modifier = yaml.safe_load(result.text)["quant_stage"]["quant_modifiers"]["QuantizationModifier"]
+    targets = [target for group in modifier["config_groups"].values() for target in group["targets"]]
+    assert max(Counter(targets).values()) == 1
+
+
+def test_the_gate_says_of_the_written_file_what_advice_said(tmp_path: Any) -> None:
+    card = priced(seed=1)
+    for budget in (Budget(max_bits=6.0), Budget(max_kl=0.02), Budget(verdict="ready")):
+        result, path = advised(card, budget), tmp_path / "recipe.yaml"
+        result.write(path)
+        report, point = gate(path, card, POLICY), result.allocation.point
+        assert report.score == result.report.score
+        assert (report.score.source, point.source) == ("estimated", "estimated")
+        assert report.score.kl == pytest.approx(point.kl, rel=1e-12)
+        assert report.score.kl_low == pytest.approx(point.kl_low, rel=1e-12)
+        assert report.score.kl_high == pytest.approx(point.kl_high, rel=1e-12)
+        assert "estimated, not simulated" in result.text
+        assert f"KL {report.score.kl:.3g} nats per token" in result.text
+    assert report.outcome == "pass"
+    assert report.score.kl_high is not None
+    assert report.score.kl_high <= POLICY.kl.ready
+
+
+def test_all_groups_in_a_scheme_that_was_simulated_keep_the_measured_kl() -> None:
+    card = priced()
+    result = advised(card, Budget(max_bits=4.6), schemes=["nvfp4"], unquantized=False)
+    assert (result.report.score.source, result.allocation.point.source) == ("measured", "measured")
+    assert result.report.score.kl == result.allocation.point.kl
+    assert result.report.score.kl_high == pytest.approx(result.allocation.point.kl_high)
+    assert "not simulated" not in result.text
+
+
+@pytest.mark.parametrize("bits", [4.6, 4.8, 6.0, 8.1, 11.0])
+def test_no_scheme_stays_that_saves_next_to_nothing_and_no_choice_can_be_undone(bits: float) -> None:
+    card = priced(seed=4)
+    allocation = allocate(card, Budget(max_bits=bits), POLICY)
+    menu, point = allocation.menu, allocation.point
+    assert point.bits <= bits
+    for unit in menu.units:
+        index = unit.schemes.index(point.schemes[unit.groups[0]])
+        for option, price in enumerate(unit.prices):
+            bits_then = point.bits + 8 * (unit.sizes[option] - unit.sizes[index]) / menu.weights
+            if bits_then <= bits:
+                assert price >= unit.prices[index]
+    assert {scheme for unit in menu.units for scheme in unit.schemes} == set(point.schemes.values())
+
+
+def test_few_schemes_cost_hardly_anything() -> None:
+    from quantaudit.simulate.allocation import menu_of, size_of_bits, solve
+    from quantaudit.simulate.allocation.plain import WORTH, Limit, solve_plainly
+
+    for seed in range(4):
+        card = priced(seed=seed)
+        assert card.simulation is not None
+        menu = menu_of(card.simulation, card.model, margin=2.0)
+        for bits in np.linspace(4.5, 12, 6):
+            size = size_of_bits(menu, float(bits))
+            best, (_, plain) = solve(menu, max_size=size), solve_plainly(menu, Limit(max_size=size))
+            assert plain.size <= size
+            assert best.price <= plain.price * (1 + 1e-9) <= best.price * (1 + WORTH) * (1 + 2e-9)
+            assert set(plain.schemes.values()) <= set(best.schemes.values())
+
+
+def test_schemes_are_named_as_elsewhere_and_only_those_with_a_price() -> None:
+    card = priced()
+    assert card.simulation is not None
+    infos = [
+        info.model_copy(update={"name": info.name.replace("int4_weights", "int4_weights_group_32")})
+        for info in card.simulation.schemes
+    ]
+    rows = [
+        row.model_copy(update={"scheme": row.scheme.replace("int4_weights", "int4_weights_group_32")})
+        for row in card.simulation.groups
+    ]
+    simulation = card.simulation.model_copy(update={"schemes": infos, "groups": rows})
+    assert offered_schemes(simulation, None) is None
+    assert offered_schemes(simulation, "int4_weights_group_128,nvfp4") == ["int4_weights_group_32", "nvfp4"]
+    assert offered_schemes(simulation, "standard") == ["int8_weights", "int4_weights_group_32", "nvfp4"]
+    assert offered_schemes(simulation, "NVFP4,w4a16") == ["nvfp4", "int4_weights_group_32"]
+    for other in ("mxfp4", "W8A16"):  # the preset has a scale for each 128 of a row
+        with pytest.raises(UsageError, match="no prices of it"):
+            offered_schemes(simulation, other)
+
+
+@pytest.mark.parametrize(
+    ("budget", "options", "words"),
+    [
+        (Budget(max_bits=2.0), {}, "--max-bits 2: no recipe of this menu is so small: the smallest has"),
+        (Budget(max_kl=1e-9), {"unquantized": False}, "--max-kl 1e-09: no recipe of this menu has so low a KL"),
+        (Budget(max_bits=16.0), {}, "nothing has to be quantized"),
+    ],
+)
+def test_an_impossible_budget_is_refused_by_its_option(budget: Budget, options: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        allocate(priced(), budget, POLICY, **options)
+
+
+@pytest.mark.parametrize("values", [{}, {"max_bits": 5.0, "max_kl": 0.1}, {"max_bits": -1.0}, {"verdict": "good"}])
+def test_what_is_no_budget_is_refused(values: Any) -> None:
+    with pytest.raises(UsageError):
+        Budget(**values)
+
+
+def test_a_card_without_a_simulation_is_refused() -> None:
+    with pytest.raises(FormatError, match="no simulation"):
+        allocate(priced().model_copy(update={"simulation": None}), Budget(max_bits=5.0), POLICY)
