@@ -155,5 +155,7 @@ def _check(key: str, value: int, limit: int, where: str) -> None:
         f"the configuration says {key}: {shown}, and "
         + (f"at most {limit:,} are built" if value > 0 else "none can be"),
         where=where,
-        hint="give the config.json that belongs to these weights",
+        hint="download the file again"
+        if where.endswith(".gguf")
+        else "give the config.json that belongs to these weights",
     )

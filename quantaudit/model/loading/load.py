@@ -156,10 +156,10 @@ def _load_model(
     stored = stored_tensors(checkpoint)
     check_quantized_storage(checkpoint, stored)
     dtype, notes = _weights_as(checkpoint, dtype)
-    auto: Any = AutoModelForCausalLM
     # Before the tokenizer, whose loader reads the configuration too and would be blamed for what is wrong with it.
-    if not checkpoint.gguf:  # a GGUF holds a language model only
-        auto = auto_class(load_config(checkpoint, trust_remote_code=trust_remote_code), where=str(checkpoint.folder))
+    config = load_config(checkpoint, trust_remote_code=trust_remote_code)
+    # A GGUF holds a language model only.
+    auto: Any = AutoModelForCausalLM if checkpoint.gguf else auto_class(config, where=str(checkpoint.folder))
     with explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code), timed("tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)

@@ -24,12 +24,12 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
-def write_gguf(path: Path) -> None:
+def write_gguf(path: Path, layers: int = 1) -> None:
     """A GGUF file of two tensors and a few settings; no model that could be run."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(1)
+    writer.add_block_count(layers)
     writer.add_context_length(64)
     for name in ("token_embd.weight", "output.weight"):
         writer.add_tensor(name, np.zeros((16, 32), np.float32))
@@ -200,6 +200,13 @@ def test_a_gguf_that_was_cut_is_named(tmp_path: Path, share: float) -> None:
             attempt()
         assert caught.value.where == str(path)
         assert "download the file again" in (caught.value.hint or "")
+
+
+def test_a_gguf_of_millions_of_layers_is_refused_before_they_are_built(tmp_path: Path) -> None:
+    path = tmp_path / "deep.gguf"
+    write_gguf(path, layers=10_878_977)
+    with pytest.raises(ModelError, match="says num_hidden_layers: 10,878,977, and at most 2,000 are built"):
+        load_model(locate(str(path)), device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "nonesuch"}, {"architectures": ["LlamaForCausalLM"]}])
