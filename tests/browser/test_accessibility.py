@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quantaudit.card.render import render_html
-from quantaudit.card.schema import Card, ExpertLayer, ExpertsInfo
+from quantaudit.card.schema import Card, ExpertLayer, ExpertsInfo, VerdictLimits
 from quantaudit.provenance import Unmeasured
 from tests.browser.test_card_page import _open, browser
 from tests.card_factory import make_advice, make_card
@@ -50,10 +50,13 @@ def vision_language() -> Card:
 
 def dense() -> Card:
     """What there may be several of is there twice."""
+    limits = VerdictLimits(kl=[0.03, 0.15], top1=[0.92, 0.8], level=0.95)
     card = make_card(LAYERS, advice=[make_advice(), make_advice("w4a16")])
     assert card.simulation is not None
     recipes = [*card.simulation.recipes, card.simulation.recipes[-1].model_copy(update={"name": "again"})]
-    return card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": recipes})})
+    simulation = card.simulation.model_copy(update={"recipes": recipes})
+    verdict = card.verdict.model_copy(update={"limits": limits})
+    return card.model_copy(update={"simulation": simulation, "verdict": verdict})
 
 
 CARDS = {"dense": dense, "mixture": mixture, "vision-language": vision_language}

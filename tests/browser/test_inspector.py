@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quantaudit.card.render import render_html
-from quantaudit.card.schema import Card
+from quantaudit.card.schema import Card, VerdictLimits
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.inspector import Inspection, inspections
 from tests.browser.test_card_page import _open, _requests, browser
@@ -25,7 +25,9 @@ ROW = "#groups button.open"
 
 @pytest.fixture(scope="module")
 def card() -> Card:
-    return make_card(LAYERS)
+    card = make_card(LAYERS)
+    limits = VerdictLimits(kl=[0.03, 0.15], top1=[0.92, 0.8], level=0.95)
+    return card.model_copy(update={"verdict": card.verdict.model_copy(update={"limits": limits})})
 
 
 @pytest.fixture(scope="module")
@@ -178,4 +180,30 @@ def test_an_older_card_says_that_it_holds_no_distribution(browser: Any, card: Ca
     shown(browser)
     assert "does not hold the distribution" in elements(browser, "#inspector-reading")[0].text
     assert elements(browser, "#inspector-plot") == []
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_command_is_copied_or_selected(browser: Any, page: Path, card: Card, allowed: bool) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    found = CardView(card).frontier
+    assert found is not None
+    assert found.advised is not None
+    _open(browser, page)
+    permission = {"permission": {"name": "clipboard-write"}, "setting": "granted" if allowed else "denied"}
+    browser.execute_cdp_cmd("Browser.setPermission", permission)
+    if not allowed:
+        browser.execute_script("navigator.clipboard.writeText = () => Promise.reject(new Error('no clipboard'))")
+    else:
+        browser.execute_script(
+            "const write = navigator.clipboard.writeText.bind(navigator.clipboard);"
+            "navigator.clipboard.writeText = text => { window.copied = text; return write(text); }"
+        )
+    button = elements(browser, "button.copy")[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    WebDriverWait(browser, 30).until(lambda session: button.text == ("Copied" if allowed else "Selected"))
+    read = "return window.copied" if allowed else "return getSelection().toString()"
+    assert browser.execute_script(read) == found.advised.command
     assert browser.get_log("browser") == []

@@ -56,10 +56,11 @@ def chart(view: CardView) -> AnyChart | None:
             "fate:N", title=None, scale=alt.Scale(domain=list(_FATES), range=list(_FATES.values())), legend=None
         ),
     )
+    # Marks may be absent, and a reader of the screen gets what they say from the plot's own label.
     lost = tensor.transform_filter("isValid(datum.zeroed)").transform_calculate(
         low="min(pow(2, datum.first / datum.parts), datum.zeroed / 2)"
     )
-    zone = lost.mark_rect(opacity=0.14, color=_FATES["rounds to zero"]).encode(
+    zone = lost.mark_rect(aria=False, opacity=0.14, color=_FATES["rounds to zero"]).encode(
         x=x, x2="zeroed:Q", y=alt.value(0), y2=alt.value(_HEIGHT)
     )
     rows = [
@@ -67,7 +68,7 @@ def chart(view: CardView) -> AnyChart | None:
         _mark(tensor, "largest", "right", 34),
         _mark(tensor, "peak", "right", 48, dash=[1, 3]),
     ]
-    label = lost.mark_text(align="left", baseline="middle", dx=4, fontWeight=600).encode(
+    label = lost.mark_text(aria=False, align="left", baseline="middle", dx=4, fontWeight=600).encode(
         x=x, y=alt.value(6), text="zeroed_text:N"
     )
     return alt.layer(zone, bars, *[layer for pair in rows for layer in pair], label).properties(
@@ -81,10 +82,10 @@ def _mark(
     """A rule at a magnitude and its label, `y` pixels below the top, on that side of the rule."""
     known = tensor.transform_filter(f"isValid(datum.{field})")
     x = alt.X(f"{field}:Q")
-    rule = known.mark_rule(strokeWidth=1.2, strokeDash=dash or [1, 0], color=theme.NEUTRAL).encode(
+    rule = known.mark_rule(aria=False, strokeWidth=1.2, strokeDash=dash or [1, 0], color=theme.NEUTRAL).encode(
         x=x, y=alt.value(y - 6), y2=alt.value(_HEIGHT)
     )
-    text = known.mark_text(align=align, baseline="middle", dx=4 if align == "left" else -4).encode(
+    text = known.mark_text(aria=False, align=align, baseline="middle", dx=4 if align == "left" else -4).encode(
         x=x, y=alt.value(y), text=f"{field}_text:N"
     )
     return rule, text

@@ -7,7 +7,6 @@ from typing import Any
 import altair as alt
 
 from quantaudit.card.charts import (
-    advice_curve,
     damage_by_layer,
     drift_by_layer,
     error_by_granularity,
@@ -16,6 +15,7 @@ from quantaudit.card.charts import (
     peaks_by_layer,
     zeroed_by_layer,
 )
+from quantaudit.card.charts.choices import advice_curve, frontier
 from quantaudit.card.charts.theme import AnyChart
 from quantaudit.card.views.card_view import CardView
 
@@ -27,6 +27,7 @@ CHARTS = {
     "zeroed_by_layer": zeroed_by_layer.chart,
     "error_by_granularity": error_by_granularity.chart,
     "drift_by_layer": drift_by_layer.chart,
+    "frontier": frontier.chart,
     "advice_curve": advice_curve.chart,
 }
 """Chart name → what draws it, or returns None where the card has no data for it."""

@@ -7,9 +7,10 @@ from functools import cached_property
 
 from quantaudit.card.schema import Card, Finding, PeakStability, SiteRow
 from quantaudit.card.seal import seal_state
-from quantaudit.card.views import coverage, experts, groups, landscape, peaks, provenance, schemes
+from quantaudit.card.views import coverage, experts, frontier, groups, landscape, peaks, provenance, schemes
 from quantaudit.card.views.coverage import UnmeasuredLine
 from quantaudit.card.views.experts import ExpertLine
+from quantaudit.card.views.frontier import Frontier
 from quantaudit.card.views.groups import GroupLine
 from quantaudit.card.views.landscape import LandscapeLine
 from quantaudit.card.views.peaks import PeakLine
@@ -131,6 +132,11 @@ class CardView:
     def experts_by_peak(self) -> list[ExpertLine]:
         """Every layer's experts, largest peak first."""
         return sorted(self.experts, key=lambda line: (-(line.amax or 0.0), line.layer))
+
+    @cached_property
+    def frontier(self) -> Frontier | None:
+        """The best mixtures of schemes by size; None where groups have no prices, or weights no shapes."""
+        return frontier.frontier_of(self.card)
 
     @cached_property
     def landscape(self) -> list[LandscapeLine]:

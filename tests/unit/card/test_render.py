@@ -55,6 +55,8 @@ _KEEP = {
     "ranked_by",
     "special_tokens",
     "cause",
+    "classes",
+    "strategy",
     "arithmetic",
     "products",
 }
@@ -173,7 +175,9 @@ def test_page_tells_whether_where_why_and_what_to_do(page: str, card: Card) -> N
 
 
 def test_sections_come_in_order(page: str) -> None:
-    expected = "verdict answers findings peaks stability damage groups domains advice verification landscape coverage"
+    expected = (
+        "verdict answers findings peaks stability damage groups domains frontier advice verification landscape coverage"
+    )
     expected += " provenance glossary"
     assert " ".join(re.findall(r'<section[^>]*id="(\w+)"', page)) == expected
 

@@ -43,7 +43,7 @@ def _with_simulation(card: Card, **changes: Any) -> Card:
 
 def test_every_chart_is_drawn(card: Card) -> None:
     expected = ["peaks_by_layer", "peak_against_damage", "damage_by_layer", "zeroed_by_layer"]
-    assert list(_specs(card)) == [*expected, "error_by_granularity", "advice_curve"]
+    assert list(_specs(card)) == [*expected, "error_by_granularity", "frontier", "advice_curve"]
 
 
 def test_equal_cards_give_equal_bytes_from_call_to_call(card: Card) -> None:
@@ -99,7 +99,7 @@ def test_groups_without_a_damage_are_left_out(card: Card) -> None:
     dull = _with_simulation(card, groups=groups)
     assert peak_against_damage.data(CardView(dull)) == []
     assert damage_by_layer.data(CardView(dull)) == []
-    assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "advice_curve"]
+    assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "frontier", "advice_curve"]
 
 
 def test_the_damage_map_gives_a_zero_the_lowest_shade(card: Card) -> None:
@@ -121,7 +121,7 @@ def test_a_model_of_one_layer_is_drawn(card: Card) -> None:
     sites = [site for site in card.sites if site.layer in (0, None)]
     groups = [row for row in _simulation(card).groups if row.layer == 0]
     small = _with_simulation(card, groups=groups).model_copy(update={"sites": sites})
-    assert len(_specs(small)) == 6
+    assert len(_specs(small)) == 7
 
 
 @pytest.mark.parametrize(("largest", "drawn"), [(4000.0, False), (9000.0, False), (40000.0, True), (7e5, True)])

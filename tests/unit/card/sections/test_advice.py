@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from quantaudit.card.charts import advice_curve
+from quantaudit.card.charts.choices import advice_curve
 from quantaudit.card.charts.draw import specifications
 from quantaudit.card.render import render_html, render_markdown
 from quantaudit.card.schema import Card

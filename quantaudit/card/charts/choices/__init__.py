@@ -1,0 +1,1 @@
+"""What one can choose: quality against size, and against what keeps its format."""
