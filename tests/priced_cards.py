@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from quantaudit.card.schema import Card
@@ -29,9 +27,12 @@ SCHEMES = [
 SCALE = {"int8_weights": 1.0, "int8_static:minmax": 5.0, "int4_weights": 60.0, "nvfp4": 40.0}
 
 
-def priced(family: str = "llama", seed: int = 0, **changes: Any) -> Card:
-    """A card whose fused groups have random prices under four schemes, of which two were simulated everywhere."""
-    card = card_of(family)
+def priced(family: str = "llama", seed: int = 0, card: Card | None = None) -> Card:
+    """A card whose fused groups have random prices under four schemes, of which two were simulated everywhere.
+
+    card: whose groups are taken, else those of a small model of a family.
+    """
+    card = card or card_of(family)
     assert card.simulation is not None
     rng = np.random.default_rng(seed)
     groups = {row.group: row for row in card.simulation.groups}.values()
@@ -46,4 +47,4 @@ def priced(family: str = "llama", seed: int = 0, **changes: Any) -> Card:
         total = sum(row.price or 0.0 for row in rows if row.scheme == name and row.layer is not None)
         recipes.append(recipe_row(name, 1.1 * total, groups=inside, kl_estimate=total, kl_stderr=0.02 * total))
     simulation = card.simulation.model_copy(update={"schemes": SCHEMES, "groups": rows, "recipes": recipes})
-    return card.model_copy(update={"simulation": simulation, **changes})
+    return card.model_copy(update={"simulation": simulation})

@@ -21,6 +21,10 @@ Values = Sequence[Sequence[float]]
 _ROUNDING = 1e-9
 """Relative error that sums of costs in different orders may have; what is nearer than it counts as equal."""
 
+MOST_SUMS = 1 << 16
+"""Sums that are kept at a time. Prices of a model leave some thousands; only where cost is a fixed multiple of weight
+in all items are there more, of choices that are nearly alike, and then not every one is looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Step:
@@ -88,11 +92,14 @@ def _improved(
         fits = weight + sum(lightest[place + 1 :]) <= limit
         alive = np.flatnonzero(fits & (cost + price * weight + rest <= most))
         alive = alive[_undominated(weight[alive], cost[alive])]
+        if len(alive) > MOST_SUMS:
+            alive = alive[_thinned(weight[alive], cost[alive] + price * weight[alive])]
         chosen.append((alive, count))
         weight, cost = weight[alive], cost[alive]
     if not len(cost):  # weights that are no whole numbers, and fill the limit to the last bit in another order
         return list(greedy)
-    return _traced(order, core, chosen, len(cost) - 1)  # the heaviest is the cheapest
+    best = _traced(order, core, chosen, len(cost) - 1)  # the heaviest is the cheapest
+    return best if _total(costs, best) < _total(costs, greedy) else list(greedy)
 
 
 def _sums(states: NDArray[np.float64], options: Sequence[float]) -> NDArray[np.float64]:
@@ -105,6 +112,14 @@ def _undominated(weight: NDArray[np.float64], cost: NDArray[np.float64]) -> NDAr
     order = np.lexsort((cost, weight))
     least = np.minimum.accumulate(cost[order])
     return order[np.diff(least, prepend=np.inf) < 0]
+
+
+def _thinned(weight: NDArray[np.float64], penalized: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the sums that are best at the price of weight, one for each of MOST_SUMS stretches of weight."""
+    stretch = ((weight - weight[0]) * (MOST_SUMS / (weight[-1] - weight[0] + 1))).astype(np.int64)
+    order = np.lexsort((penalized, stretch))
+    _, first = np.unique(stretch[order], return_index=True)
+    return order[first]
 
 
 def _traced(

@@ -85,7 +85,11 @@ def menu_of(
             hint="make the card again with `quantaudit report`, of a model that fits a backward pass",
         )
     infos = {info.name: info for info in simulation.schemes if _offered(info, schemes)}
-    shapes = {info.name: info.weight_shape for info in model.modules if info.weight_shape and "Linear" in info.classes}
+    shapes = {
+        info.name: (info.weight_shape[0], info.weight_shape[1])
+        for info in model.modules
+        if info.weight_shape and len(info.weight_shape) == 2 and all(info.weight_shape) and "Linear" in info.classes
+    }
     rows: dict[str, dict[str, GroupRow]] = {}
     for row in simulation.groups:
         if row.layer is not None and shapes.keys() >= set(row.members):
@@ -93,7 +97,7 @@ def menu_of(
     members = {group: tuple(next(iter(by.values())).members) for group, by in rows.items()}
     never = _never_quantized([info.name for info in model.modules], model.model_type)
     members = {group: paths for group, paths in members.items() if never.isdisjoint(paths)}
-    sizes = _Sizes({path: tuple(shape) for path, shape in shapes.items()}, _ITEM_BYTES.get(model.dtype, 2))
+    sizes = _Sizes(shapes, _ITEM_BYTES.get(model.dtype, 2))
     units = tuple(
         _unit(groups, members, rows, infos, sizes, unquantized)
         for groups in _tied(members, list(shapes), model.model_type)
@@ -119,7 +123,7 @@ def menu_of(
 class _Sizes:
     """shapes: of the Linears' weights, by path. item: bytes of an unquantized weight."""
 
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, int]]
     item: int
 
     def count(self, path: str) -> int:
@@ -130,7 +134,12 @@ class _Sizes:
         """Bytes of one Linear's weight; info: None for UNQUANTIZED."""
         if info is None or info.weights is None:
             return self.count(path) * self.item
-        return weight_bytes(self.shapes[path], info.weights, activations=info.input_activations is not None)
+        try:
+            return weight_bytes(self.shapes[path], info.weights, activations=info.input_activations is not None)
+        except (TypeError, ValueError, ZeroDivisionError, IndexError) as error:
+            raise FormatError(
+                f"weights of the scheme {info.name} have no size: {error}", where="the card's simulation"
+            ) from error
 
 
 def order_dependent(info: SchemeInfo) -> bool:

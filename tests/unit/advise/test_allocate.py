@@ -16,10 +16,12 @@ from quantaudit.errors import FormatError, UsageError
 from quantaudit.gate.run import gate
 from quantaudit.pipeline.advise import AllocatedRecipe, write_allocation
 from quantaudit.policy import load_policy
+from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.simulate.scheme_info import info_scheme
+from tests.card_factory import make_card
 from tests.priced_cards import priced
 from tests.skeletons import skeleton
 
@@ -99,6 +101,26 @@ def test_no_scheme_stays_that_saves_next_to_nothing_and_no_choice_can_be_undone(
             if bits_then <= bits:
                 assert price >= unit.prices[index]
     assert {scheme for unit in menu.units for scheme in unit.schemes} == set(point.schemes.values())
+
+
+def with_holders(card: Card) -> Card:
+    """The card with the modules that hold those it lists."""
+    infos: dict[str, ModuleInfo] = {}
+    for info in card.model.modules:
+        parts = info.name.split(".")
+        for end in range(1, len(parts)):
+            holder = ".".join(parts[:end])
+            infos.setdefault(holder, ModuleInfo(name=holder, classes=["Module"], weight_shape=None))
+        infos[info.name] = info
+    return card.model_copy(update={"model": card.model.model_copy(update={"modules": list(infos.values())})})
+
+
+def test_a_recipe_for_thirty_layers_fits_on_a_page_at_any_budget() -> None:
+    card = priced(card=with_holders(make_card(layers=30)))
+    for bits in (4.5, 4.7, 5.5, 7.0, 8.1, 10.0, 14.0):
+        result = advised(card, Budget(max_bits=bits))
+        assert len(result.text.splitlines()) <= 60
+        assert len(chosen(result.allocation)) > 30
 
 
 def test_few_schemes_cost_hardly_anything() -> None:

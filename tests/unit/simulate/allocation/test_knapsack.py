@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
+from quantaudit.simulate.allocation import knapsack
 from quantaudit.simulate.allocation.knapsack import cheapest_choice, supported_choices
 
 Rows = list[list[float]]
@@ -90,3 +91,16 @@ def test_of_many_items_none_that_a_general_solver_finds_is_better(seed: int, who
 
 def test_of_equal_costs_the_lighter_then_the_first_is_taken() -> None:
     assert cheapest_choice([[1.0, 1.0, 2.0], [0.5, 0.5]], [[3, 2, 1], [4, 4]], 100) == [1, 0]
+
+
+def test_where_cost_is_a_multiple_of_weight_a_good_choice_is_found_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All choices are equally good for their weight, so that nothing is ruled out: the hardest knapsacks."""
+    monkeypatch.setattr(knapsack, "MOST_SUMS", 5000)
+    sizes = np.random.default_rng(0).integers(10**5, 10**6, 60).tolist()
+    costs, weights = [[float(size), 0.0] for size in sizes], [[0, size] for size in sizes]
+    limit = sum(sizes) // 2
+    choice = cheapest_choice(costs, weights, limit)
+    assert choice is not None
+    assert limit - 3000 <= total(weights, choice) <= limit
