@@ -180,6 +180,14 @@ TARGETS = (
         ),
     ),
     Target(
+        name="advise-budget",
+        file="card/card.json",
+        kind="json",
+        weight=1,
+        seconds=30,
+        argv=("advise", "--card", "card/card.json", "--max-bits", "9", "--out", "new.yaml"),
+    ),
+    Target(
         name="verify-recipe",
         file="plain.yaml",
         kind="yaml",
