@@ -217,9 +217,11 @@ def _whole_model_for_each() -> Iterator[str]:
 def _described(model: Any) -> Iterator[None]:
     """Within the context the model names a folder with its configuration, which llm-compressor looks at on disk.
 
-    A model that was dequantized on loading (GGUF) would refuse to be saved, and be refused by llm-compressor.
+    A model that was dequantized on loading (GGUF) would refuse to be saved, and be refused by llm-compressor; and its
+    configuration does not name its class, which llm-compressor would save as it is.
     """
     config = model.config
+    config.architectures = config.architectures or [type(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     if getattr(model, "hf_quantizer", None) is not None:

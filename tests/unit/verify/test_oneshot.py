@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,18 @@ def test_saved_parameters_are_those_of_every_quantized_linear(
     members = [m for group in discover(loaded.model).groups if group.layer is not None for m in group.members]
     assert set(parameters) == {f"{m}.{name}_scale" for m in members for name in ("input", "weight")}
     assert set(saved_inputs(parameters)) == set(members)
+
+
+def test_a_checkpoint_names_its_class_where_the_configuration_did_not(
+    tiny_folder: Path, tiny_corpus: TokenizedCorpus, tmp_path: Path
+) -> None:
+    """As of a GGUF file."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(PRESET.format(preset="FP8_DYNAMIC"))
+    nameless = load(tiny_folder)
+    nameless.model.config.architectures = None
+    run_oneshot(nameless, recipe, calibration(tiny_corpus), tmp_path / "saved", pipeline="basic")
+    assert json.loads((tmp_path / "saved/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
 def test_a_recipe_that_does_not_fit_the_model_is_one_error(
