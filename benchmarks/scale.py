@@ -101,7 +101,9 @@ class Shape:
 SHAPES = {
     "deep": [Shape(layers=layers, hidden=4096, intermediate=11008) for layers in (4, 8, 15)],
     "wide": [Shape(layers=6, hidden=hidden, intermediate=3 * hidden) for hidden in (2048, 4096, 6144)],
-    "moe": [Shape(layers=16, hidden=2048, intermediate=768, experts=40)],
+    "moe": [
+        Shape(layers=layers, hidden=2048, intermediate=768, experts=experts) for layers, experts in ((20, 10), (16, 40))
+    ],
 }
 """Three numbers of equal blocks, three sizes of blocks, and experts; the largest of each has about 6 GiB."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.input_store import Room
-from quantaudit.model.blockwise.memory import resident_bytes, size_text
+from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_text
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.stored_tensors import stored_tensors
 
@@ -100,6 +100,7 @@ def room_to_run(model: Any, weights: BlockWeights, largest: Tensor, *, logits: i
     weights.drop()
     if weights.budget is None:
         return UNLIMITED
+    give_back()  # what a stage before has freed is not what this one finds in use
     rows, longest = largest.shape
     batch = activation_bytes(model.config, rows, longest, eager=model.config._attn_implementation == "eager")
     return room_for_inputs(weights.budget, needs(weights, batch + graph, logits), largest.device)

@@ -10,6 +10,7 @@ from torch import nn
 
 from quantaudit.model.blockwise.block_weights import BlockWeights, without_values
 from quantaudit.model.blockwise.checkpoint_blocks import CheckpointBlocks
+from quantaudit.model.blockwise.memory import give_back
 from quantaudit.model.experts import ExpertClasses, Linearization, linearize
 from quantaudit.model.loading.weights import OddWeights, odd_weights
 from quantaudit.model.weight_sketch import sketches
@@ -48,6 +49,8 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
         without_values(block)
         for inner in part.split:
             model.set_submodule(f"{path}.{inner}", block.get_submodule(inner))
+        if part.split or blocks.converts:
+            give_back()  # what experts were made of came in pieces too small to go by themselves
         parts.append(_under(path, part))
         odd.append(OddWeights([f"{path}.{n}" for n in stored.codes], [f"{path}.{n}" for n in stored.constant]))
     parts.append(linearize(model, classes=classes, skip=blocks.blocks))

@@ -28,6 +28,7 @@ from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.checkpoint_blocks import leave_blocks_out
+from quantaudit.model.blockwise.memory import give_back
 from quantaudit.model.blockwise.offload import offload_blocks
 from quantaudit.model.declared import check_declared, check_files, no_more_than_stored
 from quantaudit.model.experts import linearize
@@ -195,6 +196,8 @@ def _load_model(
     with timed("linearizing experts"):
         linearization = linearize(model) if offloaded is None else offloaded.linearization
         notes += linearization.notes
+        if linearization.split:
+            give_back()  # what they were made of came in pieces too small to go by themselves
     if transposed := sum(isinstance(module, Conv1D) for module in model.modules()):
         notes.append(f"{transposed} projections are Conv1D: measured like Linears, passed by when a recipe says Linear")
     with timed(f"moving to {device}"):
