@@ -18,6 +18,7 @@ from quantaudit.cli import (
     insert,
     measure,
     merge,
+    plan,
     render,
     report,
     scales,
@@ -47,7 +48,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive · 130 interrupted · "
     "141 closed pipe. --debug anywhere shows tracebacks, and how long loading took by stage.",
 )
-_FILES = (report, sites, measure, merge, scales, simulate, render, insert, atlas)
+_FILES = (report, plan, sites, measure, merge, scales, simulate, render, insert, atlas)
 _ANSWERS = (gate, advise, verify, conform, compare, card)
 for verb in (*_FILES, *_ANSWERS):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(claiming(verb.run))

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, time
 
 LOG = logging.getLogger("quantaudit.common.timing")
 
@@ -19,6 +19,13 @@ def timed(stage: str) -> Iterator[None]:
         yield
     finally:
         log_duration(stage, start)
+
+
+def seconds_since_start() -> float:
+    """Since this process began."""
+    import psutil  # which the start of every command need not wait for
+
+    return max(0.0, time() - float(psutil.Process().create_time()))
 
 
 def imports_done() -> None:

@@ -176,6 +176,11 @@ def extra_work(model: nn.Module) -> float | None:
     return max(counts) / _chosen(config.get_text_config())
 
 
+def routed_share(experts: Any, config: Any) -> float:
+    """Share of the tokens that each of some linearized experts is given, where all are given as many."""
+    return min(1.0, _chosen(config.get_text_config()) / int(experts.num_experts))
+
+
 def _chosen(config: Any) -> int:
     """Experts that each token is sent to; of the first layer, where a configuration lists them."""
     names = ("top_k_experts", "num_experts_per_tok", "moe_topk", "moe_k")

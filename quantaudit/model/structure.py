@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.errors import ModelError
-from quantaudit.model.experts import is_linearized
+from quantaudit.model.experts import is_linearized, routed_share
 
 _ATTENTION = re.compile(r"attn|attention")
 _MIXER = re.compile(r"mixer|mamba|ssm")
@@ -47,6 +47,21 @@ class Component:
 def linears(module: nn.Module) -> dict[str, nn.Module]:
     """Every Linear below a module by relative path; transformers' Conv1D is one, with its weight transposed."""
     return {name: child for name, child in module.named_modules() if isinstance(child, nn.Linear | Conv1D)}
+
+
+def token_shares(model: nn.Module, path: str) -> dict[str, tuple[nn.Module, float]]:
+    """The same of a part of a model, by its path, each with the share of all tokens that it is given.
+
+    All of them, but for routed experts that llm-compressor split, which are given as much each.
+    """
+    part = model.get_submodule(path)
+    shares = {
+        f"{name}.": routed_share(module, model.config) for name, module in part.named_modules() if is_linearized(module)
+    }
+    return {
+        name: (linear, next((share for parent, share in shares.items() if name.startswith(parent)), 1.0))
+        for name, linear in linears(part).items()
+    }
 
 
 def has_linears(module: nn.Module) -> bool:

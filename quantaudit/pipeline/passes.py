@@ -14,6 +14,7 @@ from quantaudit.measure.shard import Shard
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
+from quantaudit.settings import Settings
 from quantaudit.simulate.cost import MEASURING
 from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.records import Simulation, UnjudgedScheme
@@ -34,9 +35,7 @@ def measure_samples(
     the whole corpus is longer than EAGER_TOKENS.
     """
     longest = max(len(sample.ids) for sample in inputs.corpus.samples)
-    # Eager attention keeps a matrix of tokens by tokens for every head.
-    chosen = inputs.settings.measure.attention
-    eager = chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
+    eager = measured_eagerly(inputs.settings, longest)
     with inputs.computed(), eager_attention(inputs.loaded.model) if eager else nullcontext():
         return measure(
             inputs.loaded,
@@ -47,6 +46,13 @@ def measure_samples(
             shard=shard,
             progress=advance,
         )
+
+
+def measured_eagerly(settings: Settings, longest: int) -> bool:
+    """Whether attention runs eagerly while it is measured. longest: tokens of the longest sample."""
+    # Eager attention keeps a matrix of tokens by tokens for every head.
+    chosen = settings.measure.attention
+    return chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
 
 
 def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:

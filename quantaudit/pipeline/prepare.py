@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from quantaudit.common.progress import Stages, silent_stages
@@ -27,6 +28,7 @@ from quantaudit.model.loading.checkpoint import Checkpoint, locate
 from quantaudit.model.loading.input_digests import processor_digest, tokenizer_digest
 from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
 from quantaudit.model.loading.processor import load_processor
+from quantaudit.model.sites import Architecture
 from quantaudit.pipeline.files import InputFiles, open_files
 from quantaudit.provenance import Arithmetic, ModelInfo, SampleInfo
 from quantaudit.quant.schemes import NAMED
@@ -89,10 +91,10 @@ def prepare(
         )
     parse_device(settings.model.device)
     asked = choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, {})
-    recipes = _read_recipes(settings.simulate.recipes, [scheme.name for scheme in asked.schemes])
+    recipes = read_recipes(settings.simulate.recipes, [scheme.name for scheme in asked.schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
-    limits = _Limits(memory=memory, copies=copies, smoothing=_smoothing(recipes))
+    limits = _Limits(memory=memory, copies=copies, smoothing=smoothing_recipe(recipes))
     loaded = _with_processor(_in_memory(files, settings, stages, say, limits), files, processor)
     arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
     if arithmetic == "float32":
@@ -122,20 +124,24 @@ def prepare(
         loaded=loaded,
         arithmetic=arithmetic,
         corpus=corpus,
-        chosen=choose_schemes(settings.simulate.scheme_set, settings.simulate.schemes, shapes_in_blocks(loaded)),
+        chosen=choose_schemes(
+            settings.simulate.scheme_set,
+            settings.simulate.schemes,
+            shapes_in_blocks(loaded.model, loaded.architecture),
+        ),
         recipes=resolved,
     )
 
 
-def shapes_in_blocks(loaded: LoadedModel) -> Shapes:
+def shapes_in_blocks(model: nn.Module, architecture: Architecture) -> Shapes:
     """[out, in] of the Linears in decoder blocks."""
-    members = [m for group in loaded.architecture.groups if group.layer is not None for m in group.members]
-    return {member: _shape(loaded.model.get_submodule(member)) for member in members}
+    members = [m for group in architecture.groups if group.layer is not None for m in group.members]
+    return {member: _shape(model.get_submodule(member)) for member in members}
 
 
 def _shape(linear: Any) -> tuple[int, int]:
     out, inside = linear.weight.shape
-    return (out, inside) if isinstance(linear, torch.nn.Linear) else (inside, out)
+    return (out, inside) if isinstance(linear, nn.Linear) else (inside, out)
 
 
 def load_again(settings: Settings, measured: ModelInfo) -> LoadedModel:
@@ -195,7 +201,7 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, 
     return loaded
 
 
-def _smoothing(recipes: Mapping[Path, ParsedRecipe]) -> str | None:
+def smoothing_recipe(recipes: Mapping[Path, ParsedRecipe]) -> str | None:
     """Which recipe smooths weights, for which they are all in memory; None where none does."""
     smoothing = (
         path for path, recipe in recipes.items() if any(one.name == "SmoothQuantModifier" for one in recipe.modifiers)
@@ -231,7 +237,7 @@ def _text_readers(files: InputFiles, settings: Settings, say: Say) -> tuple[PreT
     return source, processor
 
 
-def _read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
+def read_recipes(paths: tuple[Path, ...], schemes: list[str]) -> dict[Path, ParsedRecipe]:
     """Raises RecipeError for a file that is none, and UsageError where two rows would have one name."""
     if twice := check_names((path.stem for path in paths), (*schemes, *NAMED, MIXED, MIXED_BY_PROJECTION)):
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +23,15 @@ from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import run_in_lockstep
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
+from quantaudit.model.sites import Architecture
 from quantaudit.model.structure import hidden_size
 from quantaudit.pipeline.passes import measure_samples
-from quantaudit.pipeline.prepare import AuditInputs, Say
-from quantaudit.quant.schemes import Scheme
+from quantaudit.pipeline.plan.demand import Demands
+from quantaudit.pipeline.plan.probe import TAPPED, rounding_seconds
+from quantaudit.pipeline.prepare import AuditInputs, Say, shapes_in_blocks
+from quantaudit.provenance import CorpusInfo
+from quantaudit.quant.standard import ChosenSchemes
+from quantaudit.settings import Settings
 from quantaudit.simulate.cost import (
     FIVE_MINUTES,
     Speed,
@@ -40,12 +46,11 @@ from quantaudit.simulate.cost import (
 )
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits.score_plans import score_plans
+from quantaudit.simulate.memory import Demand
 from quantaudit.simulate.quantized.plan import Plan
 
 PROBED = 3
 """Samples that are timed."""
-TAPPED = 1.3
-"""A pass with every site tapped, in passes without; measured by `benchmarks/overhead.py`."""
 _BLOCKS = 2
 """Decoder blocks that are timed of a model that runs block by block."""
 _NO_CHANGE = Plan(name="", title="", schemes={}, qparams={}, groups=0)
@@ -55,10 +60,11 @@ PATIENCE = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What is to be done, and how fast this machine is at it."""
+    """What is to be done, how fast this machine is at it, and what memory it takes on each rank."""
 
     work: Work
     speed: Speed
+    memory: Demand
 
     @property
     def stages(self) -> list[Stage]:
@@ -77,33 +83,71 @@ def schedule(
     """Count the work and time a few samples. measured: whether a profile is there already.
     shards: of how many equal parts one is measured.
     """
-    info, options = inputs.corpus.info, inputs.settings.simulate
-    work = Work(tokens=0 if measured else info.tokens // shards)
-    if simulated:
-        work = replace(
-            work,
-            evaluated=min(options.evaluation_tokens, info.evaluation.tokens),
-            schemes=len(inputs.chosen.schemes),
-            priced_alone=0 if options.score == "damage" else len(inputs.chosen.price_alone),
-            weights=count_weights(_with_damage(inputs)),
-            recipes=len(inputs.recipes),
-            by_damage=options.score == "damage",
-            single=_single_groups(inputs),
-            calibrations=tuple(
-                (f"calibrating {recipe.name}", (len(recipe.smooth) + 1) * info.calibration.tokens)
-                for recipe in inputs.recipes
-                if recipe.smooth
-            ),
-            rendered=len(inputs.loaded.architecture.sites) if rendered else 0,
-        )
-    return Schedule(work=work, speed=probe(inputs, tapped=not measured or bool(work.calibrations), scored=simulated))
+    calibration = inputs.corpus.info.calibration.tokens
+    calibrations = tuple(
+        (f"calibrating {recipe.name}", (len(recipe.smooth) + 1) * calibration)
+        for recipe in inputs.recipes
+        if recipe.smooth
+    )
+    work = count_work(
+        inputs.settings,
+        inputs.corpus.info,
+        inputs.chosen,
+        inputs.loaded.architecture,
+        measured=measured,
+        simulated=simulated,
+        rendered=rendered,
+    )
+    work = replace(work, tokens=work.tokens // shards, calibrations=calibrations if simulated else ())
+    speed = probe(inputs, tapped=not measured or bool(calibrations), scored=simulated)
+    return Schedule(work=work, speed=speed, memory=_demand(inputs, work))
 
 
-def _with_damage(inputs: AuditInputs) -> list[Scheme]:
-    """Schemes whose groups are replayed in full."""
-    chosen = inputs.chosen
-    every = inputs.settings.simulate.score == "damage"
-    return [scheme for scheme in chosen.schemes if every or scheme.name not in chosen.price_alone]
+def _demand(inputs: AuditInputs, work: Work) -> Demand:
+    """The memory of the run, as `plan` says it."""
+    loaded, weights = inputs.loaded, inputs.loaded.weights
+    demands = Demands(
+        loaded.model,
+        loaded.architecture,
+        inputs.corpus.samples,
+        inputs.settings,
+        work,
+        converted=weights is not None and weights.converted,
+        ranks=team().size,
+    )
+    if weights is None:
+        return demands.whole
+    return demands.by_block(weights.budget or sys.maxsize)
+
+
+def count_work(
+    settings: Settings,
+    info: CorpusInfo,
+    chosen: ChosenSchemes,
+    architecture: Architecture,
+    *,
+    measured: bool = False,
+    simulated: bool = True,
+    rendered: bool = False,
+) -> Work:
+    """What a report or a part of it does, from what is known before a model is loaded."""
+    options, tokens = settings.simulate, 0 if measured else info.tokens
+    if not simulated:
+        return Work(tokens=tokens)
+    by_damage = options.score == "damage"
+    full = [scheme for scheme in chosen.schemes if by_damage or scheme.name not in chosen.price_alone]
+    return Work(
+        tokens=tokens,
+        evaluated=min(options.evaluation_tokens, info.evaluation.tokens),
+        schemes=len(chosen.schemes),
+        priced_alone=0 if by_damage else len(chosen.price_alone),
+        weights=count_weights(full),
+        formats=count_weights(chosen.schemes),
+        recipes=len(options.recipes),
+        by_damage=by_damage,
+        single=_single_groups(settings, architecture),
+        rendered=len(architecture.sites) if rendered else 0,
+    )
 
 
 def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> Speed:
@@ -130,13 +174,18 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
         once = inputs.changed(experts="routed") if inputs.settings.measure.experts == "auto" else inputs
         measure_samples(once, replace(inputs.corpus, samples=tuple(chosen)))
 
+    rounding = 0.0
+    if scored:
+        dtype, shapes = next(loaded.model.parameters()).dtype, shapes_in_blocks(loaded.model, loaded.architecture)
+        rounding = rounding_seconds(shapes, inputs.chosen.schemes, dtype, loaded.device)
     with inputs.computed():
         if loaded.weights is not None:
-            return _by_block(inputs, loaded.weights, samples)
+            return replace(_by_block(inputs, loaded.weights, samples), rounding=rounding)
         return Speed(
             measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
             forward=_per_token(bare, evaluated, loaded.device) if scored else nothing,
             scored=_per_token(logits, evaluated, loaded.device) / 2 if scored else nothing,
+            rounding=rounding,
         )
 
 
@@ -250,12 +299,12 @@ def advise_samples(inputs: AuditInputs, plan: Schedule) -> str | None:
     return f"--samples {count} would take about five minutes here"
 
 
-def _single_groups(inputs: AuditInputs) -> int:
+def _single_groups(settings: Settings, architecture: Architecture) -> int:
     """How many fused groups will be simulated alone, if all have a damage."""
-    count = find_single(inputs.settings.simulate.single_groups)
+    count = find_single(settings.simulate.single_groups)
     if count == 0:
         return 0
-    inside = sum(group.layer is not None for group in inputs.loaded.architecture.groups)
+    inside = sum(group.layer is not None for group in architecture.groups)
     return inside if count is None else min(count, inside)
 
 
@@ -269,6 +318,7 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
         scheduled = plan()
     scheduled = replace(scheduled, speed=scheduled.speed.shared(ranks))
     say(describe(inputs, scheduled) + (f", shared by {ranks} ranks" if ranks > 1 else ""))
+    say(f"{scheduled.memory}{' on each rank' if ranks > 1 else ''}")
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
     stages.expect(scheduled.stages)

@@ -63,13 +63,15 @@ READS = {MEASURING: 3, GRADIENTS: 2, REPLAYING: 1, ROUNDING: 1, SINGLE: 2, SCORI
 class Speed:
     """Seconds a token. measured: with every site tapped; forward: bare, without logits; scored: with logits, read.
 
-    reading: seconds to read all decoder blocks once, where they are on disk.
+    reading: seconds to read all decoder blocks once, where they are on disk. rounding: seconds to quantize all weights
+    in them once, which takes as long whatever the tokens are.
     """
 
     measured: float
     forward: float
     scored: float
     reading: float = 0.0
+    rounding: float = 0.0
 
     def shared(self, ranks: int) -> Speed:
         """Of so many ranks together, each of which reads all blocks."""
@@ -79,8 +81,9 @@ class Speed:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a report or a simulation does. tokens: of the corpus, 0 where it was measured before; evaluated: tokens that
-    predictions are taken on. priced_alone: how many of the schemes are replayed for prices alone. calibrations: title
-    and tokens of every recipe's calibration. rendered: sites of the card that is written, 0 for none.
+    predictions are taken on. priced_alone: how many of the schemes are replayed for prices alone. formats: in how many
+    ways all schemes quantize weights. calibrations: title and tokens of every recipe's calibration. rendered: sites of
+    the card that is written, 0 for none.
     """
 
     tokens: int
@@ -88,6 +91,7 @@ class Work:
     schemes: int = 0
     priced_alone: int = 0
     weights: int = 0
+    formats: int = 0
     recipes: int = 0
     by_damage: bool = False
     single: int = 0
@@ -136,11 +140,11 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     stages = {
         MEASURING: speed.measured * work.tokens,
         GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
-        REPLAYING: (replay_passes(work) + work.by_damage) * bare,
+        REPLAYING: (replay_passes(work) + work.by_damage) * bare + work.formats * speed.rounding,
         ROUNDING: floor * logits,
         SINGLE: SCORED * single * logits,
         **{title: speed.measured * tokens for title, tokens in work.calibrations},
-        SCORING: score_passes(work) * logits,
+        SCORING: score_passes(work) * logits + (work.formats + work.recipes) * speed.rounding,
         RENDERING: rendering(work.rendered) if work.rendered else 0.0,
     }
     if not work.evaluated:

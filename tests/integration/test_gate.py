@@ -89,7 +89,7 @@ def standard(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: Token
     from quantaudit.simulate.experiment import GroupOptions
     from quantaudit.simulate.run import simulate
 
-    chosen = choose_schemes("standard", (), shapes_in_blocks(tiny_loaded))
+    chosen = choose_schemes("standard", (), shapes_in_blocks(tiny_loaded.model, tiny_loaded.architecture))
     options = GroupOptions(price_alone=chosen.price_alone)
     samples = tiny_corpus.samples
     simulation = simulate(tiny_loaded, tiny_profile, samples, chosen.schemes, evaluation_tokens=128, groups=options)

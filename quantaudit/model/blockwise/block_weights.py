@@ -36,7 +36,7 @@ class BlockWeights:
         self._here: int | None = None
         self._changed = False
         self._absent: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-        self.bytes = [_stored_bytes(module) for module in self._modules]
+        self.bytes = [stored_bytes(module) for module in self._modules]
         """Of the weights of each block."""
         self.loads = 0
         """How often a block was read."""
@@ -118,5 +118,6 @@ def _slots(module: nn.Module, leaf: str) -> dict[str, Tensor | None]:
     return slots
 
 
-def _stored_bytes(block: nn.Module) -> int:
+def stored_bytes(block: nn.Module) -> int:
+    """Bytes of what a checkpoint holds of a module, each tensor once."""
     return sum({id(tensor): tensor.nbytes for _, tensor in stored_tensors_of(block)}.values())

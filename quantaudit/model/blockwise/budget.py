@@ -80,9 +80,14 @@ class Needs:
 
 
 def needs(weights: BlockWeights, batch: int, logits: int = 0) -> Needs:
-    """What a run needs from here. Experts are stored in one form and run in another: both are there for a moment."""
-    block = (3 if weights.converted else 1) * weights.largest
+    """What a run needs from here."""
+    block = block_bytes(weights.largest, converted=weights.converted)
     return Needs(present=resident_bytes(), block=block, batch=batch, logits=logits)
+
+
+def block_bytes(largest: int, *, converted: bool) -> int:
+    """Of a block in memory. converted: stored in one form, as experts are, and run in another, which are both there."""
+    return (3 if converted else 1) * largest
 
 
 def logits_bytes(model: Any, tokens: int) -> int:

@@ -19,7 +19,7 @@ from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import UNLIMITED, half, logits_bytes, room_to_run
 from quantaudit.model.blockwise.input_store import InputStore, Room
 from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
-from quantaudit.model.structure import hidden_size, linears
+from quantaudit.model.structure import hidden_size, token_shares
 from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.patch_forward import checkpointed
 from quantaudit.simulate.replay.fisher import backward, differentiable, label_states, logits_with_graph
@@ -238,5 +238,6 @@ def graph_bytes(model: nn.Module, blocks: Sequence[str], tokens: int) -> int:
 
     Right within a factor of two for transformers, too little by up to five for state-space models.
     """
-    weights: list[Any] = [linear.weight for path in blocks for linear in linears(model.get_submodule(path)).values()]
-    return int(2 * tokens * sum(sum(weight.shape) * weight.element_size() for weight in weights))
+    parts: list[tuple[Any, float]] = [part for path in blocks for part in token_shares(model, path).values()]
+    each = (share * sum(linear.weight.shape) * linear.weight.element_size() for linear, share in parts)
+    return int(2 * tokens * sum(each))

@@ -1,0 +1,1 @@
+"""What an audit of a model will need, from its configuration alone."""

@@ -1,0 +1,56 @@
+"""The memory of a report under its settings: of a model that is loaded, or of its skeleton."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.model.sites import Architecture
+from quantaudit.pipeline.passes import COPIES, measured_eagerly
+from quantaudit.settings import Settings
+from quantaudit.simulate import memory
+from quantaudit.simulate.cost import MIXTURES, Work
+from quantaudit.simulate.evaluation import select
+from quantaudit.simulate.memory import Demand, Lengths, ModelBytes
+
+
+class Demands:
+    """What reports of one model and text take in memory, by the way in which the model runs."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        samples: Sequence[TokenizedSample],
+        settings: Settings,
+        work: Work,
+        *,
+        converted: bool,
+        ranks: int = 1,
+    ) -> None:
+        self._model, self._blocks = model, architecture.blocks
+        self.sizes = ModelBytes.of(model, architecture, converted=converted)
+        evaluated = select(samples, settings.simulate.evaluation_tokens) if work.evaluated else []
+        self.lengths = Lengths.of(samples, evaluated, batch_size=settings.measure.batch_size, ranks=ranks)
+        self._eager = measured_eagerly(settings, self.lengths.longest)
+        self._plans = work.schemes + MIXTURES + work.recipes
+        self._copies = COPIES if work.evaluated else 1
+
+    @property
+    def whole(self) -> Demand:
+        """With all weights in memory."""
+        return memory.whole(self._model, self.sizes, self.lengths, eager=self._eager, copies=self._copies)
+
+    def by_block(self, budget: int) -> Demand:
+        """With one decoder block in memory, within a budget."""
+        return memory.by_block(
+            self._model,
+            self._blocks,
+            self.sizes,
+            self.lengths,
+            eager=self._eager,
+            plans=self._plans,
+            budget=budget,
+        )
