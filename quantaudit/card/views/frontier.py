@@ -12,7 +12,8 @@ from quantaudit.card.text import USUAL_LEVEL, counted, number, visible
 from quantaudit.card.views.schemes import titles
 from quantaudit.errors import QuantauditError
 from quantaudit.model.blockwise.memory import size_text
-from quantaudit.simulate.allocation import UNQUANTIZED, Menu, Point, frontier, menu_of, size_of_bits, solve, uniform
+from quantaudit.simulate.allocation import UNQUANTIZED, Menu, Point, frontier, menu_of, size_of_bits, uniform
+from quantaudit.simulate.allocation.plain import Limit, solve_plainly
 
 MOST_POINTS = 80
 """Of the line: a model of many layers has thousands, which no eye tells apart."""
@@ -69,10 +70,15 @@ def frontier_of(card: Card) -> Frontier | None:
 
 def _advised(menu: Menu, status: str, limit: float) -> Advised | None:
     """What `advise --max-bits` gives for bits rounded up to hundredths; None where nothing is within the limit."""
+    certain = menu.factor is not None
     try:
-        within = solve(menu, max_kl=limit) if menu.factor is None else solve(menu, max_kl_high=limit)
-        bits = math.ceil(within.bits * 100 - 1e-9) / 100
-        point = solve(menu, max_size=size_of_bits(menu, bits))
+        _, point = solve_plainly(menu, Limit(max_kl_high=limit) if certain else Limit(max_kl=limit))
+        bits = math.ceil(point.bits * 100 - 1e-9) / 100
+        _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
+        # Few schemes at a size may cost a little more than few at a KL.
+        while ((point.kl_high if certain else point.kl) or 0.0) > limit:
+            bits = round(bits + 0.01, 2)
+            _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
     except QuantauditError:
         return None
     command = f"quantaudit advise --card card.json --max-bits {bits:g} --out recipe.yaml"

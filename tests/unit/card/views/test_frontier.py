@@ -16,6 +16,7 @@ from quantaudit.card.schema import Card, VerdictLimits
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.frontier import MOST_POINTS, Frontier
 from quantaudit.simulate.allocation import frontier, menu_of, size_of_bits, solve
+from quantaudit.simulate.allocation.plain import Limit, solve_plainly
 from tests.unit.simulate.allocation.test_solve import priced
 
 
@@ -40,7 +41,7 @@ def test_the_advised_recipe_is_the_smallest_within_the_limit_and_what_its_comman
     assert found.advised is not None
     point, words = found.advised.point, found.advised.command.split()
     bits = float(words[words.index("--max-bits") + 1])
-    assert solve(menu, max_size=size_of_bits(menu, bits)) == point
+    assert solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))[1] == point
     reached = point.kl if menu.factor is None else point.kl_high
     assert reached is not None
     assert reached <= 0.02
