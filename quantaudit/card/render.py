@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from quantaudit.card.schema import Card, dump_card
@@ -64,7 +63,7 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
     context = _context(drawn.view) | {
         "answers": answers(drawn.view),
-        "inspections": _inspections(drawn.view),
+        "inspections": packed(inspections(drawn.view)),
         "inspector_chart": _inspector_chart(drawn.view),
         "sizes": sizes(drawn.view.card),
         "usual_level": USUAL_LEVEL,
@@ -124,11 +123,6 @@ def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]
     section, images = render_markdown(drawn, template_dir)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
     return {name: text.encode("utf-8") for name, text in texts.items()} | images
-
-
-def _inspections(view: CardView) -> Markup:
-    """What the inspector shows, as JSON that is safe inside a page: short, as there may be hundreds of groups."""
-    return htmlsafe_json_dumps(packed(inspections(view)), ensure_ascii=False, separators=(",", ":"))
 
 
 def _inspector_chart(view: CardView) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from quantaudit.card import text
@@ -125,6 +126,17 @@ def _bar_width(fraction: float | None) -> str:
     return f"{min(max(fraction or 0.0, 0.0), 1.0) * 100:.1f}"
 
 
+def _script_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element, as short as it can be: charts hold thousands of rows."""
+    short: dict[str, Any] = {"separators": (",", ":")}
+    text = htmlsafe_json_dumps(value, ensure_ascii=False, **short)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # half of a pair, which no file can hold
+        return htmlsafe_json_dumps(value, **short)
+    return text
+
+
 def _coefficient(value: float | None) -> str:
     return text.ABSENT if value is None else f"{value:.2f}".replace("-", text.MINUS)
 
@@ -146,4 +158,5 @@ _FILTERS: dict[str, Any] = {
     "advised": advised,
     "relative_error": text.relative_error,
     "mark": _MARKS.__getitem__,
+    "script_json": _script_json,
 }

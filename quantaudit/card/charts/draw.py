@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import debug_mode
 
 from quantaudit.card.charts import (
     damage_by_layer,
@@ -35,7 +36,9 @@ CHARTS = {
 
 def specifications(view: CardView) -> dict[str, dict[str, Any]]:
     """Chart name → Vega-Lite specification, of the charts that a card has data for."""
-    charts = {name: draw(view) for name, draw in CHARTS.items()}
+    # Each specification is validated as a whole; each of its parts too takes as long again where there are many rows.
+    with debug_mode(False):
+        charts = {name: draw(view) for name, draw in CHARTS.items()}
     return {name: specification(chart) for name, chart in charts.items() if chart is not None}
 
 

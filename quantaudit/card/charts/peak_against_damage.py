@@ -31,8 +31,9 @@ def data(view: CardView) -> list[dict[str, Any]]:
                 "projection": visible(row.projection, limit=40),
                 "scheme": visible(view.titles[row.scheme]),
                 "amax": site.amax,
-                "damage": row.damage,
-                "price": row.price,
+                # As exact as a drawing needs it: there are thousands of rows.
+                "damage": float(f"{row.damage:.6g}"),
+                "price": None if row.price is None else float(f"{row.price:.6g}"),
                 "peak": number(site.amax),
                 "damage_text": number(row.damage),
                 "price_text": number(row.price),

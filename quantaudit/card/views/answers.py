@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -148,13 +149,16 @@ def scheme_bytes(card: Card, info: SchemeInfo) -> int | None:
     rows = [row for row in card.simulation.groups if row.scheme == info.name and row.layer is not None]
     if not rows:
         return None
+    shapes: Counter[tuple[int, ...]] = Counter()
     for member in {member for row in rows for member in row.members}:
         module = modules.get(member)
         if module is None or module.weight_shape is None:
             return None
-        shape = module.weight_shape
-        total += weight_bytes(shape, info.weights, activations=info.input_activations is not None)
-        total -= math.prod(shape) * _STORED.get(card.model.dtype, 2)
+        shapes[tuple(module.weight_shape)] += 1
+    # A mixture has ten thousands of Linears, of a handful of shapes.
+    for shape, count in shapes.items():
+        quantized = weight_bytes(shape, info.weights, activations=info.input_activations is not None)
+        total += count * (quantized - math.prod(shape) * _STORED.get(card.model.dtype, 2))
     return total
 
 

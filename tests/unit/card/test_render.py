@@ -16,8 +16,9 @@ import pytest
 from quantaudit.card import text
 from quantaudit.card.charts import error_by_granularity
 from quantaudit.card.render import render_html, render_markdown, write_card
-from quantaudit.card.schema import Card, load_card
+from quantaudit.card.schema import Card, ExpertLayer, ExpertsInfo, load_card
 from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.inspector.inspection import OBSERVERS
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 from quantaudit.simulate.records import GranularityRow
@@ -268,6 +269,42 @@ def test_markdown_is_a_section_with_relative_images(card: Card, section: str) ->
     assert list(assets) == re.findall(r"\]\((assets/[a-z_]+\.png)\)", section)
     assert all(data.startswith(PNG) for data in assets.values())
     assert "\n\n\n" not in section
+
+
+@pytest.mark.parametrize(("experts", "most"), [(0, 2e6), (128, 4e6)])
+def test_a_page_of_64_layers_under_ten_schemes_stays_small(experts: int, most: float) -> None:
+    card = make_card(64)
+    simulation = card.simulation
+    assert simulation is not None
+    titled = {f"scheme_{i}": f"A scheme with a title as long as those are, {i}" for i in range(8)}
+    infos = [simulation.schemes[0].model_copy(update={"name": name, "title": title}) for name, title in titled.items()]
+    unpriced = {"damage": None, "damage_weights_only": None}
+    groups = [
+        row.model_copy(update={"scheme": name, **unpriced})
+        for row in simulation.groups
+        if row.scheme == STATIC
+        for name in titled
+    ]
+    clips = [row.model_copy(update={"observer": name}) for row in simulation.sites for name in list(OBSERVERS)[1:]]
+    changes = {
+        "schemes": [*simulation.schemes, *infos],
+        "groups": [*simulation.groups, *groups],
+        "sites": [*simulation.sites, *clips],
+    }
+    rows = [1.0 / (3 + index) for index in range(experts)]
+    layers = [
+        ExpertLayer(
+            name=f"layers.{layer}.mlp.experts",
+            layer=layer,
+            tokens=[100] * experts,
+            amax={"gate_up_proj": rows, "down_proj": rows},
+            amax_all_tokens={},
+        )
+        for layer in range(64)
+    ]
+    info = ExpertsInfo(enough=16, layers=layers, calibration="", reading="") if experts else None
+    whole = card.model_copy(update={"simulation": simulation.model_copy(update=changes), "experts": info})
+    assert len(render_html(whole).encode("utf-8")) < most
 
 
 def test_equal_cards_give_equal_bytes(card: Card, page: str) -> None:

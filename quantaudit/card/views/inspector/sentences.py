@@ -50,7 +50,7 @@ def remedy(view: CardView, tables: CardTables, given: GroupEvidence) -> str:
     if own is None or tables.ranked is None:
         return ""
     if own * given.of < tables.total or not own:
-        return "Nothing here: it costs less than the groups do on average. Begin with those that cost more."
+        return "Nothing here: it costs less than the groups do on average."
     better = sorted(
         (tables.schemes[row.scheme].input_activations is None, value, title_of(view, row.scheme))
         for row in tables.rows[given.group]
@@ -74,7 +74,7 @@ def under_one_scale(view: CardView, given: GroupEvidence) -> str:
         return ""
     spacing = f"in steps of {number(grid.step)}" if grid.even else "in steps that grow with the value"
     text = (
-        f"{title_of(view, error.scheme)} has one scale for the whole tensor. It reaches {number(grid.largest)} "
+        f"{title_of(view, error.scheme)} reaches {number(grid.largest)} "
         f"{spacing}: whatever is below {number(grid.zeroed)} becomes 0, "
         f"{percent(error.zeroed_fraction)} of the values. Half of all values are below {number(site.median)}."
     )
