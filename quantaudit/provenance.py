@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from quantaudit.common.choices import SpecialTokens
-from quantaudit.quantities import Count, Positive, Seconds
+from quantaudit.quantities import Count, Positive, Seconds, Shape
 
 
 class Row(BaseModel):
@@ -49,7 +49,7 @@ class ModuleInfo(Row):
 
     name: str
     classes: list[str] = Field(description="class names, most derived first, down to torch.nn.Module")
-    weight_shape: list[Count] | None
+    weight_shape: Shape | None
 
 
 class Doubt(Row):

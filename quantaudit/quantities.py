@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -60,6 +60,18 @@ Count = Annotated[int, Field(ge=0), BeforeValidator(_no_word)]
 """How many, or an index counted from 0."""
 Positive = Annotated[int, Field(ge=1), BeforeValidator(_no_word)]
 """How many, of what there is one at least."""
+
+
+def _possible(shape: list[int]) -> list[int]:
+    if math.prod(shape) > ELEMENTS:
+        raise ValueError(f"no tensor has more than {ELEMENTS:,} elements")
+    return shape
+
+
+ELEMENTS = 2**53
+"""Of a tensor, at most; a trillion parameters are a few 2⁴⁰ in all."""
+Shape = Annotated[list[Count], AfterValidator(_possible)]
+"""Lengths of a tensor's axes."""
 
 
 def _above(value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from quantaudit.provenance import ModuleInfo, Row
 
 
@@ -27,3 +30,9 @@ def test_many_rows_and_long_texts_are_counted() -> None:
 
 def test_a_small_record_shows_all_of_itself() -> None:
     assert repr(module("a")) == "ModuleInfo(name='a', classes=['Linear', 'Module'], weight_shape=[4, 4])"
+
+
+@pytest.mark.parametrize("shape", [[10**30], [2**31, 2**31, 2], [-1]])
+def test_a_shape_that_no_tensor_has_is_refused(shape: list[int]) -> None:
+    with pytest.raises(ValidationError, match=r"no tensor has more|greater than or equal to 0"):
+        ModuleInfo(name="a", classes=["Linear", "Module"], weight_shape=shape)
