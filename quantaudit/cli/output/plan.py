@@ -41,7 +41,7 @@ def _answer(plan: AuditPlan) -> Text:
     name, budget = visible(plan.model), size_text(plan.budget)
     ranks = f" by {plan.ranks} ranks" if plan.ranks > 1 else ""
     if plan.chosen is None:
-        least = min(way.least_budget for way in plan.ways if way.memory is not None or "fit" in (way.why_not or ""))
+        least = min(way.least_budget for way in plan.ways if way.memory is not None)
         text = f"{name} does not run within {budget}{ranks}: give --memory-budget {size_text(least * plan.ranks)}"
         return Text(text, style="bold red")
     way = plan.way(plan.chosen)
@@ -66,6 +66,6 @@ def _table(plan: AuditPlan) -> Table:
 
 def _cells(way: Way) -> list[str]:
     if way.memory is None:
-        return ["—", size_text(way.least_budget), "—", "—"]
+        return ["—", "—", "—", "—"]
     disk = size_text(way.disk) if way.disk else "—"
     return [size_text(way.memory), size_text(way.least_budget), disk, minutes(way.seconds)]

@@ -43,7 +43,7 @@ class StageTime(_Record):
 
 class Way(_Record):
     """One way to run. memory: bytes at the peak; least_budget: the smallest --memory-budget; disk: bytes in the
-    temporary folder, all of one rank and null where a block does not fit. why_not: why it does not run so.
+    temporary folder, all of one rank and null where the model runs whole alone. why_not: why it does not run so.
     """
 
     name: WayName

@@ -211,9 +211,9 @@ def _by_block(subject: _Subject, demands: Demands, budget: int) -> Way:
         why_not = f"{folder} has {size_text(free)} left"
     return Way(
         name="block by block",
-        memory=demand.peak,
+        memory=None if subject.runs_whole else demand.peak,
         least_budget=demand.least,
-        disk=demand.disk,
+        disk=None if subject.runs_whole else demand.disk,
         stages=[],
         why_not=why_not,
     )
