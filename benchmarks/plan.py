@@ -112,11 +112,7 @@ def large(name: str) -> str:
     whole, by_block = plan["ways"]
     weights = plan["weights"]
     cells = [weights["total"], weights["largest_block"], whole["memory"], by_block["least_budget"], by_block["memory"]]
-    return " | ".join([name, *map(size_text, cells), size_text(by_block["disk"]), _hours(by_block)])
-
-
-def _hours(way: dict[str, Any]) -> str:
-    return f"{sum(stage['seconds'] for stage in way['stages']) / 3600:.1f}"
+    return " | ".join([name, *map(size_text, cells), size_text(by_block["disk"])])
 
 
 def report(place: Path, setting: Setting) -> tuple[int, float, float]:
@@ -145,8 +141,8 @@ def main(
 ) -> None:
     """Print one row for each setting."""
     if of_large:
-        print("| model | weights | largest block | whole | block by block from | within 128 GiB | disk | hours |")
-        print("|---|---:|---:|---:|---:|---:|---:|---:|")
+        print("| model | weights | largest block | whole | block by block from | within 128 GiB | disk |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
         for name in LARGE:
             print(f"| {large(name)} |", flush=True)
         return
