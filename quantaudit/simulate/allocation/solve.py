@@ -113,8 +113,9 @@ def _smallest(menu: Menu, max_kl: float | None, max_kl_high: float | None) -> Po
         total = point.price * (1 - _ROUNDING)
     least = point_of(menu, [min(range(len(u.prices)), key=lambda o: (u.prices[o], u.sizes[o])) for u in menu.units])
     reached = least.kl if max_kl is not None else least.kl_high
+    known = "not known so surely" if reached is None else f"{reached:.3g} nats per token"
     raise UsageError(
-        f"no recipe of this menu has so low a KL: the least is {reached:.3g} nats per token",
+        f"no recipe of this menu has so low a KL: the least is {known}",
         where=f"a KL of {limit:g}",
         hint="allow a higher one, or put more schemes on the menu",
     )

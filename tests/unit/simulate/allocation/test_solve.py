@@ -169,3 +169,13 @@ def test_a_card_without_prices_is_refused_and_so_is_an_empty_menu() -> None:
         menu(card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": rows})}))
     with pytest.raises(UsageError, match="no scheme to choose from"):
         menu(card, schemes=["mxfp4"])
+
+
+def test_a_least_kl_without_an_interval_is_no_crash() -> None:
+    """All groups in one scheme, as it was simulated: on one sample, which has no standard error."""
+    card = priced()
+    assert card.simulation is not None
+    rows = [row.model_copy(update={"samples": 1, "kl_stderr": None}) for row in card.simulation.recipes]
+    alone = card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": rows})})
+    with pytest.raises(UsageError, match="the least is not known so surely"):
+        solve(menu(alone, schemes=["nvfp4"], unquantized=False), max_kl_high=1e-9)
