@@ -51,6 +51,23 @@ SCORES = ("--evaluation-tokens", "64", "--score", "damage")
 MEASURE = ("--corpus", "text.jsonl", "--samples", "8", "--max-length", "32")
 
 
+README = """---
+license: apache-2.0
+tags: [text-generation, "int8"]
+model-index: []
+---
+# A model
+
+Text, and a [link](LICENSE).
+
+## Quantization
+
+```yaml
+---
+```
+"""
+
+
 def build(folder: Path) -> None:
     """Fill a folder, by the product's own commands where it has them. Takes a minute."""
     build_without_running(folder)
@@ -78,6 +95,7 @@ def build_without_running(folder: Path) -> None:
     (folder / "policy.yaml").write_text(POLICY, encoding="utf-8")
     plain = RECIPE.replace("    SmoothQuantModifier: {smoothing_strength: 0.8, ignore: []}\n", "")
     (folder / "plain.yaml").write_text(plain, encoding="utf-8")
+    (folder / "README.md").write_text(README, encoding="utf-8")
     _quanto(folder / "quanto")
     _openvino(folder / "openvino")
 

@@ -44,6 +44,9 @@ TARGETS = (
     Target(name="card-sarif", file="card.json", kind="json", argv=(*GATE, "--format", "sarif"), weight=2),
     Target(name="card-junit", file="card.json", kind="json", argv=(*GATE, "--format", "junit"), weight=2),
     Target(name="card-render", file="card.json", kind="json", argv=("render", "card.json", "--out", "new"), weight=5),
+    Target(name="card-insert", file="card.json", kind="json", argv=("insert", "card.json", "README.md"), weight=2),
+    Target(name="readme", file="README.md", argv=("insert", "card.json", "README.md"), weight=2),
+    Target(name="readme-front-matter", file="README.md", argv=("insert", "card.json", "README.md", "--front-matter")),
     Target(
         name="card-compare",
         file="card.json",
