@@ -60,7 +60,7 @@ def _same(a: Path, b: Path) -> bool:
     """Whether two spellings name one file: by link, by case, by detour."""
     try:
         return os.path.samefile(a, b)
-    except OSError:
+    except (OSError, ValueError):  # none there, or a name that no file can have
         return a == b
 
 
