@@ -10,9 +10,9 @@ from quantaudit.card.schema import Card
 from quantaudit.card.templates import html_environment, run
 from quantaudit.card.views.card_view import CardView
 
-_MAPS = ("damage_by_layer", "peaks_by_layer")
-"""The layer map: damage where schemes were simulated, else peaks."""
-_TITLES = {"damage_by_layer": "Where the damage is", "peaks_by_layer": "Peak by layer"}
+_MAPS = ("layer_map", "peaks_by_layer")
+"""The layer map: costs where schemes were simulated, else peaks."""
+_TITLES = {"layer_map": "What each group costs", "peaks_by_layer": "Peak by layer"}
 _COLORS = {"READY": "#176b32", "READY WITH CARE": "#805400", "NOT READY": "#b3201c", "INCONCLUSIVE": "#57606a"}
 """Paper of a badge with white letters: at least 4.5:1, whatever the notebook's own colors are."""
 

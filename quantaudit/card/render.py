@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,9 @@ from quantaudit.card.templates import html_environment, markdown_environment, ru
 from quantaudit.card.text import USUAL_LEVEL
 from quantaudit.card.views.answers import answers, sizes
 from quantaudit.card.views.card_view import CardView
-from quantaudit.card.views.inspector import inspections, packed
+from quantaudit.card.views.group_table import columns
+from quantaudit.card.views.inspector import inspections
+from quantaudit.card.views.inspector import packed as packed_inspections
 from quantaudit.common.outputs.file_set import file_set
 
 _LIMITS = {
@@ -63,11 +65,12 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
     scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
     context = _context(drawn.view) | {
         "answers": answers(drawn.view),
-        "inspections": packed(inspections(drawn.view)),
+        "inspections": packed_inspections(inspections(drawn.view)),
         "inspector_chart": _inspector_chart(drawn.view),
         "sizes": sizes(drawn.view.card),
         "usual_level": USUAL_LEVEL,
-        "charts": drawn.specs,
+        "group_columns": [asdict(column) for column in columns(drawn.view)],
+        "charts": {name: packed(spec) for name, spec in drawn.specs.items()},
         "paper": theme.paper("currentColor", theme.FAINT, None),
         "scripts": scripts,
         "security_policy": security_policy(scripts),
@@ -132,6 +135,22 @@ def _inspector_chart(view: CardView) -> dict[str, Any] | None:
 
     chart = distribution.chart(view)
     return None if chart is None else specification(chart)
+
+
+def packed(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification whose rows name their fields once and not each; the page undoes it.
+
+    [{"x": 1, "y": 2}, …] becomes {"fields": ["x", "y"], "rows": [[1, 2], …]}.
+    """
+    return {**spec, "datasets": {name: _packed_rows(rows) for name, rows in spec.get("datasets", {}).items()}}
+
+
+def _packed_rows(rows: Any) -> Any:
+    """As they are where they have not the same fields in the same order."""
+    fields = list(rows[0]) if rows else []
+    if not fields or any(list(row) != fields for row in rows):
+        return rows
+    return {"fields": fields, "rows": [list(row.values()) for row in rows]}
 
 
 def _specifications(view: CardView) -> Specifications:

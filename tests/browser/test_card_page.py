@@ -176,7 +176,7 @@ def test_tooltips_show_hostile_names_as_text(browser: Any, hostile_page: Path) -
     from selenium.webdriver.common.by import By
 
     _open(browser, hostile_page)
-    cell = browser.find_element(By.CSS_SELECTOR, "[data-chart=chart-damage_by_layer] .mark-rect.role-mark path")
+    cell = browser.find_element(By.CSS_SELECTOR, "[data-chart=chart-layer_map] .mark-rect.role-mark path")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
     ActionChains(browser).move_to_element(cell).perform()
     tooltip = browser.find_element(By.ID, "vg-tooltip-element")

@@ -19,7 +19,7 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.browser
 
 LAYERS = 4
-CELL = "[data-chart=chart-damage_by_layer] [role=button]"
+CELL = "[data-chart=chart-layer_map] [role=button]"
 ROW = "#groups button.open"
 
 
@@ -95,7 +95,7 @@ def test_a_cell_is_opened_by_mouse_and_keyboard_and_keeps_the_focus(browser: Any
         label = browser.switch_to.active_element.get_attribute("aria-label")
         assert label != before
         press(browser, key)
-        assert label.startswith(f"{shown(browser)[0]}, damage ")
+        assert label.startswith(f"{shown(browser)[0]}, ")
         assert close(browser).get_attribute("aria-label") == label
     assert browser.get_log("browser") == []
     assert _requests(browser) == [page.as_uri()]

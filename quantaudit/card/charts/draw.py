@@ -8,9 +8,9 @@ import altair as alt
 from altair.utils.schemapi import debug_mode
 
 from quantaudit.card.charts import (
-    damage_by_layer,
     drift_by_layer,
     error_by_granularity,
+    layer_map,
     peak_against_damage,
     peaks_by_expert,
     peaks_by_layer,
@@ -24,7 +24,7 @@ CHARTS = {
     "peaks_by_layer": peaks_by_layer.chart,
     "peaks_by_expert": peaks_by_expert.chart,
     "peak_against_damage": peak_against_damage.chart,
-    "damage_by_layer": damage_by_layer.chart,
+    "layer_map": layer_map.chart,
     "zeroed_by_layer": zeroed_by_layer.chart,
     "error_by_granularity": error_by_granularity.chart,
     "drift_by_layer": drift_by_layer.chart,

@@ -23,7 +23,7 @@ FOLDER = "quantaudit"
 """Folder next to the README."""
 CARD, RECIPE, PAGE = f"{FOLDER}/card.json", f"{FOLDER}/recipe.yaml", f"{FOLDER}/card.html"
 BADGE, BADGE_JSON = f"{FOLDER}/badge.svg", f"{FOLDER}/badge.json"
-PICTURES = {"peaks_by_layer": "Peak by layer", "damage_by_layer": "Damage by layer"}
+PICTURES = {"peaks_by_layer": "Peak by layer", "layer_map": "Cost by layer"}
 """Charts of which the first that a card has data for is shown, with their titles."""
 FILES = (CARD, PAGE, RECIPE, BADGE, BADGE_JSON, *(f"{FOLDER}/{name}.png" for name in PICTURES))
 """All that may stand next to a README; those that a card does not give are removed."""

@@ -58,9 +58,11 @@ def frontier_of(card: Card) -> Frontier | None:
     names = titles(card)
     alone = ((visible(names[scheme], limit=60), uniform(menu, scheme)) for scheme in menu.schemes)
     limits = tuple((s, kl) for s, kl in zip(STATUSES, card.verdict.limits.kl, strict=False) if 0 < kl < math.inf)
-    advised = next(filter(None, (_advised(menu, status, kl) for status, kl in limits)), None)
+    line = frontier(menu)
+    found = (_advised(menu, status, kl, most_bits=line[-1].bits) for status, kl in limits)
+    advised = next(filter(None, found), None)
     return Frontier(
-        line=_thinned(frontier(menu)),
+        line=_thinned(line),
         uniform=tuple((title, point) for title, point in alone if point is not None),
         limits=limits,
         advised=advised,
@@ -68,15 +70,24 @@ def frontier_of(card: Card) -> Frontier | None:
     )
 
 
-def _advised(menu: Menu, status: str, limit: float) -> Advised | None:
-    """What `advise --max-bits` gives for bits rounded up to hundredths; None where nothing is within the limit."""
+def _advised(menu: Menu, status: str, limit: float, *, most_bits: float) -> Advised | None:
+    """What `advise --max-bits` gives for bits rounded up to hundredths; None where nothing is known to be within the
+    limit. most_bits: of the largest mixture.
+    """
     certain = menu.factor is not None
+
+    def beyond(point: Point) -> bool:
+        kl = point.kl_high if certain else point.kl
+        return kl is None or kl > limit
+
     try:
         _, point = solve_plainly(menu, Limit(max_kl_high=limit) if certain else Limit(max_kl=limit))
         bits = math.ceil(point.bits * 100 - 1e-9) / 100
         _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
         # Few schemes at a size may cost a little more than few at a KL.
-        while ((point.kl_high if certain else point.kl) or 0.0) > limit:
+        while beyond(point):
+            if bits > most_bits:
+                return None
             bits = round(bits + 0.01, 2)
             _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
     except QuantauditError:

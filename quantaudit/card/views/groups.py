@@ -37,6 +37,7 @@ class GroupLine:
     damage_weights_only: float | None
     damage_dynamic: float | None
     price: float | None
+    price_dynamic: float | None
     kl: float | None
     kl_stderr: float | None
     sampled: bool
@@ -136,6 +137,7 @@ def _group_line(
         damage_weights_only=row.damage_weights_only,
         damage_dynamic=dynamic.damage if dynamic else None,
         price=row.price,
+        price_dynamic=dynamic.price if dynamic else None,
         kl=row.kl,
         kl_stderr=row.kl_stderr,
         sampled=row.sampled,

@@ -32,9 +32,14 @@ def measure_of(effects: Iterable[Effect]) -> Measure:
     return "price" if any(effect.price is not None for effect in effects) else "damage"
 
 
+def cost_of(effect: Effect, measure: Measure) -> float | None:
+    """What a group costs by one measure; None where that is not known."""
+    return effect.price if measure == "price" else effect.damage
+
+
 def weight(effect: Effect, measure: Measure) -> float:
     """How much a group hurts; 0 where that is not known."""
-    return (effect.price if measure == "price" else effect.damage) or 0.0
+    return cost_of(effect, measure) or 0.0
 
 
 def worst_first(effects: Iterable[AnyEffect]) -> list[AnyEffect]:

@@ -89,7 +89,7 @@ def test_the_notebook_shows_verdicts_and_the_layer_map() -> None:
     for verdict in card.verdict.schemes:
         assert verdict.title in html
         assert verdict.status in html
-    assert "Where the damage is" in html
+    assert "What each group costs" in html
     assert html.count("<svg") == 1 + len(card.verdict.schemes)
     assert len(html) < 60_000
 

@@ -15,7 +15,7 @@ import pytest
 
 from quantaudit.card import text
 from quantaudit.card.charts import error_by_granularity
-from quantaudit.card.render import render_html, render_markdown, write_card
+from quantaudit.card.render import DrawnCard, packed, render_html, render_markdown, write_card
 from quantaudit.card.schema import Card, ExpertLayer, ExpertsInfo, load_card
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.inspector.inspection import OBSERVERS
@@ -271,6 +271,27 @@ def test_markdown_is_a_section_with_relative_images(card: Card, section: str) ->
     assert "\n\n\n" not in section
 
 
+def test_rows_of_a_chart_are_packed_without_loss(card: Card) -> None:
+    specs = DrawnCard.of(card).specs
+    short = {name: packed(spec) for name, spec in specs.items()}
+    assert len(json.dumps(short)) < 0.75 * len(json.dumps(specs))
+    for name, spec in specs.items():
+        assert {**short[name], "datasets": None} == {**spec, "datasets": None}
+        for dataset, rows in spec["datasets"].items():
+            found = short[name]["datasets"][dataset]
+            unpacked = (
+                [dict(zip(found["fields"], row, strict=True)) for row in found["rows"]]
+                if isinstance(found, dict)
+                else found
+            )
+            assert unpacked == rows
+
+
+def test_rows_of_different_fields_stay_as_they_are() -> None:
+    spec = {"datasets": {"odd": [{"x": 1}, {"y": 2}], "empty": []}}
+    assert packed(spec) == spec
+
+
 @pytest.mark.parametrize(("experts", "most"), [(0, 2e6), (128, 4e6)])
 def test_a_page_of_64_layers_under_ten_schemes_stays_small(experts: int, most: float) -> None:
     card = make_card(64)
@@ -317,7 +338,7 @@ def test_write_card_leaves_all_files(card: Card, tmp_path: Path) -> None:
     names = [path.relative_to(tmp_path / "out").as_posix() for path in written]
     assert names[:3] == ["card.json", "card.html", "card.md"]
     assert set(names[3:]) == {
-        f"assets/{name}.png" for name in ("peaks_by_layer", "peak_against_damage", "damage_by_layer", "advice_curve")
+        f"assets/{name}.png" for name in ("peaks_by_layer", "peak_against_damage", "layer_map", "advice_curve")
     }
     assert all(path.stat().st_size > 0 for path in written)
     assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == sorted(written)

@@ -88,11 +88,6 @@ def grid_under(tables: CardTables, error: TensorErrorRow) -> Grid | None:
     return grid_of(named if scheme is None else scheme.input_activations or {}, error.scale, error.zero_point)
 
 
-def cost_of(row: GroupRow, measure: Measure) -> float | None:
-    """What a group costs by one measure; None where that is not known."""
-    return row.price if measure == "price" else row.damage
-
-
 def title_of(view: CardView, scheme: str) -> str:
     """What a scheme is called, simulated or not."""
     fallback = scheme.replace("_", " ").replace("int8", "INT8").replace("fp8 e4m3", "FP8 E4M3")

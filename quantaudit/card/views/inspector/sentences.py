@@ -5,8 +5,9 @@ from __future__ import annotations
 from quantaudit.card.schema import Peak
 from quantaudit.card.text import counted, number, percent, relative_error, token, visible
 from quantaudit.card.views.card_view import CardView
-from quantaudit.card.views.inspector.evidence import WORD_LIMIT, CardTables, GroupEvidence, cost_of, title_of
+from quantaudit.card.views.inspector.evidence import WORD_LIMIT, CardTables, GroupEvidence, title_of
 from quantaudit.simulate.records import Cause
+from quantaudit.simulate.sensitivity.ranking import cost_of
 
 MUCH_BETTER = 0.25
 """Another scheme is a remedy where it leaves less than this share of what a group costs."""

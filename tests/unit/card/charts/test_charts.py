@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from quantaudit.card.charts import damage_by_layer, peak_against_damage, peaks_by_layer, theme
+from quantaudit.card.charts import layer_map, peak_against_damage, peaks_by_layer, theme
 from quantaudit.card.charts.draw import specifications
 from quantaudit.card.schema import Card
+from quantaudit.card.text import percent
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.peaks import projection_of
 from quantaudit.simulate.records import Simulation
@@ -42,7 +43,7 @@ def _with_simulation(card: Card, **changes: Any) -> Card:
 
 
 def test_every_chart_is_drawn(card: Card) -> None:
-    expected = ["peaks_by_layer", "peak_against_damage", "damage_by_layer", "zeroed_by_layer"]
+    expected = ["peaks_by_layer", "peak_against_damage", "layer_map", "zeroed_by_layer"]
     assert list(_specs(card)) == [*expected, "error_by_granularity", "frontier", "advice_curve"]
 
 
@@ -93,24 +94,38 @@ def test_null_and_zero_never_reach_a_logarithmic_axis(card: Card) -> None:
     assert CardView(card.model_copy(update={"sites": odd})).undrawn == ["layers.0.output", "layers.1.output"]
 
 
-def test_groups_without_a_damage_are_left_out(card: Card) -> None:
+def test_groups_that_cost_nothing_are_left_out(card: Card) -> None:
     assert card.simulation is not None
-    groups = [row.model_copy(update={"damage": None if row.layer else 0.0}) for row in card.simulation.groups]
+    none = [{"damage": value, "price": value} for value in (0.0, None)]
+    groups = [row.model_copy(update=none[bool(row.layer)]) for row in card.simulation.groups]
     dull = _with_simulation(card, groups=groups)
     assert peak_against_damage.data(CardView(dull)) == []
-    assert damage_by_layer.data(CardView(dull)) == []
-    assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "frontier", "advice_curve"]
+    assert layer_map.data(CardView(dull)) == []
+    assert list(_specs(dull)) == ["peaks_by_layer", "zeroed_by_layer", "advice_curve"]
 
 
-def test_the_damage_map_gives_a_zero_the_lowest_shade(card: Card) -> None:
+@pytest.mark.parametrize("measure", ["price", "damage"])
+def test_the_layer_map_goes_by_price_where_there_are_prices_and_gives_a_zero_the_lowest_shade(
+    card: Card, measure: str
+) -> None:
     assert card.simulation is not None
+    unpriced = {} if measure == "price" else {"price": None}
     groups = [
-        row.model_copy(update={"damage": 0.0 if row.layer == 5 else row.damage}) for row in card.simulation.groups
+        row.model_copy(update=unpriced | ({measure: 0.0} if row.layer == 5 else {})) for row in card.simulation.groups
     ]
-    heat = damage_by_layer.data(CardView(_with_simulation(card, groups=groups)))
+    view = CardView(_with_simulation(card, groups=groups))
+    heat = layer_map.data(view)
     zero = [row for row in heat if row["layer"] == 5]
-    assert {row["damage_text"] for row in zero} == {"0"}
+    assert {row["cost"] for row in zero} == {"0 (0% of all)"}
     assert {row["shade"] for row in zero} == {min(row["shade"] for row in heat)}
+    costs = {line.group: getattr(line, measure) for line in view.groups}
+    assert {row["group"]: row["shade"] for row in heat if row["layer"] != 5} == {
+        group: cost for group, cost in costs.items() if cost
+    }
+    first = max(heat, key=lambda row: row["shade"])
+    assert first["cost"].endswith(f"({percent(first['shade'] / sum(filter(None, costs.values())))} of all)")
+    title = _specs(view.card)["layer_map"]["encoding"]["color"]["title"]
+    assert title == {"price": "KL, nats (estimate)", "damage": "block damage"}[measure]
 
 
 def test_an_empty_card_has_no_charts(card: Card) -> None:
