@@ -1,6 +1,4 @@
-"""No violation that axe-core knows, of any severity: light and dark, wide and narrow, tables unfolded, with and without a
-group open.
-"""
+"""No violation that axe-core knows, of any severity: light, dark, wide, narrow, tables unfolded, with a group open."""
 
 from __future__ import annotations
 
