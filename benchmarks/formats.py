@@ -1,0 +1,189 @@
+"""A report's prices against brute force, for every format: the logits KL of every fused group quantized alone.
+
+For each scheme: the KL mass that the first k groups by price hold of what the first k by brute force hold, rank
+agreement, and how many of the ten worst are priced within 35 % of their KL. Then recipes that mix all formats, drawn at
+random: how many estimates are within 35 % of the KL, and how many intervals cover it. Exits with 1 where a target is
+missed, and prints which.
+
+    python benchmarks/formats.py [MODEL] [--evaluation-tokens N] [--samples N] [--schemes a,b] [--out RESULT.json]
+
+It takes about as many forward passes over the evaluation tokens as the model has fused groups, for each scheme.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from brute_force import NEAR, RECIPE_KL, RECIPES, TARGETS, Case, Scores, compare
+from calibration import WITHIN, mixed_recipes
+
+from quantaudit.common.choices import STANDARD_SCHEMES, of_any_group_size
+from quantaudit.measure.profile import load_profile
+from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.prepare import prepare
+from quantaudit.quant.schemes import Scheme
+from quantaudit.settings import Settings
+from quantaudit.simulate import evaluation
+from quantaudit.simulate.experiment import Experiment, InputRanges
+from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.sensitivity.recipe_estimate import estimate_factor, estimate_of
+
+FORMATS = (
+    "int8_static_per_tensor",
+    "fp8_e4m3_static_per_tensor",
+    "int4_weights_group_128",
+    "nvfp4",
+    "mxfp4",
+)
+COVERED = 9
+"""How many of ten intervals must hold the KL."""
+DRAWS = 60
+LEVEL = 0.95
+
+
+def main(
+    model: Annotated[str, typer.Argument()] = "demo",
+    evaluation_tokens: int = 1024,
+    samples: int | None = 96,
+    corpus: str = "builtin",
+    device: str = "auto",
+    schemes: str = "standard",
+    profile: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Report, brute force, compare. schemes: those that are simulated, and of which the formats above are compared."""
+    settings = Settings.of(
+        model=model,
+        corpus=corpus,
+        samples=samples,
+        evaluation_tokens=evaluation_tokens,
+        device=device,
+        scheme_set=schemes,
+    )
+    subject = prepare(settings)
+    measured = load_profile(profile) if profile else measure_inputs(subject)
+    simulation = simulate_inputs(subject, measured)
+    architecture = subject.loaded.architecture
+    compared = [scheme for scheme in subject.chosen.schemes if _format(scheme) in FORMATS]
+    experiment = Experiment(
+        model=subject.loaded.model,
+        architecture=architecture,
+        samples=evaluation.select(subject.corpus.samples, evaluation_tokens),
+        schemes=compared,
+        ranges=InputRanges.measured(measured, compared, architecture.groups),
+    )
+    inside = [group for group in architecture.groups if group.layer is not None]
+    case = Case(subject=subject, profile=measured, experiment=experiment.only(inside))
+    floor = simulation.evaluation.rounding_floor or 0.0
+    tables = {scheme.name: by_group(case, scheme, simulation, floor) for scheme in compared}
+    result = {
+        "model": subject.loaded.info.name,
+        "fingerprint": subject.loaded.info.fingerprint,
+        "tokens": sum(len(sample.ids) for sample in case.experiment.samples),
+        "floor": floor,
+        "schemes": tables,
+        "recipes": by_recipe(case, compared, simulation),
+    }
+    result["missed"] = missed(result)
+    show(result)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(1 if result["missed"] else 0)
+
+
+def by_group(case: Case, scheme: Scheme, simulation: Simulation, floor: float) -> dict[str, Any]:
+    """KL of every group alone under one scheme, and what its price says. floor: what any change at all costs."""
+    names = [group.name for group in case.groups]
+    kl = case.kls([case.mixed(name, {name: scheme}) for name in names])
+    priced = {row.group: row.price for row in simulation.groups if row.scheme == scheme.name}
+    prices: Scores = {name: price for name in names if (price := priced.get(name)) is not None}
+    return {
+        "price": compare(prices, kl),
+        "price + floor": compare({name: price + floor for name, price in prices.items()}, kl),
+        "sum_of_kl": sum(kl.values()),
+        "kl": kl,
+        "prices": prices,
+    }
+
+
+def by_recipe(case: Case, schemes: list[Scheme], simulation: Simulation) -> list[dict[str, Any]]:
+    """The first ten random mixtures of all formats whose KL is in range: KL, estimate, and its interval."""
+    prices = {(row.group, row.scheme): row.price for row in simulation.groups if row.price is not None}
+    estimate, factor = estimate_of([simulation]), estimate_factor([simulation], LEVEL, None)
+    drawn = islice(mixed_recipes([group.name for group in case.groups], schemes), DRAWS)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < RECIPES and (some := dict(enumerate(islice(drawn, RECIPES // 2)))):
+        kls = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])
+        for i, recipe in some.items():
+            kl = kls.get(str(i), math.nan)
+            if RECIPE_KL[0] <= kl <= RECIPE_KL[1]:
+                total = sum(prices[name, scheme.name] for name, scheme in recipe.items())
+                row = {"groups": len(recipe), "kl": kl, "sum": total, "estimate": estimate.kl(total)}
+                rows.append(row | {"factor": factor})
+    return rows[:RECIPES]
+
+
+def covers(row: dict[str, Any]) -> bool:
+    """Whether the interval of an estimate holds the KL."""
+    return row["factor"] is not None and bool(abs(math.log(row["kl"] / row["estimate"])) <= math.log(row["factor"]))
+
+
+def near(row: dict[str, Any]) -> bool:
+    """Whether an estimate is near the KL."""
+    return bool(abs(row["estimate"] / row["kl"] - 1) <= WITHIN)
+
+
+def missed(result: dict[str, Any]) -> list[str]:
+    """What falls short of the targets, in words."""
+    shortfalls = []
+    for scheme, table in result["schemes"].items():
+        mass, within = table["price"]["mass_at_10"], table["price + floor"]["worst_ten_within_35_percent"]
+        if not mass >= TARGETS["mass_at_10"]:
+            shortfalls.append(f"{scheme}: KL mass at 10 is {mass:.3f}, below {TARGETS['mass_at_10']}")
+        if within < NEAR:
+            shortfalls.append(f"{scheme}: {within} of the ten worst groups are within 35 % of their KL, below {NEAR}")
+    recipes = result["recipes"]
+    for count, least, what in (
+        (sum(map(near, recipes)), NEAR, "within 35 % of their KL"),
+        (sum(map(covers, recipes)), COVERED, "covered by their interval"),
+    ):
+        if count < least * len(recipes) / RECIPES or not recipes:
+            shortfalls.append(f"{count} of {len(recipes)} recipes of mixed formats are {what}")
+    return shortfalls
+
+
+def show(result: dict[str, Any]) -> None:
+    """The report as a Markdown table on stdout."""
+    print(f"{result['model']}, {result['tokens']:,} tokens, rounding floor {result['floor']:.2e} nats\n")
+    print("| scheme | mass at 4 | 8 | 10 | 16 | Spearman | worst ten within 35 % | sum of KL | sum of prices |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for scheme, table in result["schemes"].items():
+        row = table["price"]
+        masses = " | ".join(f"{row[f'mass_at_{k}']:.3f}" for k in (4, 8, 10, 16))
+        within = table["price + floor"]["worst_ten_within_35_percent"]
+        print(
+            f"| {scheme} | {masses} | {row['spearman']:.3f} | {within} | {table['sum_of_kl']:.3f} | {row['sum']:.3f} |"
+        )
+    print(f"\n{len(result['recipes'])} recipes of mixed formats:")
+    for row in result["recipes"]:
+        print(
+            f"  {row['groups']:4} groups: KL {row['kl']:.3f}, estimate {row['estimate']:.3f}, "
+            f"{'covered' if covers(row) else 'not covered'} by a factor of {row['factor'] or math.nan:.2f}"
+        )
+    print("\n".join(result["missed"]) or "all targets met")
+
+
+def _format(scheme: Scheme) -> str:
+    """Whatever group size fits the model."""
+    return next(
+        (name for name in STANDARD_SCHEMES if of_any_group_size(name) == of_any_group_size(scheme.name)), scheme.name
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
