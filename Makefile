@@ -48,7 +48,7 @@ golden: $(INSTALLED) ## Accept what is written now as the golden files (look at 
 kills: $(INSTALLED) ## Kill commands at a hundred random moments, and look at what is left and what the next run makes of it
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills 100
 
-mutations: $(INSTALLED) ## Damage artifacts of all presets in every way, and count what conform finds (an hour)
+mutations: $(INSTALLED) ## Damage artifacts of all presets in every way, and count what conform finds
 	OMP_NUM_THREADS=1 QUANTAUDIT_ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -s tests/integration/test_conform_presets.py
 
 fuzz: $(INSTALLED) ## Run 20,000 mutated inputs over every reader and verb (hours; INPUTS=…, findings in fuzz/)

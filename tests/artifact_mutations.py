@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
@@ -16,10 +18,13 @@ from torch import Tensor
 
 from quantaudit.card.build import build_card
 from quantaudit.card.schema import Card
+from quantaudit.conform.artifacts import compressed
 from quantaudit.conform.artifacts.compressed import compressed_artifact
 from quantaudit.conform.artifacts.read import quantization_of
+from quantaudit.conform.artifacts.records import QuantizedModule
 from quantaudit.conform.artifacts.refusals import refuse_sparse, refuse_unknown
 from quantaudit.conform.artifacts.tensors import read_json
+from quantaudit.conform.contents import dense_contents, weight_contents
 from quantaudit.conform.run import Conformance, conform
 from quantaudit.errors import ModelError
 from quantaudit.measure.run import measure
@@ -40,6 +45,34 @@ Tensors = dict[str, Tensor]
 Config = dict[str, Any]
 
 
+class Readings:
+    """What conform read of tensors, for those that the next mutation leaves as they are."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[list[Tensor], Any]] = {}
+
+    @contextmanager
+    def reused(self) -> Iterator[None]:
+        """While it lasts, the contents of one and the same tensors are computed once."""
+        with mock.patch.multiple(compressed, weight_contents=self._weight, dense_contents=self._dense):
+            yield
+
+    def _weight(self, tensors: MemoryTensors, row: QuantizedModule) -> Any:
+        held = [tensors.tensor(name) for name in tensors if name.startswith(f"{row.saved}.")]
+        names = tuple(name for name in tensors if name.startswith(f"{row.saved}."))
+        return self._once((repr(row), names), held, lambda: weight_contents(tensors, row))
+
+    def _dense(self, tensors: MemoryTensors, module: str, name: str) -> Any:
+        return self._once((module, name), [tensors.tensor(name)], lambda: dense_contents(tensors, module, name))
+
+    def _once(self, what: tuple[Any, ...], held: list[Tensor], read: Callable[[], Any]) -> Any:
+        key = (*what, *map(id, held))
+        if key not in self._known:
+            # The tensors are kept, so that no other one can have their identity.
+            self._known[key] = (held, read())
+        return self._known[key][1]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A checkpoint in memory with the card of its model."""
@@ -48,6 +81,7 @@ class Subject:
     tensors: Tensors
     config: Config
     card: Card
+    readings: Readings = field(default_factory=Readings)
 
     def audit(self, tensors: Tensors | None = None, config: Config | None = None) -> Conformance:
         """What conform says of it, or of changed tensors or another configuration. Raises ModelError."""
@@ -261,7 +295,8 @@ def found(subject: Subject, mutation: Mutation, clean: set[tuple[str, str | None
     tensors = mutation.tensors(subject.tensors) if mutation.tensors else None
     config = mutation.config(subject.config) if mutation.config else None
     try:
-        return bool(marks(subject.audit(tensors, config)) - clean)
+        with subject.readings.reused():
+            return bool(marks(subject.audit(tensors, config)) - clean)
     except ModelError:
         return True
 

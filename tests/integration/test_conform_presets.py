@@ -10,6 +10,7 @@ import os
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from tests import artifact_mutations as made
 from tests.memory_tensors import MemoryTensors
 
 ALL = os.environ.get("QUANTAUDIT_ALL_MUTATIONS") == "1"
-SAMPLE = 40
-"""Mutations of each artifact in CI."""
+SAMPLE, CHECKED = 120, 12
+"""Mutations of each artifact in CI; and how many of one are read anew."""
 SUBJECTS = [
     *(("dense", preset) for preset in ("W8A8", "W4A16", "W4A16_ASYM", "W4AFP8", "FP8", "FP8_BLOCK", "NVFP4", "MXFP4")),
     ("dense", "MXFP8"), ("dense", "W3A16"), ("moe", "NVFP4"), ("moe", "W4A16"), ("mixtral", "W8A8"),
@@ -108,6 +109,15 @@ def test_bytes_of_a_weight_are_those_that_are_saved(kind: str, preset: str, make
         assert found == sum(tensor.nbytes for tensor in stored.values())
         checked += 1
     assert checked
+
+
+def test_readings_that_are_reused_say_what_reading_anew_says(make: Make) -> None:
+    subject = make("moe", "NVFP4")
+    clean = made.marks(subject.audit())
+    mutations = [*made.tensor_mutations(subject.tensors), *made.config_mutations(subject.config)]
+    for mutation in random.Random(0).sample(mutations, CHECKED):
+        fresh = replace(subject, readings=made.Readings())
+        assert made.found(subject, mutation, clean) == made.found(fresh, mutation, clean), mutation.what
 
 
 def test_nearly_every_mutation_is_found(make: Make) -> None:
