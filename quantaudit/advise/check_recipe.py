@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
+
 from torch import nn
 
 from quantaudit.advise.run import Advice
-from quantaudit.advise.write_recipe import Target, config_groups, names, smooth_groups, write_recipe
+from quantaudit.advise.write_recipe import Target, config_groups, smooth_groups, write_recipe
 from quantaudit.card.schema import AdviceChange, AdviceInfo, AdvicePoint
 from quantaudit.common.rounding import decimals, significant
 from quantaudit.errors import RecipeError
+from quantaudit.model.engine_units import engine_name
+from quantaudit.model.sites import Group
 from quantaudit.provenance import ModelInfo
 from quantaudit.recipe.parse import parse_recipe
+from quantaudit.recipe.patterns import exact_patterns
 from quantaudit.recipe.resolve import resolve
 
 
 def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
-    reasons = {change.group: explain(change) for change in advice.info.changes}
-    left = [
-        Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
-        for group, scheme in advice.groups.values()
-        if scheme is None
-    ]
+    changes = {change.group: change for change in advice.info.changes}
+    reasons = {name: explain([change]) for name, change in changes.items()}
+    targets = partial(_targets, changes=changes, info=info)
+    left = targets([group for group, scheme in advice.groups.values() if scheme is None])
     if advice.unmeasured:
         left.append(Target(names=advice.unmeasured, reason="not measured"))
     text = write_recipe(
-        config_groups(advice.groups.values(), reasons),
+        config_groups(advice.groups.values(), targets),
         header=header(advice.info, info),
         left=left,
         smooth=smooth_groups(advice.smooth, [group for group, _ in advice.groups.values()], reasons),
@@ -73,8 +77,31 @@ def in_words(point: AdvicePoint, budget: float | None = None) -> str:
     return f"KL {decimals(point.kl, *limits, digits=4)}, top-1 {point.top1 or 0.0:.1%}"
 
 
-def explain(change: AdviceChange) -> str:
-    """Why one group is changed: its peak, and what it is estimated to cost before and after."""
-    before = "no finite price" if change.price_before is None else f"{change.price_before:.2g}"
-    peak = "" if change.amax is None else f"peak {change.amax:,.4g}; "
-    return f"{change.title}: {peak}estimated KL {before} → {change.price_after or 0.0:.2g}"
+def explain(changes: Sequence[AdviceChange]) -> str:
+    """Why groups are changed alike: their peak, and their estimated cost before and after; nothing for none."""
+    if not changes:
+        return ""
+    prices = [change.price_before for change in changes if change.price_before is not None]
+    before = f"{sum(prices):.2g}" if len(prices) == len(changes) else "no finite price"
+    peaks = [change.amax for change in changes if change.amax is not None]
+    several = "" if len(changes) == 1 else f"{len(changes):,} groups, "
+    peak = f"{several}peak {max(peaks):,.4g}; " if peaks else several.replace(",", ";")
+    after = sum(change.price_after or 0.0 for change in changes)
+    return f"{changes[0].title}: {peak}estimated KL {before} → {after:.2g}"
+
+
+def _targets(groups: Sequence[Group], changes: Mapping[str, AdviceChange], info: ModelInfo) -> list[Target]:
+    """As few names and patterns as match these groups and nothing else; what is changed alike, together."""
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        change = changes.get(group.name)
+        alike.setdefault(change.title if change else "", []).append(group)
+    among = {module.name for module in info.modules} | {member for group in groups for member in group.members}
+    found = []
+    for some in alike.values():
+        owner = {member: group.name for group in some for member in group.members}
+        for pattern in exact_patterns(list(owner), among, lambda name: engine_name(name, info.model_type)):
+            names = dict.fromkeys(owner[name] for name in pattern.names)
+            reason = explain([changes[name] for name in names if name in changes])
+            found.append(Target(names=(pattern.target,), reason=reason))
+    return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ TEMPLATE = "recipe.yaml.j2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Modules of one fused group, as exact names or patterns, and why they are treated so."""
+    """Modules that are treated alike, as exact names or patterns, and why."""
 
     names: tuple[str, ...]
     reason: str
@@ -78,26 +77,17 @@ def smooth_groups(
 
 
 def config_groups(
-    groups: Iterable[tuple[Group, QuantizationScheme | None]], reasons: Mapping[str, str]
+    groups: Iterable[tuple[Group, QuantizationScheme | None]], targets: Callable[[Sequence[Group]], Iterable[Target]]
 ) -> list[ConfigGroup]:
-    """One entry for each distinct scheme, in the order of the model. reasons: by group name."""
-    by_scheme: dict[str, tuple[QuantizationScheme, list[Target]]] = {}
+    """One entry for each distinct scheme, in the order of the model. targets: names the groups under one scheme."""
+    by_scheme: dict[str, tuple[QuantizationScheme, list[Group]]] = {}
     for group, scheme in groups:
         if scheme is not None:
-            target = Target(names=tuple(names(group)), reason=reasons.get(group.name, ""))
-            by_scheme.setdefault(identity(scheme), (scheme, []))[1].append(target)
+            by_scheme.setdefault(identity(scheme), (scheme, []))[1].append(group)
     return [
-        ConfigGroup(name=f"group_{index}", arguments=arguments(scheme), targets=tuple(targets))
-        for index, (scheme, targets) in enumerate(by_scheme.values())
+        ConfigGroup(name=f"group_{index}", arguments=arguments(scheme), targets=tuple(targets(several)))
+        for index, (scheme, several) in enumerate(by_scheme.values())
     ]
-
-
-def names(group: Group) -> list[str]:
-    """Exact module names; experts of one projection in one pattern, for there may be hundreds."""
-    if not group.experts:
-        return list(group.members)
-    patterns = (re.sub(r"\\\.\d+(?=\\\.[^.]+$)", r"\\.\\d+", re.escape(member)) for member in group.members)
-    return list(dict.fromkeys(f"re:{pattern}$" for pattern in patterns))
 
 
 def arguments(scheme: QuantizationScheme) -> dict[str, dict[str, Any]]:

@@ -65,6 +65,9 @@ DEVICES = (
 )
 """Types that torch.device takes. Plug-ins may add their own."""
 
+MOST_DIGITS = 18
+"""Of a whole number that is read from text: more than anything counts up to, and Python refuses thousands."""
+
 
 def check_count(option: str, value: object, least: int) -> None:
     """Refuse what is no whole number, or too small a one. Raises UsageError."""
@@ -106,7 +109,7 @@ def check_device(name: str) -> str:
     kind, colon, index = name.partition(":")
     plugged = bool(importlib.metadata.entry_points(group="torch.backends"))
     valid = kind in DEVICES or (kind == "auto" and not colon) or (plugged and kind.isidentifier())
-    if not valid or (colon and not (index.isascii() and index.isdigit())):
+    if not valid or (colon and not (index.isascii() and index.isdigit() and len(index) <= MOST_DIGITS)):
         raise UsageError(
             "no such device",
             where=f"--device {name}",
@@ -129,7 +132,7 @@ def find_single(text: str) -> int | None:
     check_text("single-groups", text)
     if text == "all":
         return None
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         raise UsageError(
             "not a number of fused groups", where=f"--single-groups {text}", hint="0 for none, a number, or all"
         )

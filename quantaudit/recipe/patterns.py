@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from quantaudit.common.choices import MOST_DIGITS
+
 _NUMBER = "#"
 """Stands for a number in the path of a module."""
 Box = tuple[frozenset[int], ...]
@@ -59,13 +61,12 @@ def _patterns(names: Sequence[str], among: Collection[str]) -> list[ModulePatter
             inside = [name for numbers, name in by_numbers.items() if _holds(box, numbers)]
             wide = tuple(ALL if part == all_ else part for part, all_ in zip(box, every[kind], strict=True))
             tails.setdefault((head, wide), {})[tail] = inside
-    return exact + [
-        ModulePattern(
-            names=tuple(name for inside in by_tail.values() for name in inside),
-            body=_numbered(head, box) + _alternatives(list(by_tail)),
-        )
-        for (head, box), by_tail in tails.items()
-    ]
+    for (head, box), by_tail in tails.items():
+        inside = [name for some in by_tail.values() for name in some]
+        # One module is named as it is: nothing in a name has to be escaped.
+        body = None if len(inside) == 1 else _numbered(head, box) + _alternatives(list(by_tail))
+        exact.append(ModulePattern(names=tuple(inside), body=body))
+    return exact
 
 
 def number_pattern(values: Iterable[int]) -> str:
@@ -104,7 +105,7 @@ def _by_kind(names: Iterable[str]) -> dict[str, dict[tuple[int, ...], str]]:
 
 
 def _is_number(part: str) -> bool:
-    return part.isascii() and part.isdigit() and part == str(int(part))
+    return part.isascii() and part.isdigit() and len(part) <= MOST_DIGITS and part == str(int(part))
 
 
 def _places(tuples: Collection[tuple[int, ...]]) -> list[frozenset[int]]:

@@ -51,7 +51,7 @@ def skeleton_model(modules: Iterable[ModuleInfo], architecture: str = "Skeleton"
 
 
 LINEAR_ATTENTION = "linear_attention"
-_MIXER = re.compile(r"(?P<list>.*\.layers)\.(?P<index>\d+)\.(?P<mixer>self_attn|linear_attn)")
+_MIXER = re.compile(r"(?P<list>.*\.layers)\.(?P<index>[0-9]{1,18})\.(?P<mixer>self_attn|linear_attn)")
 
 
 def layer_kinds(names: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.policy import Policy
 from quantaudit.provenance import Unmeasured, UnmeasuredCause
 
-NUMBER = re.compile(r"\d+")
+NUMBER = re.compile(r"[0-9]{1,18}")
 _EXPERTS_REMEDY = (
     "Give more text (--samples, --corpus), or run experts on all tokens with `--experts all`, as `oneshot` does when "
     "it calibrates them; or leave these experts out of the recipe."

@@ -17,7 +17,7 @@ _UNITS = {"": 1, "B": 1} | {
     for ending, base in (("B", 1000), ("iB", 1024))
     for power, letter in enumerate("KMGT", 1)
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)")
 SPARED = 0.1
 """Share of the available memory that is left to others, where no budget is given."""
 _UNLIMITED = 1 << 60

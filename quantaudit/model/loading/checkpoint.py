@@ -16,7 +16,7 @@ from quantaudit.common.outputs.file_set import finish
 from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.common.reading.json_document import read_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES
-from quantaudit.errors import ModelError
+from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.declared import check_declared, check_files
 from quantaudit.model.loading.weight_files import ADAPTER, AGAIN, adapter_file, weight_files
 
@@ -53,14 +53,21 @@ class Checkpoint:
 
 
 def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
-    """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy.
+    """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy, and
+    UsageError for a revision of what is not on the Hub.
 
     weights: whether they are needed; without them a folder may hold its config.json alone, and none are downloaded.
     """
+    path = Path(spec).expanduser()
+    if revision is not None and (spec == "demo" or path.exists()):
+        raise UsageError(
+            "a revision is one of a model on the Hub, and this model is on this machine",
+            where=f"--revision {revision}",
+            hint="leave it out",
+        )
     if spec == "demo":
         file = _demo_file()
         return _gguf(spec, file, name=file.stem.split(".")[0])
-    path = Path(spec).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError("no such GGUF file", where=spec, hint="check the path")

@@ -42,6 +42,12 @@ def test_layers_and_projections_that_go_together_are_one_pattern() -> None:
     ]
 
 
+def test_a_number_too_long_for_an_integer_is_a_name() -> None:
+    long = f"layers.{'9' * 5000}.up_proj"
+    (found,) = exact_patterns([long], [long, "layers.9.up_proj"])
+    assert found.target == long
+
+
 def test_modules_that_an_engine_calls_otherwise_are_matched_by_either_name() -> None:
     names = [f"model.language_model.layers.{i}.mlp.up_proj" for i in range(4)]
     (pattern,) = exact_patterns(names[1:], names, lambda name: engine_name(name, None))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from quantaudit.errors import ModelError
+from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.loading.checkpoint import DEMO_PACKAGE, DEMO_VERSION, fingerprint, locate, sha256_of
 from tests.builders import save_checkpoint, tiny_model
 
@@ -90,6 +90,12 @@ def test_a_missing_folder_is_named(spec: str) -> None:
     error = refused(spec, "no such model folder")
     assert error.where == spec
     assert "config.json" in (error.hint or "")
+
+
+def test_a_revision_of_a_local_model_is_refused(folder: Path) -> None:
+    for spec in (str(folder), "demo"):
+        with pytest.raises(UsageError, match="one of a model on the Hub"):
+            locate(spec, revision="main")
 
 
 def test_a_file_is_no_model_folder(tmp_path: Path) -> None:
