@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from quantaudit.api.audit import audit
     from quantaudit.api.check_card import check_card
     from quantaudit.api.compare import compare
+    from quantaudit.api.compare_logits import compare_logits
     from quantaudit.api.conform import conform
     from quantaudit.api.gate import gate
     from quantaudit.api.insert import insert
@@ -46,6 +47,7 @@ _HOMES = {
     "audit": "quantaudit.api.audit",
     "check_card": "quantaudit.api.check_card",
     "compare": "quantaudit.api.compare",
+    "compare_logits": "quantaudit.api.compare_logits",
     "conform": "quantaudit.api.conform",
     "gate": "quantaudit.api.gate",
     "insert": "quantaudit.api.insert",
@@ -74,6 +76,7 @@ __all__ = [
     "audit",
     "check_card",
     "compare",
+    "compare_logits",
     "conform",
     "gate",
     "insert",

@@ -16,7 +16,8 @@ from quantaudit.compare.changes import ratio
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.sentences import sentences
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, Subject
-from quantaudit.compare.tables import NAME, label
+from quantaudit.compare.tables import label
+from quantaudit.compare.view import NAME
 from quantaudit.provenance import Row
 
 SCHEMES = 4

@@ -21,7 +21,8 @@ from quantaudit.compare.changes import ratio
 from quantaudit.compare.pages import render_html as render_comparison
 from quantaudit.compare.run import compare
 from quantaudit.compare.subjects.subject import Subject
-from quantaudit.compare.tables import TableView, label, log_positions, where
+from quantaudit.compare.tables import label, log_positions, where
+from quantaudit.compare.view import TableView
 
 INDEX, DATA = "index.html", "atlas.json"
 PAGES = (INDEX, DATA, "families/", "cards/")

@@ -97,7 +97,9 @@ def inputs_of(given: Mapping[str, Any]) -> dict[str, Path]:
         for number, one in enumerate(value if isinstance(value, list | tuple) else [value]):
             if one is not None:
                 path = parse(one).path if name == "corpus" else Path(one).expanduser()
-                if name == "cards" and path.is_dir():
+                if name == "cards" and given.get("logits"):
+                    option = "MODEL"
+                elif name == "cards" and path.is_dir():
                     path = path / "card.json"
                 inputs[option if number == 0 else f"{option} {number + 1}"] = path
     if "card" in given and given.get("card") and given.get("profile", ...) is None:

@@ -104,11 +104,11 @@ def own_caveats(index: int, subject: Subject) -> Iterator[Caveat]:
     """What one subject has to say for itself."""
     if subject.seal in ("edited", "unsealed"):
         severity: GateSeverity = "warning" if subject.seal == "edited" else "info"
-        yield _caveat("QA708", index, IN_WORDS[subject.seal], severity=severity)
+        yield caveat("QA708", index, IN_WORDS[subject.seal], severity=severity)
     if subject.contradictions:
-        yield _caveat("QA709", index, _some(subject.contradictions), undecided=ALL)
+        yield caveat("QA709", index, some(subject.contradictions), undecided=ALL)
     if subject.doubts:
-        yield _caveat("QA711", index, _some(subject.doubts), undecided=ALL)
+        yield caveat("QA711", index, some(subject.doubts), undecided=ALL)
 
 
 def caveats(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
@@ -120,7 +120,7 @@ def caveats(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
         theirs = other.scheme(score.scheme)
         if theirs is not None and theirs.definition != score.definition:
             message = f"{score.title} ({score.scheme}) quantizes in another way"
-            yield _caveat("QA706", index, message, undecided=(f"scheme {score.scheme}",))
+            yield caveat("QA706", index, message, undecided=(f"scheme {score.scheme}",))
     yield from _missing(index, baseline, other)
 
 
@@ -131,28 +131,28 @@ def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
     if digests[0] != digests[1] or (digests[0] is None and keys[0] != keys[1]):
         named = f", by their digests {_short(ours)} and {_short(theirs)}" if ours.corpus == theirs.corpus else ""
         message = f"{_corpus(ours)} against {_corpus(theirs)}{named}"
-        yield _caveat("QA701", index, message, undecided=ALL)
+        yield caveat("QA701", index, message, undecided=ALL)
         return
     cut = bool(ours.truncated or theirs.truncated) or ours.truncated is None
     if ours.max_length != theirs.max_length and cut:
         message = f"samples are cut at {ours.max_length:,} against {theirs.max_length:,} tokens"
-        yield _caveat("QA701", index, message, undecided=ALL)
+        yield caveat("QA701", index, message, undecided=ALL)
     if ours.special_tokens != theirs.special_tokens:
         message = f"special tokens and chat template: {ours.special_tokens} against {theirs.special_tokens}"
-        yield _caveat("QA701", index, message, undecided=ALL)
+        yield caveat("QA701", index, message, undecided=ALL)
     elif ours.tokens != theirs.tokens and not cut:
-        yield _caveat("QA702", index, f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of the same text")
+        yield caveat("QA702", index, f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of the same text")
     elif ours.tokens != theirs.tokens:
         message = f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of it, with samples cut short"
-        yield _caveat("QA702", index, message, severity="warning")
+        yield caveat("QA702", index, message, severity="warning")
     if ours.evaluation_tokens and theirs.evaluation_tokens:
         sizes = [
             f"{row.evaluation_tokens:,} tokens of {row.evaluation_samples or 0:,} samples" for row in (ours, theirs)
         ]
         if sizes[0] != sizes[1]:
-            yield _caveat("QA707", index, f"{sizes[0]} against {sizes[1]}")
+            yield caveat("QA707", index, f"{sizes[0]} against {sizes[1]}")
         elif ours.evaluation_sha256 != theirs.evaluation_sha256:
-            yield _caveat("QA707", index, f"{sizes[0]}, and other ones")
+            yield caveat("QA707", index, f"{sizes[0]}, and other ones")
 
 
 def _computed(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
@@ -163,7 +163,7 @@ def _computed(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Cave
         if None not in (getattr(ours, field), getattr(theirs, field)) and getattr(ours, field) != getattr(theirs, field)
     ]
     if differing:
-        yield _caveat("QA703", index, "; ".join(differing))
+        yield caveat("QA703", index, "; ".join(differing))
     packages = [*ours.versions, *(name for name in theirs.versions if name not in ours.versions)]
     versions = [
         f"{name} {ours.versions.get(name, 'unknown')} against {theirs.versions.get(name, 'unknown')}"
@@ -171,7 +171,7 @@ def _computed(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Cave
         if ours.versions.get(name) != theirs.versions.get(name)
     ]
     if versions and ours.versions and theirs.versions:
-        yield _caveat("QA704", index, "; ".join(versions))
+        yield caveat("QA704", index, "; ".join(versions))
 
 
 def _judged(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
@@ -180,7 +180,7 @@ def _judged(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat
     digests = ours.policy_digest, theirs.policy_digest
     if ours.policy != theirs.policy or (None not in digests and digests[0] != digests[1]):
         shown = [f"{row.policy} ({(row.policy_digest or 'digest unknown')[:12]})" for row in (ours, theirs)]
-        yield _caveat("QA705", index, " against ".join(shown), undecided=("verdicts",))
+        yield caveat("QA705", index, " against ".join(shown), undecided=("verdicts",))
 
 
 def _missing(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
@@ -190,10 +190,10 @@ def _missing(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
         lacking = [name for name, kind in parts.items() if kind in there.peaks and kind not in side.peaks]
         lacking += [name for name, scheme in titles.items() if there.scheme(scheme) and not side.scheme(scheme)]
         if lacking:
-            yield _caveat("QA710", index, f"{side.label} has no {', no '.join(lacking)}")
+            yield caveat("QA710", index, f"{side.label} has no {', no '.join(lacking)}")
     if None not in (baseline.unmeasured, other.unmeasured) and baseline.unmeasured != other.unmeasured:
         counts = f"{baseline.unmeasured:,} Linears were not measured against {other.unmeasured:,}"
-        yield _caveat("QA710", index, counts)
+        yield caveat("QA710", index, counts)
 
 
 def _corpus(row: Conditions) -> str:
@@ -205,11 +205,12 @@ def _short(row: Conditions) -> str:
     return (row.corpus_sha256 or "unknown")[:12]
 
 
-def _some(clauses: list[str]) -> str:
+def some(clauses: list[str]) -> str:
+    """The first three of them as one."""
     return "; ".join(clauses[:3]) + (f" (and {len(clauses) - 3} more)" if len(clauses) > 3 else "")
 
 
-def _caveat(
+def caveat(
     code: str,
     index: int,
     message: str,
@@ -217,6 +218,7 @@ def _caveat(
     severity: GateSeverity | None = None,
     undecided: tuple[str, ...] = (),
 ) -> Caveat:
+    """What a code says, of one subject. message: of this case; undecided: what it leaves so."""
     rule = find_rule(code)
     return Caveat(
         code=code,

@@ -1,20 +1,26 @@
-"""A comparison as one offline page without scripts, and as Markdown."""
+"""A comparison of cards as one offline page without scripts, and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
+from quantaudit.card.text import count, visible
+from quantaudit.common.outcome import Outcome
 from quantaudit.common.outputs.file_set import file_set
 from quantaudit.compare import tables
 from quantaudit.compare.report import Comparison, to_json
 from quantaudit.compare.sentences import sentences
-from quantaudit.compare.tables import TableView
+from quantaudit.compare.subjects.subject import Subject
+from quantaudit.compare.view import InputView, TableView, View, headline, markdown_page, page
 
 PAGES = ("compare.json", "compare.html", "compare.md")
 """What a comparison is written as, below its folder."""
+_ANSWERS: Mapping[Outcome, str] = {
+    "pass": "Within every limit.",
+    "fail": "Regressed beyond a limit.",
+    "inconclusive": "Whether it regressed cannot be decided.",
+}
 
 
 def render_html(comparison: Comparison, more: Sequence[TableView] = (), *, home: str | None = None) -> str:
@@ -22,35 +28,52 @@ def render_html(comparison: Comparison, more: Sequence[TableView] = (), *, home:
 
     more: tables behind these. home: address of the index of a site that it is a part of.
     """
-    context = _context(comparison)
-    context |= {"security_policy": security_policy([]), "tables": [*context["tables"], *more], "home": home}
-    return run(html_environment(None), "compare.html.j2", context)
+    return page(view_of(comparison).with_tables(more), home=home)
 
 
 def render_markdown(comparison: Comparison) -> str:
     """The same as Markdown, for a release's notes or a pull request."""
-    return run(markdown_environment(None), "compare.md.j2", _context(comparison))
+    return markdown_page(view_of(comparison))
 
 
 def write_pages(comparison: Comparison, out: Path) -> list[Path]:
     """Write compare.json, compare.html and compare.md below `out`, as one; the paths. Raises OutputError."""
-    texts = (to_json(comparison), render_html(comparison), render_markdown(comparison))
+    return write_texts(out, to_json(comparison), view_of(comparison))
+
+
+def write_texts(out: Path, json: str, view: View) -> list[Path]:
+    """The same of any comparison. json: all of it; view: what its pages show."""
     with file_set(out) as new:
-        for name, text in zip(PAGES, texts, strict=True):
+        for name, text in zip(PAGES, (json, page(view), markdown_page(view)), strict=True):
             new.write(name, text.encode("utf-8"))
     return [out / name for name in PAGES]
 
 
-def _context(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "comparison": comparison,
-        "title": title(comparison),
-        "labels": [tables.label(subject) for subject in comparison.subjects],
-        "tables": tables.tables(comparison),
-        "sentences": sentences(comparison.landscape, several=len(comparison.subjects) > 2),
-        "text_limit": tables.TEXT,
-        "many": len(comparison.subjects) > 2,
-    }
+def view_of(comparison: Comparison) -> View:
+    """What every form of it shows."""
+    subjects = comparison.subjects
+    many = len(subjects) > 2
+    return View(
+        kind="Comparison of activation cards",
+        title=title(comparison),
+        labels=[tables.label(subject) for subject in subjects],
+        headline=headline(comparison.outcome, _ANSWERS),
+        reference=f"Every change is from {tables.label(subjects[0])}." if many else None,
+        alike="All were made alike: the same text, dtype, versions and policy, as far as they say.",
+        caveats=comparison.caveats,
+        decisions=comparison.decisions,
+        sentences_title="What they show together",
+        sentences=sentences(comparison.landscape, several=many),
+        tables=tables.tables(comparison),
+        inputs=[_input(subject) for subject in subjects],
+        version=comparison.quantaudit_version,
+    )
+
+
+def _input(subject: Subject) -> InputView:
+    made = subject.conditions
+    text = f"{count(made.samples)} samples of {visible(made.corpus, 60)}, {visible(made.dtype, 40)}"
+    return InputView(where=subject.where, fingerprint=subject.fingerprint, text=text)
 
 
 def title(comparison: Comparison) -> str:

@@ -23,7 +23,7 @@ def compare(subjects: Sequence[Subject], limits: Sequence[Limit] = ()) -> Compar
     said += [row for index, subject in others for row in caveats(index, baseline, subject)]
     changes = [change(index, baseline, subject) for index, subject in others]
     decisions = [
-        decide(limit, row, (baseline, subjects[row.subject]), _about(said, row.subject))
+        decide(limit, row, (baseline, subjects[row.subject]), about(said, row.subject))
         for row in changes
         for limit in limits
     ]
@@ -55,6 +55,6 @@ def overall(outcomes: Iterable[Outcome]) -> Outcome:
     return "fail" if "fail" in seen else "inconclusive" if "inconclusive" in seen else "pass"
 
 
-def _about(said: Sequence[Caveat], index: int) -> list[Caveat]:
+def about(said: Sequence[Caveat], index: int) -> list[Caveat]:
     """What concerns the baseline, or the change to one subject."""
     return [row for row in said if row.subjects[0] in (0, index)]

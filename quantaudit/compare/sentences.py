@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from quantaudit.card.text import factor, number, percent, visible
 from quantaudit.compare.report import LandscapeFacts, ResidualShare, Span, Variation
-from quantaudit.compare.tables import NAME
+from quantaudit.compare.view import NAME
 
 LISTED = 5
 """Names in a sentence."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from quantaudit.card.text import ABSENT, factor, number, percent, size, token, visible
 from quantaudit.compare.changes import ratio, steps_worse
@@ -17,23 +16,7 @@ from quantaudit.compare.report import (
     ValueChange,
 )
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, SchemeScore, Subject
-
-NAME = 60
-"""Characters of a name."""
-TEXT = 300
-"""Characters of a sentence that holds names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableView:
-    """One table. text_columns: those that hold words, by index, the first among them; bars: share of one, by row."""
-
-    title: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    text_columns: frozenset[int] = field(default_factory=lambda: frozenset({0}))
-    bars: Sequence[float] = ()
+from quantaudit.compare.view import NAME, TableView
 
 
 def tables(comparison: Comparison) -> list[TableView]:

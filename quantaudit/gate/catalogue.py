@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from quantaudit.card.judge import findings  # noqa: F401  its rules register themselves, as do those below
 from quantaudit.common.findings import Rule, Stage, rules_of
 from quantaudit.compare import caveats  # noqa: F401
+from quantaudit.compare.logits import caveats as of_checkpoints  # noqa: F401
 from quantaudit.conform.rules import catalogue  # noqa: F401
 from quantaudit.errors import UsageError
 from quantaudit.gate import rules  # noqa: F401

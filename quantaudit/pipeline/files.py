@@ -27,10 +27,11 @@ class InputFiles:
     corpus: Corpus
 
 
-def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFiles:
+def open_files(settings: Settings, loaded: LoadedModel | None = None, *, compressed: bool = False) -> InputFiles:
     """Read every file that the settings name, cheapest first; weights are located and not read. Imports no torch.
 
-    loaded: a model in memory, instead of the checkpoint. Raises a QuantauditError that names the cause.
+    loaded: a model in memory, instead of the checkpoint. compressed: as for `locate`. Raises a QuantauditError that
+    names the cause.
     """
     check_inputs({"the corpus": parse(settings.corpus.corpus).path, "the model": Path(settings.model.model)})
     for path in settings.simulate.recipes:
@@ -42,7 +43,7 @@ def open_files(settings: Settings, loaded: LoadedModel | None = None) -> InputFi
     if loaded is not None:
         return InputFiles(settings=settings, model=loaded, corpus=corpus)
     with timed("locating the checkpoint"):
-        checkpoint = locate(settings.model.model, revision=settings.model.revision)
+        checkpoint = locate(settings.model.model, revision=settings.model.revision, compressed=compressed)
     # Of a Hub id and of the demo only now known.
     check_inputs({"the model": checkpoint.weights[0] if checkpoint.gguf else checkpoint.folder})
     return InputFiles(settings=settings, model=checkpoint, corpus=corpus)

@@ -182,6 +182,17 @@ def verify_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int,
     ]
 
 
+def logits_stages(evaluated: int, speed: Speed, *, others: Sequence[tuple[str, str]], loading: float) -> list[Stage]:
+    """Of a comparison of checkpoints. others: titles of loading and of scoring each model but the base; loading:
+    seconds that it took to load that.
+    """
+    logits = speed.scored * evaluated
+    stages = [Stage(ROUNDING, 2 * logits)]
+    for load, score in others:
+        stages += [Stage(load, loading), Stage(score, 2 * logits)]
+    return stages
+
+
 def seconds(work: Work, speed: Speed) -> float:
     """Of all stages."""
     return sum(stage.seconds for stage in expected_stages(work, speed))

@@ -99,8 +99,8 @@ def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device
     return DataLoader(rows, batch_size=None, shuffle=False)
 
 
-def load_saved(folder: Path, device: torch.device) -> nn.Module:
-    """The saved checkpoint as transformers loads it, weights decompressed, with its rotations.
+def load_saved(folder: Path, device: torch.device, *, dtype: str = "auto") -> nn.Module:
+    """The saved checkpoint as transformers loads it, weights decompressed, with its rotations. dtype: `auto` as stored.
 
     Raises ModelError, also where transformers leaves saved tensors unread: it merges experts that were saved one by
     one, and with them neither the scales of INT8 and FP8 nor the global scales of NVFP4.
@@ -110,10 +110,10 @@ def load_saved(folder: Path, device: torch.device) -> nn.Module:
 
     model: Any
     try:
-        with without_library_logs():
+        with stdout_to_stderr(), without_library_logs():
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype="auto",
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 quantization_config=CompressedTensorsConfig(dequantize=True),
                 output_loading_info=True,
             )

@@ -57,6 +57,8 @@ def small(words: list[str]) -> list[str]:
     for option, value in SMALL.items():
         if (words[0], option) == ("advise", "--schemes"):  # a choice among those of the card
             continue
+        if words[0] == "compare" and "--logits" not in words:  # cards are compared as they are
+            continue
         if option in options and option not in found:
             found += [option, value]
     return [*found, "--force"] if "--force" in options and "--force" not in found else found

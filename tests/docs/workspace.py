@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantaudit import cli
-from tests.builders import save_checkpoint, tiny_model
+from tests.builders import save_checkpoint, tiny_model, tiny_tokenizer
 from tests.docs.pages import ROOT
 from tests.llm_compressor import DYNAMIC, quantized_checkpoint
 
@@ -75,5 +75,6 @@ def _audit(folder: Path, model: Path) -> None:
 def _quantize(folder: Path, model: Path) -> None:
     """The model as llm-compressor saves it under INT8 with dynamic scales, which need no samples."""
     artifact = quantized_checkpoint(model, folder / ARTIFACTS[0], DYNAMIC, [])
+    tiny_tokenizer().save_pretrained(artifact)
     for name in ARTIFACTS[1:]:
         shutil.copytree(artifact, folder / name)

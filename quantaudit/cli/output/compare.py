@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -10,46 +12,44 @@ from rich.text import Text
 from quantaudit.card.text import visible
 from quantaudit.cli.output.gate import OUTCOMES, SEVERITIES
 from quantaudit.common.outcome import Outcome
-from quantaudit.compare import tables
-from quantaudit.compare.pages import title
-from quantaudit.compare.report import Caveat, Comparison
-from quantaudit.compare.sentences import sentences
+from quantaudit.compare.report import Caveat
+from quantaudit.compare.view import TEXT, TableView, View
 
 ANSWERS: dict[Outcome, str] = {"pass": "within", "fail": "beyond", "inconclusive": "not decided"}
 
 
-def show(comparison: Comparison, console: Console) -> None:
+def show(view: View, console: Console) -> None:
     """Caveats, decisions on limits, sentences, tables."""
-    console.print(Text(title(comparison), style="bold"))
-    for row in comparison.caveats:
-        console.print(_caveat(row, comparison))
-    for decision in comparison.decisions:
-        name = tables.label(comparison.subjects[decision.subject])
+    console.print(Text(view.title, style="bold"))
+    for row in view.caveats:
+        console.print(_caveat(row, view.labels))
+    for decision in view.decisions:
         text = Text(f"{ANSWERS[decision.outcome]} {decision.limit}", style=OUTCOMES[decision.outcome])
-        text.append(f"  {name}: {visible(decision.reason, tables.TEXT)}", style="default not bold")
+        name, reason = view.labels[decision.subject], visible(decision.reason, TEXT)
+        text.append(f"  {name}: {reason}", style="default not bold")
         console.print(text)
-    if lines := sentences(comparison.landscape, several=len(comparison.subjects) > 2):
+    if view.sentences:
         console.print()
-        for line in lines:
+        for line in view.sentences:
             console.print(Text(line))
-    for view in tables.tables(comparison):
+    for table in view.tables:
         console.print()
-        console.print(_table(view))
+        console.print(_table(table))
 
 
-def _caveat(row: Caveat, comparison: Comparison) -> Text:
+def _caveat(row: Caveat, labels: Sequence[str]) -> Text:
     text = Text(f"{row.severity} {row.code}", style=f"bold {SEVERITIES[row.severity]}")
-    text.append(f" {row.title}: {visible(row.message, tables.TEXT)}", style="default not bold")
-    if len(comparison.subjects) > 2:
+    text.append(f" {row.title}: {visible(row.message, TEXT)}", style="default not bold")
+    if len(labels) > 2:
         more = f" and {len(row.subjects) - 1} more" if len(row.subjects) > 1 else ""
-        text.append(f" ({tables.label(comparison.subjects[row.subjects[0]])}{more})", style="dim not bold")
+        text.append(f" ({labels[row.subjects[0]]}{more})", style="dim not bold")
     if row.undecided:
-        undecided = visible(", ".join(row.undecided), tables.TEXT)
+        undecided = visible(", ".join(row.undecided), TEXT)
         text.append(f"; leaves undecided: {undecided}", style="default not bold")
     return text
 
 
-def _table(view: tables.TableView) -> Table:
+def _table(view: TableView) -> Table:
     table = Table(title=Text(view.title), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     for index, column in enumerate(view.columns):
         left = index in view.text_columns

@@ -37,14 +37,20 @@ def read_subjects(given: Sequence[str | Path | Card], *, require_sealed: bool = 
 
 
 def labeled(subjects: Sequence[Subject]) -> list[Subject]:
-    """The same, with the place in the label where several have one name, and a number where that is one place too."""
-    names = Counter(subject.name for subject in subjects)
-    labels = [s.name if names[s.name] == 1 else f"{s.name} ({s.where})" for s in subjects]
+    """The same, with labels that tell them apart."""
+    labels = labels_of([(subject.name, subject.where) for subject in subjects])
+    return [subject.model_copy(update={"label": label}) for subject, label in zip(subjects, labels, strict=True)]
+
+
+def labels_of(named: Sequence[tuple[str, str]]) -> list[str]:
+    """Names, with the place where several have one name, and a number where that is one place too.
+
+    named: name and place of each.
+    """
+    names = Counter(name for name, _ in named)
+    labels = [name if names[name] == 1 else f"{name} ({where})" for name, where in named]
     repeated = Counter(labels)
-    return [
-        subject.model_copy(update={"label": label if repeated[label] == 1 else f"{label} #{index}"})
-        for index, (subject, label) in enumerate(zip(subjects, labels, strict=True), start=1)
-    ]
+    return [label if repeated[label] == 1 else f"{label} #{index}" for index, label in enumerate(labels, start=1)]
 
 
 def file_of(given: str | Path) -> Path:

@@ -25,6 +25,8 @@ DEMO_VERSION = "0.1.2"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 DEQUANTIZED = ("fp8", "mxfp4")
 """Quantization methods that transformers undoes while loading, on any device, into bfloat16."""
+COMPRESSED = "compressed-tensors"
+"""The method that llm-compressor saves by: such a checkpoint is run as it is quantized, by whoever can."""
 _SAID_QUANTIZED = ("quantization_config", "compression_config", "quantization")
 """Keys under which configurations say that weights are quantized: today's, an older one, and that of MLX."""
 
@@ -52,11 +54,12 @@ class Checkpoint:
         return self.spec == "demo" or Path(self.spec).expanduser().exists()
 
 
-def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> Checkpoint:
+def locate(spec: str, *, revision: str | None = None, weights: bool = True, compressed: bool = False) -> Checkpoint:
     """Resolve `demo`, a `.gguf` file, a local folder or a Hub id. Raises ModelError with the remedy, and
     UsageError for a revision of what is not on the Hub.
 
     weights: whether they are needed; without them a folder may hold its config.json alone, and none are downloaded.
+    compressed: whether one that llm-compressor quantized will do too, which `load_model` does not load.
     """
     path = Path(spec).expanduser()
     if revision is not None and (spec == "demo" or path.exists()):
@@ -73,14 +76,15 @@ def locate(spec: str, *, revision: str | None = None, weights: bool = True) -> C
             raise ModelError("no such GGUF file", where=spec, hint="check the path")
         return _gguf(spec, path, name=path.stem)
     if path.is_dir():
-        return _folder(spec, path, name=path.resolve().name, revision=None, weights=weights)
+        return _folder(spec, path, name=path.resolve().name, revision=None, weights=weights, compressed=compressed)
     if path.exists() or not _HUB_ID.fullmatch(spec) or spec.startswith("."):
         raise ModelError(
             "a file, and no .gguf file" if path.exists() else "no such model folder",
             where=spec,
             hint="give a folder with config.json, a .gguf file, a Hub id or `demo`",
         )
-    return _folder(spec, _download(spec, revision, weights=weights), name=spec, revision=revision, weights=weights)
+    folder = _download(spec, revision, weights=weights)
+    return _folder(spec, folder, name=spec, revision=revision, weights=weights, compressed=compressed)
 
 
 def sha256_of(path: Path) -> str:
@@ -170,7 +174,7 @@ def _gguf(spec: str, path: Path, *, name: str) -> Checkpoint:
     return Checkpoint(spec=spec, name=name, folder=path.parent, gguf=path.name, revision=None, weights=(path,))
 
 
-def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool) -> Checkpoint:
+def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights: bool, compressed: bool) -> Checkpoint:
     finish(folder)
     config = folder / "config.json"
     check_files(folder)
@@ -184,12 +188,7 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         raise ModelError("config.json is not a JSON object", where=str(config), hint=AGAIN)
     check_declared(settings, str(config))
     method = quantization_method(settings)
-    if method and method not in DEQUANTIZED:
-        raise ModelError(
-            f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
-            where=str(folder),
-            hint="audit the unquantized checkpoint that it was made from",
-        )
+    _check_method(method, folder, compressed=compressed)
     return Checkpoint(
         spec=spec,
         name=name,
@@ -199,6 +198,23 @@ def _folder(spec: str, folder: Path, *, name: str, revision: str | None, weights
         weights=weight_files(folder, settings) if weights else (),
         quantization=method,
         adapter=adapter_file(folder),
+    )
+
+
+def _check_method(method: str | None, folder: Path, *, compressed: bool) -> None:
+    """That weights are not quantized, or so that loading undoes it. Raises ModelError."""
+    if not method or method in DEQUANTIZED or (compressed and method == COMPRESSED):
+        return
+    if compressed:
+        raise ModelError(
+            f"checkpoint is quantized by {method}, which is not loaded here",
+            where=str(folder),
+            hint=f"give one that is not quantized, or is as llm-compressor saves it ({COMPRESSED}), or a .gguf file",
+        )
+    raise ModelError(
+        f"checkpoint is quantized already ({method}); its activations are not those of the released weights",
+        where=str(folder),
+        hint="audit the unquantized checkpoint that it was made from",
     )
 
 
@@ -213,7 +229,7 @@ def quantization_method(settings: Mapping[str, Any]) -> str | None:
             if not said or (key == "quantization" and not (isinstance(said, dict) and "bits" in said)):
                 continue
             method = str(said.get("quant_method", "unknown method") if isinstance(said, dict) else said)
-            if method in DEQUANTIZED and not (part is settings and key == "quantization_config"):
+            if method in (*DEQUANTIZED, COMPRESSED) and not (part is settings and key == "quantization_config"):
                 return f"{method}, under {key}"
             return method
     return None

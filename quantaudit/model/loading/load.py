@@ -161,11 +161,7 @@ def _load_model(
     config = load_config(checkpoint, trust_remote_code=trust_remote_code)
     # A GGUF holds a language model only.
     auto: Any = AutoModelForCausalLM if checkpoint.gguf else auto_class(config, where=str(checkpoint.folder))
-    with explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code), timed("tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
-        )
-        _check_longest(tokenizer)
+    tokenizer = tokenizer_of(checkpoint, trust_remote_code=trust_remote_code)
     with (
         explained(checkpoint, "weights", trust_remote_code=trust_remote_code),
         timed("weights"),
@@ -273,6 +269,16 @@ def _compare(
     if not checkpoint.gguf:
         doubts += class_doubts(model.config, model) + head_doubts(model, stored)
     return notes, doubts + odd.doubts
+
+
+def tokenizer_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The checkpoint's own tokenizer. Raises ModelError."""
+    with explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code), timed("tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
+        )
+        _check_longest(tokenizer)
+        return tokenizer
 
 
 def load_tokenizer(place: str) -> PreTrainedTokenizerBase:

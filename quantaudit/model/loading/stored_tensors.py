@@ -89,7 +89,9 @@ def check_quantized_storage(checkpoint: Checkpoint, stored: Mapping[str, Stored]
     without = [
         name
         for name, tensor in stored.items()
-        if checkpoint.quantization and _FLOAT8.fullmatch(tensor.dtype) and not _has_scale(name, stored)
+        if checkpoint.quantization and _FLOAT8.fullmatch(tensor.dtype)
+        # Scales of NVFP4 are FP8 numbers themselves.
+        if not _PARAMETER.search(name) and not _has_scale(name, stored)
     ]
     if without:
         raise ModelError(

@@ -49,7 +49,7 @@ _ARRAYS = ("kl", "agreed", "confident", "loss", "loss_base", "drift")
 
 def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
     """The row of one plan from its samples."""
-    whole = _score([_sums(score) for score in scores])
+    whole = domain_score([sums_of(score) for score in scores])
     domains = sorted({score.sample.domain for score in scores})
     answers = {
         domain: [sums for score in scores if score.sample.domain == domain and (sums := _answers(score)) is not None]
@@ -62,7 +62,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         title=plan.title,
         kl=whole.kl,
         kl_stderr=whole.kl_stderr,
-        by_token=_spread(scores),
+        by_token=token_spread(scores),
         top1=whole.top1,
         top1_stderr=whole.top1_stderr,
         perplexity=whole.perplexity,
@@ -72,10 +72,11 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
         nonfinite=whole.kl is None or bool(plan.unscaled),
         groups=plan.groups,
         domains={
-            domain: _score([_sums(score) for score in scores if score.sample.domain == domain]) for domain in domains
+            domain: domain_score([sums_of(score) for score in scores if score.sample.domain == domain])
+            for domain in domains
         },
-        assistant=_score(all_answers) if all_answers else None,
-        assistant_domains={domain: _score(domain_sums) for domain, domain_sums in answers.items() if domain_sums},
+        assistant=domain_score(all_answers) if all_answers else None,
+        assistant_domains={domain: domain_score(domain_sums) for domain, domain_sums in answers.items() if domain_sums},
         digest=plan.digest,
         approximate=list(plan.approximate),
         unsimulated=list(plan.unsimulated),
@@ -83,7 +84,7 @@ def recipe_row(plan: Plan, scores: Sequence[SampleScore]) -> RecipeRow:
     )
 
 
-def _spread(scores: Sequence[SampleScore]) -> TokenSpread | None:
+def token_spread(scores: Sequence[SampleScore]) -> TokenSpread | None:
     """Over all tokens of all samples; None where some KL is no finite number."""
     # Rounding leaves some a little below 0, which a KL never is.
     kl = np.maximum(np.concatenate([score.kl for score in scores]), 0.0)
@@ -104,7 +105,7 @@ def _spread(scores: Sequence[SampleScore]) -> TokenSpread | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
+class Sums:
     """Sums over some positions of one sample; `predicted` of them have a next token that is no image."""
 
     tokens: int
@@ -115,44 +116,36 @@ class _Sums:
     loss_base: float
 
 
-def _sums(score: SampleScore) -> _Sums:
+def sums_of(score: SampleScore, chosen: NDArray[np.bool_] | None = None) -> Sums:
+    """Over the chosen positions, bool [tokens]; over all by default."""
+    chosen = np.ones(len(score.kl), bool) if chosen is None else chosen
     # Placeholders of images are never predicted: their loss would drown that of the text.
-    text = ~score.sample.images[1:]
-    return _Sums(
-        tokens=len(score.kl),
+    text = chosen[:-1] & ~score.sample.images[1:]
+    return Sums(
+        tokens=int(chosen.sum()),
         predicted=int(text.sum()),
-        kl=float(score.kl.sum()),
-        agreed=float(score.agreed.sum()),
+        kl=float(score.kl[chosen].sum()),
+        agreed=float(score.agreed[chosen].sum()),
         loss=float(score.loss[text].sum()),
         loss_base=float(score.loss_base[text].sum()),
     )
 
 
-def _answers(score: SampleScore) -> _Sums | None:
+def _answers(score: SampleScore) -> Sums | None:
     """Positions whose next token is the assistant's: what the model is deployed to predict. None without any."""
     if score.sample.assistant is None:
         return None
     # Position t predicts token t + 1.
-    chosen = score.sample.assistant[1 : len(score.kl)]
-    count = int(chosen.sum())
-    if not count:
-        return None
-    return _Sums(
-        tokens=count,
-        predicted=count,
-        kl=float(score.kl[:-1][chosen].sum()),
-        agreed=float(score.agreed[:-1][chosen].sum()),
-        loss=float(score.loss[chosen].sum()),
-        loss_base=float(score.loss_base[chosen].sum()),
-    )
+    chosen = np.append(score.sample.assistant[1 : len(score.kl)], False)
+    return sums_of(score, chosen) if chosen.any() else None
 
 
-def _score(sums: Sequence[_Sums]) -> DomainScore:
+def domain_score(sums: Sequence[Sums]) -> DomainScore:
     """Means over tokens, and their standard errors over samples."""
     tokens, predicted = sum(one.tokens for one in sums), sum(one.predicted for one in sums)
     sizes = [one.tokens for one in sums]
-    kl, kl_stderr = _mean([one.kl for one in sums], sizes)
-    top1, top1_stderr = _mean([one.agreed for one in sums], sizes)
+    kl, kl_stderr = mean_over_tokens([one.kl for one in sums], sizes)
+    top1, top1_stderr = mean_over_tokens([one.agreed for one in sums], sizes)
     return DomainScore(
         tokens=tokens,
         samples=len(sums),
@@ -166,7 +159,7 @@ def _score(sums: Sequence[_Sums]) -> DomainScore:
     )
 
 
-def _mean(totals: Sequence[float], sizes: Sequence[int]) -> tuple[float, float | None]:
+def mean_over_tokens(totals: Sequence[float], sizes: Sequence[int]) -> tuple[float, float | None]:
     """Mean over tokens and its standard error over samples (ratio estimator, Cochran 1977, 6.4); None for a single one.
 
     totals: sums over the tokens of each sample; sizes: how many those are.

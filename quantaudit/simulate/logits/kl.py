@@ -79,10 +79,15 @@ def compare(
     return _joined(stats), torch.cat(divergences)
 
 
+def confidence(logits: Tensor, stats: TokenStats) -> Tensor:
+    """Probability of the most likely token: float32 [tokens]. stats: of these logits."""
+    highest = logits.gather(1, stats.top[:, None])[:, 0].float()
+    return (highest - stats.normalizer).exp()
+
+
 def confident(logits: Tensor, stats: TokenStats) -> Tensor:
     """Whether the most likely token has a probability of one half or more: bool [tokens]. stats: of these logits."""
-    highest = logits.gather(1, stats.top[:, None])[:, 0].float()
-    return (highest - stats.normalizer).exp() >= CONFIDENT
+    return confidence(logits, stats) >= CONFIDENT
 
 
 def _token_stats(logits: Tensor, targets: Tensor, part: slice, wide: Tensor, scored: Tensor) -> TokenStats:

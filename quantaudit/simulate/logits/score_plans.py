@@ -229,10 +229,10 @@ class _ByBlock:
         index = job.sample.index
         if number is None:
             if self.left[index]:
-                self.clean[index] = _as_clean(job.sample, logits, {}, self.scratch)
+                self.clean[index] = clean_of(job.sample, logits, {}, self.scratch)
             return
         drifts = self.drifts.pop((job.variant, index), {})
-        score = _compared(self.clean[index], logits, drifts, len(self.blocks), self.scratch)
+        score = compared(self.clean[index], logits, drifts, len(self.blocks), self.scratch)
         self.finished.add(number, score)
         self.left[index] -= 1
         if not self.left[index]:
@@ -269,12 +269,13 @@ def _clean(
             module_inputs(model, _of_sample(taps, sample)),
             block_outputs(model, blocks, lambda index, h, kept=hidden: kept.update({index: Hidden.of(h)})),
         ):
-            logits = _logits(model, sample)
-        yield _as_clean(sample, logits, hidden, scratch)
+            logits = logits_of(model, sample)
+        yield clean_of(sample, logits, hidden, scratch)
         del logits  # before the next sample's are computed
 
 
-def _as_clean(sample: TokenizedSample, logits: Tensor, hidden: Mapping[int, Hidden], scratch: Scratch) -> Clean:
+def clean_of(sample: TokenizedSample, logits: Tensor, hidden: Mapping[int, Hidden], scratch: Scratch) -> Clean:
+    """What a sample's logits, [tokens, vocabulary], are compared by. hidden: by index, outputs of blocks."""
     stats = token_stats(logits, _targets(sample, logits), scratch)
     return Clean(sample=sample, logits=logits, stats=stats, hidden=hidden)
 
@@ -290,11 +291,11 @@ def _scores(
 def _score(model: nn.Module, base: Clean, blocks: Sequence[str], scratch: Scratch) -> SampleScore:
     """The score of one sample under the model in its present state."""
     with drifts_of(model, blocks, base.hidden) as drifts:
-        logits = _logits(model, base.sample)
-    return _compared(base, logits, drifts, len(blocks), scratch)
+        logits = logits_of(model, base.sample)
+    return compared(base, logits, drifts, len(blocks), scratch)
 
 
-def _compared(base: Clean, logits: Tensor, drifts: Mapping[int, Tensor], blocks: int, scratch: Scratch) -> SampleScore:
+def compared(base: Clean, logits: Tensor, drifts: Mapping[int, Tensor], blocks: int, scratch: Scratch) -> SampleScore:
     """The score of one sample from its logits, and drifts by index of the block."""
     stats, kl = compare(base.logits, base.stats, logits, _targets(base.sample, logits), scratch)
     return SampleScore(
@@ -312,7 +313,7 @@ def _targets(sample: TokenizedSample, logits: Tensor) -> Tensor:
     return torch.from_numpy(sample.ids[1:]).to(logits.device)
 
 
-def _logits(model: nn.Module, sample: TokenizedSample) -> Tensor:
+def logits_of(model: nn.Module, sample: TokenizedSample) -> Tensor:
     """Logits [tokens, vocabulary] in the model's dtype."""
     (batch,) = batches([sample], 1, pad=0, device=next(model.parameters()).device)
     return forward(model, batch)[0]

@@ -37,6 +37,8 @@ MISTAKES: dict[str, tuple[Call, str]] = {
     "conform without an artifact": (verb("conform", None, "card.json"), "artifact"),
     "advise with a card in memory": (verb("advise", RECIPE, object()), "card"),
     "advise with an unknown option": (verb("advise", RECIPE, "card.json", sampels=3), "sampels"),
+    "one model to compare": (verb("compare_logits", "demo"), "one model"),
+    "logits with an unknown option": (verb("compare_logits", "demo", "demo", sampels=3), "sampels"),
     "verify with a card in memory": (verb("verify", RECIPE, object()), "card"),
     "render without a card": (verb("render", None, "out"), "card"),
     "insert without a card": (verb("insert", None, "README.md"), "card"),

@@ -37,6 +37,12 @@ def types_in(hint: Any) -> set[Any]:
     return {hint}.union(*map(types_in, get_args(hint))) if get_origin(hint) or get_args(hint) else {hint}
 
 
+def test_checkpoints_that_are_compared_are_read_whole(tmp_path: Path) -> None:
+    given = {"cards": [str(tmp_path)], "logits": True, "corpus": "builtin"}
+    assert inputs_of(given) == {"MODEL": tmp_path, "--corpus": Path("builtin")}
+    assert inputs_of(given | {"logits": False})["CARD"] == tmp_path / "card.json"
+
+
 def test_a_verb_that_writes_nothing_is_left_alone() -> None:
     def run(model: str) -> None: ...
 
