@@ -64,8 +64,7 @@ def top1_stderr(row: RecipeRow) -> float | None:
     if row.top1 is None or row.samples < 2 or row.tokens < 1:
         return None
     if row.top1 in (0.0, 1.0):
-        other = 1 / (row.tokens + 1)
-        return math.sqrt(other * (1 - other) / row.tokens)
+        return one_otherwise(row.tokens)
     if row.top1_stderr is not None:
         return row.top1_stderr
     domains = [(score.tokens, score.top1) for score in row.domains.values() if score.top1 is not None]
@@ -73,6 +72,14 @@ def top1_stderr(row: RecipeRow) -> float | None:
         return math.sqrt(row.top1 * (1 - row.top1) / row.samples)
     spread = sum((tokens * (share - row.top1)) ** 2 for tokens, share in domains)
     return math.sqrt(spread * len(domains) / (len(domains) - 1)) / row.tokens
+
+
+def one_otherwise(tokens: int) -> float:
+    """Standard error of a share of so many tokens with one more otherwise: of a share that is all or none, the spread
+    over samples is 0, and says nothing.
+    """
+    other = 1 / (tokens + 1)
+    return math.sqrt(other * (1 - other) / tokens)
 
 
 FEW_DOMAINS = 8

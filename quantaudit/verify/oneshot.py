@@ -99,7 +99,9 @@ def calibration_batches(samples: Sequence[TokenizedSample], device: torch.device
     return DataLoader(rows, batch_size=None, shuffle=False)
 
 
-def load_saved(folder: Path, device: torch.device, *, dtype: str = "auto") -> nn.Module:
+def load_saved(
+    folder: Path, device: torch.device, *, dtype: str = "auto", trust_remote_code: bool = False
+) -> nn.Module:
     """The saved checkpoint as transformers loads it, weights decompressed, with its rotations. dtype: `auto` as stored.
 
     Raises ModelError, also where transformers leaves saved tensors unread: it merges experts that were saved one by
@@ -114,6 +116,7 @@ def load_saved(folder: Path, device: torch.device, *, dtype: str = "auto") -> nn
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                trust_remote_code=trust_remote_code,
                 quantization_config=CompressedTensorsConfig(dequantize=True),
                 output_loading_info=True,
             )

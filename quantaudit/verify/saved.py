@@ -28,7 +28,9 @@ from quantaudit.verify.oneshot import load_saved
 NOTE = "weights are dequantized while it is loaded, and inputs of Linears are quantized as the checkpoint says"
 
 
-def load_quantized(checkpoint: Checkpoint, *, device: torch.device, dtype: str = "auto") -> LoadedModel:
+def load_quantized(
+    checkpoint: Checkpoint, *, device: torch.device, dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
     """A compressed-tensors checkpoint, as `verify` scores what it saved. dtype: `auto` is the checkpoint's own.
 
     Raises ModelError where anything is missing, broken or would stay unread.
@@ -36,16 +38,16 @@ def load_quantized(checkpoint: Checkpoint, *, device: torch.device, dtype: str =
     quiet()
     stored = stored_tensors(checkpoint)
     check_quantized_storage(checkpoint, stored)
-    load_config(checkpoint)
-    tokenizer = tokenizer_of(checkpoint)
+    load_config(checkpoint, trust_remote_code=trust_remote_code)
+    tokenizer = tokenizer_of(checkpoint, trust_remote_code=trust_remote_code)
     with (
-        explained(checkpoint, "weights"),
+        explained(checkpoint, "weights", trust_remote_code=trust_remote_code),
         without_adapter(checkpoint) as folder,
         watch_unused() as unused,
         watch_files() as loaded,
     ):
         before = file_states(checkpoint)
-        model: Any = _loaded(folder, device, dtype)
+        model: Any = _loaded(folder, device, dtype=dtype, trust_remote_code=trust_remote_code)
     check_loaded(checkpoint, loaded, before)
     notes, doubts = judge_unused(checkpoint, model, _unread(unused, model), stored)
     doubts += [*class_doubts(model.config, model), *head_doubts(model, stored), *weight_doubts(model)]
@@ -53,9 +55,9 @@ def load_quantized(checkpoint: Checkpoint, *, device: torch.device, dtype: str =
     return LoadedModel(model=model, tokenizer=tokenizer, info=info)
 
 
-def _loaded(folder: Path, device: torch.device, dtype: str) -> nn.Module:
+def _loaded(folder: Path, device: torch.device, *, dtype: str, trust_remote_code: bool) -> nn.Module:
     try:
-        return load_saved(folder, device, dtype=dtype)
+        return load_saved(folder, device, dtype=dtype, trust_remote_code=trust_remote_code)
     except ModelError as error:
         hint = "see what is wrong with `quantaudit conform`; engines may load what transformers does not"
         raise ModelError(error.message, where=error.where, hint=hint) from error

@@ -25,6 +25,8 @@ from tests.command_line import Capture, run
 from tests.learned import VOCABULARY, WORDS, corpus_rows, learned_checkpoint, word_tokenizer, write_corpus
 from tests.llm_compressor import DYNAMIC, quantized_checkpoint
 
+EXTRA = {"model.extra.weight": torch.ones(4, 4)}
+SCALE = "model.layers.1.mlp.down_proj.weight_scale"
 TOKENS = ("--evaluation-tokens", "300")
 
 
@@ -50,9 +52,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     base = learned_checkpoint(folder / "base", "dense")
     changed(base, folder / "near", noisy)
-    changed(base, folder / "partial", lambda tensors: tensors.update({"model.extra.weight": torch.ones(4, 4)}))
+    changed(base, folder / "partial", lambda tensors: tensors.update(EXTRA))
     quantized_checkpoint(base, folder / "w8a8", DYNAMIC, [])
     word_tokenizer().save_pretrained(folder / "w8a8")
+    changed(folder / "w8a8", folder / "w8a8-partial", lambda tensors: tensors.update(EXTRA))
+    changed(folder / "w8a8", folder / "w8a8-unscaled", lambda tensors: tensors.pop(SCALE))
     others = {
         "respelled": (WORDS[1], WORDS[0], *VOCABULARY[2:]),
         "larger": (*VOCABULARY, "more"),
@@ -108,7 +112,7 @@ def test_the_interval_decides(capsys: Capture) -> None:
 
 
 def test_what_was_loaded_in_part_passes_nothing(capsys: Capture) -> None:
-    for models in (("base", "partial"), ("partial", "base")):
+    for models in (("base", "partial"), ("partial", "base"), ("base", "w8a8-partial")):
         code, out, _ = compare(capsys, *models, "--fail-on", "kl=100")
         assert code == 3
         assert "QA712" in out
@@ -131,6 +135,7 @@ def test_one_sample_decides_nothing(capsys: Capture) -> None:
         (["base", "respelled"], "its tokenizer is another"),
         (["base", "wider"], f"has {len(VOCABULARY) + 1} logits for a token where the base has {len(VOCABULARY)}"),
         (["base", "gptq"], "quantized by gptq"),
+        (["base", "w8a8-unscaled"], SCALE),
         (["base", "near", "--require-sealed"], "--require-sealed"),
         (["base", "near", "--fail-on", "verdict"], "a limit on cards"),
     ],

@@ -23,6 +23,7 @@ def test_the_exported_names() -> None:
         "audit",
         "check_card",
         "compare",
+        "compare_logits",
         "conform",
         "gate",
         "insert",

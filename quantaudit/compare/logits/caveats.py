@@ -11,12 +11,11 @@ from quantaudit.card.judge.simulated import chance
 from quantaudit.card.text import counted
 from quantaudit.common.findings import declare
 from quantaudit.compare.caveats import caveat, some
-from quantaudit.compare.logits.records import ComparedModel, Pair
+from quantaudit.compare.logits.records import ComparedModel, EvaluatedText, Pair
 from quantaudit.compare.report import Caveat
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.provenance import Doubt
 from quantaudit.simulate.evaluation import Selection
-from quantaudit.simulate.records import DomainScore
 
 if TYPE_CHECKING:
     from quantaudit.simulate.logits.two_models import PairScore
@@ -98,18 +97,18 @@ def no_evidence(corpus: TokenizedCorpus, chosen: Selection) -> Iterator[Caveat]:
         yield caveat("QA713", 0, message, undecided=DISTANCE)
 
 
-def worse_than_guessing(score: DomainScore, guessing: float | None, predicted: int) -> Iterator[Caveat]:
+def worse_than_guessing(perplexity: float | None, text: EvaluatedText) -> Iterator[Caveat]:
     """QA712 of a base that predicts the text worse than token frequencies do, as no trained model does.
 
-    score: over all tokens, whose infinite perplexity is null; guessing: perplexity of the frequencies; predicted: how
-    many tokens they rest on. Logits that are not finite are QA714's.
+    perplexity: of the base, whose logits are finite; an infinite one is null in records.
     """
-    if score.kl is None or guessing is None:
+    guessing = text.unigram_perplexity
+    if guessing is None:
         return
-    perplexity = math.inf if score.perplexity_base is None else score.perplexity_base
-    if perplexity > guessing * chance(predicted):
+    shown = math.inf if perplexity is None else perplexity
+    if shown > guessing * chance(text.tokens - len(text.samples)):
         message = (
-            f"the base predicts the text worse than token frequencies do (perplexity {perplexity:,.4g} against "
+            f"the base predicts the text worse than token frequencies do (perplexity {shown:,.4g} against "
             f"{guessing:,.4g})"
         )
         yield caveat("QA712", 0, message, undecided=DISTANCE)

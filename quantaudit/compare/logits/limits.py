@@ -28,9 +28,14 @@ def parse_limits(texts: Sequence[str]) -> list[Limit]:
     return limits
 
 
-def decide(limit: Limit, pair: Pair, caveats: Sequence[Caveat]) -> Decision:
-    """One limit on one pair, by the upper end of the interval. caveats: about the base, or the other model."""
+def decide(limit: Limit, pair: Pair, caveats: Sequence[Caveat], few: str | None = None) -> Decision:
+    """One limit on one pair, by the upper end of the interval. caveats: about the base, or the other model.
+
+    few: why this is too little text to show that a model is near, as a sentence; None where it is enough.
+    """
     outcome, reason = _answer(limit, pair, caveats)
+    if few is not None and outcome == "pass":
+        outcome, reason = "inconclusive", f"{reason}. {few}"
     return Decision(limit=limit.text, subject=pair.subject, outcome=outcome, reason=reason)
 
 

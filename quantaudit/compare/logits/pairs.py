@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantaudit.compare.intervals import LEVEL
 from quantaudit.compare.logits.records import Divergence, Estimate, Pair, Part
+from quantaudit.policy.evidence import one_otherwise
 from quantaudit.simulate.logits.aggregate import (
     SampleScore,
     Sums,
@@ -40,7 +41,7 @@ def pair_of(subject: int, scores: Sequence[PairScore], *, compared: int, floor: 
         compared=compared,
         kl=kl,
         reverse=_divergence([score.backward for score in scores]),
-        top1=_estimate(whole.top1, whole.top1_stderr, len(scores), most=1.0),
+        top1=_top1(whole, kl, len(scores)),
         perplexity=whole.perplexity,
         perplexity_ratio=_ratio(sums),
         rounding=None if kl.mean.value is None or not math.isfinite(floor) else kl.mean.value <= floor,
@@ -65,6 +66,15 @@ def _estimate(value: float | None, stderr: float | None, samples: int, *, most: 
         return Estimate(value=value, stderr=stderr, low=None, high=None)
     reach = student_t(LEVEL, samples) * stderr
     return Estimate(value=value, stderr=stderr, low=max(0.0, value - reach), high=min(most, value + reach))
+
+
+def _top1(whole: DomainScore, kl: Divergence, samples: int) -> Estimate:
+    """Where all tokens agree, or none, their interval is that of one token otherwise; unless predictions are equal."""
+    stderr = whole.top1_stderr
+    equal = kl.by_token is not None and kl.by_token.max == 0
+    if whole.top1 in (0.0, 1.0) and stderr is not None and not equal:
+        stderr = one_otherwise(whole.tokens)
+    return _estimate(whole.top1, stderr, samples, most=1.0)
 
 
 def _ratio(sums: Sequence[Sums]) -> Estimate:

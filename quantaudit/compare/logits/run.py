@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,12 @@ from quantaudit.compare.logits.caveats import (
 )
 from quantaudit.compare.logits.limits import decide
 from quantaudit.compare.logits.pairs import base_score, pair_of
-from quantaudit.compare.logits.records import EvaluatedText, LogitsComparison
+from quantaudit.compare.logits.records import EvaluatedText, LogitsComparison, Pair
+from quantaudit.compare.report import Caveat
 from quantaudit.compare.run import about, gathered, overall
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.policy import load_policy
+from quantaudit.policy.evidence import too_few
 from quantaudit.provenance import EnvironmentInfo
 from quantaudit.simulate.evaluation import Selection
 from quantaudit.stats.unigram import unigram_perplexity
@@ -65,12 +68,11 @@ def compare_sides(
         for index, other in enumerate(others, start=1)
     ]
     said = [*no_evidence(text.corpus, text.chosen), *doubtful(0, base)]
-    said += worse_than_guessing(whole, record.unigram_perplexity, record.tokens - len(record.samples))
-    for pair, other in zip(pairs, others, strict=True):
-        said += doubtful(pair.subject, other.side)
-        said += differences(pair, base, other.side, chats=text.chats)
-        said += not_finite(pair.subject, other.scores, base.model, other.side.model)
-    decisions = [decide(limit, pair, about(said, pair.subject)) for pair in pairs for limit in limits]
+    if all(score.finite[0] for score in others[0].scores):
+        said += worse_than_guessing(whole.perplexity_base, record)
+    said += _of_pairs(pairs, base, others, chats=text.chats)
+    few = too_few(record.tokens, len(record.samples), load_policy().evaluation)
+    decisions = [decide(limit, pair, about(said, pair.subject), few) for pair in pairs for limit in limits]
     return LogitsComparison(
         quantaudit_version=__version__,
         level=LEVEL,
@@ -84,6 +86,13 @@ def compare_sides(
         decisions=decisions,
         outcome=overall(row.outcome for row in decisions) if limits else None,
     )
+
+
+def _of_pairs(pairs: Sequence[Pair], base: LoadedSide, others: Sequence[OtherSide], *, chats: bool) -> Iterator[Caveat]:
+    for pair, other in zip(pairs, others, strict=True):
+        yield from doubtful(pair.subject, other.side)
+        yield from differences(pair, base, other.side, chats=chats)
+        yield from not_finite(pair.subject, other.scores, base.model, other.side.model)
 
 
 def _record(text: ComparedText, vocabulary: int) -> EvaluatedText:

@@ -79,7 +79,7 @@ def _load(checkpoint: Checkpoint, settings: Settings) -> LoadedModel:
     spec = settings.model
     device = parse_device(spec.device)
     if checkpoint.quantization == COMPRESSED:
-        return load_quantized(checkpoint, device=device, dtype=spec.dtype)
+        return load_quantized(checkpoint, device=device, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
     return load_model(checkpoint, device=device, dtype=spec.dtype, trust_remote_code=spec.trust_remote_code)
 
 

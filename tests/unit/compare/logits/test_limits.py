@@ -18,10 +18,8 @@ def estimate(value: float | None, low: float | None, high: float | None) -> Esti
     return Estimate(value=value, stderr=None, low=low, high=high)
 
 
-def decision(
-    limit: str, kl: Estimate = UNKNOWN, top1: Estimate = UNKNOWN, caveats: tuple[Caveat, ...] = ()
-) -> Decision:
-    pair = Pair(
+def pair_with(kl: Estimate = UNKNOWN, top1: Estimate = UNKNOWN) -> Pair:
+    return Pair(
         subject=1,
         compared=8,
         kl=Divergence(mean=kl, by_token=None),
@@ -33,8 +31,17 @@ def decision(
         confidence=[],
         domains=[],
     )
+
+
+def decision(
+    limit: str,
+    kl: Estimate = UNKNOWN,
+    top1: Estimate = UNKNOWN,
+    caveats: tuple[Caveat, ...] = (),
+    few: str | None = None,
+) -> Decision:
     (parsed,) = parse_limits([limit])
-    return decide(parsed, pair, caveats)
+    return decide(parsed, pair_with(kl, top1), caveats, few)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,13 @@ def test_the_interval_of_the_kl_decides(found: tuple[float | None, ...], expecte
 )
 def test_a_limit_on_top1_is_of_tokens_that_change(found: tuple[float | None, ...], expected: str) -> None:
     assert decision("top1=0.05", top1=estimate(*found)).outcome == expected
+
+
+@pytest.mark.parametrize(("mean", "expected"), [(0.01, "inconclusive"), (0.5, "fail")])
+def test_too_little_text_passes_nothing(mean: float, expected: str) -> None:
+    row = decision("kl=0.1", kl=estimate(mean, mean, mean), few="It rests on 3 tokens.")
+    assert row.outcome == expected
+    assert ("3 tokens" in row.reason) == (expected == "inconclusive")
 
 
 def test_what_is_exactly_equal_passes_a_limit_of_nothing() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from scipy.stats import t as student
 
 from quantaudit.compare.limits import Limit
 from quantaudit.compare.logits.caveats import LoadedSide
@@ -117,6 +118,17 @@ def test_what_only_has_to_be_known_leaves_the_answer(corpus: TokenizedCorpus) ->
     row = comparison(corpus, other)
     assert [caveat.code for caveat in row.caveats] == ["QA715", "QA716", "QA717"]
     assert row.outcome == "pass"
+
+
+def test_no_change_among_few_tokens_is_no_proof(corpus: TokenizedCorpus) -> None:
+    top1 = comparison(corpus).pairs[0].top1
+    tokens = sum(len(one.ids) for one in corpus.samples)
+    assert (top1.value, top1.high) == (1.0, 1.0)
+    other = 1 / (tokens + 1)
+    assert top1.low == pytest.approx(1 - student.ppf(0.975, 5) * np.sqrt(other * (1 - other) / tokens))
+    few = comparison(random_corpus([12, 10, 8]))
+    assert [row.outcome for row in few.decisions] == ["inconclusive", "inconclusive"]
+    assert "30 evaluation tokens" in few.decisions[0].reason
 
 
 def test_one_of_several_decides_for_all(corpus: TokenizedCorpus) -> None:

@@ -86,6 +86,9 @@ def test_fp8_without_its_scale_is_refused_and_with_it_is_not() -> None:
     with pytest.raises(ModelError, match=r"1 FP8 weights have no scale, such as c\.weight"):
         check_quantized_storage(checkpoint("fp8"), PLAIN | codes | scales)
     check_quantized_storage(checkpoint("fp8"), PLAIN | codes | scales | {"c.weight_scale_inv": Stored("F32", (1, 1))})
+    # Scales of NVFP4 are FP8 numbers themselves.
+    packed = {"d.weight_packed": Stored("U8", (4, 2)), "d.weight_scale": Stored("F8_E4M3", (4, 1))}
+    check_quantized_storage(checkpoint("compressed-tensors"), PLAIN | packed)
 
 
 HARMLESS = {
