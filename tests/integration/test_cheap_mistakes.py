@@ -79,8 +79,6 @@ CASES: list[tuple[str, str]] = [
     ("compare card.json card.json --seed 0", "add --logits"),
     ("compare --logits model", "one model alone"),
     ("compare --logits model nowhere/at/all", "no such model folder"),
-    ("compare --logits model model --require-sealed", "--logits compares checkpoints"),
-    ("compare --logits model model --fail-on peak=2", "a limit on cards"),
     ("compare --logits model model --out full", "--force"),
     ("gate nowhere.yaml --card card.json", "no such file"),
     ("gate recipe.yaml --card nowhere.json", "cannot read the card"),

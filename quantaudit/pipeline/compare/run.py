@@ -23,7 +23,7 @@ from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in
 from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.model.loading.checkpoint import COMPRESSED, Checkpoint
 from quantaudit.model.loading.input_digests import template_digest
-from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device
+from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device, tokenizer_of
 from quantaudit.pipeline.compare.files import ModelFiles
 from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
 from quantaudit.pipeline.schedule import announce_stages
@@ -51,6 +51,8 @@ def compare_logits(
         chosen=choose(inputs.corpus.samples, inputs.settings.simulate.evaluation_tokens, inputs.loaded.tokenizer),
         stages=stages,
     )
+    for checkpoint in files.others:
+        run.check_tokens(checkpoint)
     with inputs.computed():
         run.announce(labels, say)
         ran = environment(inputs.loaded, batch_size=1, seed=inputs.settings.corpus.seed)
@@ -95,6 +97,13 @@ class _Run:
     @property
     def samples(self) -> list[TokenizedSample]:
         return self.chosen.samples
+
+    def check_tokens(self, checkpoint: Checkpoint) -> None:
+        """Before any weights of it are read: raises ModelError where a model's tokenizer is another than the base's."""
+        trusted = self.inputs.settings.model.trust_remote_code
+        theirs = tokenizer_of(checkpoint, trust_remote_code=trusted)
+        ours = self.inputs.loaded.tokenizer
+        check_same_tokens(ours, theirs, self.samples, self._tokenized, where=checkpoint.spec)
 
     def announce(self, labels: Sequence[str], say: Say) -> None:
         """How long it takes."""
@@ -148,7 +157,6 @@ class _Run:
         self.stages(_loading(checkpoint), 0)
         loaded, ours = _load(checkpoint, self.inputs.settings), self.inputs.loaded
         where = checkpoint.spec
-        check_same_tokens(ours.tokenizer, loaded.tokenizer, self.samples, self._tokenized, where=where)
         with self._computed(loaded):
             side = self.side(checkpoint, loaded, label)
             widths = base.model.width, side.model.width

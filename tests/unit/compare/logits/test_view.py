@@ -145,12 +145,11 @@ def test_json_is_read_again_as_it_was(corpus: TokenizedCorpus) -> None:
     assert made.exit_code == 1
 
 
-def hostile(corpus: TokenizedCorpus, payload: str, others: int) -> LogitsComparison:
-    """With a payload before every text that comes from somebody else."""
+def hostile(corpus: TokenizedCorpus, payload: str) -> LogitsComparison:
+    """Three models, with a payload before every text that comes from somebody else."""
     doubts = (Doubt(kind="unused", module=payload, text=f"{payload} is not used"),)
     named = [
-        side(f"{payload} {n}", doubts=doubts, where=payload, notes=[payload], quantization=payload)
-        for n in range(others + 1)
+        side(f"{payload} {n}", doubts=doubts, where=payload, notes=[payload], quantization=payload) for n in range(3)
     ]
     made = comparison(corpus, *named[1:], base=named[0])
     pairs = [
@@ -161,20 +160,19 @@ def hostile(corpus: TokenizedCorpus, payload: str, others: int) -> LogitsCompari
     return made.model_copy(update={"pairs": pairs, "text": text})
 
 
-@pytest.mark.parametrize("others", [1, 2])
-def test_no_name_changes_the_structure_of_a_page(corpus: TokenizedCorpus, others: int) -> None:
+def test_no_name_changes_the_structure_of_a_page(corpus: TokenizedCorpus) -> None:
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
     def kinds(payload: str) -> list[str]:
-        tokens = parser.parse(markdown_page(view_of(hostile(corpus, payload, others))))
+        tokens = parser.parse(markdown_page(view_of(hostile(corpus, payload))))
         inline = [child.type for token in tokens for child in token.children or ()]
         return [token.type for token in tokens] + [kind for kind in inline if kind not in ("text", "text_special")]
 
-    expected, lines = structure(page(view_of(hostile(corpus, "x", others)))), kinds("x")
+    expected, lines = structure(page(view_of(hostile(corpus, "x")))), kinds("x")
     assert "table_open" in lines
     assert not {tag for tag, _ in expected} & {"script", "img", "iframe", "form", "input"}
     for payload in (*PAYLOADS, "x" * 10_000):
-        html = page(view_of(hostile(corpus, payload, others)))
+        html = page(view_of(hostile(corpus, payload)))
         assert structure(html) == expected
         assert len(html) < 100_000
         assert kinds(payload) == lines
