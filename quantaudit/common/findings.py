@@ -1,7 +1,7 @@
 """The registry of rules: every code with what it means, why it matters and what to do, of all stages. Imports no torch.
 
 A code says by its hundreds which stage a rule belongs to: QA1xx to QA3xx are findings of a card (measurement, loading,
-simulation), QA4xx and QA5xx of a recipe, QA6xx of a quantized artifact, QA7xx of cards that are compared.
+simulation), QA4xx and QA5xx of a recipe, QA6xx of a quantized artifact, QA7xx of what is compared.
 `gate --explain`, docs/rules.md, SARIF's table of rules and the texts of findings all come from here.
 
 A rule is a pure function from the evidence of its stage to hits, registered by `@rule(...)`. Where several functions

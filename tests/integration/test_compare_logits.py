@@ -152,6 +152,13 @@ def test_a_tokenizer_with_more_tokens_that_the_text_lacks_will_do(capsys: Captur
     assert answer(capsys, "base", "larger")["pairs"][0]["kl"]["mean"]["value"] == 0
 
 
+def test_models_are_compared_where_that_is_asked_for(capsys: Capture) -> None:
+    for model in ("base", "demo"):
+        code, _, err = run(capsys, "compare", model, model)
+        assert code == 2
+        assert f"{model}: is a model" in err
+
+
 def test_options_of_checkpoints_are_none_of_cards(capsys: Capture) -> None:
     code, _, err = run(capsys, "compare", "base", "near", "--dtype", "auto")
     assert code == 2

@@ -75,10 +75,20 @@ def _subjects(given: str | Path | Card, require_sealed: bool) -> Iterator[Subjec
             refuse_unsealed(path)
         yield published_subject(read_reference(path), str(path))
         return
+    _refuse_model(Path(given), path)
     card = load_card(path)
     if require_sealed:
         check_sealed(card, path)
     yield card_subject(card, str(path))
+
+
+def _refuse_model(given: Path, card: Path) -> None:
+    """Raises FormatError where what is given is a checkpoint."""
+    folder = (given / "config.json").is_file() and not card.exists()
+    if folder or given.suffix == ".gguf" or (str(given) == "demo" and not card.exists()):
+        raise FormatError(
+            "is a model, and no card", where=str(given), hint="add --logits to compare models, or give their card.json"
+        )
 
 
 def refuse_unsealed(path: Path) -> None:
