@@ -61,7 +61,7 @@ def examine(model_type: str) -> tuple[str, str]:
     `measured`: all is in order; `refused`: one clear sentence; `not built`: no tiny model of it could be made;
     `fault`: anything else.
     """
-    from quantaudit.errors import QuantauditError
+    from quantaudit.errors import MeasurementError, QuantauditError
     from tests.builders import load, random_corpus, save_checkpoint
     from tests.tiny_architectures import run_briefly, tiny_model
 
@@ -102,6 +102,8 @@ def examine(model_type: str) -> tuple[str, str]:
             return "fault", "; ".join(faults)
         try:
             simulated = simulate_briefly(loaded, profile, corpus)
+        except MeasurementError as error:
+            simulated = f"not simulated: {str(error).splitlines()[0]}"
         except Exception as error:
             return "fault", f"simulation: {_first_line(error)} at {_place(error)}"
     return "measured", f"{_summary(profile)}; {simulated}"

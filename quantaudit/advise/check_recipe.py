@@ -24,7 +24,7 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
     changes = {change.group: change for change in advice.info.changes}
     reasons = {name: explain([change]) for name, change in changes.items()}
-    targets = partial(_targets, changes=changes, info=info)
+    targets = partial(targets_of, changes=changes, info=info)
     left = targets([group for group, scheme in advice.groups.values() if scheme is None])
     if advice.unmeasured:
         left.append(Target(names=advice.unmeasured, reason="not measured"))
@@ -90,7 +90,7 @@ def explain(changes: Sequence[AdviceChange]) -> str:
     return f"{changes[0].title}: {peak}estimated KL {before} → {after:.2g}"
 
 
-def _targets(groups: Sequence[Group], changes: Mapping[str, AdviceChange], info: ModelInfo) -> list[Target]:
+def targets_of(groups: Sequence[Group], changes: Mapping[str, AdviceChange], info: ModelInfo) -> list[Target]:
     """As few names and patterns as match these groups and nothing else; what is changed alike, together."""
     alike: dict[str, list[Group]] = {}
     for group in groups:

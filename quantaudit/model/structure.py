@@ -100,6 +100,12 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return name, module
 
 
+def context_length(text: Any) -> int | None:
+    """Tokens that a model has positions for, by its text configuration; None without a limit, which XLNet calls −1."""
+    length = getattr(text, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
 def hidden_size(model: nn.Module) -> int:
     """Channels of the residual stream: by the configuration, or by the width of the embeddings where it has none."""
     config: Any = model.config

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from typing import Any
 
 import pytest
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
 
-from quantaudit.advise.check_recipe import header
-from quantaudit.advise.write_recipe import Target, config_groups, names, write_recipe
+from quantaudit.advise.check_recipe import header, targets_of
+from quantaudit.advise.write_recipe import config_groups, write_recipe
 from quantaudit.card.readme.document import with_section
 from quantaudit.card.readme.section import RECIPE, section
 from quantaudit.card.render import render_markdown
-from quantaudit.card.schema import Card, dump_card
+from quantaudit.card.schema import AdviceChange, Card, dump_card
 from quantaudit.common.resources import resource_dir
 from quantaudit.compare.pages import render_markdown as render_comparison
 from quantaudit.compare.run import compare
@@ -76,9 +78,12 @@ def test_an_advised_recipe(card: Card, golden: Golden) -> None:
         for group in modules_and_groups("llama")[2]
         if group.layer is not None
     ]
-    reasons = {group.name: "peak 20, KL 0.4 → 0" for group, scheme in pairs if scheme is not static}
-    left = [Target(names=tuple(names(group)), reason=reasons[group.name]) for group, scheme in pairs if scheme is None]
-    text = write_recipe(config_groups(pairs, reasons), header=header(make_advice(), card.model), left=left)
+    titles = {group.name: "dynamic" if scheme else "unquantized" for group, scheme in pairs if scheme is not static}
+    costs: dict[str, Any] = {"keeps": False, "price_before": 0.4, "price_after": 0.0, "amax": 20.0}
+    changes = {name: AdviceChange(group=name, option=title, title=title, **costs) for name, title in titles.items()}
+    targets = partial(targets_of, changes=changes, info=card.model)
+    left = targets([group for group, scheme in pairs if scheme is None])
+    text = write_recipe(config_groups(pairs, targets), header=header(make_advice(), card.model), left=left)
     resolution = resolve(parse_recipe(text, "advised.yaml"), skeleton("llama"))
     quantized = {member for group, scheme in pairs if scheme is not None for member in group.members}
     assert set(resolution.schemes) == quantized

@@ -15,7 +15,7 @@ from quantaudit.errors import ModelError
 from quantaudit.model.loading.checkpoint import Checkpoint, fingerprint
 from quantaudit.model.loading.classes import HINT
 from quantaudit.model.loading.input_digests import digests_of_files
-from quantaudit.model.structure import decoder_layers, hidden_size
+from quantaudit.model.structure import context_length, decoder_layers, hidden_size
 from quantaudit.model.weight_sketch import sketches
 from quantaudit.provenance import Doubt, ModelInfo, ModuleInfo, WeightSketch
 
@@ -81,7 +81,7 @@ def model_info(
         layers=_layers(model, text),
         hidden_size=hidden_size(model),
         vocab_size=text.vocab_size,
-        context_length=getattr(text, "max_position_embeddings", None),
+        context_length=context_length(text),
         revision=revision,
         files=files,
         fingerprint=digest,

@@ -24,6 +24,7 @@ from quantaudit.model.forward.arithmetic import HALF, computed_in, native_produc
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.load import load_skeleton, parse_device
 from quantaudit.model.sites import Architecture, discover
+from quantaudit.model.structure import context_length
 from quantaudit.pipeline.passes import COPIES
 from quantaudit.pipeline.plan import probe
 from quantaudit.pipeline.plan.demand import Demands
@@ -162,7 +163,7 @@ def _subject(settings: Settings, checkpoint: Checkpoint, corpus: Corpus) -> tupl
         checkpoint,
         settings.corpus,
         vocabulary=config.vocab_size,
-        context=getattr(config, "max_position_embeddings", None),
+        context=context_length(config),
     )
     runs_whole = "GGUF files are dequantized as one" if checkpoint.gguf else why_whole(model, architecture.blocks)
     subject = _Subject(

@@ -275,7 +275,17 @@ def _clean(
 
 
 def clean_of(sample: TokenizedSample, logits: Tensor, hidden: Mapping[int, Hidden], scratch: Scratch) -> Clean:
-    """What a sample's logits, [tokens, vocabulary], are compared by. hidden: by index, outputs of blocks."""
+    """What a sample's logits, [tokens, vocabulary], are compared by. hidden: by index, outputs of blocks.
+
+    Raises MeasurementError where they are not one row for each token, as those of models that denoise a block of text.
+    """
+    if len(logits) != len(sample.ids):
+        raise MeasurementError(
+            f"its logits have {len(logits):,} rows for {len(sample.ids):,} tokens: it predicts no next token, so that "
+            "there is no KL",
+            where=f"sample {sample.id}",
+            hint="`quantaudit measure` and `quantaudit scales` work without",
+        )
     stats = token_stats(logits, _targets(sample, logits), scratch)
     return Clean(sample=sample, logits=logits, stats=stats, hidden=hidden)
 

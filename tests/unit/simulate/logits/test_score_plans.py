@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.errors import MeasurementError
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, Group, discover
 from quantaudit.quant.observers import QParams
@@ -437,3 +438,9 @@ def test_placeholders_of_images_are_not_predicted(
     assert row.perplexity_base == pytest.approx(np.exp(np.delete(loss, [2, 3, 4]).mean()), rel=1e-4)
     assert plain.perplexity_base == pytest.approx(np.exp(loss.mean()), rel=1e-4)
     assert row.tokens == plain.tokens == len(sample.ids)
+
+
+def test_logits_that_are_no_row_for_each_token_are_refused() -> None:
+    """Models that denoise a block of text give one for each place of the block."""
+    with pytest.raises(MeasurementError, match="5 rows for 3 tokens: it predicts no next token"):
+        logits.clean_of(sample([1, 2, 3]), torch.zeros(5, 7), {}, Scratch())
