@@ -93,8 +93,8 @@ def _parts(sketch: WeightSketch) -> np.ndarray:
 
 
 def _room(size: int) -> int:
-    """A size that is cached: the next multiple of what is projected at a time."""
-    return -(-size // ROWS) * ROWS
+    """A size that is cached: a power of two. Drawn again for every part, signs of millions of rows took minutes."""
+    return max(ROWS, 1 << (size - 1).bit_length())
 
 
 @lru_cache(maxsize=32)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from quantaudit.model import weight_sketch
 from quantaudit.model.weight_sketch import ROWS, Sketcher, correlation, difference, sketch_of, sketches
 
 
@@ -91,3 +92,10 @@ def test_zeros_and_what_is_not_finite() -> None:
 def test_of_a_model_those_that_have_values() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2, device="meta"))
     assert list(sketches(model, "m.")) == ["m.0.bias", "m.0.weight"]
+
+
+def test_signs_of_a_tall_weight_are_drawn_few_times() -> None:
+    """Convolutions have millions of rows of three; signs for each part from the beginning took minutes."""
+    weight_sketch._signs.cache_clear()
+    sketch_of(torch.ones(40 * weight_sketch.ROWS, 3))
+    assert weight_sketch._signs.cache_info().misses < 10
