@@ -42,13 +42,13 @@ class Budget:
             raise UsageError(
                 "one budget is needed, and no more", where=OPTIONS, hint="such as --max-bits 5.5, or --verdict ready"
             )
-        for option, value in (
-            ("--max-bits", self.max_bits),
-            ("--max-bytes", self.max_bytes),
-            ("--max-kl", self.max_kl),
+        for option, value, usual in (
+            ("--max-bits", self.max_bits, "5.5"),
+            ("--max-bytes", self.max_bytes, "9GiB"),
+            ("--max-kl", self.max_kl, "0.05"),
         ):
             if value is not None and not 0 < value < math.inf:
-                raise UsageError("a budget is above zero, and finite", where=option, hint="such as --max-bits 5.5")
+                raise UsageError("a budget is above zero, and finite", where=option, hint=f"such as {option} {usual}")
         if self.verdict not in (None, READY, CARE):
             raise UsageError("no such verdict", where=f"--verdict {self.verdict}", hint=f"one of {READY}, {CARE}")
 

@@ -36,6 +36,8 @@ from quantaudit.errors import QuantauditError, RankError
 
 SHARED = ("report", "measure", "simulate", "advise")
 """Verbs whose work ranks share; any other is run by the first rank alone."""
+LONGEST = 1000
+"""Characters of a line of an error: an option may be of any length, and is named by its beginning."""
 
 app = typer.Typer(
     name="quantaudit",
@@ -114,5 +116,6 @@ def _fail(message: str, code: int, debug: bool, *, of_another: bool = False) -> 
     ranks.failed(message, of_another=of_another)
     if debug:
         traceback.print_exc()
-    print(f"error: {inert(message)}", file=sys.stderr, flush=True)
+    short = "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in message.split("\n"))
+    print(f"error: {inert(short)}", file=sys.stderr, flush=True)
     raise SystemExit(code)
