@@ -31,7 +31,7 @@ from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.recipe.skeleton import skeleton_model
 from quantaudit.recipe.yaml_positions import Keys
 from quantaudit.simulate.records import GroupRow, RecipeRow, Simulation, TensorErrorRow
-from quantaudit.simulate.scheme_info import info_scheme
+from quantaudit.simulate.scheme_info import check_names, info_scheme
 
 ROTATIONS = {"AWQModifier", "SpinQuantModifier", "QuIPModifier"}
 """Modifiers that change weights, or weights and inputs, anywhere before they are quantized."""
@@ -147,8 +147,11 @@ class Evidence:
 def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulation | None) -> Evidence:
     """Resolve the recipe on the card's modules and join it with what was measured and simulated.
 
-    simulation: one in addition to the card's, whose scores go first. Raises RecipeError.
+    simulation: one in addition to the card's, whose scores go first. Raises RecipeError, and FormatError where a scheme
+    of theirs is not what its name says.
     """
+    for one, where in ((simulation, "--simulation"), (card.simulation, "card")):
+        check_names(one.schemes if one else (), where=where)
     skeleton = skeleton_model(card.model.modules, card.model.architecture)
     resolution = resolve(recipe, skeleton)
     simulations = [one for one in (simulation, card.simulation) if one is not None]

@@ -2,23 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from pydantic import ValidationError
 from torch import nn
 
+from quantaudit.common.choices import of_any_group_size
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.model.sites import Group
 from quantaudit.provenance import explain
 from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
-from quantaudit.quant.schemes import Scheme, dump_args
+from quantaudit.quant.schemes import NAMED, Scheme, dump_args, find_scheme
 from quantaudit.quant.support import obstacles
 from quantaudit.quant.weights import weight_out_in
 from quantaudit.simulate.records import SchemeInfo
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
+
+
+_DEFINES = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure", "dynamic")
+"""What a name fixes of weights or inputs; how scales are stored is up to the version of compressed-tensors."""
+
+
+def check_names(schemes: Iterable[SchemeInfo], *, where: str) -> None:
+    """Refuse schemes of a card or simulation that are not what their names, or titles, say. Raises FormatError.
+
+    Only our own names and titles say anything: others are free. where: the part that lists the schemes.
+    """
+    for info in schemes:
+        for problem in _misnamed(info):
+            raise FormatError(
+                f"{where}: {info.name}: {problem}", hint="make the card, or the simulation, again, and do not edit it"
+            )
+
+
+def _misnamed(info: SchemeInfo) -> Iterator[str]:
+    ours = _named(info.name)
+    titled = next((one for one in NAMED.values() if _sizeless(one.title) == _sizeless(info.title)), None)
+    if titled is not None and (
+        of_any_group_size(titled.name) != of_any_group_size(info.name) or (ours and ours.title != info.title)
+    ):
+        yield f"its title, {info.title!r}, is that of another scheme"
+    if ours is None:
+        return
+    said, meant = info_scheme(info), info_scheme(scheme_info(ours))
+    for part, words in (("weights", "weights are"), ("input_activations", "inputs are")):
+        if _definition(getattr(said, part)) != _definition(getattr(meant, part)):
+            yield f"its {words} not quantized as under the scheme of this name"
+    # A bare name says that there is an observer, or none; which one, the ranges of that run had.
+    if info.observer != ours.observer and (":" in info.name or None in (info.observer, ours.observer)):
+        yield f"its observer is {info.observer}, and that of the scheme of this name is {ours.observer}"
+
+
+def _named(name: str) -> Scheme | None:
+    """The scheme that a name of ours stands for, in groups of the size that the name gives; None for other names."""
+    usual = next((one for one in NAMED if of_any_group_size(one) == of_any_group_size(name)), name)
+    try:
+        scheme = find_scheme(usual)
+    except UsageError:
+        return None
+    if usual == name or scheme.weights is None:
+        return scheme
+    size = int(name.split("group_")[1].partition("_")[0])
+    args: QuantizationArgs = scheme.weights.model_copy(update={"group_size": size})
+    return replace(scheme, name=name, title=re.sub(r"groups of \d+", f"groups of {size}", scheme.title), weights=args)
+
+
+def _sizeless(title: str) -> str:
+    return re.sub(r"groups of \d+", "groups", title)
+
+
+def _definition(args: QuantizationArgs | None) -> tuple[object, ...] | None:
+    return None if args is None else tuple(getattr(args, field) for field in _DEFINES)
 
 
 def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None:

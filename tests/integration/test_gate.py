@@ -28,15 +28,16 @@ RECIPES = resource_dir("recipes")
 @pytest.fixture(scope="module")
 def audited(tiny_loaded: LoadedModel, tiny_profile: Profile, tiny_corpus: TokenizedCorpus) -> Card:
     from quantaudit.card.build import build_card
-    from quantaudit.card.seal import seal
     from quantaudit.quant.schemes import SCHEMES
     from quantaudit.simulate.run import simulate
     from quantaudit.simulate.tensors import scale_rows
 
     simulation = simulate(tiny_loaded, tiny_profile, tiny_corpus.samples, list(SCHEMES.values()), evaluation_tokens=128)
-    card = build_card(tiny_profile, scale_rows(tiny_profile), simulation, load_policy(), timings={})
-    # A model of random weights does no better than guessing, which would end every gate as inconclusive.
-    return seal(card.model_copy(update={"findings": [row for row in card.findings if row.code != "QA104"]}))
+    # A model of random weights does no better than guessing, which would end every gate as inconclusive: here, guessing
+    # is given as far worse.
+    evaluation = simulation.evaluation.model_copy(update={"unigram_perplexity": 1e6})
+    simulation = simulation.model_copy(update={"evaluation": evaluation})
+    return build_card(tiny_profile, scale_rows(tiny_profile), simulation, load_policy(), timings={})
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_a_simulation_file_is_read(card_file: Path, audited: Card, tmp_path: Pat
 @pytest.mark.parametrize(
     ("row", "evaluation", "code"),
     [
-        ({"perplexity_base": 1e6}, {}, "QA104 of the simulation"),
+        ({"perplexity_base": 1e6}, {"unigram_perplexity": 300.0}, "QA104 of the simulation"),
         ({"perplexity_base": 2.0}, {"unigram_perplexity": None}, "QA104 of the simulation"),
         ({"perplexity_base": 2.0}, {"overlapping": 2}, "QA114 of the simulation"),
     ],

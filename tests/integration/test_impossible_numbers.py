@@ -155,6 +155,32 @@ def every_sample(card: Json) -> None:
     card["corpus"]["truncated"] = card["corpus"]["images"] = card["corpus"]["samples"]
 
 
+def names_exchanged(card: Json) -> None:
+    static, dynamic = card["simulation"]["schemes"]
+    static["name"], dynamic["name"] = dynamic["name"], static["name"]
+
+
+def scheme(**values: Any) -> Change:
+    """The scheme of the recipe with these values."""
+    return lambda card: card["simulation"]["schemes"][1].update(values)
+
+
+def copies_listed(card: Json) -> None:
+    """Three samples that repeat others, as a report says it."""
+    card["corpus"].update(repeated=3, overlapping=0)
+    texts = {"message": "3 repeat", "reason": "r", "remedy": "r"}
+    card["findings"].append(
+        {"code": "QA113", "severity": "info", "module": None, "value": 3.0, "threshold": 0.0, **texts}
+    )
+
+
+def added_scheme(name: str, title: str, size: int) -> Change:
+    """One more scheme, of weights in groups."""
+    weights = {"num_bits": 4, "strategy": "group", "group_size": size}
+    row = {"name": name, "title": title, "weights": weights, "input_activations": None, "observer": None}
+    return lambda card: card["simulation"]["schemes"].append(row)
+
+
 CARDS: list[tuple[str, Change, int, str]] = [
     # what is changed, the change, exit code, what is said
     ("KL below zero", scored(kl=-0.001), 2, "kl"),
@@ -238,6 +264,23 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("magnitudes beyond all numbers", first("sites", magnitudes=magnitudes(first=10**9)), 2, "first"),
     ("headroom of another model", first("peak", fp16_headroom=1e9), 2, "headroom"),
     ("headroom taken away", first("peak", fp16_headroom=None), 2, "headroom"),
+    ("names of schemes exchanged", names_exchanged, 2, "not quantized as under the scheme of this name"),
+    ("a scheme of other bits than its name's", scheme(weights={"num_bits": 4, "strategy": "channel"}), 2, "weights"),
+    ("a scheme of another's title", scheme(title="INT8 static per-tensor"), 2, "another scheme"),
+    ("an observer where the name has none", scheme(observer="mse"), 2, "observer is mse"),
+    ("groups of another size than the name's", added_scheme("int4_weights_group_64", "INT4", 32), 2, "weights"),
+    (
+        "a title that a free name takes",
+        added_scheme("mine", "NVFP4, groups of 16 under a static global scale", 32),
+        2,
+        "another scheme",
+    ),
+    ("worse than token frequencies", first("simulation.evaluation", unigram_perplexity=2.0), 3, "QA104"),
+    ("values not finite that no finding names", first("sites", nonfinite=3), 3, "QA102"),
+    ("padding that no finding names", first("corpus", padded=["a"]), 3, "QA106"),
+    ("scores on text that calibrates, in no finding", first("simulation.evaluation", overlapping=20), 3, "QA114"),
+    ("repeats that no finding names", first("corpus", repeated=3), 3, "repeat others"),
+    ("more evaluated than are no copies", first("corpus", overlapping=30), 3, "20 samples were evaluated as no copies"),
     ("verdict on what was not simulated", lambda card: card["verdict"]["schemes"].append(VERDICT), 2, "not simulated"),
 ]
 VERDICT: Json = {
@@ -257,6 +300,9 @@ NEIGHBORS: list[tuple[str, Change]] = [
     ("worst groups as a report names them", worst(lambda card: None)),
     ("the error of its only domain", lambda card: domain_errors(kl_stderr=row(card)["kl_stderr"])(card)),
     ("magnitudes up to the peak", first("sites", magnitudes=magnitudes())),
+    ("a scheme of a free name", added_scheme("mine", "mine", 32)),
+    ("groups of the size that the name gives", added_scheme("int4_weights_group_64", "INT4 in sixty-fours", 64)),
+    ("repeats that a finding names", copies_listed),
     ("no clipping at all", first("simulation.sites", clip_rate=0.0, zeroed_fraction=0.0)),
 ]
 POLICIES: list[tuple[str, str, str]] = [

@@ -20,7 +20,7 @@ def self_contradictions(card: Card, measured: RecipeRow | None = None) -> list[s
     if measured is not None and measured not in rows:
         rows.append(measured)
     problems = [f"{row.name}: {text}" for row in rows for text in score_problems(row, redacted=card.corpus.redacted)]
-    return [*problems, *verdict_differences(card), *_unlisted(card), *_other_tokens(card)]
+    return [*problems, *verdict_differences(card), *_unlisted(card), *_other_tokens(card), *_copies(card)]
 
 
 def _unlisted(card: Card) -> Iterator[str]:
@@ -28,6 +28,26 @@ def _unlisted(card: Card) -> Iterator[str]:
     missing, listed = card.coverage.linears - card.coverage.linears_measured, len(card.coverage.unmeasured)
     if missing > listed and card.corpus.calibration.tokens and card.corpus.evaluation.tokens:
         yield f"its coverage has {missing:,} Linears not measured, and {listed:,} modules listed as such"
+
+
+def _copies(card: Card) -> Iterator[str]:
+    """Samples that repeat others, where no finding says so, or more were evaluated than are left without them.
+
+    Of a split's samples that are alike the first repeats none: of those that repeat, as many as can calibrate.
+    """
+    corpus, evaluation = card.corpus, card.simulation.evaluation if card.simulation is not None else None
+    overlapping, repeated = corpus.overlapping or 0, corpus.repeated or 0
+    if (overlapping or repeated) and not any(finding.code == "QA113" for finding in card.findings):
+        yield f"{overlapping:,} samples calibrate too and {repeated:,} repeat others, which its findings do not say"
+    if evaluation is None or evaluation.overlapping or not (overlapping or repeated):
+        return
+    others = max(repeated - max(corpus.calibration.samples - 1, 0), 0)
+    own = max(corpus.evaluation.samples - overlapping - others, 0)
+    if len(evaluation.samples) > own:
+        yield (
+            f"{len(evaluation.samples):,} samples were evaluated as no copies, and its corpus leaves {own:,} of "
+            f"{corpus.evaluation.samples:,} that are none"
+        )
 
 
 def _other_tokens(card: Card) -> Iterator[str]:

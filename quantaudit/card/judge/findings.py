@@ -7,11 +7,11 @@ Rules about how the model was loaded are in `loading`, those about the text in `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from quantaudit.card.judge import loading, simulated, text  # noqa: F401  their rules register themselves
-from quantaudit.card.judge.evidence import CardEvidence
-from quantaudit.card.schema import Finding, PeakSummary
+from quantaudit.card.judge.evidence import CardEvidence, evidence_of
+from quantaudit.card.schema import Card, Finding, PeakSummary
 from quantaudit.card.text import PRODUCTS, counted
 from quantaudit.common.findings import Hit, apply, rule, rules_of
 from quantaudit.common.outcome import SEVERITY_ORDER
@@ -29,6 +29,13 @@ def find(evidence: CardEvidence) -> list[Finding]:
     """All findings of a card, errors first, then by code."""
     findings = [Finding.of(rule.code, hit) for rule, hit in apply(rules_of("card").values(), evidence)]
     return sorted(findings, key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.code))
+
+
+def unlisted(card: Card, policy: Policy, codes: Collection[str]) -> Iterator[Finding]:
+    """Findings of these codes that a card's own numbers call for under a policy, and that it does not list."""
+    listed = {finding.code for finding in card.findings}
+    wanted = [rule for code, rule in rules_of("card").items() if code in codes and code not in listed]
+    yield from (Finding.of(rule.code, hit) for rule, hit in apply(wanted, evidence_of(card, policy)))
 
 
 @rule(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from quantaudit.card.judge.findings import unlisted
 from quantaudit.card.judge.simulated import worse_than_guessing
 from quantaudit.card.judge.text import on_calibration_text
 from quantaudit.card.judge.verdict import BROKEN, STOPPERS
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     remedy="See the finding on the card, and make the card again.",
 )
 def stopped(evidence: Evidence) -> Iterator[Hit]:
-    """The card has a finding that stops its own verdicts, or a simulation in addition to it would give it one."""
-    for finding in evidence.card.findings:
+    """The card has a finding that stops its own verdicts, or its numbers call for one under the gate's policy, or those
+    of a simulation in addition to it do.
+    """
+    simulation, card = evidence.simulation, evidence.card
+    for finding in card.findings:
         if finding.code in {BROKEN, *STOPPERS}:
             yield Hit(message=f"{finding.code} on the card: {finding.message}", value=finding.value, why=finding.reason)
-    simulation, card = evidence.simulation, evidence.card
+    for finding in unlisted(card, evidence.policy, {BROKEN, *STOPPERS}):
+        message = f"{finding.code} by the card's own numbers, although it is not listed: {finding.message}"
+        yield Hit(message=message, value=finding.value, why=finding.reason)
     if simulation is None or simulation is card.simulation:
         return
     for code, hits in (
