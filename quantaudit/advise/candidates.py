@@ -11,7 +11,7 @@ from compressed_tensors.quantization import QuantizationScheme
 
 from quantaudit.advise.goal import Offers
 from quantaudit.advise.knapsack import Item
-from quantaudit.advise.options import Option, fits, options_for
+from quantaudit.advise.options import AS_WRITTEN, Option, fits, options_for
 from quantaudit.advise.smoothquant import Smoothable
 from quantaudit.card.schema import AdviceChange
 from quantaudit.common.progress import Stages, silent_stages
@@ -30,6 +30,9 @@ from quantaudit.simulate.replay.replay_groups import steps
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.stats.site import summary
 
+CHANGE = 0.001
+"""Share of the MACs that a changed group must buy: what buys less stays as it is written."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -44,6 +47,15 @@ class Candidate:
     def item(self) -> Item:
         """The group as the knapsack sees it."""
         return Item(costs=self.prices, lost_macs=tuple(0.0 if o.keeps_format else self.share for o in self.options))
+
+    @property
+    def item_with_changes(self) -> Item:
+        """The same where a change counts for itself, too, as if it lost a few MACs."""
+        lost = (
+            macs if option.name == AS_WRITTEN else macs + CHANGE
+            for macs, option in zip(self.item.lost_macs, self.options, strict=True)
+        )
+        return Item(costs=self.prices, lost_macs=tuple(lost))
 
 
 Choice = list[int]
@@ -71,7 +83,7 @@ def find_candidates(
         _candidate(loaded, group, count / sum(macs), options[id(scheme)], _prices(group, scheme, schemes, prices))
         for (group, scheme), count in zip(groups, macs, strict=True)
     ]
-    stuck = [c.group.name for c in candidates if not any(option.is_named("as_written") for option in c.options)]
+    stuck = [c.group.name for c in candidates if not any(option.is_named(AS_WRITTEN) for option in c.options)]
     if stuck and not offers.unquantized:
         raise RecipeError(
             f"`{stuck[0]}` cannot be quantized as written, and is not to be left unquantized",
@@ -182,14 +194,14 @@ def changes(candidates: Sequence[Candidate], choice: Choice, profile: Profile) -
     rows = []
     for candidate, index in zip(candidates, choice, strict=True):
         option = candidate.options[index]
-        if option.name != "as_written":
+        if option.name != AS_WRITTEN:
             rows.append(
                 AdviceChange(
                     group=candidate.group.name,
                     option=option.name,
                     title=option.title,
                     keeps=option.keeps_format,
-                    price_before=candidate.prices[0] if candidate.options[0].name == "as_written" else None,
+                    price_before=candidate.prices[0] if candidate.options[0].name == AS_WRITTEN else None,
                     price_after=candidate.prices[index],
                     amax=_amax(profile, candidate.group),
                 )

@@ -12,6 +12,8 @@ from quantaudit.advise.goal import Offers
 from quantaudit.quant.support import obstacles
 from quantaudit.recipe.digest import identity
 
+AS_WRITTEN = "as_written"
+"""Name of the option that leaves a group as the recipe has it."""
 STRENGTHS = (0.5, 0.8)
 """Of SmoothQuant: its authors' choice, and theirs for models with stronger outliers (arXiv 2211.10438, section 5)."""
 
@@ -40,7 +42,7 @@ class Option:
 
 def options_for(scheme: QuantizationScheme, offers: Offers) -> list[Option]:
     """Options of a group that a recipe gives `scheme`, the recipe's own first, unquantized last."""
-    written = Option(name="as_written", title="as written", scheme=scheme, keeps_format=True)
+    written = Option(name=AS_WRITTEN, title="as written", scheme=scheme, keeps_format=True)
     others: list[Option] = []
     for name, title, args, keeps_format in _inputs(scheme.input_activations, offers.moving_averages):
         changed = scheme.model_copy(update={"input_activations": args})

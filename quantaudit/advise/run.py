@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
 
-from quantaudit.advise.candidates import Candidate, Choice, changes, find_candidates, quantized_groups, uniform
+from quantaudit.advise.candidates import CHANGE, Candidate, Choice, changes, find_candidates, quantized_groups, uniform
 from quantaudit.advise.goal import REFERENCES, Goal, Offers
 from quantaudit.advise.knapsack import cheapest
-from quantaudit.advise.options import STRENGTHS, options_for
+from quantaudit.advise.options import AS_WRITTEN, STRENGTHS, options_for
 from quantaudit.advise.search import Search
 from quantaudit.advise.smoothquant import Smoothable, find_smoothable
 from quantaudit.card.schema import AdviceInfo, AdvicePoint, Card
@@ -165,7 +165,7 @@ class _Choices:
 def _choices(candidates: Sequence[Candidate]) -> _Choices:
     items = [candidate.item for candidate in candidates]
     unavoidable = sum(min(item.lost_macs) for item in items)
-    written = uniform(candidates, "as_written", otherwise="unquantized")
+    written = uniform(candidates, AS_WRITTEN, otherwise="unquantized")
     assert written is not None, "candidates are refused where one has neither"
     references = {option: uniform(candidates, option) for option in REFERENCES}
     return _Choices(
@@ -205,10 +205,11 @@ def _smoothable(opened: OpenedRecipe, offers: Offers, stages: Stages) -> Smootha
 
 
 def _better(point: AdvicePoint, than: AdvicePoint, budget: float) -> bool:
-    """Within the budget: more MACs kept, to the millionth, then a lower KL. Beyond it: the lower KL."""
+    """Within the budget: more MACs kept and fewer changes, to the millionth, then a lower KL. Beyond: the lower KL."""
 
     def rank(one: AdvicePoint) -> tuple[bool, float, float]:
         kl = math.inf if one.kl is None else one.kl
-        return kl <= budget, round(one.kept or 0.0, 6) if kl <= budget else 0.0, -kl
+        changed = sum(count for option, count in one.options.items() if option != AS_WRITTEN)
+        return kl <= budget, round((one.kept or 0.0) - CHANGE * changed, 6) if kl <= budget else 0.0, -kl
 
     return rank(point) > rank(than)

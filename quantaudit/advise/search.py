@@ -70,13 +70,13 @@ class Search:
         return point.model_copy(update={"estimated_kl": simulated[0].estimated_kl}), row
 
     def within(self, budget: float, simulated: Sequence[Simulated]) -> tuple[Choice, AdvicePoint, RecipeRow]:
-        """The choice that keeps most within a simulated KL of `budget`, or where none is, the one with the least KL.
+        """The choice that keeps most with few changes within a simulated KL of `budget`, or the one with the least KL.
 
         simulated: sums of prices and KLs of other choices, on which estimates rest. A choice that breaks the budget is
         made again with as much less as it was over, until that is less than the cheapest choice, where nothing may be
         left unquantized.
         """
-        items = [candidate.item for candidate in self.candidates]
+        items = [candidate.item_with_changes for candidate in self.candidates]
         cheapest_choice = [item.costs.index(min(item.costs)) for item in items]
         least = sum(min(item.costs) for item in items)
         allowed = min(budget, fit_estimate(simulated).total(budget))

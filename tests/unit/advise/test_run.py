@@ -13,6 +13,7 @@ import yaml
 from quantaudit.advise.candidates import find_candidates, multiplications
 from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
+from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.run import Advice, advise
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
@@ -251,6 +252,24 @@ def test_a_group_of_which_a_recipe_quantizes_a_part_is_taken_whole(
     candidates = find_candidates(subject, PLAIN)
     assert len(candidates) == len([g for g in discover(loaded.model).groups if g.layer is not None])
     assert sum(candidate.share for candidate in candidates) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
+def test_no_change_could_be_undone_within_the_budget_and_each_buys_its_share(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution, share: float
+) -> None:
+    """By undoing each change, and by undoing any two of them: what they keep out of other formats would be lost."""
+    subject = opened_recipe(loaded, profile, corpus, resolution, evaluation.select(corpus.samples, 128))
+    candidates = find_candidates(subject, PLAIN)
+    written = sum(candidate.prices[0] for candidate in candidates)
+    choice = least_lost([candidate.item_with_changes for candidate in candidates], share * written)
+    changed = [place for place, option in enumerate(choice) if option]
+    assert changed
+    total = sum(candidate.prices[option] for candidate, option in zip(candidates, choice, strict=True))
+    assert total <= share * written
+    for undone in [{one, other} for one in changed for other in changed]:
+        more = sum(candidates[place].prices[0] - candidates[place].prices[choice[place]] for place in undone)
+        assert total + more > share * written
 
 
 def test_advice_needs_one_goal() -> None:
