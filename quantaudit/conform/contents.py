@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ FEW_WORDS = 3
 """The same of words that hold as many zero points apart from the most common one."""
 FULL = 0.97
 """Share of the grid's end that counts as its end: GPTQ moves the largest code of a channel by a few."""
+_FLOATS = {8: (3, -6), 4: (1, 0)}
+"""Bits of float codes → those of their mantissa, and their smallest exponent (E4M3, E2M1)."""
 _EXPONENTS = (torch.uint8, torch.float8_e8m0fnu)
 
 
@@ -49,7 +53,7 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
     first, last = (float(end) for end in calculate_range(args, torch.device("cpu")))
     scale = _fitting(tensors, row, "weight_scale")
     zero = _zero_points(tensors, row, args)
-    peaks, energies, lowest, highest, nonfinite = [], [], math.inf, -math.inf, 0
+    groups, lowest, highest, nonfinite = _Groups([], [], []), math.inf, -math.inf, 0
     width = _group_width(args, row.shape)
     ordered = GROUP_INDEX in row.forms
     steps = None if scale is None or ordered or (zero is None and not args.symmetric) else _steps(tensors, row, args)
@@ -58,15 +62,14 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
         bad = ~codes.isfinite()
         nonfinite += int(bad.sum())
         codes = codes.masked_fill(bad, 0.0)
+        rounding = _rounding(codes, args)
         lowest, highest = min(lowest, float(codes.min())), max(highest, float(codes.max()))
         if zero is not None and not ordered:
             rows = zero[start : start + len(codes)] if len(zero) > 1 else zero
             codes = codes - rows.repeat_interleave(width, 1)[:, : codes.shape[1]]
         if steps is not None:
             sketcher.add(start, codes * steps(start, len(codes)))
-        padded = torch.nn.functional.pad(codes, (0, -codes.shape[1] % width)).reshape(len(codes), -1, width)
-        peaks.append(padded.abs().amax(-1))
-        energies.append(padded.double().square().sum(-1))
+        groups.add(codes, rounding, width)
     contents = WeightContents(
         module=row.module,
         tensor=f"{row.saved}.{leaf}",
@@ -81,7 +84,45 @@ def weight_contents(tensors: TensorSource, row: QuantizedModule) -> tuple[Weight
     )
     if scale is None or ordered:
         return contents, None
-    return _against_scale(tensors, row, args, contents, scale, zero, torch.cat(peaks), torch.cat(energies))
+    return _against_scale(tensors, row, args, contents, scale, zero, groups)
+
+
+class _Groups(NamedTuple):
+    """By group of codes, each a list of [rows, groups along a row]: largest distance from the zero point, sum of the
+    squares of these distances, and of what rounding to the codes is expected to have taken, in units of a step.
+    """
+
+    peaks: list[Tensor]
+    energies: list[Tensor]
+    losses: list[Tensor]
+
+    def add(self, codes: Tensor, rounding: Tensor, width: int) -> None:
+        """More rows. codes: [rows, in] less the zero point; rounding: mean square error of each; width: of a group."""
+
+        def grouped(values: Tensor) -> Tensor:
+            return torch.nn.functional.pad(values, (0, -values.shape[1] % width)).reshape(len(values), -1, width)
+
+        self.peaks.append(grouped(codes).abs().amax(-1))
+        self.energies.append(grouped(codes).double().square().sum(-1))
+        self.losses.append(grouped(rounding).double().sum(-1))
+
+    def by_scale(self, height: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """The three by entry of the scale, flat, whose groups are so many rows high."""
+        peaks, energies, losses = (_reduce_rows(torch.cat(part), height) for part in self)
+        return (
+            peaks.amax(1).double().numpy().reshape(-1),
+            energies.sum(1).numpy().reshape(-1),
+            losses.sum(1).numpy().reshape(-1),
+        )
+
+
+def _rounding(codes: Tensor, args: QuantizationArgs) -> Tensor:
+    """Mean square error of rounding to each code, in units of a step: (distance to the next code)² / 12."""
+    mantissa, smallest = _FLOATS.get(args.num_bits, (0, 0))
+    if str(getattr(args.type, "value", args.type)) != "float" or not mantissa:
+        return torch.full_like(codes, 1 / 12)
+    exponent = (codes.abs().frexp()[1] - 1).clamp(min=smallest).masked_fill(codes == 0, smallest)
+    return torch.exp2(2.0 * (exponent - mantissa)) / 12
 
 
 def _steps(tensors: TensorSource, row: QuantizedModule, args: QuantizationArgs) -> Callable[[int, int], Tensor]:
@@ -109,20 +150,16 @@ def _against_scale(
     contents: WeightContents,
     scale: NDArray[np.float64],
     zero: Tensor | None,
-    peaks: Tensor,
-    energies: Tensor,
+    groups: _Groups,
 ) -> tuple[WeightContents, NDArray[np.bool_]]:
-    """Codes by group next to the scale of each group. peaks, energies: [out, groups along a row]."""
-    from dataclasses import replace
-
-    height = _group_height(args, row.shape)
-    peak = _reduce_rows(peaks, height).amax(1).numpy().reshape(-1)
-    energy = _reduce_rows(energies, height).sum(1).numpy().reshape(-1)
+    """Codes by group next to the scale of each group."""
+    peak, energy, loss = groups.by_scale(_group_height(args, row.shape))
     idle: NDArray[np.bool_] = peak == 0
     whole = _fitting(tensors, row, "weight_global_scale")
     with np.errstate(all="ignore"):
         step = scale / (whole[0] if whole is not None else 1.0)
         total = float(np.sum(np.where(idle, 0.0, energy * step**2)))
+        lost = float(np.sum(np.where(idle, 0.0, loss * step**2)))
     gain = math.sqrt(total / row.shape[0]) if math.isfinite(total) else None
     end = max(contents.last, -contents.first) if zero is None else (contents.last - contents.first) / 2
     live = peak[~idle]
@@ -135,6 +172,7 @@ def _against_scale(
         reach=float(np.median(live)) / end if len(live) else None,
         full=float(np.mean(live >= FULL * end)) if len(live) and _fills(args) else None,
         gain=gain if len(live) else 0.0,
+        rounding=math.sqrt(lost / total) if gain and math.isfinite(lost) else None,
         edged=edged,
         level=zero is not None and _level(tensors.tensor(f"{row.saved}.weight_zero_point"), args.num_bits),
         local_peak=float(np.max(scale)) if whole is not None and len(scale) else None,

@@ -30,7 +30,8 @@ CACHE = (
     "kv_cache_scheme: {num_bits: 8, type: float, symmetric: true, strategy: tensor}}}}"
 )
 AVERAGED = HEAD + "a: {targets: [Linear], " + INT8 + ", observer: minmax}}}}}}"
-RECIPES = {"mixed": MIXED, "cache": CACHE, "averaged": AVERAGED}
+COMPENSATED = "quant_stage: {quant_modifiers: {GPTQModifier: {ignore: [lm_head], targets: [Linear], scheme: W4A16}}}"
+RECIPES = {"mixed": MIXED, "cache": CACHE, "averaged": AVERAGED, "gptq": COMPENSATED}
 Change = Callable[[made.Tensors, made.Config], None]
 
 
@@ -247,3 +248,55 @@ def test_the_configuration_under_an_older_key_is_read_and_said(audit: Callable[.
     result = audit("dense", "W4A16", move)
     assert codes(result) == {"QA622"}
     assert "compression_config" in next(row.message for row in result.findings if row.code == "QA622")
+
+
+# How far rounding takes a weight from the model's ---------------------------------------------------------------------
+
+
+def scaled(factor: float, only: str = "") -> Change:
+    """Multiplies scales of weights; of global scales, which divide, the inverse."""
+
+    def change(tensors: made.Tensors, _: made.Config) -> None:
+        for name, tensor in tensors.items():
+            if only in name and name.endswith("weight_scale") and tensor.dtype is torch.bfloat16:
+                tensors[name] = tensor * factor
+            if only in name and name.endswith("weight_global_scale"):
+                tensors[name] = tensor / factor
+
+    return change
+
+
+def coarse(tensors: made.Tensors, _: made.Config) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype is torch.int8:
+            tensors[name] = ((tensor.int() + 16) // 32 * 32).clamp(-127, 127).to(torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "where"),
+    [
+        ("W8A8", scaled(0.65), None),
+        ("W8A8", scaled(1.02), None),
+        ("W8A8", coarse, None),
+        ("FP8", scaled(0.97), None),
+        ("W4A16", scaled(1.1), None),
+        ("NVFP4", scaled(0.95), None),
+        ("W8A8", scaled(0.9, DOWN), DOWN),
+        ("W4A16", scaled(0.8, DOWN), DOWN),
+        ("NVFP4", scaled(1.3, DOWN), DOWN),
+    ],
+)
+def test_weights_that_are_further_off_than_their_rounding_fail_once(
+    preset: str, change: Change, where: str | None, audit: Callable[..., Conformance]
+) -> None:
+    result = audit("dense", preset, change)
+    assert result.outcome == "fail"
+    assert [row.module for row in result.findings if row.code == "QA627"] == [where]
+    row = next(row for row in result.findings if row.code == "QA627")
+    assert "rounding explains" in row.message
+
+
+def test_gptq_may_be_further_off_than_rounding_to_the_nearest(audit: Callable[..., Conformance]) -> None:
+    assert codes(audit("dense", "gptq")) == set()
+    factor = audit("dense", "gptq", scaled(1.2))
+    assert [row.module for row in factor.findings if row.code == "QA627"] == [None]

@@ -75,7 +75,8 @@ class WeightContents:
     the grid, None where it has none. level: whether all zero points are stored as the same bits. full: share of groups
     whose largest code is the end of the grid, where the scale is chosen so that it is: of 8-bit codes by channel, and
     under a global scale. local_peak: the largest scale of a group under a global scale. sketch: of the weight that it
-    dequantizes to.
+    dequantizes to. rounding: what rounding to these codes at these scales is expected to take, over the norm of the
+    weight.
     """
 
     module: str
@@ -94,6 +95,7 @@ class WeightContents:
     edged: float | None = None
     local_peak: float | None = None
     sketch: WeightSketch | None = None
+    rounding: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

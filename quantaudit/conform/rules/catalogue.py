@@ -211,7 +211,9 @@ declare(
     "A weight is another than the model's.",
     severity="error",
     why="The card keeps random projections of every weight. Those of its quantized form come close to them, others do "
-    "not: layers were exchanged, a matrix was transposed, or another checkpoint was quantized. Information where norms "
+    "not: layers were exchanged, a matrix was transposed, scales were multiplied, or another checkpoint was quantized. "
+    "How far rounding takes a weight follows from its codes and scales, of one weight and of a scheme's together. "
+    "Information where norms "
     "show that weights were smoothed, which changes them and not what the model computes.",
     remedy="Quantize again, from the weights that the card is of.",
 )

@@ -13,6 +13,7 @@ from quantaudit.card.text import counted
 from quantaudit.conform.artifacts.records import Checkpoint
 from quantaudit.conform.rotations import rotations
 from quantaudit.conform.rules.catalogue import finding
+from quantaudit.conform.rules.rounding import Change, difference_limit, ratio_limit, together
 from quantaudit.model.weight_sketch import correlation, difference
 from quantaudit.provenance import WeightSketch
 
@@ -26,7 +27,7 @@ NOISE = {8: 0.05, 4: 0.2, 3: 0.35, 2: 0.8}
 COMPENSATED = 0.3
 """How much of a norm's change is found in the Linears that read it, at least, where one makes up for the other."""
 QUANTIZED = 0.6
-"""Of a quantized one: four bits in groups come to 0.1, GPTQ's to 0.2; unrelated weights to √2 ± 0.25."""
+"""Of a quantized one, whatever its rounding takes (rules/rounding.py); unrelated weights come to √2 ± 0.25."""
 FEW_BITS = 3
 """Bits up to which so much of a weight is lost that only its direction and size are compared."""
 DIRECTION = 0.4
@@ -41,13 +42,18 @@ _LAYER = re.compile(r"^(.*\.\d+)\.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """One weight in the artifact and on the card. bits: None where it is not quantized."""
+    """One weight in the artifact and on the card. bits, group: None where it is not quantized.
+
+    rounding: what rounding takes of it, over its norm; None where that is not known.
+    """
 
     module: str
     tensor: str
     ours: WeightSketch
     card: WeightSketch
     bits: int | None
+    group: str | None = None
+    rounding: float | None = None
 
     @property
     def difference(self) -> float:
@@ -55,7 +61,23 @@ class _Pair:
 
     @property
     def limit(self) -> float:
-        return PLAIN if self.bits is None else QUANTIZED
+        if self.bits is None:
+            return PLAIN
+        return QUANTIZED if self.rounded is None else min(QUANTIZED, difference_limit([self.rounded]))
+
+    @property
+    def rounded(self) -> Change | None:
+        """Of a quantized weight, next to what rounding takes of it; None where that is not known."""
+        if self.rounding is None or not (self.card.rms and self.ours.rms):
+            return None
+        ratio = math.log(self.ours.rms / self.card.rms)
+        return Change(difference=self.difference, log_ratio=ratio, rounding=self.rounding)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether its size is another than rounding makes it."""
+        change = self.rounded
+        return change is not None and abs(change.log_ratio) > ratio_limit([change])
 
     @property
     def change(self) -> float:
@@ -72,6 +94,8 @@ class _Pair:
     def other(self) -> bool:
         """Whether it is another weight than the card's."""
         if self.bits is None and self.card.rms and abs(self.ours.rms / self.card.rms - 1) > RMS:
+            return True
+        if self.scaled:
             return True
         if self.bits is None or self.bits > FEW_BITS:
             return self.difference > self.limit
@@ -134,14 +158,42 @@ def _is_smoothed(checkpoint: Checkpoint, members: list[_Pair]) -> bool:
 
 
 def _others(pairs: list[_Pair], kept: Mapping[str, WeightSketch]) -> list[Finding]:
-    return [_another(pair, pairs, kept) for pair in pairs if pair.other]
+    """Single weights, and schemes whose weights are off together: of those, only what is far off is named too."""
+    common = _common(pairs)
+    other = [pair for pair in pairs if pair.other and (pair.group not in common or pair.difference > QUANTIZED)]
+    return [*common.values(), *(_another(pair, pairs, kept) for pair in other)]
+
+
+def _common(pairs: list[_Pair]) -> dict[str | None, Finding]:
+    """By group of the configuration. Weights far off are named by themselves, and others where they are the fewer."""
+    groups: dict[str | None, list[_Pair]] = {}
+    for pair in pairs:
+        if pair.group is not None and pair.rounded is not None and pair.difference <= QUANTIZED:
+            groups.setdefault(pair.group, []).append(pair)
+    found: dict[str | None, Finding] = {}
+    for group, members in groups.items():
+        rest = [pair for pair in members if not pair.other]
+        counted_in = rest if 2 * len(rest) > len(members) else members
+        rows = [(pair.module, change) for pair in counted_in if (change := pair.rounded) is not None]
+        if (row := together(f"group `{group}`", rows)) is not None:
+            found[group] = row
+    return found
 
 
 def _pairs(checkpoint: Checkpoint, kept: Mapping[str, WeightSketch]) -> Iterator[_Pair]:
     for row in checkpoint.weights:
         known = kept.get(f"{row.module}.weight") or _tied(checkpoint, row.module, kept)
         if row.sketch is not None and known is not None:
-            yield _Pair(module=row.module, tensor=row.tensor, ours=row.sketch, card=known, bits=row.bits)
+            group = checkpoint.quantized[row.module].group
+            yield _Pair(
+                module=row.module,
+                tensor=row.tensor,
+                ours=row.sketch,
+                card=known,
+                bits=row.bits,
+                group=group,
+                rounding=row.rounding,
+            )
     for dense in checkpoint.dense:
         leaf = dense.tensor.rpartition(".")[2]
         known = kept.get(f"{dense.module}.{leaf}") or _tied(checkpoint, dense.module, kept)
@@ -174,6 +226,11 @@ def _another(pair: _Pair, pairs: list[_Pair], kept: Mapping[str, WeightSketch]) 
         and difference(sketch, pair.ours) < pair.limit / 2
     ]
     what = f"it is `{twins[0]}` of the model" if len(twins) == 1 else "the model's weight is another"
+    if pair.rounded is not None and pair.difference <= QUANTIZED and not twins:
+        rounding = f"rounding explains {pair.limit:.2g} and {ratio_limit([pair.rounded]):.1%}"
+        size = f"its rms is {pair.ours.rms / pair.card.rms:.3g} of that one's"
+        text = f"`{pair.tensor}` differs by {pair.difference:.2g} of its norm from the card's, and {size}: {rounding}"
+        return finding("QA627", pair.module, text, value=pair.difference, threshold=pair.limit)
     size = "beyond all measure" if math.isinf(pair.difference) else f"by {pair.difference:.2g} of its norm"
     return finding(
         "QA627",
