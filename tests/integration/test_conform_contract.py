@@ -300,3 +300,54 @@ def test_gptq_may_be_further_off_than_rounding_to_the_nearest(audit: Callable[..
     assert codes(audit("dense", "gptq")) == set()
     factor = audit("dense", "gptq", scaled(1.2))
     assert [row.module for row in factor.findings if row.code == "QA627"] == [None]
+
+
+# A configuration that does not fit what is stored ---------------------------------------------------------------------
+
+
+def whole(**changes: Any) -> Change:
+    return lambda _, config: config["quantization_config"].update(changes)
+
+
+def group(**changes: Any) -> Change:
+    return lambda _, config: groups(config)["group_0"].update(changes)
+
+
+def without_status(_: made.Tensors, config: made.Config) -> None:
+    del config["quantization_config"]["quantization_status"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "change", "text"),
+    [
+        ("W8A8", whole(quantization_status="frozen"), "is `frozen`"),
+        ("W4A16", whole(quantization_status="initialized"), "is `initialized`"),
+        ("W8A8", without_status, "is missing"),
+        ("NVFP4", whole(format="mxfp4-pack-quantized"), "that of the whole configuration mxfp4-pack-quantized"),
+        ("NVFP4", group(format="mxfp4-pack-quantized"), "stores such a scheme as nvfp4-pack-quantized"),
+        ("W8A8", whole(format="dense"), "that of the whole configuration dense"),
+        ("W8A8", whole(format="pack-quantized"), "that of the whole configuration pack-quantized"),
+        ("W8A8", group(format="float-quantized"), "stores such a scheme as int-quantized"),
+    ],
+)
+def test_a_status_or_format_that_does_not_fit_what_is_stored_fails(
+    preset: str, change: Change, text: str, audit: Callable[..., Conformance]
+) -> None:
+    result = audit("dense", preset, change)
+    assert result.outcome == "fail"
+    assert any(text in row.message for row in result.findings if (row.code, row.severity) == ("QA622", "error"))
+
+
+def test_integers_may_be_stored_under_the_older_name_of_their_format(audit: Callable[..., Conformance]) -> None:
+    def rename(_: made.Tensors, config: made.Config) -> None:
+        config["quantization_config"]["format"] = groups(config)["group_0"]["format"] = "naive-quantized"
+
+    assert audit("dense", "W8A8", rename).outcome == "pass"
+
+
+def test_quantized_outputs_are_said_to_be_unknown(audit: Callable[..., Conformance]) -> None:
+    outputs = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}
+    result = audit("dense", "W8A8", group(output_activations=outputs))
+    assert result.outcome == "inconclusive"
+    assert codes(result) == {"QA628"}
+    assert "quantizes the outputs" in next(row.message for row in result.findings if row.code == "QA628")

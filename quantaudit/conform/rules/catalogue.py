@@ -165,10 +165,12 @@ declare(
 )
 declare(
     "QA622",
-    "The configuration does not fit itself.",
-    severity="warning",
-    why="A scheme that compressed-tensors would store in another format, inputs that no engine combines with such "
-    "weights, or a status that says that nothing was compressed: engines refuse it, or run something else.",
+    "The configuration does not fit itself, or what is stored.",
+    severity="error",
+    why="A scheme that compressed-tensors stores in another format than is named, two formats that are named for one "
+    "group, or a status that says that nothing was compressed: engines refuse it, or run something else. A warning "
+    "for inputs that no engine combines with such weights, for caches that none holds, for packed 4-bit integers with "
+    "quantized inputs, and under an older key.",
     remedy="Correct the configuration, or save the artifact again with the library that made it.",
 )
 declare(
@@ -219,7 +221,7 @@ declare(
 )
 declare(
     "QA628",
-    "The card does not hold what the artifact is to be compared with, or weights are rotated.",
+    "The card does not hold what the artifact is to be compared with, weights are rotated, or outputs quantized.",
     severity="inconclusive",
     why="Older cards hold neither settings nor weights, and a rotation makes any weights look alike: that an artifact "
     "is of the card's model cannot be shown.",

@@ -9,6 +9,7 @@ from compressed_tensors.config import CompressionFormat
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 from quantaudit.card.schema import Finding
+from quantaudit.common.outcome import Severity
 from quantaudit.conform.artifacts.expected import STORAGE
 from quantaudit.conform.artifacts.records import Checkpoint
 from quantaudit.conform.artifacts.tensors import scalar
@@ -149,30 +150,56 @@ def _configuration(checkpoint: Checkpoint) -> Iterator[Finding]:
             None,
             "the configuration is not under `quantization_config` at the top of config.json, "
             "where transformers looks for it, but under `compression_config` or inside a part",
+            severity="warning",
         )
-    status = checkpoint.settings.get("quantization_status")
-    if status is not None and status != "compressed":
-        yield finding("QA622", None, f"quantization_status is `{status}`, not `compressed`")
+    yield from _status(checkpoint)
     for group, scheme in parsed.config_groups.items():
         assert isinstance(scheme, QuantizationScheme)
         if not any(row.group == group for row in checkpoint.quantized.values()):
             continue
-        problems = [*_formats(checkpoint, scheme), *_odd(scheme)]
-        for problem in problems:
-            first = next(name for name, row in checkpoint.quantized.items() if row.group == group)
-            yield finding("QA622", first, f"group `{group}`: {problem}")
+        first = next(name for name, row in checkpoint.quantized.items() if row.group == group)
+        problems = [*_formats(checkpoint, scheme), *((text, "warning") for text in _odd(scheme))]
+        for text, severity in problems:
+            yield finding("QA622", first, f"group `{group}`: {text}", severity=severity)
+        if scheme.output_activations is not None:
+            text = f"group `{group}` quantizes the outputs of its modules, of which the card knows nothing"
+            why = "Peaks are measured where Linears read, and what quantized outputs do was not simulated."
+            remedy = "Leave `output_activations` out of the recipe, or run it with `quantaudit verify`."
+            yield finding("QA628", first, text, why=why, remedy=remedy)
     cache = parsed.kv_cache_scheme
     if cache is not None and cache.num_bits != 8:
-        yield finding("QA622", None, f"kv_cache_scheme has {cache.num_bits} bits; engines hold caches of 8 bits")
+        text = f"kv_cache_scheme has {cache.num_bits} bits; engines hold caches of 8 bits"
+        yield finding("QA622", None, text, severity="warning")
     elif cache is not None and cache.dynamic is not False:
-        yield finding("QA622", None, "kv_cache_scheme is dynamic; engines read the scales of a cache from the files")
+        text = "kv_cache_scheme is dynamic; engines read the scales of a cache from the files"
+        yield finding("QA622", None, text, severity="warning")
 
 
-def _formats(checkpoint: Checkpoint, scheme: QuantizationScheme) -> Iterator[str]:
+def _status(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """QA622: a status that says that codes are weights.
+
+    transformers decompresses what is `compressed` only, and takes it for `initialized` where nothing is said: it loads
+    codes as if they were weights, or leaves them out. In the format `dense`, weights are stored as they are.
+    """
+    status = checkpoint.settings.get("quantization_status")
+    if status == "compressed":
+        return
+    coded = any(
+        row.scheme.weights is not None and row.format is not CompressionFormat.dense
+        for row in checkpoint.quantized.values()
+    )
+    said = "is missing, which transformers reads as `initialized`" if status is None else f"is `{status}`"
+    consequence = ": transformers loads the codes as if they were weights" if coded else ""
+    if coded or status is not None:
+        text = f"quantization_status {said}, not `compressed`{consequence}"
+        yield finding("QA622", None, text, severity="error" if coded else "warning")
+
+
+def _formats(checkpoint: Checkpoint, scheme: QuantizationScheme) -> Iterator[tuple[str, Severity]]:
     whole = checkpoint.configuration.parsed.format
     named = CompressionFormat(scheme.format).value if scheme.format else None
     if named and whole not in (named, CompressionFormat.mixed_precision.value, "fakequant"):
-        yield f"its format is {named}, that of the whole configuration {whole}"
+        yield f"its format is {named}, that of the whole configuration {whole}", "error"
     used = named or whole
     formats = {format.value for format in CompressionFormat} - {CompressionFormat.mixed_precision.value}
     usual = usual_format(scheme).value
@@ -180,7 +207,15 @@ def _formats(checkpoint: Checkpoint, scheme: QuantizationScheme) -> Iterator[str
     naive = {"naive-quantized", "float-quantized"} if _type(scheme.weights) == "float" else {"naive-quantized"}
     alike = used == usual or {used, usual} <= naive | {"int-quantized"}
     if scheme.weights is not None and used in formats and not alike:
-        yield f"its format is {used}, and compressed-tensors stores such a scheme as {usual}"
+        severity: Severity = "warning" if _packed_at_will(scheme, {used, usual}) else "error"
+        yield f"its format is {used}, and compressed-tensors stores such a scheme as {usual}", severity
+
+
+def _packed_at_will(scheme: QuantizationScheme, formats: set[str]) -> bool:
+    """Four-bit integers with quantized inputs: vLLM reads them packed for FP8 inputs, and in bytes for INT8 ones."""
+    weights = scheme.weights
+    four = weights is not None and _type(weights) == "int" and weights.num_bits == 4
+    return four and scheme.input_activations is not None and formats == {"int-quantized", "pack-quantized"}
 
 
 def _odd(scheme: QuantizationScheme) -> Iterator[str]:
