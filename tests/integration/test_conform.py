@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quantaudit.card.schema import Card
@@ -247,6 +247,22 @@ def test_another_model_is_an_error(
         assert code == 2
         assert "not the model of the card" in err
         assert words in " ".join(err.split())
+
+
+def test_two_sets_of_weights_are_refused_and_what_no_loader_opens_is_not_read(
+    artifact: Path, card: Card, card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = rewrite(artifact, tmp_path / "two", {})
+    single, shard = folder / "model.safetensors", folder / "model-00001-of-00001.safetensors"
+    garbage = {name: torch.zeros_like(tensor) for name, tensor in load_file(single).items()}
+    save_file(garbage, shard, metadata={"format": "pt"})
+    assert compare(folder, card).outcome == "pass"  # no index names it
+    index = {"metadata": {}, "weight_map": dict.fromkeys(garbage, shard.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    code, _, err = run(capsys, folder, "--card", card_file)
+    assert (code, "model.safetensors and an index of other files" in err) == (2, True), err
+    single.unlink()
+    assert compare(folder, card).outcome == "fail"
 
 
 def test_bad_input_is_one_clear_error(

@@ -351,3 +351,18 @@ def test_quantized_outputs_are_said_to_be_unknown(audit: Callable[..., Conforman
     assert result.outcome == "inconclusive"
     assert codes(result) == {"QA628"}
     assert "quantizes the outputs" in next(row.message for row in result.findings if row.code == "QA628")
+
+
+# Tensors that are stored twice ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("moe", [0]), ("moe", [0, 1]), ("mixtral", [0]), ("mixtral", [0, 1])])
+@pytest.mark.parametrize("name", ["gate_up_proj", "of_another_model"])
+def test_merged_experts_next_to_single_ones_are_no_part_of_the_model(
+    kind: str, layers: list[int], name: str, audit: Callable[..., Conformance]
+) -> None:
+    paths = [f"model.layers.{layer}.mlp.experts.{name}" for layer in layers]
+    fused = torch.randn(4, 256, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    result = audit(kind, "W8A8", lambda tensors, _: tensors.update(dict.fromkeys(paths, fused)))
+    assert result.outcome == "fail"
+    assert [row.module for row in result.findings if row.code == "QA626"] == [path.rpartition(".")[0] for path in paths]

@@ -44,7 +44,7 @@ def read_compressed(
 
     Raises ModelError where a file cannot be read, or the configuration is none that compressed-tensors understands.
     """
-    tensors = Tensors(folder)
+    tensors = Tensors(folder, config)
     return compressed_artifact(tensors, config, settings, modules, str(folder), lost=tensors.lost)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quantaudit.conform.artifacts.records import Checkpoint, QuantizedModule
-from quantaudit.conform.artifacts.strays import stray_tensors
+from quantaudit.conform.artifacts.strays import merged_experts, stray_tensors
 from quantaudit.conform.artifacts.tensors import TensorSource
 from quantaudit.conform.configuration import Assignment, Configuration, configure
 from quantaudit.conform.contract import FLOATS, ExpectedTensor, Form, attention_forms, format_of, linear_forms
@@ -56,7 +56,8 @@ def contract_of(
     plain = [info for name, info in by_name.items() if info.weight_shape and name not in quantized]
     expected += [_dense(info, saved[info.name], dtype) for info in plain]
     expected += _attention(configuration, by_name, saved, model, config, dtype)
-    expected += _more(tensors, model, by_name, saved, {row.name for row in expected})
+    merged = merged_experts(tensors, model, by_name, saved)
+    expected += _more(tensors, model, by_name, saved, {*merged, *(row.name for row in expected)})
     is_tied = tied(config, model)
     optional = frozenset(_heads(by_name, saved) if is_tied else ())
     rotated = rotations(settings.get("transform_config") or {}, by_name) or {}
@@ -75,7 +76,7 @@ def contract_of(
         optional=optional,
         tied=is_tied,
         lost=lost,
-        strays=tuple(strays),
+        strays=tuple(sorted({*strays, *merged})),
     )
 
 

@@ -12,6 +12,9 @@ from quantaudit.conform.names import is_converted, saved_names
 from quantaudit.model.loading.stored_tensors import Stored, why_harmless
 from quantaudit.provenance import ModuleInfo
 
+_NUMBERED = re.compile(r"\.\d+\.(?!.*\.\d+\.)")
+"""The last number in a path: of an expert, not of its layer."""
+
 
 def stray_tensors(
     tensors: TensorSource,
@@ -37,6 +40,34 @@ def stray_tensors(
         if (name.rpartition(".")[0] not in stems or (model is not None and name.rpartition(".")[2] == "bias"))
         and why_harmless(name, names, stored) is None
     ]
+
+
+def merged_experts(
+    tensors: TensorSource, model: nn.Module | None, modules: Mapping[str, ModuleInfo], saved: Mapping[str, str]
+) -> frozenset[str]:
+    """Tensors directly of a list of experts whose files hold the experts one by one: they would be loaded instead.
+
+    A parameter that the list has for itself, and that is not made of the experts' weights, is none.
+    """
+    if model is None:
+        return frozenset()
+    stems = {name.rpartition(".")[0] for name in tensors}
+    own = _own_parameters(model)
+    lists: set[str] = set()
+    for path in _stored_otherwise(model, modules):
+        numbered = re.compile(rf"{re.escape(path)}\.\d+\.")
+        children = [name for name in modules if numbered.match(name) and saved[name] in stems]
+        # `saved` has two names where only the experts themselves are renamed.
+        lists |= {path, saved.get(path, path)} if children else set()
+        lists |= {_NUMBERED.split(saved[name])[0] for name in children}
+    own |= set(saved_names(model, sorted(own), set(tensors), probe="").values())
+    return frozenset(name for name in tensors if name.rpartition(".")[0] in lists and name not in own)
+
+
+def _own_parameters(model: nn.Module) -> set[str]:
+    """What is stored as it is in memory, and is not a matrix for each expert."""
+    converted = is_converted(model)
+    return {path for path, value in model.state_dict().items() if value.ndim < 3 and not converted(path)}
 
 
 def _unknown_to(

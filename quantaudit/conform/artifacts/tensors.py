@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from quantaudit.common.reading.json_document import parse_json
 from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import ModelError
+from quantaudit.model.loading.weight_files import INDEX, named_files
 
-INDEX = "model.safetensors.index.json"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -55,17 +55,17 @@ class TensorSource(Protocol):
 
 
 class Tensors:
-    """Tensors of a folder's shards.
+    """Tensors of a folder's shards. config: its config.json, of a folder of which only what transformers opens is read.
 
     lost: names that the index of the shards lists and its shard does not hold. Read with torch, as NumPy has no
     bfloat16; resolving an artifact's targets has loaded torch anyway.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
         self._shard: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        paths, named = _shards(folder)
+        paths, named = _shards(folder) if config is None else _loaded(folder, config)
         for path in paths:
             with _explained(path):
                 self._open[path] = safe_open(path, framework="pt")
@@ -128,6 +128,15 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def _loaded(folder: Path, config: Mapping[str, Any]) -> tuple[list[Path], list[str]]:
+    """The same of what transformers opens. Raises ModelError where a folder holds two sets of weights."""
+    files = named_files(folder, config)
+    _check_there(folder, files)
+    index = folder / str(config.get("transformers_weights") or INDEX)
+    named = read_json(index)["weight_map"] if index.name.endswith(".index.json") and index.is_file() else ()
+    return list(files), list(named)
+
+
 def _shards(folder: Path) -> tuple[list[Path], list[str]]:
     """Files, and names of the tensors that an index promises."""
     named: list[str] = []
@@ -139,12 +148,16 @@ def _shards(folder: Path) -> tuple[list[Path], list[str]]:
         named, shards = list(where), [folder / name for name in sorted(set(where.values()))]
     else:
         shards = sorted(folder.glob("*.safetensors"))
+    _check_there(folder, shards)
+    return shards, named
+
+
+def _check_there(folder: Path, shards: Sequence[Path]) -> None:
     missing = [path for path in shards if not path.is_file()]
     if missing or not shards:
         names = ", ".join(path.name for path in missing[:5])
         what = f"{names} {'is' if len(missing) == 1 else 'are'} missing" if missing else "no .safetensors files"
         raise ModelError(what, where=str(folder), hint="give a complete quantized checkpoint")
-    return shards, named
 
 
 @contextmanager

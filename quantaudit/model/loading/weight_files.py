@@ -33,11 +33,17 @@ def weight_files(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
     settings: of config.json, where `transformers_weights` names another file, or another index, than the usual ones.
     Raises ModelError.
     """
+    files = named_files(folder, settings)
+    for file in files:
+        _check_header(file)
+    return files
+
+
+def named_files(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, ...]:
+    """The same, whether they are there or not. Raises ModelError."""
     files = _named_in_config(folder, settings) or _usual(folder)
     if not files:
         raise _no_weights(folder)
-    for file in files:
-        _check_header(file)
     return files
 
 
