@@ -117,10 +117,10 @@ class ModelInfo(Row):
     architecture: str
     model_type: str
     dtype: str
-    parameters: Count
+    parameters: Positive
     layers: Count
-    hidden_size: Count
-    vocab_size: Count
+    hidden_size: Positive
+    vocab_size: Positive
     context_length: Count | None
     revision: str | None
     files: dict[str, str] = Field(description="path of a weight file within the checkpoint → SHA-256")

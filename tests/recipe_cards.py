@@ -38,6 +38,8 @@ SCHEMES = [
 ]
 EXACT = 1e-8
 """Standard error of a score, relative to a KL: as if it were known exactly."""
+IN_BLOCKS = 12
+"""Fused groups inside the decoder blocks of the small llama."""
 CALM = 1e-4
 """Price, in nats, of a group that does no harm; its damage is the same number."""
 
@@ -51,13 +53,27 @@ def modules_and_groups(family: str) -> tuple[list[ModuleInfo], tuple[SiteRow, ..
     return module_infos(model), sites, found.groups
 
 
+@cache
+def sizes(family: str) -> tuple[int, int]:
+    """Hidden size and vocabulary of a small model of this family."""
+    config = skeleton(family).config.get_text_config()
+    return config.hidden_size, config.vocab_size
+
+
 def card_of(family: str = "llama", hurt: Mapping[str, float] | None = None, **changes: Any) -> Card:
     """A card of a small model. hurt: projection → price of each such group with a static input; others are calm."""
     modules, sites, groups = modules_and_groups(family)
     simulation = simulation_of(groups, hurt or {})
     base = make_card()
+    hidden, vocabulary = sizes(family)
     model = base.model.model_copy(
-        update={"modules": list(modules), "name": family, "architecture": _architecture(family)}
+        update={
+            "modules": list(modules),
+            "name": family,
+            "architecture": _architecture(family),
+            "hidden_size": hidden,
+            "vocab_size": vocabulary,
+        }
     )
     parts: dict[str, Any] = {
         "model": model,
@@ -95,13 +111,14 @@ def simulation_of(groups: Sequence[Group], hurt: Mapping[str, float]) -> Simulat
         scheme.name: sum(row.price or 0.0 for row in rows if row.scheme == scheme.name and row.layer is not None)
         for scheme in SCHEMES
     }
+    inside = sum(group.layer is not None for group in groups)
     return base.model_copy(
         update={
             "evaluation": base.evaluation.model_copy(update={"samples": base.evaluation.samples[:20]}),
             "schemes": SCHEMES,
             "groups": rows,
             "sites": [_errors(group, hurt) for group in groups],
-            "recipes": [recipe_row(name, kl) for name, kl in sums.items()],
+            "recipes": [recipe_row(name, kl, groups=inside) for name, kl in sums.items()],
         }
     )
 
@@ -120,7 +137,7 @@ def recipe_row(name: str, kl: float | None, **changes: Any) -> RecipeRow:
         tokens=4096,
         samples=20,
         nonfinite=False,
-        groups=1,
+        groups=IN_BLOCKS,
         domains={},
     )
     row = row.model_copy(update=changes)

@@ -165,6 +165,24 @@ def scheme(**values: Any) -> Change:
     return lambda card: card["simulation"]["schemes"][1].update(values)
 
 
+def model(**values: Any) -> Change:
+    return lambda card: card["model"].update(values)
+
+
+def evaluation(**values: Any) -> Change:
+    return lambda card: card["simulation"]["evaluation"].update(values)
+
+
+def verdict(**values: Any) -> Change:
+    """The first scheme's verdict, with its worst groups, with these values."""
+    return worst(lambda card: card["verdict"]["schemes"][0].update(values))
+
+
+def modules_of_one(card: Json) -> None:
+    for module in card["model"]["modules"]:
+        module["weight_shape"] = module["weight_shape"] and [1, 1]
+
+
 def copies_listed(card: Json) -> None:
     """Three samples that repeat others, as a report says it."""
     card["corpus"].update(repeated=3, overlapping=0)
@@ -281,6 +299,32 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("scores on text that calibrates, in no finding", first("simulation.evaluation", overlapping=20), 3, "QA114"),
     ("repeats that no finding names", first("corpus", repeated=3), 3, "repeat others"),
     ("more evaluated than are no copies", first("corpus", overlapping=30), 3, "20 samples were evaluated as no copies"),
+    ("a rounding floor far above the KL", evaluation(rounding_floor=5.0), 3, "rounding at the first block"),
+    ("an estimate far above the KL", scored(kl_estimate=500.0), 3, "estimate as 500"),
+    ("an estimate far below the KL", scored(kl=0.14, kl_stderr=0.001, kl_estimate=1e-9), 3, "estimate as 1e-09"),
+    ("a recipe of no groups", scored(groups=0), 3, "quantizes 0 fused groups"),
+    ("a recipe of more groups than there are", scored(groups=5000), 3, "quantizes 5,000 fused groups"),
+    ("a mixture of more groups than there are", scored(groups=5000, digest="0" * 64), 3, "quantizes 5,000"),
+    ("less of a sample than was taken", evaluation(max_tokens_per_sample=1), 2, "1 at most"),
+    ("an interval upside down", verdict(kl_low=0.2, kl_high=0.1), 2, "not within its interval"),
+    ("an interval that its value is not in", verdict(top1_low=0.1, top1_high=0.2), 2, "not within its interval"),
+    ("a price outside of its interval", first("simulation.groups", price_low=1.0, price_high=2.0), 2, "interval"),
+    ("an SQNR that rounding cannot have", first("simulation.sites", sqnr_db=-500.0), 2, "-500 dB"),
+    ("a fingerprint of other files", model(files={"model.gguf": "0" * 64}), 3, "fingerprint"),
+    ("no parameters", model(parameters=0), 2, "parameters"),
+    ("fewer parameters than one weight", model(parameters=10), 3, "a weight of more"),
+    ("fewer layers than tensors have", model(layers=1), 3, "1 layers"),
+    ("a hidden size that no weight has", model(hidden_size=7), 3, "hidden size of 7"),
+    ("a vocabulary of two", model(vocab_size=2), 3, "vocabulary of 2"),
+    ("modules of one weight each", modules_of_one, 3, "hidden size"),
+    ("a dtype that is none", model(dtype="float4"), 2, "'float4' is no dtype"),
+    ("no domains", first("corpus", domains={}), 2, "of no domain"),
+    ("no date", lambda card: card.update(created="yesterday"), 3, "is no date"),
+    ("a date to come", lambda card: card.update(created="2999-01-01T00:00:00+00:00"), 3, "to come"),
+    ("a version below all", lambda card: card.update(quantaudit_version="-7"), 2, "'-7' is no version"),
+    ("a schema below one", lambda card: card.update(schema_version="-1.0"), 2, "schema"),
+    ("a schema before the first", lambda card: card.update(schema_version="0.9"), 2, "schema 0.9"),
+    ("a number of thousands of digits", first("corpus", seed=10**4000), 2, "4,001 digits"),
     ("verdict on what was not simulated", lambda card: card["verdict"]["schemes"].append(VERDICT), 2, "not simulated"),
 ]
 VERDICT: Json = {
@@ -300,6 +344,12 @@ NEIGHBORS: list[tuple[str, Change]] = [
     ("worst groups as a report names them", worst(lambda card: None)),
     ("the error of its only domain", lambda card: domain_errors(kl_stderr=row(card)["kl_stderr"])(card)),
     ("magnitudes up to the peak", first("sites", magnitudes=magnitudes())),
+    ("a rounding floor below the KL", evaluation(rounding_floor=1e-5)),
+    ("an estimate that misses by a half", scored(kl=0.02, kl_stderr=0.001, kl_estimate=0.01)),
+    ("an interval around its value", verdict(kl_low=0.0, kl_high=9.0)),
+    ("embeddings with rows to spare", lambda card: card["model"].update(vocab_size=card["model"]["vocab_size"] - 8)),
+    ("a date without a zone", lambda card: card.update(created="2026-02-03 04:05:06")),
+    ("a version on its way", lambda card: card.update(quantaudit_version="0.2.0.dev3+gabc")),
     ("a scheme of a free name", added_scheme("mine", "mine", 32)),
     ("groups of the size that the name gives", added_scheme("int4_weights_group_64", "INT4 in sixty-fours", 64)),
     ("repeats that a finding names", copies_listed),

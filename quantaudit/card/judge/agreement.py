@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 
 from quantaudit.card.schema import Card, SchemeVerdict
-from quantaudit.simulate.records import DomainScore, RecipeRow
+from quantaudit.provenance import ModuleInfo
+from quantaudit.simulate.records import DomainScore, RecipeRow, Simulation
 
 CLOSE, ROUNDED = 1e-6, 1e-7
 """Relative, and absolute, difference up to which two scores are one that was summed in two ways."""
@@ -20,7 +22,15 @@ def self_contradictions(card: Card, measured: RecipeRow | None = None) -> list[s
     if measured is not None and measured not in rows:
         rows.append(measured)
     problems = [f"{row.name}: {text}" for row in rows for text in score_problems(row, redacted=card.corpus.redacted)]
-    return [*problems, *verdict_differences(card), *_unlisted(card), *_other_tokens(card), *_copies(card)]
+    return [
+        *problems,
+        *verdict_differences(card),
+        *_unlisted(card),
+        *_other_tokens(card),
+        *_copies(card),
+        *_model_problems(card),
+        *(_price_problems(card.simulation) if card.simulation is not None else ()),
+    ]
 
 
 def _unlisted(card: Card) -> Iterator[str]:
@@ -150,6 +160,56 @@ def verdict_differences(card: Card) -> Iterator[str]:
             if verdict.kl is None or verdict.top1 is None or verdict.kl > kl or verdict.top1 < top1:
                 yield f"{verdict.title} is {verdict.status} beyond the limits that it names"
 
+
+def _price_problems(simulation: Simulation) -> Iterator[str]:
+    """KLs that neither prices nor rounding allow. What prices sum to may be anything once a recipe breaks a model."""
+    floor, schemes = simulation.evaluation.rounding_floor or 0.0, {scheme.name for scheme in simulation.schemes}
+    for row in simulation.recipes:
+        if not row.kl or row.nonfinite:
+            continue
+        if row.name in schemes and row.kl < floor / BEYOND_ROUNDING:
+            yield f"{row.name}: a KL of {row.kl:.3g}, where rounding at the first block alone makes {floor:.3g}"
+        estimate, least = row.kl_estimate, max(floor, LEAST_KL)
+        if estimate is None or min(row.kl, estimate) > BROKEN_KL:
+            continue
+        low, high = sorted((max(row.kl, least), max(estimate, least)))
+        if high > BEYOND_ESTIMATE * low:
+            yield f"{row.name}: a KL of {row.kl:.3g}, which its prices estimate as {estimate:.3g}"
+
+
+BEYOND_ROUNDING = 10.0
+"""How often the rounding floor exceeds a KL of a scheme on all blocks, at most: real ones are above it."""
+BEYOND_ESTIMATE = 100.0
+"""Largest ratio of a KL and its estimate; of real ones they are within a factor of three."""
+LEAST_KL, BROKEN_KL = 1e-4, 1.0
+"""Nats per token: below, and beyond, of which estimates say little."""
+
+
+def _model_problems(card: Card) -> Iterator[str]:
+    """Sizes of a model that its modules and tensors do not have."""
+    model = card.model
+    digests = "".join(model.files[path] for path in sorted(model.files))
+    if digests and model.fingerprint != hashlib.sha256(digests.encode()).hexdigest():
+        yield "a fingerprint that is not that of its weight files"
+    last = max((site.layer for site in card.sites if site.layer is not None), default=-1)
+    if last >= model.layers:
+        yield f"it has {model.layers:,} layers, and tensors of layer {last:,}"
+    matrices = [module.weight_shape for module in model.modules if module.weight_shape and len(module.weight_shape) > 1]
+    if matrices and not any(model.hidden_size in shape for shape in matrices):
+        yield f"a hidden size of {model.hidden_size:,}, which no weight has"
+    if max(map(math.prod, matrices), default=0) > model.parameters:
+        yield f"{model.parameters:,} parameters, and a weight of more"
+    rows = [module.weight_shape[0] for module in model.modules if module.weight_shape and _embeds(module)]
+    if rows and not any(model.vocab_size <= count <= MORE_ROWS * model.vocab_size + PADDED for count in rows):
+        yield f"a vocabulary of {model.vocab_size:,}, and embeddings of {max(rows):,}"
+
+
+def _embeds(module: ModuleInfo) -> bool:
+    return "Embedding" in module.classes
+
+
+MORE_ROWS, PADDED = 1.25, 256
+"""Embeddings may have more rows than a vocabulary has tokens: for later ones, or a round number."""
 
 PASSING = ("READY", "READY WITH CARE")
 

@@ -14,7 +14,9 @@ from pydantic import Field, ValidationError
 
 from quantaudit.card.schema.agreement import (
     corpus_problems,
+    correlation_problems,
     coverage_problems,
+    origin_problems,
     peak_problems,
     scale_problems,
     site_problems,
@@ -206,11 +208,13 @@ def load_card(path: str | Path) -> Card:
 def contradictions(card: Card) -> list[str]:
     """What in a card cannot be of one model, one text and one simulation; empty where its parts agree."""
     return [
+        *origin_problems((card.schema_version, card.quantaudit_version), card.model.dtype),
         *corpus_problems(card.corpus),
         *coverage_problems(card.coverage, card.corpus, card.model.layers),
         *site_problems(card.sites),
         *peak_problems(card.peak, card.sites),
         *scale_problems(card.scales, card.sites),
+        *correlation_problems(card.correlation),
         *(stability_problems(card.stability) if card.stability else ()),
         *verdict_problems(card.verdict, card.simulation, card.sites),
     ]

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from quantaudit.card.schema.measured import FP16_MAX, Coverage, MagnitudesRow, PeakSummary, SiteRow
 from quantaudit.card.schema.stability import StabilityInfo
 from quantaudit.provenance import CorpusInfo, SplitInfo
-from quantaudit.simulate.records import ScaleRow, repeated
+from quantaudit.simulate.records import CorrelationRow, ScaleRow, repeated
 
 CLOSE = 1e-6
 """Relative difference up to which two numbers are one that was computed twice."""
 SITES_PER_LINEAR, SITES_PER_LAYER = 4, 16
 """Observed tensors at most: an input of each Linear, counted twice for experts, and the streams around them; real
 models have about one for each Linear, and one or two for each layer."""
+SHOWN = 40
+"""Characters of a text that is none of its kind."""
 COARSE = 2.0**-7
 """Relative difference between an exact extreme and a quantile of values that were counted after rounding to 16 bits."""
 
 LEAST_SCALE = 2.0**-7
 """What compressed-tensors gives a tensor of zeros: the machine epsilon of bfloat16, the coarsest of the dtypes."""
+
+
+def origin_problems(versions: Iterable[str], dtype: str) -> Iterator[str]:
+    """Versions and a dtype that are none."""
+    for version in versions:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)*([a-z.+-][a-z0-9.+-]*)?", version):
+            yield f"{version[:SHOWN]!r} is no version"
+    if not re.fullmatch(r"bfloat16|float(16|32|64)|float[48]_[a-z0-9_]+", dtype):
+        yield f"model.dtype: {dtype[:SHOWN]!r} is no dtype of weights"
 
 
 def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
@@ -28,6 +40,8 @@ def corpus_problems(corpus: CorpusInfo) -> Iterator[str]:
         yield f"corpus: {corpus.overlapping} overlapping and {corpus.repeated} repeated of {corpus.samples:,} samples"
     if max(corpus.truncated, corpus.images) > corpus.samples:
         yield f"corpus: {corpus.truncated:,} truncated and {corpus.images:,} with images of {corpus.samples:,} samples"
+    if corpus.samples and not corpus.domains:
+        yield f"corpus: {corpus.samples:,} samples of no domain"
     whole = SplitInfo(samples=corpus.samples, tokens=corpus.tokens)
     for name, parts in (
         ("calibration and evaluation", (corpus.calibration, corpus.evaluation)),
@@ -76,6 +90,15 @@ def scale_problems(scales: Sequence[ScaleRow], sites: Sequence[SiteRow]) -> Iter
             yield f"{where}: its range reaches {reach:g}, beyond the tensor's amax {peak:g}"
         elif row.scale > max(reach, LEAST_SCALE):
             yield f"{where}: scale {row.scale:g} is above the largest magnitude of its range, {reach:g}"
+
+
+def correlation_problems(rows: Sequence[CorrelationRow]) -> Iterator[str]:
+    """Intervals of a coefficient that end below where they begin."""
+    for row in rows:
+        for name in ("spearman", "kendall"):
+            low, high = getattr(row, f"{name}_low"), getattr(row, f"{name}_high")
+            if low is not None and high is not None and low > high:
+                yield f"correlation: {row.predictor} with {row.outcome}: {name}_low {low:g} is above its high {high:g}"
 
 
 def _of_one_tensor(site: SiteRow) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from quantaudit.card.schema.measured import SiteRow
 from quantaudit.card.schema.verdict import Verdict, WorstGroup
@@ -17,18 +18,23 @@ RUN_AGAIN = 0.01
 """The same of a perplexity that two runs computed, with other batches or on another machine."""
 LEVELS = 256
 """Codes of eight bits, the widest that activations are simulated in."""
+LEAST_SQNR_DB = -20.0
+"""Values below half a step round to zero, which is 0 dB, and clipping leaves their sign: real ones are hardly below."""
 
 
 def simulation_problems(model: ModelInfo, corpus: CorpusInfo, simulation: Simulation) -> Iterator[str]:
     """What a simulation of this model and text says that cannot be of them, or of one run."""
     yield from _evaluation_problems(simulation.evaluation, corpus, simulation.recipes)
+    for row in simulation.groups:
+        if not _ordered(row.price_low, row.price, row.price_high):
+            yield f"simulation.groups: {row.group} under {row.scheme}: its price lies outside of its interval"
     known = {module.name for module in model.modules}
     strange = next((member for row in simulation.groups for member in row.members if member not in known), None)
     if known and strange is not None:
         yield f"simulation.groups: {strange} is no module of the model"
-    for row in simulation.sites:
-        for problem in _error_problems(row):
-            yield f"simulation.sites: {row.site} under {row.scheme} ({row.observer}): {problem}"
+    for error in simulation.sites:
+        for problem in _error_problems(error):
+            yield f"simulation.sites: {error.site} under {error.scheme} ({error.observer}): {problem}"
 
 
 def _evaluation_problems(evaluation: Evaluation, corpus: CorpusInfo, recipes: Sequence[RecipeRow]) -> Iterator[str]:
@@ -43,6 +49,12 @@ def _evaluation_problems(evaluation: Evaluation, corpus: CorpusInfo, recipes: Se
         yield (
             f"simulation.evaluation: {samples:,} samples, and {evaluation.left_out or 0:,} left out, more than the "
             f"{text.samples:,} of the corpus' evaluation split"
+        )
+    # A sample with images is not cut within them.
+    if not corpus.images and evaluation.tokens > samples * evaluation.max_tokens_per_sample:
+        yield (
+            f"simulation.evaluation: {evaluation.tokens:,} tokens of {samples:,} samples, of which "
+            f"{evaluation.max_tokens_per_sample:,} at most were taken of each"
         )
     if (evaluation.overlapping or 0) > samples:
         yield f"simulation.evaluation: {evaluation.overlapping:,} overlapping of {samples:,} samples"
@@ -60,6 +72,12 @@ def _evaluation_problems(evaluation: Evaluation, corpus: CorpusInfo, recipes: Se
         )
 
 
+def _ordered(*values: float | None) -> bool:
+    """Whether those that are known rise, rounding apart."""
+    known = [value for value in values if value is not None]
+    return all(low <= high or _near(low, high) for low, high in pairwise(known))
+
+
 def _error_problems(row: TensorErrorRow) -> Iterator[str]:
     """Shares and levels of a tensor are all known, or it holds no finite value and none is."""
     counted = {name: getattr(row, name) for name in ("zeroed_fraction", "effective_levels", "clip_rate")}
@@ -68,6 +86,8 @@ def _error_problems(row: TensorErrorRow) -> Iterator[str]:
         yield f"{' and '.join(unknown)} not known, where {' and '.join(k for k in counted if k not in unknown)} is"
     if not -LEVELS // 2 <= row.zero_point < LEVELS // 2:
         yield f"zero_point {row.zero_point}, which signed integers of eight bits do not hold"
+    if row.sqnr_db is not None and row.sqnr_db < LEAST_SQNR_DB:
+        yield f"an SQNR of {row.sqnr_db:g} dB, of rounding that is at worst as large as what is rounded"
     levels = row.effective_levels
     if levels is not None and not 1 - CLOSE <= levels <= LEVELS * (1 + CLOSE):
         yield f"{levels:g} effective levels, of {LEVELS} at most"
@@ -84,6 +104,10 @@ def verdict_problems(verdict: Verdict, simulation: Simulation | None, sites: Seq
         return
     peaks = {site.name: site.amax for site in sites}
     for scheme in verdict.schemes:
+        for name in ("kl", "top1"):
+            low, value, high = (getattr(scheme, f"{name}{end}") for end in ("_low", "", "_high"))
+            if not _ordered(low, value, high):
+                yield f"verdict.schemes: {scheme.scheme}: {name} {value} is not within its interval, {low} to {high}"
         rows = [row for row in simulation.groups if row.scheme == scheme.scheme]
         for problem in _worst_problems(scheme.worst_groups, rows):
             yield f"verdict.schemes: {scheme.scheme}: {problem}"

@@ -11,6 +11,8 @@ from quantaudit.common.reading.regular_files import read_text
 
 DEEPEST = 100
 """Levels of nesting; a configuration has six, a corpus row with calls of tools a dozen."""
+MOST_DIGITS = 100
+"""Of a whole number: settings of tokenizers have 31, for no limit."""
 _TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
@@ -38,9 +40,12 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
 
 
 def check_json(text: str) -> None:
-    """Refuse JSON in which a key is given twice, or a number is NaN or infinite. Builds nothing. Raises ValueError."""
+    """Refuse JSON in which a key is given twice, or a number is NaN, infinite or of more digits than any has.
+
+    Builds nothing. Raises ValueError.
+    """
     try:
-        json.loads(text, object_pairs_hook=_nothing, parse_constant=_no_constant)
+        json.loads(text, object_pairs_hook=_nothing, parse_constant=_no_constant, parse_int=_short)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
 
@@ -60,6 +65,12 @@ def _nothing(pairs: list[tuple[str, Any]]) -> None:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number that JSON has")
+
+
+def _short(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits):,} digits, where {MOST_DIGITS} is the most")
+    return int(digits)
 
 
 def _check_depth(value: Any) -> None:
