@@ -12,7 +12,7 @@ takes: a factor on all weights shows from a few percent on at four bits, and fro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -30,6 +30,11 @@ FACTOR = 0.01
 """Difference of rms that scales of bfloat16 explain, of one weight."""
 COMMON = 0.005
 """And in the mean over a scheme, where it is of either sign."""
+
+READERS = {"up_proj": "down_proj", "v_proj": "o_proj", "w3": "w2"}
+"""Linear → the one that reads its output channel by channel, between which AWQ moves factors."""
+PAIRED = 0.3
+"""How much of one's change the other has at least, where factors were moved between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,35 @@ def ratio_limit(changes: Sequence[Change]) -> float:
     """Largest logarithm of the ratio of rms, in the mean over the weights: errors add squares, or take them away."""
     share = fmean((COMPENSATION * change.rounding) ** 2 for change in changes)
     return FACTOR + 0.6 * share if len(changes) == 1 else COMMON + 0.5 * share
+
+
+def moved_factors(changes: Mapping[str, Change], other: Collection[str]) -> set[str]:
+    """Modules of which AWQ divided rows, and those that read them, whose columns it multiplied by the same factors.
+
+    Nothing else shows it where the norms stay as they are. other: modules that rounding does not explain. Of each two,
+    one at least is among them.
+    """
+    found: set[str] = set()
+    for name, change in changes.items():
+        parent, _, leaf = name.rpartition(".")
+        reader = f"{parent}.{READERS.get(leaf)}"
+        if reader in changes and not {name, reader}.isdisjoint(other) and _inverse(change, changes[reader]):
+            found |= {name, reader}
+    return found
+
+
+def _inverse(rows: Change, columns: Change) -> bool:
+    """Whether two weights may have been divided and multiplied by the same factors.
+
+    What one gains in size the other loses, or both gain: factors of the variance σ² of their logarithms change the
+    logarithms of both rms by 2σ² together, and the square of each difference by σ² or more.
+    """
+    gains = rows.log_ratio, columns.log_ratio
+    if gains[0] * gains[1] < 0 and min(map(abs, gains)) >= PAIRED * max(map(abs, gains)):
+        return True
+    beyond = [change.difference**2 - change.rounding**2 for change in (rows, columns)]
+    both = min(beyond) >= PAIRED * max(beyond) > 0
+    return both and -FACTOR <= sum(gains) <= 1.5 * sum(beyond) + FACTOR
 
 
 def together(subject: str, members: Sequence[tuple[str, Change]]) -> Finding | None:

@@ -13,7 +13,7 @@ from quantaudit.card.text import counted
 from quantaudit.conform.artifacts.records import Checkpoint
 from quantaudit.conform.rotations import rotations
 from quantaudit.conform.rules.catalogue import finding
-from quantaudit.conform.rules.rounding import Change, difference_limit, ratio_limit, together
+from quantaudit.conform.rules.rounding import Change, difference_limit, moved_factors, ratio_limit, together
 from quantaudit.model.weight_sketch import correlation, difference
 from quantaudit.provenance import WeightSketch
 
@@ -159,9 +159,17 @@ def _is_smoothed(checkpoint: Checkpoint, members: list[_Pair]) -> bool:
 
 def _others(pairs: list[_Pair], kept: Mapping[str, WeightSketch]) -> list[Finding]:
     """Single weights, and schemes whose weights are off together: of those, only what is far off is named too."""
-    common = _common(pairs)
+    changes = {pair.module: change for pair in pairs if pair.difference <= QUANTIZED and (change := pair.rounded)}
+    moved = moved_factors(changes, {pair.module for pair in pairs if pair.other})
+    rest = [pair for pair in pairs if pair.module not in moved]
+    common, said = _common(rest), []
+    if moved and not common:
+        said = [_transformed(f"{counted(len(moved) // 2, 'pair')} of Linears changed together, as under AWQ")]
+        pairs = rest
+    elif moved:
+        common = _common(pairs) or common
     other = [pair for pair in pairs if pair.other and (pair.group not in common or pair.difference > QUANTIZED)]
-    return [*common.values(), *(_another(pair, pairs, kept) for pair in other)]
+    return [*said, *common.values(), *(_another(pair, pairs, kept) for pair in other)]
 
 
 def _common(pairs: list[_Pair]) -> dict[str | None, Finding]:

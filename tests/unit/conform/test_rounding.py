@@ -15,7 +15,7 @@ from torch import Tensor
 from quantaudit.conform.artifacts.records import QuantizedModule
 from quantaudit.conform.contents import weight_contents
 from quantaudit.conform.contract import linear_forms, usual_format
-from quantaudit.conform.rules.rounding import Change, difference_limit, ratio_limit
+from quantaudit.conform.rules.rounding import Change, difference_limit, moved_factors, ratio_limit
 from tests.memory_tensors import MemoryTensors
 
 GRIDS = {"W8A8": (8, None), "W4A16": (4, 128), "W3A16": (3, 128), "FP8_DYNAMIC": (8, None)}
@@ -61,3 +61,25 @@ def _contents(preset: str, weight: Tensor) -> tuple[float, Tensor]:
     assert found.rounding is not None
     assert bits == found.bits
     return found.rounding, back
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "excused"),
+    [
+        ((0.10, 0.05), (0.08, -0.04), True),  # a factor on all rows, and its inverse
+        ((0.24, 0.093), (0.24, 0.020), True),  # factors that vary: both grow
+        ((0.10, 0.10), (0.11, 0.0), False),  # one alone
+        ((0.35, -0.43), (0.35, -0.43), False),  # the same factor on both
+        ((0.10, 0.10), (0.10, 0.10), False),
+        ((0.25, -0.03), (0.25, -0.03), False),  # rows of both lost
+    ],
+)
+def test_factors_that_awq_moves_are_told_from_one_that_is_lost(
+    rows: tuple[float, float], columns: tuple[float, float], excused: bool
+) -> None:
+    changes = {
+        f"mlp.{leaf}": Change(difference=size, log_ratio=gain, rounding=0.01)
+        for leaf, (size, gain) in {"up_proj": rows, "down_proj": columns, "gate_proj": rows}.items()
+    }
+    assert moved_factors(changes, {"mlp.up_proj"}) == ({"mlp.up_proj", "mlp.down_proj"} if excused else set())
+    assert moved_factors(changes, {"mlp.gate_proj"}) == set()
