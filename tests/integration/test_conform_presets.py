@@ -45,6 +45,8 @@ SURVIVORS = {
     r"set .*(weights|input_activations)\.strategy to \w+$": "one group is one channel",
     r"set .*\.format to \S+$": "both formats store such a scheme alike",
     r"set .*weights\.group_size to \d+$": "the input is one group either way",
+    r" W[23]A\d+: transpose .*\.weight$": "rounding to so few bits may be as far away, by sixteen projections",
+    r"level .*\.weight_zero_point$": "zero points that are nearly equal already",
 }
 """What conform cannot find, and why (docs/conform.md)."""
 Make = Callable[[str, str], made.Subject]
