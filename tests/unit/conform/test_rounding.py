@@ -34,8 +34,8 @@ def test_limits_follow_what_rounding_takes_and_how_many_weights_there_are() -> N
         return Change(difference=0.0, log_ratio=0.0, rounding=rounding)
 
     assert difference_limit([change(0.0)]) == pytest.approx(2 * math.sqrt(2 / 12) / 16)
-    assert difference_limit([change(0.1)]) == pytest.approx(2 * math.hypot(0.22, 1 / 16 / math.sqrt(6)))
-    assert difference_limit([change(0.1)] * 100) == pytest.approx(1.1 * math.hypot(0.22, 1 / 16 / math.sqrt(6)))
+    assert difference_limit([change(0.1)]) == pytest.approx(2 * math.hypot(0.26, 1 / 16 / math.sqrt(6)))
+    assert difference_limit([change(0.1)] * 100) == pytest.approx(1.1 * math.hypot(0.26, 1 / 16 / math.sqrt(6)))
     assert ratio_limit([change(0.0)] * 2) == pytest.approx(0.005)
     assert ratio_limit([change(0.1)]) > ratio_limit([change(0.1)] * 2)
 
