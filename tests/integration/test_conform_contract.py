@@ -281,9 +281,9 @@ def coarse(tensors: made.Tensors, _: made.Config) -> None:
         ("FP8", scaled(0.97), None),
         ("W4A16", scaled(1.1), None),
         ("NVFP4", scaled(0.95), None),
-        ("W8A8", scaled(0.9, DOWN), DOWN),
-        ("W4A16", scaled(0.8, DOWN), DOWN),
-        ("NVFP4", scaled(1.3, DOWN), DOWN),
+        ("W8A8", scaled(0.5, DOWN), DOWN),
+        ("W4A16", scaled(0.6, DOWN), DOWN),
+        ("NVFP4", scaled(1.7, DOWN), DOWN),
     ],
 )
 def test_weights_that_are_further_off_than_their_rounding_fail_once(
@@ -294,6 +294,16 @@ def test_weights_that_are_further_off_than_their_rounding_fail_once(
     assert [row.module for row in result.findings if row.code == "QA627"] == [where]
     row = next(row for row in result.findings if row.code == "QA627")
     assert "rounding explains" in row.message
+
+
+def test_dead_rows_of_one_weight_make_it_no_other(audit: Callable[..., Conformance]) -> None:
+    """As pruning and padding leave them."""
+
+    def dead(tensors: made.Tensors, _: made.Config) -> None:
+        tensors[f"{DOWN}.weight"] = tensors[f"{DOWN}.weight"].clone()
+        tensors[f"{DOWN}.weight"][5:15] = 0
+
+    assert "QA627" not in codes(audit("dense", "W8A8", dead))
 
 
 def test_gptq_may_be_further_off_than_rounding_to_the_nearest(audit: Callable[..., Conformance]) -> None:

@@ -28,6 +28,8 @@ COMPENSATED = 0.3
 """How much of a norm's change is found in the Linears that read it, at least, where one makes up for the other."""
 QUANTIZED = 0.6
 """Of a quantized one, whatever its rounding takes (rules/rounding.py); unrelated weights come to √2 ± 0.25."""
+FACTOR = 1.6
+"""And the largest between their rms: a part of a weight may be dead, or in groups that are as good as that."""
 FEW_BITS = 3
 """Bits up to which so much of a weight is lost that only its direction and size are compared."""
 DIRECTION = 0.4
@@ -91,14 +93,21 @@ class _Pair:
         return self.difference * self.card.rms / max(self.card.rms, 1.0) if self.card.rms else self.ours.rms
 
     @property
+    def unexplained(self) -> bool:
+        """Whether it differs by more than rounding takes: another weight, or the card's with dead rows or groups."""
+        wide = self.bits is not None and self.bits > FEW_BITS and self.difference > self.limit
+        return wide or self.other or self.scaled
+
+    @property
     def other(self) -> bool:
-        """Whether it is another weight than the card's."""
+        """Whether it is another weight than the card's, and not the card's with some dead rows or small groups."""
         if self.bits is None and self.card.rms and abs(self.ours.rms / self.card.rms - 1) > RMS:
             return True
-        if self.scaled:
-            return True
-        if self.bits is None or self.bits > FEW_BITS:
-            return self.difference > self.limit
+        if self.bits is None:
+            return self.difference > PLAIN
+        if self.bits > FEW_BITS:
+            factor = 0.0 if self.rounded is None else abs(self.rounded.log_ratio)
+            return self.difference > QUANTIZED or factor > math.log(FACTOR)
         alike = self.card.rms <= SIZE * self.ours.rms and self.ours.rms <= SIZE * self.card.rms
         return not alike or (self.card.rms > 0 and correlation(self.card, self.ours) < DIRECTION)
 
@@ -160,7 +169,7 @@ def _is_smoothed(checkpoint: Checkpoint, members: list[_Pair]) -> bool:
 def _others(pairs: list[_Pair], kept: Mapping[str, WeightSketch]) -> list[Finding]:
     """Single weights, and schemes whose weights are off together: of those, only what is far off is named too."""
     changes = {pair.module: change for pair in pairs if pair.difference <= QUANTIZED and (change := pair.rounded)}
-    moved = moved_factors(changes, {pair.module for pair in pairs if pair.other})
+    moved = moved_factors(changes, {pair.module for pair in pairs if pair.unexplained})
     rest = [pair for pair in pairs if pair.module not in moved]
     common, said = _common(rest), []
     if moved and not common:
@@ -180,7 +189,7 @@ def _common(pairs: list[_Pair]) -> dict[str | None, Finding]:
             groups.setdefault(pair.group, []).append(pair)
     found: dict[str | None, Finding] = {}
     for group, members in groups.items():
-        rest = [pair for pair in members if not pair.other]
+        rest = [pair for pair in members if not pair.unexplained]
         counted_in = rest if 2 * len(rest) > len(members) else members
         rows = [(pair.module, change) for pair in counted_in if (change := pair.rounded) is not None]
         if (row := together(f"group `{group}`", rows)) is not None:

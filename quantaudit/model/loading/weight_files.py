@@ -71,8 +71,9 @@ def _usual(folder: Path) -> tuple[Path, ...]:
         return files
     indexed = _indexed(folder, index)
     if files and indexed != files:
+        names = ", ".join(f"{path.name}{'' if path.is_file() else ', which is missing'}" for path in indexed[:3])
         raise ModelError(
-            "the folder has model.safetensors and an index of other files: loaders differ in which they read",
+            f"the folder has model.safetensors and an index of other files ({names}): loaders differ in what they read",
             where=str(folder),
             hint="remove what does not belong to the model",
         )
