@@ -137,7 +137,7 @@ def main(
     table = {name: compare(values, kl) for name, values in scores.items()}
     curve = left_alone(case, {"brute force": kl, **scores}, list(kl))
     whole = sum(scores["price"].values()), curve["brute force"]["0"]
-    recipes = with_estimates(compare_recipes(case, prices), whole, floor.at(0))
+    recipes = with_estimates(compare_recipes(case, prices, (INT8_STATIC, INT8_DYNAMIC)), whole, floor.at(0))
     result = {
         "model": case.subject.loaded.info.name,
         "fingerprint": case.subject.loaded.info.fingerprint,
@@ -237,10 +237,10 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, d
     return {kind: _finite(values) for kind, values in scores.items()}, prices, floors[0], costs
 
 
-def compare_recipes(case: Case, prices: PriceList) -> list[dict[str, Any]]:
-    """The first ten random recipes whose KL is in range, or as many as the draws give: Σ prices, KL."""
+def compare_recipes(case: Case, prices: PriceList, schemes: Sequence[Scheme]) -> list[dict[str, Any]]:
+    """The first ten random mixtures whose KL is in range, or as many as the draws give: Σ prices, KL."""
     names = [group.name for group in case.groups]
-    drawn = islice(mixed_recipes(names, (INT8_STATIC, INT8_DYNAMIC)), DRAWS)
+    drawn = islice(mixed_recipes(names, schemes), DRAWS)
     rows: list[dict[str, Any]] = []
     while len(rows) < RECIPES and (some := dict(enumerate(islice(drawn, RECIPES // 2)))):
         kls = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])

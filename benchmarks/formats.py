@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 import math
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from brute_force import NEAR, RECIPE_KL, RECIPES, TARGETS, Case, Scores, compare
-from calibration import WITHIN, mixed_recipes
+from brute_force import NEAR, RECIPES, TARGETS, Case, Scores, compare, compare_recipes
+from calibration import WITHIN
 
 from quantaudit.common.choices import STANDARD_SCHEMES, of_any_group_size
 from quantaudit.measure.profile import load_profile
@@ -42,7 +41,6 @@ FORMATS = (
 )
 COVERED = 9
 """How many of ten intervals must hold the KL."""
-DRAWS = 60
 LEVEL = 0.95
 
 
@@ -113,19 +111,10 @@ def by_group(case: Case, scheme: Scheme, simulation: Simulation, floor: float) -
 
 def by_recipe(case: Case, schemes: list[Scheme], simulation: Simulation) -> list[dict[str, Any]]:
     """The first ten random mixtures of all formats whose KL is in range: KL, estimate, and its interval."""
-    prices = {(row.group, row.scheme): row.price for row in simulation.groups if row.price is not None}
+    prices = {(row.group, row.scheme): row.price for row in simulation.groups}
     estimate, factor = estimate_of([simulation]), estimate_factor([simulation], LEVEL, None)
-    drawn = islice(mixed_recipes([group.name for group in case.groups], schemes), DRAWS)
-    rows: list[dict[str, Any]] = []
-    while len(rows) < RECIPES and (some := dict(enumerate(islice(drawn, RECIPES // 2)))):
-        kls = case.kls([case.mixed(str(i), recipe) for i, recipe in some.items()])
-        for i, recipe in some.items():
-            kl = kls.get(str(i), math.nan)
-            if RECIPE_KL[0] <= kl <= RECIPE_KL[1]:
-                total = sum(prices[name, scheme.name] for name, scheme in recipe.items())
-                row = {"groups": len(recipe), "kl": kl, "sum": total, "estimate": estimate.kl(total)}
-                rows.append(row | {"factor": factor})
-    return rows[:RECIPES]
+    rows = compare_recipes(case, prices, schemes)
+    return [row | {"estimate": estimate.kl(row["sum"]), "factor": factor} for row in rows]
 
 
 def covers(row: dict[str, Any]) -> bool:

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.group_table import columns
 from tests.browser.test_card_page import _open, _requests, browser
-from tests.browser.test_inspector import elements, shown, wait_for
+from tests.browser.test_inspector import elements, save, shown, wait_for
 from tests.card_factory import make_card
 from tests.unit.card.test_render import poison
 
@@ -32,12 +31,6 @@ def card() -> Card:
 @pytest.fixture(scope="module")
 def page(card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(card, tmp_path_factory.mktemp("card"))
-
-
-def save(card: Card, folder: Path) -> Path:
-    path = folder / "card.html"
-    path.write_text(render_html(card), encoding="utf-8")
-    return path
 
 
 def listed(browser: Any) -> list[str]:

@@ -32,10 +32,10 @@ def card() -> Card:
 
 @pytest.fixture(scope="module")
 def page(card: Card, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save(card, tmp_path_factory.mktemp("card"))
+    return save(card, tmp_path_factory.mktemp("card"))
 
 
-def _save(card: Card, folder: Path) -> Path:
+def save(card: Card, folder: Path) -> Path:
     path = folder / "card.html"
     path.write_text(render_html(card), encoding="utf-8")
     return path
@@ -159,7 +159,7 @@ def test_the_focus_finds_its_cell_when_the_map_was_drawn_again(browser: Any, pag
 
 def test_hostile_names_are_text(browser: Any, tmp_path: Path) -> None:
     payload = "\u202e</script><img src=x onerror=window.pwned=1><script>window.pwned=1</script>" + "x" * 10_000
-    page = _save(Card.model_validate(poison(make_card(2).model_dump(), payload)), tmp_path)
+    page = save(Card.model_validate(poison(make_card(2).model_dump(), payload)), tmp_path)
     _open(browser, page, width=400)
     browser.execute_script(f"document.querySelector('{ROW}').click()")
     name = shown(browser)[0]
@@ -175,7 +175,7 @@ def test_hostile_names_are_text(browser: Any, tmp_path: Path) -> None:
 
 def test_an_older_card_says_that_it_holds_no_distribution(browser: Any, card: Card, tmp_path: Path) -> None:
     old = card.model_copy(update={"sites": [site.model_copy(update={"magnitudes": None}) for site in card.sites]})
-    _open(browser, _save(old, tmp_path))
+    _open(browser, save(old, tmp_path))
     browser.execute_script(f"document.querySelector('{ROW}').click()")
     shown(browser)
     assert "does not hold the distribution" in elements(browser, "#inspector-reading")[0].text
