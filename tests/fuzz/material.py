@@ -48,6 +48,7 @@ kl: {ready: 0.2, care: 0.4, reason: a model for drafts}
 gate: {fail_on: error, severities: {QA404: "off"}, estimate: {accept: true, margin: 2, reason: r}, reason: r}
 """
 SCORES = ("--evaluation-tokens", "64", "--score", "damage")
+LOGITS = ("--corpus", "text.jsonl", "--max-length", "32", "--evaluation-tokens", "64")
 MEASURE = ("--corpus", "text.jsonl", "--samples", "8", "--max-length", "32")
 
 

@@ -53,8 +53,8 @@ def warm_up(material: Path, scratch: Path, targets: list[Target]) -> None:
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
     }
-    verbs = {target.argv[0]: target for target in reversed(targets)}
-    for target in verbs.values():
+    kinds = {target.argv[:2]: target for target in reversed(targets)}
+    for target in kinds.values():
         names = scratch / "modules"
         _run(target, 0, material, scratch / "case", change=False, modules=names)
         for name in names.read_text().split() if names.exists() else ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from tests.fuzz.material import MEASURE, SCORES
+from tests.fuzz.material import LOGITS, MEASURE, SCORES
 from tests.fuzz.mutations import HOSTILE_NUMBERS, HOSTILE_TEXTS
 
 
@@ -198,6 +198,28 @@ TARGETS = (
         seconds=60,
         argv=("verify", "plain.yaml", "model", "--card", "card/card.json", "--evaluation-tokens", "64"),
     ),
+    Target(name="card-atlas", file="card/card.json", kind="json", argv=("atlas", "card", "--out", "new"), weight=2),
+    Target(name="card-check", file="card/card.json", kind="json", argv=("card", "--check", "card/card.json"), weight=2),
+    Target(
+        name="config-plan",
+        file="model/config.json",
+        kind="json",
+        argv=("plan", "model", "--corpus", "text.jsonl", "--evaluation-tokens", "64"),
+    ),
+    Target(
+        name="logits-config",
+        file="artifact/config.json",
+        kind="json",
+        argv=("compare", "--logits", "model", "artifact", *LOGITS, "--out", "new"),
+        weight=3,
+    ),
+    Target(
+        name="logits-weights",
+        file="artifact/model.safetensors",
+        kind="safetensors",
+        argv=("compare", "--logits", "model", "artifact", *LOGITS),
+        weight=2,
+    ),
     Target(name="options-gate", argv=(*GATE, "--policy", "default", "--format", "json"), weight=3),
     Target(
         name="options-measure",
@@ -269,6 +291,33 @@ TARGETS = (
     ),
     Target(
         name="options-conform", argv=("conform", "artifact", "--card", "card.json", "--policy", "default"), weight=2
+    ),
+    Target(
+        name="options-logits",
+        weight=2,
+        argv=(
+            "compare",
+            "--logits",
+            "model",
+            "sharded",
+            *LOGITS,
+            "--fail-on",
+            "kl=0.1",
+            "--samples",
+            "8",
+            "--seed",
+            "1",
+            "--format",
+            "json",
+            "--out",
+            "new",
+        ),
+    ),
+    Target(
+        name="options-budget",
+        weight=1,
+        seconds=30,
+        argv=("advise", "--card", "card/card.json", "--max-bits", "9", "--out", "new.yaml"),
     ),
     Target(name="options-render", argv=("render", "card.json", "--template-dir", "card", "--out", "new"), weight=1),
 )
