@@ -13,7 +13,7 @@ import typer
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from quantaudit.stats.tail import HORIZON, fit
+from quantaudit.stats.maxima.tail import HORIZON, fit
 
 DISTRIBUTIONS: dict[str, Callable[[Generator, int], NDArray[np.float64]]] = {
     "normal": lambda rng, n: rng.standard_normal(n),

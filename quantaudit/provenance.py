@@ -223,6 +223,18 @@ class SampleInfo(Row):
     tokens: Count
 
 
+COMPONENTS = {
+    "embedding": "embedding",
+    "residual": "hidden",
+    "attention_output": "attention_output",
+    "mlp_output": "mlp_output",
+    "gate": "gate",
+    "router_logits": "router_logits",
+    "final_norm": "final_norm",
+}
+"""Kind of a site → what arXiv 2605.15572 calls it. Inputs of Linears are none of its components."""
+
+
 class SiteInfo(Row):
     """One observed tensor. `members` are the Linears that read it, by full path; empty for other kinds."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ _NAMES = {"attention_output": "attn_output", "mlp_output": "mlp_output", "hidden
 
 
 def stored(model: PublishedModel, **changed: Any) -> dict[str, Any]:
-    """One file's content: every tensor with its largest value, and a smaller one of the other sign."""
+    """One file's content: every tensor with its largest value, and a smaller one of the other sign.
+
+    The largest tensor also has what the highest elements of all tensors lack.
+    """
     sites = {
         "embedding_output": model.outside.get("embedding"),
         **{
@@ -24,7 +28,11 @@ def stored(model: PublishedModel, **changed: Any) -> dict[str, Any]:
         },
         "final_layernorm": model.outside.get("final_norm"),
     }
-    statistics = {name: _site(value) for name, value in sites.items() if value is not None}
+    values = {name: value for name, value in sites.items() if value is not None}
+    highest = max(values, key=lambda name: abs(values[name]))
+    lacking = Counter(model.top) - Counter(value for name, value in values.items() if name != highest)
+    own = sorted(lacking.elements(), key=abs, reverse=True) or [values[highest]]
+    statistics = {name: _site(*(own if name == highest else [value])) for name, value in values.items()}
     largest = max(row["topk_abs"][0] for row in statistics.values())
     return {
         "model_name": model.model,
@@ -46,5 +54,6 @@ def save(path: Path, document: Any) -> Path:
     return path
 
 
-def _site(value: float) -> dict[str, Any]:
-    return {"topk_abs": [abs(value), abs(value) / 2], "topk_signed": [value, -value / 2]}
+def _site(*values: float) -> dict[str, Any]:
+    signed = [*values, -values[-1] / 2]
+    return {"topk_abs": list(map(abs, signed)), "topk_signed": signed}

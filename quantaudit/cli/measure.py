@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +17,8 @@ Reference = Annotated[
     typer.Option(
         "--export-reference",
         metavar="FILE",
-        help="Also write the statistics of arXiv 2605.15572, under its names (JSON).",
+        help="Also write the statistics of arXiv 2605.15572, under its names (JSON). Takes one more pass over the "
+        "text.",
     ),
 ]
 
@@ -69,16 +70,18 @@ def run(
     with console.shared_progress() as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.measure import measure as run_measure
+        from quantaudit.pipeline.measure import measure_as_published
 
-        profile = run_measure(
-            settings, files=files, shard=part, stages=stages, say=console.say, state=state, memory=memory
-        )
+        how: Any = {"files": files, "stages": stages, "say": console.say, "state": state, "memory": memory}
+        published = None
+        if export_reference is None:
+            profile = run_measure(settings, shard=part, **how)
+        else:
+            profile, published = measure_as_published(settings, **how)
         with file_set(out.parent) as written:
             written.write(out.name, profile_bytes(profile))
-            if export_reference is not None:
-                from quantaudit.measure.paper import reference_json
-
-                written.write_outside(export_reference, reference_json(profile).encode("utf-8"))
+            if export_reference is not None and published is not None:
+                written.write_outside(export_reference, published.encode("utf-8"))
         state.done()
     held = profile.provenance.shards
     console.say(f"wrote {out}" + (f": {held.named()}, to be merged with the others" if held else ""))

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from quantaudit.card.published.records import published
 from quantaudit.compare.changes import ratio
-from quantaudit.compare.report import LandscapeFacts, MixturePair, ResidualShare, Span, Trajectory, Variation
+from quantaudit.compare.report import LandscapeFacts, MixturePair, ResidualShare, Shapes, Span, Trajectory, Variation
 from quantaudit.compare.subjects.subject import RESIDUAL, Subject
+from quantaudit.stats.maxima.shape import JUMP
 
 MATCHED = 1.5
 """Parameters of a dense model over a mixture's, or the reverse, up to which they are of one scale."""
@@ -22,6 +23,7 @@ def facts(subjects: Sequence[Subject]) -> LandscapeFacts:
     return LandscapeFacts(
         residual=residual_share(subjects) if several else None,
         span=span(subjects) if several else None,
+        shapes=shapes(subjects) if several else None,
         mixtures=mixture_pairs(subjects),
         trajectory=trajectory(subjects),
         variation=[row for subject in subjects if subject.source == "published" for row in variations(subject.name)],
@@ -52,6 +54,18 @@ def span(subjects: Sequence[Subject]) -> Span | None:
         return None
     (low, smallest), (high, largest) = (choose(known, key=lambda item: item[0]) for choose in (min, max))
     return Span(smallest=smallest.label, largest=largest.label, ratio=high / low, decades=math.log10(high / low))
+
+
+def shapes(subjects: Sequence[Subject]) -> Shapes | None:
+    """How many have highest elements of one sign, and in which they emerge at one layer; None without two."""
+    known = [(subject.label, subject.shape) for subject in subjects if subject.shape is not None]
+    if len(known) < 2:
+        return None
+    return Shapes(
+        of=len(known),
+        one_sign=sum(shape.sign != "mixed" for _, shape in known),
+        sudden=[label for label, shape in known if shape.step is not None and shape.step.ratio > JUMP],
+    )
 
 
 def mixture_pairs(subjects: Sequence[Subject]) -> list[MixturePair]:

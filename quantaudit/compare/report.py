@@ -134,11 +134,20 @@ class Variation(Row):
     deviation: Magnitude = Field(description="standard deviation over the mean")
 
 
+class Shapes(Row):
+    """What the largest activations of several subjects are like."""
+
+    of: Count = Field(description="subjects of which that is known")
+    one_sign: Count = Field(description="those whose five highest elements have one sign")
+    sudden: list[str] = Field(description="those whose residual stream grows tenfold or more at a layer")
+
+
 class LandscapeFacts(Row):
     """What several subjects show together; null where there are too few for it."""
 
     residual: ResidualShare | None
     span: Span | None
+    shapes: Shapes | None = None
     mixtures: list[MixturePair]
     trajectory: Trajectory | None
     variation: list[Variation]

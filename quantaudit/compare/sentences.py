@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quantaudit.card.text import factor, number, percent, visible
-from quantaudit.compare.report import LandscapeFacts, ResidualShare, Span, Variation
+from quantaudit.compare.report import LandscapeFacts, ResidualShare, Shapes, Span, Variation
 from quantaudit.compare.view import NAME
 
 LISTED = 5
@@ -19,6 +19,8 @@ def sentences(facts: LandscapeFacts, *, several: bool) -> list[str]:
         lines.append(_residual(facts.residual))
     if facts.span is not None and several:
         lines.append(_span(facts.span))
+    if facts.shapes is not None and several:
+        lines.append(_shapes(facts.shapes))
     lines += [
         f"{visible(pair.mixture, NAME)}, a mixture of experts, peaks {factor(pair.ratio)} lower than "
         f"{visible(pair.dense, NAME)}, the dense model of its scale."
@@ -30,6 +32,16 @@ def sentences(facts: LandscapeFacts, *, several: bool) -> list[str]:
         lines.append(f"From one to the next the largest activation goes {steps} ({ratios}).")
     lines += _variations(facts.variation)
     return lines
+
+
+def _shapes(row: Shapes) -> str:
+    text = f"The five highest elements have one sign in {row.one_sign} of {row.of}"
+    if not row.sudden:
+        return f"{text}; the residual stream grows by degrees in all of them."
+    return (
+        f"{text}; in {len(row.sudden)} the residual stream grows more than tenfold from one layer to the next: "
+        f"{_listed(row.sudden)}."
+    )
 
 
 def _span(row: Span) -> str:

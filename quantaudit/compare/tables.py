@@ -17,6 +17,7 @@ from quantaudit.compare.report import (
 )
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, SchemeScore, Subject
 from quantaudit.compare.view import NAME, TableView
+from quantaudit.stats.maxima.shape import MaximumShape
 
 
 def tables(comparison: Comparison) -> list[TableView]:
@@ -147,6 +148,9 @@ def _living(change: Change, baseline: Subject, other: Subject) -> Iterator[list[
         shares = [place.first_position if place else None for place in places]
         if any(share is not None for share in shares):
             yield [f"{name}: highest peaks at first positions", *map(percent, shares)]
+    cells = [shape_cells(subject.shape) for subject in (baseline, other)]
+    titles = ("sign of the five highest", "highest over their mean", "tensors near it", "largest step between layers")
+    yield from ([f"largest activation: {title}", *row] for title, *row in zip(titles, *cells, strict=True))
     channels = [subject.persistent_channels for subject in (baseline, other)]
     if any(channels):
         yield ["residual stream: channels that stand out in most layers", *map(_channels, channels)]
@@ -177,6 +181,15 @@ def _many(comparison: Comparison) -> Iterator[TableView]:
         text_columns=frozenset({0, 4}),
         bars=log_positions(peaks),
     )
+    yield TableView(
+        title="Shape of the largest activation",
+        caption="Over the same tensors: the sign of the five highest elements, the highest over the mean of the five, "
+        "tensors that reach nine tenths of it, and the largest growth of the residual stream from one layer to the "
+        "next.",
+        columns=("model", "five highest", "over their mean", "tensors near it", "largest step"),
+        rows=[[label(subject), *shape_cells(subject.shape)] for subject in subjects],
+        text_columns=frozenset({0, 1, 4}),
+    )
     titles = {score.scheme: score.title for subject in subjects for score in subject.schemes}
     yield TableView(
         title="Verdicts and scores",
@@ -190,6 +203,14 @@ def _many(comparison: Comparison) -> Iterator[TableView]:
         ],
         text_columns=frozenset({0, 1, 2}),
     )
+
+
+def shape_cells(shape: MaximumShape | None) -> list[str]:
+    """Sign of the five highest, concentration, tensors nearby, and the largest step."""
+    if shape is None:
+        return [ABSENT] * 4
+    step = ABSENT if shape.step is None else f"{factor(shape.step.ratio)} at layer {shape.step.layer}"
+    return [shape.sign, factor(shape.concentration), f"{len(shape.near):,}", step]
 
 
 def _subject_row(subject: Subject, baseline: Subject) -> list[str]:

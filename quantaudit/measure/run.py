@@ -72,7 +72,7 @@ def measure(
     def dealt() -> Iterator[Batch]:
         numbers = range(len(sizes)) if shard is None else list(shard.deal(range(len(sizes))))
         own = set(deal(numbers, sizes.__getitem__))
-        all_batches = batches(corpus.samples, batch_size, pad=_pad(loaded) or 0, device=loaded.device)
+        all_batches = batches(corpus.samples, batch_size, pad=padding_token(loaded) or 0, device=loaded.device)
         return (batch for number, batch in enumerate(all_batches) if number in own)
 
     with ExitStack() as stack:
@@ -118,7 +118,7 @@ def padded_samples(loaded: LoadedModel, corpus: TokenizedCorpus) -> list[str]:
 
     One alone may be meant: models without a padding token of their own pad with the end of a text.
     """
-    pad = _pad(loaded)
+    pad = padding_token(loaded)
     return [s.id for s in corpus.samples if pad is not None and len(s.ids) > 1 and _padded(s.ids, pad)]
 
 
@@ -142,7 +142,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
     )
 
 
-def _pad(loaded: LoadedModel) -> int | None:
+def padding_token(loaded: LoadedModel) -> int | None:
     """The token that this model's texts are padded with."""
     tokenizer = loaded.tokenizer
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), None)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.corpus.tokens import TokenizedCorpus
+from quantaudit.measure.paper.token_ratios import TokenRatios, token_ratios
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
@@ -15,7 +16,7 @@ from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
 from quantaudit.settings import Settings
-from quantaudit.simulate.cost import MEASURING
+from quantaudit.simulate.cost import MEASURING, RATIOS
 from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.records import Simulation, UnjudgedScheme
 from quantaudit.simulate.run import simulate
@@ -53,6 +54,17 @@ def measured_eagerly(settings: Settings, longest: int) -> bool:
     # Eager attention keeps a matrix of tokens by tokens for every head.
     chosen = settings.measure.attention
     return chosen == "eager" or (chosen == "auto" and longest <= EAGER_TOKENS)
+
+
+def ratios_of_inputs(inputs: AuditInputs, stages: Stages = silent_stages) -> dict[str, TokenRatios]:
+    """One more pass over the corpus, for what no profile holds."""
+    longest = max(len(sample.ids) for sample in inputs.corpus.samples)
+    eager = measured_eagerly(inputs.settings, longest)
+    advance = stages(RATIOS, inputs.corpus.info.tokens, "tokens")
+    with inputs.computed(), eager_attention(inputs.loaded.model) if eager else nullcontext():
+        return token_ratios(
+            inputs.loaded, inputs.corpus, batch_size=inputs.settings.measure.batch_size, progress=advance
+        )
 
 
 def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:

@@ -78,10 +78,16 @@ class Schedule:
 
 
 def schedule(
-    inputs: AuditInputs, *, measured: bool = False, simulated: bool = True, rendered: bool = False, shards: int = 1
+    inputs: AuditInputs,
+    *,
+    measured: bool = False,
+    simulated: bool = True,
+    rendered: bool = False,
+    ratios: bool = False,
+    shards: int = 1,
 ) -> Schedule:
-    """Count the work and time a few samples. measured: whether a profile is there already.
-    shards: of how many equal parts one is measured.
+    """Count the work and time a few samples. measured: whether a profile is there already. ratios: whether those of
+    tokens are taken. shards: of how many equal parts one is measured.
     """
     calibration = inputs.corpus.info.calibration.tokens
     calibrations = tuple(
@@ -98,7 +104,12 @@ def schedule(
         simulated=simulated,
         rendered=rendered,
     )
-    work = replace(work, tokens=work.tokens // shards, calibrations=calibrations if simulated else ())
+    work = replace(
+        work,
+        tokens=work.tokens // shards,
+        calibrations=calibrations if simulated else (),
+        ratios=work.tokens if ratios else 0,
+    )
     speed = probe(inputs, tapped=not measured or bool(calibrations), scored=simulated)
     return Schedule(work=work, speed=speed, memory=_demand(inputs, work))
 
@@ -265,6 +276,8 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
     more = extra_work(inputs.loaded.model) if inputs.settings.measure.experts == "all" else None
     if parts and more is not None:
         parts[0] += f", its experts on all tokens ({more:,.3g} times their work)"
+    if work.ratios:
+        parts.append("a second one for ratios of single tokens")
     if work.calibrations:
         passes = sum(tokens for _, tokens in work.calibrations) // max(info.calibration.tokens, 1)
         parts.append(f"{passes} passes over {info.calibration.tokens:,} calibration tokens to smooth")

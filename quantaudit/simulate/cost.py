@@ -51,6 +51,7 @@ ONESHOT = 2.0
 MEASURING, GRADIENTS, REPLAYING = "measuring", "taking gradients", "replaying blocks"
 ROUNDING, SINGLE, SCORING = "measuring the rounding floor", "simulating single groups", "scoring the whole model"
 RENDERING = "writing the card"
+RATIOS = "taking ratios of tokens"
 SMOOTHING, PRICING, CHOOSING = "calibrating smoothed inputs", "pricing the menu", "simulating choices"
 PREDICTING, ONE_SHOT = "predicting", "running llm-compressor"
 RELOADING, COMPARING = "loading the model again", "scoring the saved checkpoint"
@@ -83,7 +84,7 @@ class Work:
     """What a report or a simulation does. tokens: of the corpus, 0 where it was measured before; evaluated: tokens that
     predictions are taken on. priced_alone: how many of the schemes are replayed for prices alone. formats: in how many
     ways all schemes quantize weights. calibrations: title and tokens of every recipe's calibration. rendered: sites of
-    the card that is written, 0 for none.
+    the card that is written, 0 for none. ratios: tokens whose own ratios are taken, in a pass of their own.
     """
 
     tokens: int
@@ -97,6 +98,7 @@ class Work:
     single: int = 0
     calibrations: tuple[tuple[str, int], ...] = ()
     rendered: int = 0
+    ratios: int = 0
 
 
 def count_weights(schemes: Sequence[Scheme]) -> int:
@@ -139,6 +141,7 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     floor = FLOOR if not speed.reading else FLOOR_UNSKIPPED
     stages = {
         MEASURING: speed.measured * work.tokens,
+        RATIOS: speed.measured * work.ratios,
         GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
         REPLAYING: (replay_passes(work) + work.by_damage) * bare + work.formats * speed.rounding,
         ROUNDING: floor * logits,
@@ -148,7 +151,7 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
         RENDERING: rendering(work.rendered) if work.rendered else 0.0,
     }
     if not work.evaluated:
-        stages = {MEASURING: stages[MEASURING]}
+        stages = {title: stages[title] for title in (MEASURING, RATIOS)}
     return [
         Stage(title, seconds + READS.get(title, 0) * speed.reading) for title, seconds in stages.items() if seconds > 0
     ]

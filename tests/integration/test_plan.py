@@ -101,6 +101,17 @@ def test_a_budget_that_holds_no_block_is_said_and_the_least_that_does(config_alo
     assert run(capsys, *asked, "--memory-budget", least + (1 << 29))[0] == 0
 
 
+def test_a_model_wider_than_memory_is_planned_and_never_made(config_alone: Path, capsys: Capture) -> None:
+    """A machine's speed is taken from a corner of its weights: a row of them alone may be gigabytes."""
+    config = json.loads((config_alone / "config.json").read_text())
+    (config_alone / "config.json").write_text(json.dumps(config | {"hidden_size": 1 << 31}))
+    code, out, err = run(capsys, "plan", config_alone, *SMALL, "--format", "json")
+    assert code == 1, err
+    told = json.loads(out)
+    assert told["weights"]["largest_block"] > 1 << 40
+    assert all(way["why_not"] for way in told["ways"])
+
+
 def test_ranks_share_time_and_memory(config_alone: Path, capsys: Capture) -> None:
     asked = ("plan", config_alone, *SMALL, *GIVEN, "--memory-budget", "64GiB", "--format", "json")
     one, two = (json.loads(run(capsys, *asked, "--ranks", ranks)[1]) for ranks in (1, 2))

@@ -27,8 +27,8 @@ LIGHT = (
     "quantaudit.corpus.split",
     "quantaudit.simulate.records",
     "quantaudit.stats.site",
-    "quantaudit.stats.stability",
-    "quantaudit.stats.tail",
+    "quantaudit.stats.maxima.stability",
+    "quantaudit.stats.maxima.tail",
 )
 
 

@@ -44,6 +44,7 @@ class PublishedModel(Row):
     max_length: Positive
     outside: dict[str, Number] = Field(description="`embedding` and `final_norm`: value of the largest magnitude")
     layers: dict[str, list[Number]] = Field(description="component → value of the largest magnitude, by layer")
+    top: list[float] = Field(description="the five highest elements of all tensors, by falling magnitude")
 
     def sites(self) -> Iterator[PeakSite]:
         """Every tensor with a finite peak, in the order in which the model computes them."""

@@ -16,6 +16,7 @@ from quantaudit.common.reading.json_document import parse_json
 from quantaudit.common.reading.regular_files import read_bytes
 from quantaudit.errors import FormatError
 from quantaudit.provenance import explain
+from quantaudit.stats.maxima.shape import TOP
 
 MOST_BYTES = 64 << 20
 """Of a file, and of what a gzipped one unpacks to: those of 64 layers have 1.4 MiB."""
@@ -65,11 +66,15 @@ def _model(document: Any) -> PublishedModel:
         raise ValueError("its per_layer_stats are no table")
     outside: dict[str, float | None] = {}
     found: dict[tuple[str, int], float | None] = {}
+    highest: list[float] = []
     for name, row in document["per_layer_stats"].items():
         if name in _OUTSIDE:
             outside[_OUTSIDE[name]] = _largest(name, row)
         elif (match := _LAYER.fullmatch(name)) and match[2] in _IN_LAYER:
             found[_IN_LAYER[match[2]], int(match[1])] = _largest(name, row)
+        else:
+            continue
+        highest += filter(math.isfinite, map(float, row["topk_signed"][:TOP]))
     # Blocks for predicting further tokens stand behind the layers that a configuration counts.
     count = max((layer for _, layer in found), default=-1) + 1
     layers = {component: [found.get((component, layer)) for layer in range(count)] for component in COMPONENTS}
@@ -82,6 +87,7 @@ def _model(document: Any) -> PublishedModel:
         max_length=document["max_seq_len"],
         outside=outside,
         layers={component: values for component, values in layers.items() if any(v is not None for v in values)},
+        top=sorted(highest, key=abs, reverse=True)[:TOP],
     )
     _check_total(document, model)
     return model

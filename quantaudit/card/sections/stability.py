@@ -17,9 +17,9 @@ from quantaudit.card.schema import (
 )
 from quantaudit.card.text import number
 from quantaudit.measure.profile import Profile
-from quantaudit.stats import stability, tail
-from quantaudit.stats.stability import Exceedance
-from quantaudit.stats.tail import Tail
+from quantaudit.stats.maxima import stability, tail
+from quantaudit.stats.maxima.stability import Exceedance
+from quantaudit.stats.maxima.tail import Tail
 
 WORST_SHOWN = 5
 

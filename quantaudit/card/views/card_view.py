@@ -114,6 +114,12 @@ class CardView:
         return peaks.peak_lines(self.card, quantized=False)
 
     @cached_property
+    def shape(self) -> str | None:
+        """What is nearly as high as the largest activation, in words; None where nothing but zeros was measured."""
+        shape = peaks.shape_of(self.card)
+        return None if shape is None else peaks.shape_sentence(shape)
+
+    @cached_property
     def undrawn(self) -> list[str]:
         """Names of layer sites that a logarithmic chart leaves out: no finite peak, or a peak of zero."""
         return peaks.undrawn_sites(self.card)

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quantaudit.card.schema import Card, Peak, PeakStability, SiteRow
+from quantaudit.card.text import factor, visible
+from quantaudit.provenance import COMPONENTS
+from quantaudit.stats.maxima.shape import Highest, MaximumShape, maximum_shape
 
+NAME = 80
+"""Characters of a tensor's name in a sentence."""
 _IN_LAYER = re.compile(r"^.*?\blayers\.\d+\.")
 
 
@@ -49,6 +54,36 @@ def peak_lines(card: Card, *, quantized: bool) -> list[PeakLine]:
         if finite and reaches_quantizer(site) == quantized:
             lines.append(PeakLine(site=site, peak=max(finite, key=lambda peak: abs(peak.value or 0.0))))
     return sorted(lines, key=lambda line: (-abs(line.peak.value or 0.0), line.site.name))
+
+
+def shape_of(card: Card) -> MaximumShape | None:
+    """What is nearly as high as the paper's M, over its kinds of tensors; None where nothing but zeros was measured."""
+    highest = (
+        Highest(tensor=site.name, values=[peak.value for peak in site.peaks if peak.value is not None])
+        for site in card.sites
+        if site.kind in COMPONENTS
+    )
+    return maximum_shape(highest, residual_by_layer(card))
+
+
+def shape_sentence(shape: MaximumShape) -> str:
+    """What is nearly as high as the paper's M, in words."""
+    near, signs = len(shape.near), {"positive": "all positive", "negative": "all negative", "mixed": "of both signs"}
+    reach = "One tensor reaches" if near == 1 else f"{near:,} tensors reach"
+    first = "it is" if near == 1 else "the first is"
+    where = f"{first} {visible(shape.near[0], NAME)}"
+    text = (
+        f"{reach} nine tenths of the largest activation outside of Linears’ inputs, {where}; the five highest elements "
+        f"are {signs[shape.sign]}, the highest {factor(shape.concentration)} their mean."
+    )
+    if shape.step is None:
+        return text
+    return f"{text} The residual stream grows most at layer {shape.step.layer:,}, {factor(shape.step.ratio)}."
+
+
+def residual_by_layer(card: Card) -> list[float | None]:
+    """The residual stream's largest magnitude behind each layer, in their order."""
+    return [site.amax for site in card.sites if site.kind == "residual" and site.layer is not None]
 
 
 def undrawn_sites(card: Card) -> list[str]:

@@ -10,14 +10,14 @@ from quantaudit.card.judge.agreement import self_contradictions
 from quantaudit.card.judge.verdict import STOPPERS
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.seal import seal_state
-from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, GroupShare, PeakPlace, SchemeScore, Subject
+from quantaudit.card.views.peaks import residual_by_layer, shape_of
+from quantaudit.compare.subjects.subject import Conditions, GroupShare, PeakPlace, SchemeScore, Subject
+from quantaudit.provenance import COMPONENTS
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo
 from quantaudit.simulate.sensitivity.ranking import measure_of, shares, worst_first
 
 WORST = 5
 """Groups that are kept of each scheme."""
-PAPER_KINDS = ("embedding", "residual", "attention_output", "mlp_output", "gate", "router_logits", "final_norm")
-"""Tensors over which arXiv 2605.15572 takes its maximum, as sites are called here; inputs of Linears are not."""
 PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor")
 _MIXTURE = re.compile(r"_?moe(?=_|$)")
 
@@ -25,7 +25,7 @@ _MIXTURE = re.compile(r"_?moe(?=_|$)")
 def card_subject(card: Card, where: str) -> Subject:
     """What of a card is compared. where: how it was given."""
     peaks = {place.kind: place for place in _places(card)}
-    largest = [peaks[kind] for kind in PAPER_KINDS if kind in peaks and peaks[kind].amax is not None]
+    largest = [peaks[kind] for kind in COMPONENTS if kind in peaks and peaks[kind].amax is not None]
     largest.sort(key=lambda place: (-(place.amax or 0.0), _order(card.sites, place.site)))
     return Subject(
         name=card.model.name,
@@ -47,7 +47,8 @@ def card_subject(card: Card, where: str) -> Subject:
         peaks=peaks,
         largest=largest[0] if largest else None,
         ties=[place.kind for place in largest[1:] if place.amax == largest[0].amax],
-        residual_by_layer=[site.amax for site in card.sites if site.kind == RESIDUAL and site.layer is not None],
+        shape=shape_of(card),
+        residual_by_layer=residual_by_layer(card),
         persistent_channels=None if card.places is None else sorted(row.channel for row in card.places.channels),
         schemes=list(_schemes(card)),
         kl_limits=card.verdict.limits.kl,

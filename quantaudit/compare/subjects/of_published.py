@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from quantaudit.card.published.records import PeakSite, PublishedModel
 from quantaudit.compare.subjects.of_card import is_mixture, lineage
 from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, PeakPlace, Subject
+from quantaudit.stats.maxima.shape import Highest, MaximumShape, maximum_shape
 
 CORPUS = "Clxxxx/eval_diverse_dataset"
 """The corpus of arXiv 2605.15572, tokenized for each family."""
@@ -28,7 +30,7 @@ def published_subject(model: PublishedModel, where: str) -> Subject:
     largest = model.largest()
     kind = None if largest is None else _KINDS.get(largest.component, largest.component)
     amax = None if largest is None else abs(largest.value)
-    residual = model.layers.get("hidden", [])
+    residual = [None if value is None else abs(value) for value in model.layers.get("hidden", [])]
     return Subject(
         name=model.model,
         label=model.model,
@@ -49,12 +51,20 @@ def published_subject(model: PublishedModel, where: str) -> Subject:
         peaks=peaks,
         largest=peaks[kind] if kind is not None else None,
         ties=[other for other, place in peaks.items() if other != kind and place.amax == amax],
-        residual_by_layer=[None if value is None else abs(value) for value in residual],
+        shape=_shape(model, sites, residual),
+        residual_by_layer=residual,
         persistent_channels=None,
         schemes=[],
         kl_limits=[],
         top1_limits=[],
     )
+
+
+def _shape(model: PublishedModel, sites: Iterable[PeakSite], residual: Sequence[float | None]) -> MaximumShape | None:
+    """Of each tensor the highest element is known, and of all tensors the highest few."""
+    shape = maximum_shape((Highest(tensor=site.site, values=[site.value]) for site in sites), residual)
+    together = maximum_shape([Highest(tensor="", values=model.top)], [])
+    return None if shape is None or together is None else replace(together, near=shape.near, step=shape.step)
 
 
 def _places(sites: list[PeakSite]) -> Iterable[PeakPlace]:

@@ -11,6 +11,7 @@ from quantaudit.policy import Status
 from quantaudit.provenance import Row
 from quantaudit.quantities import Count, LowerLimit, Magnitude, Number, Share, UpperLimit
 from quantaudit.simulate.records import DomainScore
+from quantaudit.stats.maxima.shape import MaximumShape
 
 RESIDUAL, LINEAR_INPUT = "residual", "linear_input"
 """The stream that runs from block to block, and what quantization touches."""
@@ -105,6 +106,7 @@ class Subject(Row):
     peaks: dict[str, PeakPlace] = Field(description="by kind of tensor")
     largest: PeakPlace | None = Field(description="the paper's M: over its kinds of tensors, inputs of Linears apart")
     ties: list[str] = Field(description="other kinds of tensors that reach the same magnitude")
+    shape: MaximumShape | None = Field(description="what is nearly as high as M; null where nothing but zeros is known")
     residual_by_layer: list[Magnitude]
     persistent_channels: list[Count] | None = Field(description="of the residual stream; null where unknown")
     schemes: list[SchemeScore]

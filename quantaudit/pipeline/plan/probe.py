@@ -39,6 +39,8 @@ _SLICE = 4096
 """Tokens of the vocabulary that a slice of the output projection has."""
 _ROUNDED = 1 << 20
 """Elements of a weight that is quantized to see how long it takes, at most."""
+_CORNER = (1 << 13, 1 << 14)
+"""Rows and columns of a weight that is timed, at most: the machine need not hold those of the model."""
 _FILE = 1 << 26
 """Bytes that are written to disk, and read again."""
 _VOCABULARY = 16
@@ -91,10 +93,15 @@ def rounding_seconds(shapes: Shapes, schemes: Sequence[Scheme], dtype: torch.dty
     formats = list({str(scheme.weights): scheme.weights for scheme in schemes if scheme.weights is not None}.values())
     if not shapes or not formats:
         return 0.0
-    typical = sorted(shapes.values(), key=lambda shape: shape[0] * shape[1])[len(shapes) // 2]
-    weight = torch.randn(min(typical[0], max(128, _ROUNDED // typical[1])), typical[1], device=device).to(dtype)
+    rows, columns = corner(*sorted(shapes.values(), key=lambda shape: shape[0] * shape[1])[len(shapes) // 2])
+    weight = torch.randn(min(rows, max(128, _ROUNDED // columns)), columns, device=device).to(dtype)
     each = sum(best_of(partial(quantize_weight, weight, args), device) for args in formats) / len(formats)
     return each * sum(out * inside for out, inside in shapes.values()) / weight.numel()
+
+
+def corner(rows: int, columns: int) -> tuple[int, int]:
+    """The part of a weight of this shape that is timed."""
+    return min(rows, _CORNER[0]), min(columns, _CORNER[1])
 
 
 def reading_seconds(size: int) -> float:
@@ -187,8 +194,8 @@ def _seconds_per_operation(model: nn.Module, path: str, device: torch.device, to
         shapes[tuple(linear.weight.shape)] = share
     dtype = next(model.parameters()).dtype
     seconds = operations = 0.0
-    for (out, inside), share in list(shapes.items())[:4]:
-        rows = max(1, round(share * tokens))
+    for shape, share in list(shapes.items())[:4]:
+        (out, inside), rows = corner(*shape), max(1, round(share * tokens))
         x = torch.randn(rows, inside, device=device).to(dtype)
         weight = torch.randn(out, inside, device=device).to(dtype)
         seconds += best_of(partial(nn.functional.linear, x, weight), device)
@@ -199,13 +206,13 @@ def _seconds_per_operation(model: nn.Module, path: str, device: torch.device, to
 def _logits_seconds(model: Any, device: torch.device, tokens: int) -> float:
     """Seconds of the output projection and of comparing its logits, from a slice of the vocabulary."""
     dtype, vocabulary = next(model.parameters()).dtype, int(model.config.get_text_config().vocab_size)
-    size = min(_SLICE, vocabulary)
-    x = torch.randn(tokens, hidden_size(model), device=device).to(dtype)
-    weight = torch.randn(size, hidden_size(model), device=device).mul_(0.02).to(dtype)
+    size, inside = corner(min(_SLICE, vocabulary), hidden_size(model))
+    x = torch.randn(tokens, inside, device=device).to(dtype)
+    weight = torch.randn(size, inside, device=device).mul_(0.02).to(dtype)
     nothing, scratch = torch.empty(0, dtype=torch.int64, device=device), Scratch()
 
     def run() -> None:
         logits = nn.functional.linear(x, weight)
         compare(logits, token_stats(logits, nothing, scratch), logits, nothing, scratch)
 
-    return best_of(run, device) * vocabulary / size
+    return best_of(run, device) * (vocabulary / size) * (hidden_size(model) / inside)

@@ -53,6 +53,22 @@ def test_maxima_vary_by_3_4_to_10_1_percent_over_1000_samples_and_1_7_to_8_2_ove
     assert landscape.variations("Qwen3-8B") == []
 
 
+def test_the_residual_stream_emerges_where_the_paper_says() -> None:
+    """Growth at the layer of emergence, as the repository lists it for models that it measured once."""
+    subjects = {subject.label: subject for subject in read_subjects(["published:main"])}
+    for name, layer, ratio in (("Qwen2.5-1.5B", 1, 284.2), ("Qwen3-1.7B", 2, 139.5), ("Ling-mini-5T", 1, 177.3)):
+        shape = subjects[name].shape
+        assert shape is not None
+        assert shape.step is not None
+        assert (shape.step.layer, round(shape.step.ratio, 1)) == (layer, ratio)
+    shapes = landscape.shapes(list(subjects.values()))
+    assert shapes is not None
+    assert (shapes.one_sign, shapes.of) == (22, 24)
+    gemma = [name for name in subjects if name.startswith(("gemma", "Qwen3.5"))]
+    assert not set(gemma) & set(shapes.sudden)
+    assert landscape.shapes([subjects["Qwen3-8B"]]) is None
+
+
 def test_a_mixture_has_no_sibling_of_another_scale_or_lineage() -> None:
     assert landscape.mixture_pairs(read_subjects(["published:Qwen3-30B-A3B", "published:Qwen3-8B"])) == []
     assert landscape.mixture_pairs(read_subjects(["published:Qwen3-30B-A3B", "published:Qwen2.5-32B"])) == []

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure.paper import COMPONENTS, LEVELS, TOP, reference, reference_json
+from quantaudit.measure.paper import reference, reference_json
+from quantaudit.measure.paper.reference import LEVELS, SUBSETS, TOP
+from quantaudit.measure.paper.token_ratios import KINDS, Moments, ratios_of, token_ratios
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
-from quantaudit.provenance import SampleInfo
+from quantaudit.provenance import COMPONENTS, SampleInfo
 from tests.builders import accumulate, make_samples, provenance, site_info
 from tests.unit.measure.test_run import Captured, plain_capture
 
@@ -109,6 +111,75 @@ def test_what_is_not_finite_is_null_and_what_never_fired_is_left_out() -> None:
     row = data["sites"][0]
     assert (row["nan"], row["max"], row["std"], row["quantiles"]["0.5"], row["top"]) == (4, None, None, None, [])
     assert data["M"] is None
+
+
+def test_ratios_of_tokens_are_those_of_the_captured_tensors(
+    captured: Captured, tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
+) -> None:
+    kinds = {site.name: site.kind for site in tiny_loaded.architecture.sites}
+    for batch_size in (1, 3):  # with padding
+        found = token_ratios(tiny_loaded, tiny_corpus, batch_size=batch_size)
+        assert set(found) == {name for name in captured if kinds[name] in KINDS}
+        for name, row in found.items():
+            x = np.abs(torch.cat(list(captured[name].values())).double().numpy())
+            ratios = x.max(1) / np.partition(x, (x.shape[1] - 1) // 2, 1)[:, (x.shape[1] - 1) // 2]
+            assert row.tokens == len(x)
+            assert row.highest == pytest.approx(ratios.max(), rel=1e-2)
+            assert row.mean == pytest.approx(ratios.mean(), rel=1e-2)
+            assert row.std == pytest.approx(ratios.std(), rel=2e-2)
+
+
+def test_ratios_are_exported_where_they_were_gathered(
+    tiny_profile: Profile, tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus
+) -> None:
+    ratios = token_ratios(tiny_loaded, tiny_corpus)
+    without, given = reference(tiny_profile)["sites"], reference(tiny_profile, ratios)["sites"]
+    assert all(value is None for row in without for value in row["token_ratios"].values())
+    for row in given:
+        expected = ratios.get(row["site"])
+        assert row["token_ratios"]["mean_ratio"] == (expected.mean if expected else None)
+
+
+def test_a_token_without_a_median_has_no_ratio() -> None:
+    x = torch.zeros(3, 5)
+    x[0, 0], x[1], x[2, :3] = 7.0, 2.0, torch.tensor([1.0, 4.0, 3.0])
+    ratios, known = ratios_of(x)
+    assert known.tolist() == [False, True, True]
+    assert ratios[known].tolist() == [1.0, 4.0]
+    moments = Moments.of(ratios[:2], known[:2]).with_others(Moments.of(ratios[2:], known[2:])).fetched()
+    assert (moments.tokens, moments.highest, moments.mean, moments.std) == (2, 4.0, 2.5, 1.5)
+
+
+def test_int8_with_one_scale_against_plain_numpy(captured: Captured, tiny_profile: Profile) -> None:
+    """Ranges from one split, errors on the other, at every tensor of the residual stream and the final norm."""
+    rows = {row["site"]: row["int8"] for row in reference(tiny_profile)["sites"]}
+    kinds = {site.name: site.kind for site in tiny_profile.sites}
+    splits = [sample.split for sample in tiny_profile.samples]
+    assert {name for name, row in rows.items() if row} == {n for n in rows if kinds[n] in ("residual", "final_norm")}
+    for name, sweep in rows.items():
+        for row in sweep or []:
+            calibration, evaluation = (
+                np.concatenate([t.double().numpy().ravel() for i, t in captured[name].items() if splits[i] == split])
+                for split in ("calibration", "evaluation")
+            )
+            threshold = np.quantile(np.abs(calibration), row["clip"] or 1.0, method="inverted_cdf")
+            assert row["threshold"] == threshold
+            codes = np.rint(np.clip(evaluation, -threshold, threshold) / (threshold / 127))
+            error = codes * threshold / 127 - evaluation
+            assert row["rmse"] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+            assert row["relative_mae"] == pytest.approx(np.abs(error).sum() / np.abs(evaluation).sum(), rel=1e-3)
+            assert row["sqnr_db"] == pytest.approx(10 * np.log10((evaluation**2).sum() / (error**2).sum()), abs=0.01)
+            assert row["clip_rate"] == pytest.approx((np.abs(evaluation) > threshold).mean(), abs=1e-9)
+
+
+def test_subsets_and_shape_are_of_the_papers_components(captured: Captured, tiny_profile: Profile) -> None:
+    data = reference(tiny_profile)
+    inside = [name for name in captured if COMPONENTS.get({s.name: s.kind for s in tiny_profile.sites}[name])]
+    highest = sorted((e[0] for name in inside for e in elements(captured[name])), key=abs, reverse=True)[:5]
+    assert [abs(value) for value in data["shape"]["top"]] == [abs(value) for value in highest]
+    sizes = [round(share * len(tiny_profile.samples)) for share in SUBSETS]
+    assert [row["samples"] for row in data["subsets"]] == sizes
+    assert all(0 < row["mean"] <= data["M"]["max_abs"] for row in data["subsets"])
 
 
 def profile_of(x: torch.Tensor) -> Profile:

@@ -36,7 +36,7 @@ def test_the_tool_makes_what_is_shipped(tmp_path: Path) -> None:
         model = find(row.model)
         assert model is not None
         part = model.model_copy(update={"samples": row.samples, "outside": {"final_norm": row.value}, "layers": {}})
-        part = part.model_copy(update={"layers": {"hidden": [1.0]}})
+        part = part.model_copy(update={"layers": {"hidden": [1.0]}, "top": [row.value]})
         name = f"{row.model}_top5_stats.json"
         flat = f"bootstrap-{row.samples}-r{row.repeat}-{name}"
         save(tmp_path / (flat if row.repeat else f"bootstrap/{row.samples}/r{row.repeat}/json/{name}"), stored(part))

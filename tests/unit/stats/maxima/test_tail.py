@@ -9,7 +9,7 @@ import pytest
 from numpy.random import Generator
 from scipy import stats
 
-from quantaudit.stats.tail import FIT_LEAST, HORIZON, TRUSTED, fit, log_density, posterior, predictive_quantile
+from quantaudit.stats.maxima.tail import FIT_LEAST, HORIZON, TRUSTED, fit, log_density, posterior, predictive_quantile
 
 DISTRIBUTIONS: dict[str, Callable[[Generator, int], np.ndarray]] = {
     "normal": lambda rng, n: rng.standard_normal(n),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -10,12 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.stats.stability import (
+from quantaudit.stats.maxima.stability import (
     exceedance,
     finite_amax,
     maxima_by,
     maxima_by_length,
+    proportional,
     sample_amax,
+    stratified_maximum,
     subset_maximum,
     subset_sizes,
     worst_exceedances,
@@ -34,6 +36,31 @@ def test_the_maximum_of_subsets_is_that_of_all_of_them(amax: list[float], data: 
     assert actual.std == pytest.approx(np.std(maxima), rel=1e-6, abs=1e-6 * max(amax) + 1e-30)
     if actual.mean:
         assert actual.variation == actual.std / actual.mean
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1e5, width=32)), min_size=1, max_size=8), st.data())
+def test_the_maximum_of_stratified_subsets_is_that_of_all_of_them(
+    rows: list[tuple[str, float]], data: st.DataObject
+) -> None:
+    labels, amax = [label for label, _ in rows], np.asarray([value for _, value in rows])
+    size, repeats = data.draw(st.integers(1, len(rows))), 2
+    drawn = proportional({label: labels.count(label) for label in sorted(set(labels))}, size)
+    assert sum(drawn.values()) == size
+    assert all(abs(drawn[label] - size * labels.count(label) / len(rows)) < 1 for label in drawn)
+    by_label = [combinations([v for name, v in rows if name == label], n) for label, n in drawn.items()]
+    maxima = np.asarray([max(value for part in parts for value in part) for parts in product(*by_label)])
+    actual = stratified_maximum(amax, labels, size, repeats)
+    tiny = 1e-6 * amax.max() + 1e-30
+    assert actual.mean == pytest.approx(maxima.mean(), rel=1e-6, abs=tiny)
+    assert actual.std == pytest.approx(maxima.std(), rel=1e-3, abs=1e-3 * amax.max() + 1e-30)
+    spread = np.abs(maxima[:, None] - maxima).mean()  # of two subsets that are drawn independently
+    assert actual.spread * actual.mean == pytest.approx(spread, rel=1e-6, abs=tiny)
+
+
+def test_one_label_is_no_stratum() -> None:
+    amax = np.random.default_rng(4).lognormal(size=300)
+    plain, stratified = subset_maximum(amax, 40), stratified_maximum(amax, ["a"] * 300, 40, 5)
+    assert (stratified.mean, stratified.std) == pytest.approx((plain.mean, plain.std), rel=1e-6)
 
 
 def test_large_corpora_agree_with_seeded_subsampling() -> None:

@@ -37,6 +37,22 @@ class Subset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StratifiedSubset:
+    """The maximum over subsets of `samples` samples that hold every domain in proportion.
+
+    mean, std in the data's units; variation = std/mean. spread: the largest less the smallest of `repeats` subsets,
+    over the mean, on average: what arXiv 2605.15572 reports of five.
+    """
+
+    samples: int
+    repeats: int
+    mean: float
+    std: float
+    variation: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
     """The largest of some samples' maxima."""
 
@@ -86,6 +102,57 @@ def subset_maximum(amax: Floats, size: int) -> Subset:
     mean = float(weight @ values)
     std = float(np.sqrt(weight @ (values - mean) ** 2))
     return Subset(samples=size, mean=mean, std=std, variation=std / mean if mean else 0.0)
+
+
+def stratified_maximum(amax: Floats, labels: Sequence[str], size: int, repeats: int) -> StratifiedSubset:
+    """The maximum over all subsets of `size` of these values that hold every label in proportion, exactly.
+
+    amax: float64 [N], finite. labels: that of each value. Of N_d values with a label n_d are drawn without replacement,
+    by the method of largest remainders; the maximum is at most v with probability ∏ C(k_d, n_d) / C(N_d, n_d), where
+    k_d of the label's values are at most v. Subsets are drawn anew each time, and may share values.
+    """
+    values, names = np.sort(amax), np.asarray(labels)
+    shares = proportional({name: int((names == name).sum()) for name in sorted(set(labels))}, size)
+    logs = np.zeros(len(values))
+    for name, drawn in shares.items():
+        own = np.sort(amax[names == name])
+        logs += _log_share_of_draws(np.searchsorted(own, values, side="right"), len(own), drawn)
+    below = np.exp(logs)  # non-decreasing: P(maximum ≤ values[i])
+    mean = _expectation(values, below)
+    deviation = float(np.sqrt(_expectation((values - mean) ** 2, below)))
+    lowest, highest = _expectation(values, 1 - (1 - below) ** repeats), _expectation(values, below**repeats)
+    return StratifiedSubset(
+        samples=size,
+        repeats=repeats,
+        mean=mean,
+        std=deviation,
+        variation=deviation / mean if mean else 0.0,
+        spread=(highest - lowest) / mean if mean else 0.0,
+    )
+
+
+def proportional(counts: Mapping[str, int], size: int) -> dict[str, int]:
+    """How many of each are drawn for `size` in all, none more than there are: the method of largest remainders."""
+    total = sum(counts.values())
+    exact = {name: size * count / total for name, count in counts.items()}
+    drawn = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: drawn[name] - exact[name])
+    for name in by_remainder[: size - sum(drawn.values())]:
+        drawn[name] += 1
+    return drawn
+
+
+def _log_share_of_draws(within: NDArray[np.int64], of: int, drawn: int) -> Floats:
+    """log C(k, n) / C(N, n): the share of draws of n out of N that fall among k of them, −inf where n > k."""
+    k = within.astype(np.float64)
+    possible = np.maximum(k, drawn)
+    logs = gammaln(possible + 1) - gammaln(possible - drawn + 1) - gammaln(of + 1) + gammaln(of - drawn + 1)
+    return np.where(k >= drawn, np.minimum(logs, 0.0), -np.inf)
+
+
+def _expectation(values: Floats, below: Floats) -> float:
+    """Mean of values that are taken with the distribution function `below`, of the same order."""
+    return float(np.diff(below, prepend=0.0) @ values)
 
 
 def maxima_by(amax: Floats, labels: Sequence[str]) -> dict[str, Bucket]:
