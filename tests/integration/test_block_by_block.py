@@ -15,6 +15,7 @@ import transformers
 from quantaudit import cli
 from quantaudit.common.choices import Experts
 from quantaudit.errors import MeasurementError
+from quantaudit.measure.paper.token_ratios import token_ratios
 from quantaudit.measure.profile import Profile, load_profile, profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
@@ -88,6 +89,16 @@ def test_so_are_images(save: Callable[[Path], Path], tmp_path: Path, spilled: No
     # What reads images is named by whoever prepares a run.
     provenance = found.provenance.model_copy(update={"model": expected.provenance.model})
     assert profile_bytes(Profile.assemble(provenance, found.statistics)) == profile_bytes(expected)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3-moe", "gemma3"])
+def test_ratios_of_tokens_are_the_same_either_way(family: str, tmp_path: Path, spilled: None) -> None:
+    folder, corpus = save_checkpoint(tmp_path / "m", family_model(family)), random_corpus([40, 33, 20, 3])
+    whole, parts = load(folder), load(folder, by_block=True)
+    assert parts.weights is not None
+    expected, found = token_ratios(whole, corpus), token_ratios(parts, corpus)
+    assert found == expected
+    assert {row.tokens for row in found.values()} == {96}
 
 
 @pytest.mark.parametrize("family", ["qwen3-moe", "llama4"])

@@ -70,10 +70,9 @@ def shape_sentence(shape: MaximumShape) -> str:
     """What is nearly as high as the paper's M, in words."""
     near, signs = len(shape.near), {"positive": "all positive", "negative": "all negative", "mixed": "of both signs"}
     reach = "One tensor reaches" if near == 1 else f"{near:,} tensors reach"
-    first = "it is" if near == 1 else "the first is"
-    where = f"{first} {visible(shape.near[0], NAME)}"
+    first = f"{visible(shape.near[0], NAME)}{'' if near == 1 else ' the first of them'}"
     text = (
-        f"{reach} nine tenths of the largest activation outside of Linears’ inputs, {where}; the five highest elements "
+        f"{reach} nine tenths of the largest activation outside of Linears’ inputs, {first}; the five highest elements "
         f"are {signs[shape.sign]}, the highest {factor(shape.concentration)} their mean."
     )
     if shape.step is None:
