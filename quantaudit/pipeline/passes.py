@@ -8,7 +8,8 @@ from dataclasses import replace
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.measure.paper.token_ratios import TokenRatios, token_ratios
+from quantaudit.measure.paper.reference import TokenRatios
+from quantaudit.measure.paper.token_ratios import token_ratios
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard

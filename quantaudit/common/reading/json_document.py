@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ DEEPEST = 100
 """Levels of nesting; a configuration has six, a corpus row with calls of tools a dozen."""
 MOST_DIGITS = 100
 """Of a whole number: settings of tokenizers have 31, for no limit."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 
@@ -36,6 +38,7 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
         # Python reads whole numbers of 4,300 digits at most, and says so with advice for programmers.
         raise ValueError(str(error).partition(":")[0] if "digits" in str(error) else str(error)) from error
     _check_depth(value)
+    _check_text(text, value)
     return value
 
 
@@ -80,6 +83,16 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError(_TOO_DEEP)
+
+
+def _check_text(text: str, value: Any) -> None:
+    """An escape can stand for half of a character, which no file that is written later can hold."""
+    if _HALF.search(text) is None:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half of a surrogate pair, which is not text") from error
 
 
 def _children(container: Any) -> Iterable[Any]:

@@ -33,6 +33,8 @@ def test_what_json_writes_is_read_by_all(value: object) -> None:
         ("9" * 5000, "limit"),
         ("[1,", "Expecting value"),
         ('"' + "\\ud8", "Invalid"),
+        ('{"a": ["\\uD800"]}', "half of a surrogate pair"),
+        ('{"\\udfff": 1}', "half of a surrogate pair"),
     ],
 )
 def test_what_passes_a_limit_is_refused(text: str, words: str) -> None:
