@@ -23,26 +23,33 @@ from quantaudit.recipe.resolve import resolve
 def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
     changes = {change.group: change for change in advice.info.changes}
-    reasons = {name: explain([change]) for name, change in changes.items()}
+    modules = {module.name for module in info.modules}
     targets = partial(targets_of, changes=changes, info=info)
     left = targets([group for group, scheme in advice.groups.values() if scheme is None])
     if advice.unmeasured:
         left.append(Target(names=advice.unmeasured, reason="not measured"))
-    text = write_recipe(
-        config_groups(advice.groups.values(), targets),
-        header=header(advice.info, info),
-        left=left,
-        smooth=smooth_groups(advice.smooth, [group for group, _ in advice.groups.values()], reasons),
-    )
-    resolved = resolve(parse_recipe(text, "advised recipe"), model)
-    reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
-    if resolved.digest != advice.row.digest or reached != advice.smooth or resolved.unsimulated:
-        raise RecipeError(
-            "the advised recipe does not resolve to what was simulated",
-            where=advice.info.recipe,
-            hint="please report this with the model's name",
+    groups = [group for group, _ in advice.groups.values()]
+
+    def reason(names: Sequence[str]) -> str:
+        return explain([changes[name] for name in names if name in changes])
+
+    # Layers together; where llm-compressor puts norms and Linears of some together otherwise, each by itself.
+    for among in (modules, ()):
+        text = write_recipe(
+            config_groups(advice.groups.values(), targets),
+            header=header(advice.info, info),
+            left=left,
+            smooth=smooth_groups(advice.smooth, groups, reason, among),
         )
-    return text
+        resolved = resolve(parse_recipe(text, "advised recipe"), model)
+        reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
+        if resolved.digest == advice.row.digest and reached == advice.smooth and not resolved.unsimulated:
+            return text
+    raise RecipeError(
+        "the advised recipe does not resolve to what was simulated",
+        where=advice.info.recipe,
+        hint="please report this with the model's name",
+    )
 
 
 def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:

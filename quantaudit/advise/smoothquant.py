@@ -16,6 +16,7 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme
 from quantaudit.recipe.modifiers.smoothquant import inferred
+from quantaudit.recipe.patterns import kind_and_numbers
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.smoothquant import (
@@ -44,15 +45,19 @@ class Smoothable:
     factors: Mapping[float, Mapping[str, Tensor]]
 
     def smooth(self, chosen: Mapping[str, float]) -> tuple[SmoothQuant, ...]:
-        """One step for each strength among the chosen groups (by name), weakest first."""
+        """One step for each strength among the chosen groups (by name), weakest first; norms of one kind together.
+
+        That is the order in which one pattern for all layers resolves. No norm stands in two mappings, so that it
+        changes nothing.
+        """
         return tuple(
-            SmoothQuant(
-                algorithm=ALGORITHM,
-                strength=strength,
-                mappings=tuple(self.mappings[group] for group, other in chosen.items() if other == strength),
-            )
+            SmoothQuant(algorithm=ALGORITHM, strength=strength, mappings=tuple(self._in_order(chosen, strength)))
             for strength in sorted(set(chosen.values()))
         )
+
+    def _in_order(self, chosen: Mapping[str, float], strength: float) -> list[tuple[str, tuple[str, ...]]]:
+        mappings = [self.mappings[group] for group, other in chosen.items() if other == strength]
+        return sorted(mappings, key=lambda mapping: kind_and_numbers(mapping[0]))
 
     def calibrated(self, chosen: Mapping[str, float]) -> tuple[CalibratedSmoothQuant, ...]:
         """The same with what was observed: ranges of one norm do not depend on whether another is smoothed."""

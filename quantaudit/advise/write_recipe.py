@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from quantaudit.common.resources import resource_dir
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import identity
+from quantaudit.recipe.patterns import exact_patterns, kind_and_numbers
 from quantaudit.recipe.resolved import SmoothQuant
 
 TEMPLATE = "recipe.yaml.j2"
+Mapped = tuple[str, tuple[str, ...]]
+"""A norm, and the Linears that read it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,10 @@ class ConfigGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothed:
-    """One mapping of a SmoothQuantModifier: Linears, the norm before them, and why they are smoothed."""
+    """One mapping of a SmoothQuantModifier: Linears, the norm before them, and why they are smoothed.
+
+    Exact names, or patterns that match those of several layers.
+    """
 
     balance_layers: tuple[str, ...]
     norm: str
@@ -55,25 +62,50 @@ class SmoothGroup:
 
 
 def smooth_groups(
-    smooth: Sequence[SmoothQuant], groups: Iterable[Group], reasons: Mapping[str, str]
+    smooth: Sequence[SmoothQuant],
+    groups: Iterable[Group],
+    reason: Callable[[Sequence[str]], str],
+    among: Collection[str] = (),
 ) -> list[SmoothGroup]:
-    """One entry for each step, with exact names. reasons: by group name."""
+    """One entry for each step. reason: why the groups of these names are smoothed. among: all modules of the model, so
+    that layers are named together; exact names without.
+    """
     names_of = {frozenset(group.members): group.name for group in groups}
+
+    def smoothed(several: Sequence[Mapped]) -> Iterator[Smoothed]:
+        together = _by_patterns(several, among) if among else None
+        rows = [(several, together)] if together is not None else [([row], row) for row in several]
+        for some, (norm, balance_layers) in rows:
+            named = [names_of[members] for _, layers in some if (members := frozenset(layers)) in names_of]
+            yield Smoothed(balance_layers=balance_layers, norm=norm, reason=reason(named))
+
     return [
         SmoothGroup(
             name=f"smooth_{index}_modifiers",
             strength=spec.strength,
-            mappings=tuple(
-                Smoothed(
-                    balance_layers=balance_layers,
-                    norm=norm,
-                    reason=reasons.get(names_of.get(frozenset(balance_layers), ""), ""),
-                )
-                for norm, balance_layers in spec.mappings
-            ),
+            mappings=tuple(row for several in _by_kind(spec.mappings) for row in smoothed(several)),
         )
         for index, spec in enumerate(smooth)
     ]
+
+
+def _by_kind(mappings: Iterable[Mapped]) -> list[list[Mapped]]:
+    """Mappings of one kind of norm and Linears, which stand next to each other."""
+
+    def kind(mapping: Mapped) -> list[str]:
+        return [kind_and_numbers(name)[0] for name in (mapping[0], *mapping[1])]
+
+    return [list(several) for _, several in itertools.groupby(mappings, key=kind)]
+
+
+def _by_patterns(several: Sequence[Mapped], among: Collection[str]) -> Mapped | None:
+    """One mapping for these of one kind; None where no single pattern fits each of its names."""
+    columns = zip(*((norm, *balance_layers) for norm, balance_layers in several), strict=True)
+    patterns = [exact_patterns(list(names), among) for names in columns]
+    if any(len(found) != 1 for found in patterns):
+        return None
+    norm, *balance_layers = (found[0].target for found in patterns)
+    return norm, tuple(balance_layers)
 
 
 def config_groups(

@@ -69,6 +69,12 @@ def _patterns(names: Sequence[str], among: Collection[str]) -> list[ModulePatter
     return exact
 
 
+def kind_and_numbers(name: str) -> tuple[str, tuple[int, ...]]:
+    """A path with its numbers taken out, and these: modules of one kind differ in their numbers alone."""
+    ((kind, by_numbers),) = _by_kind([name]).items()
+    return kind, next(iter(by_numbers))
+
+
 def number_pattern(values: Iterable[int]) -> str:
     """A regular expression for numbers as they are written in paths, without signs or leading zeros."""
     tens: dict[int, set[int]] = {}

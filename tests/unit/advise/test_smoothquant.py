@@ -15,6 +15,7 @@ from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.options import STRENGTHS
 from quantaudit.advise.run import Advice, advise
 from quantaudit.advise.smoothquant import Smoothable, find_smoothable, reached
+from quantaudit.advise.write_recipe import smooth_groups, write_recipe
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import RecipeError
@@ -189,6 +190,24 @@ def test_the_file_smooths_exactly_the_intended_modules_and_is_what_oneshot_makes
     real = score_checkpoint(loaded.model, load_saved(tmp_path / "saved", loaded.device), samples, plan)
     assert advice.row.kl == pytest.approx(real.kl, rel=1e-3)
     assert advice.info.advised.kl == advice.row.kl
+
+
+def test_layers_that_are_smoothed_alike_are_one_mapping(loaded: LoadedModel, offered: Smoothable) -> None:
+    """Two steps over layers of either kind in turn, as two patterns and one name, resolve to the same steps."""
+    chosen = {f"layers.{i}.{name}": 0.5 for i in (2, 0) for name in ("mlp.gate_up_proj", "self_attn.qkv_proj")}
+    smooth = offered.smooth(chosen | {QKV: 0.8})
+    groups = discover(loaded.model).groups
+    modules = {name for name, _ in loaded.model.named_modules()}
+    steps = smooth_groups(smooth, groups, ", ".join, modules)
+    assert [[len(step.mappings), step.strength] for step in steps] == [[2, 0.5], [1, 0.8]]
+    assert [row.reason for row in steps[0].mappings] == [
+        "layers.0.self_attn.qkv_proj, layers.2.self_attn.qkv_proj",
+        "layers.0.mlp.gate_up_proj, layers.2.mlp.gate_up_proj",
+    ]
+    assert steps[1].mappings[0].norm == "model.layers.1.input_layernorm"
+    for written in (steps, smooth_groups(smooth, groups, ", ".join)):
+        recipe = parse_recipe(write_recipe([], header=[], left=[], smooth=written), "smoothed.yaml")
+        assert tuple(row.spec for row in resolve(recipe, loaded.model).smoothings) == smooth
 
 
 def test_a_recipe_that_smooths_already_is_refused(
