@@ -58,6 +58,10 @@ COMMANDS = {
         line=("measure", "model", *MEASURE, "--out", "m.safetensors"), places=("m.safetensors",), resumes=True
     ),
     "render": Command(line=("render", "other.json", "--out", "page", "--force"), places=("page",)),
+    "insert": Command(
+        line=("insert", "other.json", "model/README.md", "--front-matter"),
+        places=("model/README.md", "model/quantaudit"),
+    ),
 }
 
 
@@ -204,7 +208,7 @@ def card_content(folder: Path) -> dict[str, str]:
     own = [text for text in (card.pop("created"), card.pop("seal", None), timings) if text]
     card["environment"]["timings"] = {}
     found = {"card.json": digest(json.dumps(card, sort_keys=True).encode())}
-    for name in ("card.html", "card.md"):
+    for name in filter(lambda name: (folder / name).exists(), ("card.html", "card.md")):
         text = (folder / name).read_text(encoding="utf-8")
         assert own[0] in text, f"{name} is of another card"
         for part in own:
@@ -236,12 +240,14 @@ def build(folder: Path) -> Path:
     save_checkpoint(folder / "model", tiny_model("mistral"))
     rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(12)]
     (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "model" / "README.md").write_text("---\nlicense: mit  # ours\n---\n# A model\n", encoding="utf-8")
     for name in ("static", "dynamic"):
         shutil.copy(resource_dir("recipes") / f"w8a8_{name}.yaml", folder / f"{name}.yaml")
     for line in (
         ("report", "model", *TEXT, *FEW, "--out", "card"),
         ("report", "model", *TEXT, *FEW, "--seed", "5", "--out", "other"),
         ("render", "card/card.json", "--out", "page"),
+        ("insert", "card/card.json", "model/README.md"),
         ("measure", "model", "--corpus", "texts.jsonl", "--out", "m.safetensors"),
         ("verify", "dynamic.yaml", "model", *CARD, *TEXT, "--save", "saved"),
         ("advise", "dynamic.yaml", *CARD, *TEXT, *GOAL[:-1], "9", "--out", "new.yaml"),

@@ -2,8 +2,8 @@
 module of the package.
 
 Reads one JSON object a line on stdin, the keyword arguments of `render_jinja_template`; answers each with one line:
-`{"rendered": …}`, or `{"error": …}` with the words of what was raised. Every chat has `SECONDS` of processor time: in
-the midst of a loop, be it one within C, the kernel ends the process.
+`{"rendered": …}`, or `{"error": …}` with the words of what was raised, and what kind of fault it is. Every chat has
+`SECONDS` of processor time: in the midst of a loop, be it one within C, the kernel ends the process.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ def main() -> None:
     set_verbosity_error()
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    from jinja2 import TemplateSyntaxError
+
     limit_memory()
     for line in sys.stdin:
         start_clock()
-        print(json.dumps(answer(render_jinja_template, json.loads(line))), flush=True)
+        print(json.dumps(answer(render_jinja_template, json.loads(line), TemplateSyntaxError)), flush=True)
 
 
-def answer(render: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What rendering gives, or raises."""
+def answer(render: Any, arguments: dict[str, Any], faulty: type[Exception]) -> dict[str, Any]:
+    """What rendering gives, or raises. faulty: what is raised for a template that no chat can be written with."""
     try:
         rendered, spans = render(**arguments)
     except Exception as error:  # templates raise whatever they like
-        return {"error": str(error) or type(error).__name__, "memory": isinstance(error, MemoryError)}
+        words = str(error) or type(error).__name__
+        return {"error": words, "memory": isinstance(error, MemoryError), "syntax": isinstance(error, faulty)}
     if sum(map(len, rendered)) > CHARACTERS:
         return {"error": f"it writes more than {CHARACTERS:,} characters", "limit": True}
     return {"rendered": [rendered, spans]}

@@ -62,6 +62,8 @@ class _Renderer:
                 self.refusal = self._refused(f"does not finish within {template_child.SECONDS} s of processor time")
             elif answer.get("memory"):
                 self.refusal = self._refused(f"asks for more than {template_child.MEMORY:,} bytes of memory")
+            elif answer.get("syntax"):
+                self.refusal = self._refused(f"cannot be read: {answer['error']}")
             elif answer.get("limit"):
                 self.refusal = self._refused(f"cannot be used: {answer['error']}")
             if self.refusal is not None:

@@ -54,6 +54,8 @@ def test_what_a_template_raises_is_raised_and_the_next_chat_is_written() -> None
         ("{{ 10 ** (10 ** 10) }}", "does not finish within"),
         ("{{ 'x' * 10 ** 11 }}", "bytes of memory"),
         ("{% for i in range(9) %}{{ 'x' * 1000000 }}{% endfor %}", "writes more than"),
+        ("{% for m in messages %}{{ m.content }}", "template cannot be read: Unexpected end of template"),
+        ("{{ messages | frobnicate }}", "template cannot be read: No filter named 'frobnicate'"),
     ],
 )
 def test_a_template_without_end_is_stopped_and_named(template: str, words: str) -> None:
@@ -82,4 +84,5 @@ def test_answers_are_words_where_a_template_raises() -> None:
     def fails(**_: object) -> None:
         raise KeyError
 
-    assert template_child.answer(fails, {}) == {"error": "KeyError", "memory": False}
+    assert template_child.answer(fails, {}, KeyError) == {"error": "KeyError", "memory": False, "syntax": True}
+    assert not template_child.answer(fails, {}, ValueError)["syntax"]
