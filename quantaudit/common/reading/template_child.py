@@ -26,9 +26,8 @@ def main() -> None:
     from transformers.utils.logging import set_verbosity_error
 
     set_verbosity_error()
-    from transformers.utils.chat_template_utils import render_jinja_template
-
     from jinja2 import TemplateSyntaxError
+    from transformers.utils.chat_template_utils import render_jinja_template
 
     limit_memory()
     for line in sys.stdin:
