@@ -112,7 +112,7 @@ def run(model: str, recipe: Path, tokens: int, measured: Path | None) -> dict[st
         corpus=subject.corpus,
         samples=samples,
     )
-    found = find_candidates(opened, Offers(smoothing=False))
+    found = find_candidates(opened, Offers(smoothing=False, moving_averages=True, unquantized=True))
     choices = {share: cheapest([candidate.item for candidate in found], 1 - share) for share in SHARES}
     priced = process_time() - start
     case = Case(subject=subject, profile=profile, found=found, tokens=tokens)

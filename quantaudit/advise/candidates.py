@@ -87,8 +87,8 @@ def find_candidates(
     if stuck and not offers.unquantized:
         raise RecipeError(
             f"`{stuck[0]}` cannot be quantized as written, and is not to be left unquantized",
-            where="--no-unquantized",
-            hint="see `quantaudit gate` for why, and give this group another scheme",
+            where=opened.name,
+            hint="see `quantaudit gate` for why, and give this group another scheme; or allow it by --unquantized",
         )
     return candidates
 

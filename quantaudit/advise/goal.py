@@ -37,9 +37,10 @@ class Offers:
     """What may be done to a fused group instead of what its recipe does.
 
     moving_averages: llm-compressor's `minmax` observer, whose ranges depend on the order of samples. unquantized: to
-    leave it out. smoothing: SmoothQuant, where it reaches; costs passes over the calibration samples.
+    leave it out, which not every engine runs next to quantized groups. Both on request alone: an engineer would not
+    merge them unasked. smoothing: SmoothQuant, where it reaches; costs passes over the calibration samples.
     """
 
-    moving_averages: bool = True
-    unquantized: bool = True
+    moving_averages: bool = False
+    unquantized: bool = False
     smoothing: bool = True

@@ -62,6 +62,12 @@ def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, st
     candidates = find_candidates(opened, offers, smoothable, stages=stages)
     if not candidates:
         raise RecipeError("quantizes nothing that was measured", where=opened.name, hint="see `quantaudit gate`")
+    if all(len(candidate.options) == 1 for candidate in candidates):
+        raise RecipeError(
+            "has no alternative on offer: it quantizes weights alone, or to formats without a finer one",
+            where=opened.name,
+            hint="--unquantized offers to leave groups in the original's format",
+        )
     search = Search(opened, candidates, smoothable, stages)
     choices = _choices(candidates)
     simulated = search.simulate(choices.all, basis={WRITTEN, *choices.references})

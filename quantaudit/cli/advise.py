@@ -86,13 +86,15 @@ def run(
         typer.Option(
             help="Offer llm-compressor's `minmax` observer, whose ranges depend on the order of samples. With RECIPE.",
         ),
-    ] = True,
+    ] = False,
     unquantized: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            help="Offer to leave groups unquantized, which not every engine runs together with quantized ones."
+            help="Offer to leave groups unquantized, which not every engine runs together with quantized ones. Without "
+            "RECIPE it is offered unless this says no.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     smoothing: Annotated[
         bool,
         typer.Option(
@@ -105,7 +107,7 @@ def run(
     """The best recipe within a budget of bytes or of KL, from the card alone, in seconds: estimated, to be verified.
 
     With RECIPE and --model: change as little of that recipe as a KL budget needs (other observers, smoothing, dynamic
-    scales, or none), simulated before it is given.
+    scales; on request moving averages, or no quantization), simulated before it is given.
     """
     from quantaudit.common.files import check_file
     from quantaudit.errors import UsageError
@@ -131,7 +133,8 @@ def run(
 
         size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
         budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, verdict=verdict)
-        _allocate(files.card, budget, out, schemes=schemes, policy=policy or "default", unquantized=unquantized)
+        left = unquantized is not False
+        _allocate(files.card, budget, out, schemes=schemes, policy=policy or "default", unquantized=left)
         return
     if recipe is None or model is None:
         raise UsageError(
@@ -149,7 +152,7 @@ def run(
     from quantaudit.advise.goal import Goal, Offers
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
-    offers = Offers(moving_averages=moving_averages, unquantized=unquantized, smoothing=smoothing)
+    offers = Offers(moving_averages=moving_averages, unquantized=bool(unquantized), smoothing=smoothing)
     _change(CaseSpec(recipe=recipe, model=model, **asdict(files)), goal, offers, out, resume=resume)
 
 

@@ -118,3 +118,20 @@ def test_an_openvino_model_that_is_cut_off_is_an_error(
     code, _, err = run(capsys, path, "--card", card_file)
     assert code == 2
     assert "give the .xml with its .bin next to it" in err
+
+
+def test_a_name_that_is_not_text_is_an_error(
+    card_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    x = ops.parameter([-1, 64], np.float32)
+    product = ops.matmul(x, ops.constant(np.ones((8, 64), np.float32)), transpose_a=False, transpose_b=True)
+    product.set_friendly_name(f"__module.{OUT}/MatMul")
+    path = tmp_path / "openvino_model.xml"
+    openvino.save_model(openvino.Model([product], [x]), path, compress_to_fp16=False)
+    path.write_bytes(path.read_bytes().replace(b"__module.", b"__modul\xce."))
+    code, _, err = run(capsys, path, "--card", card_file)
+    assert code == 2
+    assert "can't decode byte" in err

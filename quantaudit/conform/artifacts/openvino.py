@@ -42,7 +42,9 @@ def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
         if kind := special_kind(file):
             raise ModelError(f"is {kind}, not a file", where=str(file), hint="give the .xml with its .bin next to it")
     try:
-        model = openvino.Core().read_model(path)
+        operations = openvino.Core().read_model(path).get_ops()
+        for operation in operations:
+            operation.get_friendly_name()
     except (RuntimeError, ValueError) as error:  # names that are no UTF-8 among them
         lines = [line for line in str(error).splitlines() if line.strip()] or ["unknown format"]
         raise ModelError(
@@ -52,7 +54,7 @@ def read_openvino(path: Path, modules: Sequence[ModuleInfo]) -> Artifact:
     weights: dict[str, tuple[int, ...]] = {}
     inputs: list[InputRange] = []
     others: list[OtherScale] = []
-    for operation in model.get_ops():
+    for operation in operations:
         module = _module(operation, linears) if operation.get_type_name() == "MatMul" else None
         if module is None:
             continue

@@ -43,7 +43,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load(save_checkpoint(tmp_path_factory.mktemp("advise") / "llama", model))
 
 
-PLAIN, QUANTIZED = Offers(smoothing=False), Offers(smoothing=False, unquantized=False)
+PLAIN = Offers(smoothing=False, moving_averages=True, unquantized=True)
+QUANTIZED = replace(PLAIN, unquantized=False)
 
 
 @pytest.fixture(scope="module")
