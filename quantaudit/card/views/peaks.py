@@ -77,6 +77,8 @@ def shape_sentence(shape: MaximumShape) -> str:
     )
     if shape.step is None:
         return text
+    if shape.step.ratio <= 1:
+        return f"{text} The residual stream grows from no layer to the next."
     return f"{text} The residual stream grows most at layer {shape.step.layer:,}, {factor(shape.step.ratio)}."
 
 
