@@ -22,8 +22,8 @@ ALONE = MaximumShape(
 def test_one_tensor_stands_alone() -> None:
     assert shape_sentence(ALONE) == (
         "One tensor reaches nine tenths of the largest activation outside of Linears’ inputs, layers.3.output; the "
-        "five highest elements are all negative, the highest 1.12× their mean. The residual stream grows most at layer 3, "
-        "136×."
+        "five highest elements are all negative, the highest 1.12× their mean. The residual stream grows most at "
+        "layer 3, 136×."
     )
 
 
