@@ -24,9 +24,10 @@ def read_json(path: Path, limit: int, *, unique: bool = False) -> Any:
 
 
 def parse_json(text: str, *, unique: bool = False) -> Any:
-    """JSON as Python values. unique: refuse keys that are given twice. Raises ValueError, with the reason.
+    """JSON as Python values. unique: refuse keys that are given twice, and text that is none, as where a file decides.
 
-    NaN and Infinity pass, as Python writes them: configurations of published models have them.
+    NaN and Infinity pass, as Python writes them: configurations of published models have them. Raises ValueError, with
+    the reason.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique if unique else None)
@@ -38,7 +39,8 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
         # Python reads whole numbers of 4,300 digits at most, and says so with advice for programmers.
         raise ValueError(str(error).partition(":")[0] if "digits" in str(error) else str(error)) from error
     _check_depth(value)
-    _check_text(text, value)
+    if unique:
+        _check_text(text, value)
     return value
 
 
