@@ -69,6 +69,12 @@ def allocate(
     except UsageError as error:
         raise UsageError(error.message, where=str(budget), hint=error.hint) from error
     if all(scheme is None for scheme in point.schemes.values()):
+        if budget.max_kl is not None or budget.verdict is not None:
+            raise UsageError(
+                "no scheme on the menu is within it, for any group: only the unquantized model is",
+                where=str(budget),
+                hint="allow a larger KL",
+            )
         raise UsageError(
             "nothing has to be quantized for it", where=str(budget), hint="give a smaller budget, or --no-unquantized"
         )

@@ -22,6 +22,7 @@ def insert(
     push: str | None = None,
     front_matter: bool = False,
     check: bool = False,
+    force: bool = False,
     require_sealed: bool = False,
 ) -> Insertion:
     """Write a card's section into a README.md, between two comments, and the files that it names next to it.
@@ -30,16 +31,17 @@ def insert(
     `ORG/MODEL`: a pull request puts the section into the README that is there; its address is `pull_request`, None
     where nothing had to change. Without `readme` nothing is written on this machine. front_matter: add the tag
     `quantaudit`, and `base_model_relation` where it is known. check: write nothing, and say in `differences` what is
-    not as the card gives it. require_sealed: refuse a card that was edited after it was written, or has no seal. Raises
-    FormatError for a card or README that cannot be read, or markers that form no section, and OutputError for a place
-    that cannot be written, the Hub included.
+    not as the card gives it. force: replace files of the folder `quantaudit` that no card came with. require_sealed:
+    refuse a card that was edited after it was written, or has no seal. Raises FormatError for a card or README that
+    cannot be read, or markers that form no section, UsageError for such a folder, and OutputError for a place that
+    cannot be written, the Hub included.
 
     >>> quantaudit.insert("quantaudit-demo/card.json", "README.md").written[0].name
     'README.md'
     >>> quantaudit.insert("quantaudit-demo/card.json", "README.md", check=True).differences
     []
     """
-    from quantaudit.card.readme.insert import check_places, check_readme, page_of
+    from quantaudit.card.readme.insert import check_folder, check_places, check_readme, page_of
     from quantaudit.card.schema import dump_card
     from quantaudit.card.seal import check_sealed
     from quantaudit.common.reading.regular_files import CARD_BYTES, read_bytes
@@ -56,6 +58,8 @@ def insert(
         check_sealed(loaded, source or "card")
     if place is not None:
         check_readme(place)
+        if not check and not force:
+            check_folder(place)
     data = dump_card(loaded).encode("utf-8") if source is None else read_bytes(source, CARD_BYTES)
     page = None if source is None else page_of(loaded, source)[0]
 

@@ -37,6 +37,10 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 where the section is not what the card gives.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace files of the folder `quantaudit` that no card came with."),
+    ] = False,
     require_sealed: options.RequireSealed = False,
 ) -> None:
     """Write a card into a README.md: at most 40 lines between two comments, and nothing else changes.
@@ -44,7 +48,14 @@ def run(
     The card, its page, one picture, a badge and the recipe that is recommended are written into a folder `quantaudit`
     next to it. Only --push opens connections; it prints the pull request's address.
     """
-    from quantaudit.card.readme.insert import check_places, check_readme, check_section, page_of, write_section
+    from quantaudit.card.readme.insert import (
+        check_folder,
+        check_places,
+        check_readme,
+        check_section,
+        page_of,
+        write_section,
+    )
     from quantaudit.card.schema import load_card
     from quantaudit.card.seal import check_sealed, seal_state
     from quantaudit.cli import console
@@ -60,6 +71,8 @@ def run(
         check_sealed(loaded, card)
     if readme is not None:
         check_readme(readme)
+    if readme is not None and not check and not force:
+        check_folder(readme)
     console.say_seal(seal_state(loaded), card)
     page, left_out = page_of(loaded, card)
     if left_out:

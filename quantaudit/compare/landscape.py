@@ -26,7 +26,7 @@ def facts(subjects: Sequence[Subject]) -> LandscapeFacts:
         shapes=shapes(subjects) if several else None,
         mixtures=mixture_pairs(subjects),
         trajectory=trajectory(subjects),
-        variation=[row for subject in subjects if subject.source == "published" for row in variations(subject.name)],
+        variation=[row for name in _whole(subjects) for row in variations(name)],
     )
 
 
@@ -102,6 +102,13 @@ def trajectory(subjects: Sequence[Subject]) -> Trajectory | None:
         maxima=maxima,
         ratios=[ratio(later, earlier) for earlier, later in itertools.pairwise(maxima)],
     )
+
+
+def _whole(subjects: Sequence[Subject]) -> list[str]:
+    """Published checkpoints that were measured over the whole corpus, each once."""
+    full = {row.model: row.samples for row in published().models}
+    names = (row.name for row in subjects if row.source == "published" and full.get(row.name) == row.conditions.samples)
+    return list(dict.fromkeys(names))
 
 
 def variations(model: str) -> list[Variation]:

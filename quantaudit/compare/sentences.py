@@ -55,15 +55,22 @@ def _variations(rows: Sequence[Variation]) -> Iterator[str]:
     """A sentence for each size of the parts: the range over all models, then model by model."""
     for samples in dict.fromkeys(row.samples for row in rows):
         of_size = [row for row in rows if row.samples == samples]
+        parts = f"{of_size[0].repeats} random parts of {samples:,} samples, as arXiv 2605.15572 publishes them"
+        if len(of_size) == 1:
+            (row,) = of_size
+            yield (
+                f"Over {parts}, the largest activation of {visible(row.model, NAME)} varies by {percent(row.spread)} "
+                f"of its mean from lowest to highest (standard deviation {percent(row.deviation)})."
+            )
+            continue
         spreads = sorted(row.spread or 0.0 for row in of_size)
-        reach = percent(spreads[0]) if len(spreads) == 1 else f"{percent(spreads[0])} to {percent(spreads[-1])}"
         each = ", ".join(
             f"{visible(row.model, NAME)} {percent(row.spread)} (standard deviation {percent(row.deviation)})"
             for row in of_size
         )
         yield (
-            f"Over {of_size[0].repeats} random parts of {samples:,} samples the largest activation varies by {reach} "
-            f"of its mean from lowest to highest: {each}."
+            f"Over {parts}, the largest activation varies by {percent(spreads[0])} to {percent(spreads[-1])} of its "
+            f"mean from lowest to highest: {each}."
         )
 
 

@@ -26,7 +26,21 @@ def load_policy(spec: str = "default") -> Policy:
 
     `extends: default` takes the sections that a policy does not give from another one, next to it or shipped.
     """
-    return _sections(_policy_path(spec), ())[1]
+    path = _policy_path(spec)
+    policy = _sections(path, ())[1]
+    _check_name(policy, path)
+    return policy
+
+
+def _check_name(policy: Policy, path: Path) -> None:
+    """A verdict names its policy: another one under a shipped name would be taken for that."""
+    shipped = {file.stem: file for file in (resource_dir("recipes") / "policies").glob("*.yaml")}.get(policy.name)
+    if shipped is not None and not _same(path, shipped) and policy != _sections(shipped, ())[1]:
+        raise FormatError(
+            f"is named `{policy.name}`, as a policy that is shipped, and is another",
+            where=str(path),
+            hint="give it a name of its own: `name: …`",
+        )
 
 
 def _sections(path: Path, extending: tuple[Path, ...]) -> tuple[dict[str, Any], Policy]:

@@ -15,7 +15,7 @@ from quantaudit.card.readme.document import END
 from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.seal import seal
-from quantaudit.errors import FormatError, OutputError
+from quantaudit.errors import FormatError, OutputError, UsageError
 from quantaudit.policy import load_policy
 from tests.card_factory import make_card
 from tests.command_line import Capture, run
@@ -168,6 +168,26 @@ def test_mistakes_are_named_and_nothing_is_written(folder: Path, capsys: Capture
 
 def snapshot_of_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def test_files_that_no_card_came_with_are_not_replaced(folder: Path, capsys: Capture) -> None:
+    (folder / "quantaudit").mkdir()
+    run(capsys, "insert", "card.json", "README.md")  # an empty folder holds nothing to lose
+    shutil.rmtree(folder / "quantaudit")
+    (folder / "README.md").write_bytes(READMES["front matter with comments"])
+    (folder / "quantaudit").mkdir()
+    (folder / "quantaudit/card.html").write_text("notes of mine")
+    before = snapshot(folder)
+    code, _, err = run(capsys, "insert", "card.json", "README.md")
+    assert code == 2
+    assert "no card that was inserted there" in err
+    assert "--force" in err
+    with pytest.raises(UsageError, match="no card that was inserted"):
+        quantaudit.insert("card.json", "README.md")
+    assert snapshot(folder) == before
+    assert run(capsys, "insert", "card.json", "README.md", "--check")[0] == 1
+    assert run(capsys, "insert", "card.json", "README.md", "--force")[0] == 0
+    assert run(capsys, "insert", "card.json", "README.md")[0] == 0
 
 
 def test_a_folder_that_is_a_link_or_a_file_is_refused(folder: Path, tmp_path: Path, capsys: Capture) -> None:

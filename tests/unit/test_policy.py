@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 from quantaudit.policy import judge, load_policy
 from quantaudit.policy.evidence import Enough
@@ -83,6 +84,19 @@ def test_a_broken_policy_names_its_mistakes(tmp_path: Path, text: str, mistake: 
     path.write_text(text)
     with pytest.raises(FormatError, match=mistake):
         load_policy(str(path))
+
+
+def test_no_other_policy_goes_by_the_name_of_a_shipped_one(tmp_path: Path) -> None:
+    """Verdicts name their policy."""
+    path = tmp_path / "policy.yaml"
+    shipped = (resource_dir("recipes") / "policies" / "strict.yaml").read_text(encoding="utf-8")
+    path.write_text(shipped)
+    assert load_policy(str(path)) == load_policy("strict")
+    renamed = shipped.replace("name: strict", "name: default")
+    for text in (renamed, "extends: strict\nname: strict\nkl: {ready: 9, care: 9, reason: r}"):
+        path.write_text(text)
+        with pytest.raises(FormatError, match="as a policy that is shipped, and is another"):
+            load_policy(str(path))
 
 
 def test_a_policy_that_is_not_yaml_names_its_line_in_one_line(tmp_path: Path) -> None:

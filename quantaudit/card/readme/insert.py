@@ -9,14 +9,15 @@ from typing import Literal, NoReturn, TypeAlias
 
 from quantaudit.card.readme.document import decode, find_section, lines_of, with_section
 from quantaudit.card.readme.front_matter import Front, with_front_matter
-from quantaudit.card.readme.section import FILES, FOLDER, PAGE, Section
-from quantaudit.card.schema import Card
+from quantaudit.card.readme.section import CARD, FILES, FOLDER, PAGE, Section
+from quantaudit.card.schema import Card, load_card
 from quantaudit.card.seal import seal_state
 from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.file_set import file_set, finish
+from quantaudit.common.outputs.locks import PREFIX
 from quantaudit.common.reading.json_document import parse_json
 from quantaudit.common.reading.regular_files import CONFIG_BYTES, read_bytes
-from quantaudit.errors import FormatError, UsageError
+from quantaudit.errors import FormatError, QuantauditError, UsageError
 
 MOST_BYTES = 8 << 20
 """Of a README; the Hub shows none that is larger than a few MiB."""
@@ -91,6 +92,21 @@ def page_of(card: Card, source: Path) -> tuple[bytes | None, str | None]:
 def check_readme(readme: Path) -> None:
     """Raises FormatError for a README that is missing or unreadable, or whose markers form no section."""
     find_section(_read(readme), str(readme))
+
+
+def check_folder(readme: Path) -> None:
+    """Raises UsageError where the folder next to a README holds anything, and no card that was inserted there."""
+    folder = readme.parent / FOLDER
+    if not folder.is_dir() or all(path.name.startswith(PREFIX) for path in folder.iterdir()):
+        return
+    try:
+        load_card(folder / Path(CARD).name)
+    except QuantauditError as error:
+        raise UsageError(
+            "holds files, and no card that was inserted there",
+            where=str(folder),
+            hint="move them elsewhere, or let --force replace those of the same names",
+        ) from error
 
 
 def check_section(section: Section, readme: Path, *, front_matter: bool = False) -> Insertion:

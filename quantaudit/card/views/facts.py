@@ -6,14 +6,19 @@ import re
 import shlex
 from dataclasses import dataclass
 
+from quantaudit.card.published.lineage import lineage
+from quantaudit.card.published.records import published
 from quantaudit.card.schema import Card, SchemeVerdict
 from quantaudit.card.text import ABSENT, kl_interval, number
 from quantaudit.card.views.card_view import CardView
 from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES, of_any_group_size
 from quantaudit.provenance import REDACTED
-from quantaudit.settings import CorpusSpec
+from quantaudit.settings import CorpusSpec, SimulateOptions
 from quantaudit.simulate.records import RecipeRow
 
+LEAST_EVALUATED = 16
+"""Tokens that `--evaluation-tokens` takes at least."""
+DEFAULT_POLICY, SHIPPED_POLICIES = "default", ("strict", "default", "lenient")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 _FAMILY = re.compile(r"[^-_ ]*")
@@ -65,11 +70,19 @@ def _verified(card: Card, recipe: RecipeRow | None) -> str:
 
 
 def family(card: Card) -> tuple[str, list[float]]:
-    """The first part of the model's name, and the published magnitudes of models with that part, smallest first."""
-    name = _family(card.model.name)
-    rows = card.landscape.published
-    others = [abs(row.peak) for row in rows if _family(row.model).casefold() == name.casefold() and row.peak]
-    return name, sorted(others) if name else []
+    """The model's family, and the published magnitudes of it, smallest first: by architecture, whatever the checkpoint
+    is called, or else by the first part of its name.
+    """
+    own, name = lineage(card.model.model_type), _family(card.model.name)
+    kin = {row.model: row.family for row in published().models if lineage(row.model_type) == own}
+    named = {row.model for row in card.landscape.published if name and _same(_family(row.model), name)}
+    others = [abs(row.peak) for row in card.landscape.published if row.peak and row.model in (kin or named)]
+    families = {family for family in kin.values() if family}
+    return families.pop() if len(families) == 1 else name, sorted(others)
+
+
+def _same(one: str, other: str) -> bool:
+    return one.casefold() == other.casefold()
 
 
 def _family(name: str) -> str:
@@ -107,6 +120,11 @@ def report_command(card: Card) -> str:
         words += ["--special-tokens", corpus.special_tokens]
     if corpus.seed != usual.seed:
         words += ["--seed", str(corpus.seed)]
+    evaluated = card.simulation.evaluation.tokens if card.simulation else None
+    if evaluated is not None and evaluated not in (0, SimulateOptions().evaluation_tokens):
+        words += ["--evaluation-tokens", str(max(evaluated, LEAST_EVALUATED))]
+    if card.verdict.schemes and card.verdict.policy != DEFAULT_POLICY:
+        words += ["--policy", card.verdict.policy if card.verdict.policy in SHIPPED_POLICIES else "FILE"]
     return shlex.join([*words, *_scheme_options(card), "--out", "card/"])
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 
 from quantaudit.card.judge.agreement import self_contradictions
 from quantaudit.card.judge.verdict import STOPPERS
+from quantaudit.card.published.lineage import is_mixture, lineage
 from quantaudit.card.schema import Card, SiteRow
 from quantaudit.card.seal import seal_state
 from quantaudit.card.views.peaks import residual_by_layer, shape_of
@@ -19,7 +19,6 @@ from quantaudit.simulate.sensitivity.ranking import measure_of, shares, worst_fi
 WORST = 5
 """Groups that are kept of each scheme."""
 PACKAGES = ("torch", "transformers", "compressed-tensors", "llmcompressor")
-_MIXTURE = re.compile(r"_?moe(?=_|$)")
 
 
 def card_subject(card: Card, where: str) -> Subject:
@@ -54,16 +53,6 @@ def card_subject(card: Card, where: str) -> Subject:
         kl_limits=card.verdict.limits.kl,
         top1_limits=card.verdict.limits.top1,
     )
-
-
-def is_mixture(model_type: str) -> bool:
-    """Whether a type of model says by its name that it routes tokens to experts. GPT-OSS says so nowhere."""
-    return _MIXTURE.search(model_type) is not None or model_type == "gpt_oss"
-
-
-def lineage(model_type: str) -> str:
-    """A type of model without what says mixture or text, so that a mixture and its dense sibling have one."""
-    return _MIXTURE.sub("", model_type).removesuffix("_text") or model_type
 
 
 def _conditions(card: Card) -> Conditions:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from quantaudit.card.published.lineage import is_mixture, lineage
 from quantaudit.card.published.records import PeakSite, PublishedModel
-from quantaudit.compare.subjects.of_card import is_mixture, lineage
 from quantaudit.compare.subjects.subject import RESIDUAL, Conditions, PeakPlace, Subject
 from quantaudit.stats.maxima.shape import Highest, MaximumShape, maximum_shape
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from quantaudit.card.published.records import find
 from quantaudit.compare import landscape
+from quantaudit.compare.sentences import sentences
 from quantaudit.compare.subjects.read import read_subjects
+from tests.stored_statistics import save, stored
 from tests.unit.compare.subjects import a_card, comparison
 
 
@@ -67,6 +72,20 @@ def test_the_residual_stream_emerges_where_the_paper_says() -> None:
     gemma = [name for name in subjects if name.startswith(("gemma", "Qwen3.5"))]
     assert not set(gemma) & set(shapes.sudden)
     assert landscape.shapes([subjects["Qwen3-8B"]]) is None
+
+
+def test_variation_is_said_once_of_a_checkpoint_and_not_of_its_parts(tmp_path: Path) -> None:
+    model = find("gemma-3-4b-it")
+    assert model is not None
+    part = model.model_copy(update={"samples": 1000})
+    paths = [str(save(tmp_path / f"{name}_top5_stats.json", stored(row))) for name, row in (("a", part), ("b", part))]
+    assert landscape.facts(read_subjects(paths)).variation == []
+    whole = str(save(tmp_path / "c_top5_stats.json", stored(model)))
+    rows = landscape.facts(read_subjects([whole, "published:gemma-3-4b-it", *paths])).variation
+    assert [(row.model, row.samples) for row in rows] == [("gemma-3-4b-it", 1000), ("gemma-3-4b-it", 2000)]
+    said = sentences(landscape.facts(read_subjects([whole, *paths])), several=True)
+    (text,) = [text for text in said if "1,000" in text]
+    assert "of gemma-3-4b-it varies by 3.4% of its mean" in text
 
 
 def test_a_mixture_has_no_sibling_of_another_scale_or_lineage() -> None:

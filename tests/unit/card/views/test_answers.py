@@ -12,6 +12,7 @@ from quantaudit.card.schema import Card
 from quantaudit.card.text import number, percent
 from quantaudit.card.views.answers import answers, scheme_bytes
 from quantaudit.card.views.card_view import CardView
+from quantaudit.card.views.facts import family, report_command
 from tests.card_factory import STATIC, make_card
 
 
@@ -107,3 +108,23 @@ def test_more_schemes_than_lead_stand_in_a_table_and_the_others_are_folded(card:
     assert verdicts.index("A third scheme") < verdicts.index("<details>") < verdicts.rindex("A third scheme")
     assert [verdicts.count(row.title) for row in card.verdict.schemes] == [2, 2]
     assert "Verdicts of all schemes" not in render_html(card)
+
+
+def test_the_command_that_reproduces_a_card_has_what_its_numbers_rest_on(card: Card) -> None:
+    assert card.simulation is not None
+    assert "--evaluation-tokens" not in report_command(card)
+    few = card.simulation.evaluation.model_copy(update={"tokens": 1024})
+    short = card.model_copy(update={"simulation": card.simulation.model_copy(update={"evaluation": few})})
+    assert "--evaluation-tokens 1024" in report_command(short)
+    for policy, given in (("strict", "--policy strict"), ("ours", "--policy FILE")):
+        verdict = card.verdict.model_copy(update={"policy": policy})
+        assert given in report_command(card.model_copy(update={"verdict": verdict}))
+
+
+def test_a_family_goes_by_architecture_whatever_a_checkpoint_is_called(card: Card) -> None:
+    for model_type, name, count in (("qwen3_moe", "Qwen3", 4), ("gemma3_text", "Gemma3", 2), ("gemma3", "Gemma3", 2)):
+        model = card.model.model_copy(update={"model_type": model_type, "name": "mine"})
+        found, peaks = family(card.model_copy(update={"model": model}))
+        assert (found, len(peaks)) == (name, count)
+        assert peaks == sorted(peaks)
+    assert family(card) == ("SmolLM2", [])
