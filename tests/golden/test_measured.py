@@ -35,17 +35,19 @@ def test_a_run_today_finds_what_it_holds(name: str, kept: Card) -> None:
     today = measured.measure(name)
     assert today.simulation is not None
     assert kept.simulation is not None
-    for part in ("model", "corpus", "coverage"):
+    for part in ("corpus", "coverage"):
         assert getattr(today, part) == getattr(kept, part), part
+    weights = {"fingerprint", "weights", "inputs"}  # learned anew
+    assert today.model.model_dump(exclude=weights) == kept.model.model_dump(exclude=weights)
     assert [row.model_dump(include={"name", "kind", "layer", "channels", "tokens"}) for row in today.sites] == [
         row.model_dump(include={"name", "kind", "layer", "channels", "tokens"}) for row in kept.sites
     ]
     for new, old in zip(today.sites, kept.sites, strict=True):
-        assert new.amax == pytest.approx(old.amax, rel=0.1), new.name
+        assert new.amax == pytest.approx(old.amax, rel=0.25), new.name
     assert {(row.scheme, row.group) for row in today.simulation.groups} == {
         (row.scheme, row.group) for row in kept.simulation.groups
     }
     prices = {(row.scheme, row.group): row.price for row in kept.simulation.groups}
     for row in today.simulation.groups:
-        assert row.price == pytest.approx(prices[row.scheme, row.group], rel=0.5, abs=1e-3), row.group
+        assert row.price == pytest.approx(prices[row.scheme, row.group], rel=0.5, abs=5e-3), row.group
     assert [row.status for row in today.verdict.schemes] == [row.status for row in kept.verdict.schemes]

@@ -181,11 +181,11 @@ def _remedy(
     if better:
         return (
             f"Nothing simulated here passes the policy `{policy.name}`; {_named(better[0], policy)} comes nearest. "
-            "Let `quantaudit advise` find groups to leave unquantized."
+            "Let `quantaudit advise --unquantized` find groups to leave unquantized."
         )
     return (
         "Nothing simulated here does much better: evaluate on your own tasks, "
-        "or let `quantaudit advise` find groups to leave unquantized."
+        "or let `quantaudit advise --unquantized` find groups to leave unquantized."
     )
 
 
