@@ -11,7 +11,7 @@ from markupsafe import Markup
 from quantaudit._version import __version__
 from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.templates import html_environment, run, security_policy
-from quantaudit.card.text import ABSENT, factor, number, size, visible
+from quantaudit.card.text import ABSENT, counted, factor, number, size, visible
 from quantaudit.compare.changes import ratio
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.sentences import sentences
@@ -69,7 +69,7 @@ def index(models: Sequence[Model]) -> str:
         "script": script,
         "security_policy": security_policy([script]),
         "count": len(models),
-        "texts": _distinct(f"{s.conditions.corpus} ({s.conditions.samples:,} samples)" for s in subjects),
+        "texts": _distinct(f"{s.conditions.corpus} ({counted(s.conditions.samples, 'sample')})" for s in subjects),
         "policies": _distinct(s.conditions.policy for s in subjects if s.conditions.policy is not None),
         "sentences": sentences(facts(subjects), several=len(subjects) > 2),
         "columns": [*COLUMNS, *(visible(title, NAME) for title in schemes.values()), "text"],

@@ -148,6 +148,7 @@ _FILTERS: dict[str, Any] = {
     "level": limit_percentage,
     "decibels": text.decibels,
     "count": text.count,
+    "counted": text.counted,
     "size": text.size,
     "token": text.token,
     "factor": text.factor,

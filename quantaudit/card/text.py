@@ -116,8 +116,9 @@ def share_in_words(share: float, *limits: float) -> str:
 
 def sample_count(corpus: CorpusInfo) -> str:
     """How many samples were used, and of how many where it was a part."""
-    part = "" if corpus.available is None else f" of {corpus.available:,}"
-    return f"{corpus.samples:,}{part} samples"
+    if corpus.available is None:
+        return counted(corpus.samples, "sample")
+    return f"{corpus.samples:,} of {counted(corpus.available, 'sample')}"
 
 
 def size(parameters: int) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantaudit.card.seal import IN_WORDS
-from quantaudit.card.text import sample_count
+from quantaudit.card.text import counted, sample_count
 from quantaudit.common.display import progress as show_progress
 from quantaudit.common.printing.console import InertConsole, ResultsConsole
 from quantaudit.common.ranks.processes import joined
@@ -114,7 +114,7 @@ def _with_error(value: float | None, error: float | None, form: str) -> str:
 
 def recipe_table(simulation: Simulation) -> Table:
     """Whole-model scores of every simulated recipe."""
-    table = Table(title=f"{simulation.evaluation.tokens:,} evaluation tokens", title_justify="left")
+    table = Table(title=f"{counted(simulation.evaluation.tokens, 'evaluation token')}", title_justify="left")
     for column, justify in (("recipe", "left"), ("KL", "right"), ("top-1", "right"), ("perplexity", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for row in simulation.recipes:

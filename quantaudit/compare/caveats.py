@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from quantaudit.card.seal import IN_WORDS, REMEDY
+from quantaudit.card.text import counted
 from quantaudit.common.findings import declare, find_rule
 from quantaudit.common.outcome import GateSeverity
 from quantaudit.compare.report import Caveat
@@ -135,19 +136,22 @@ def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
         return
     cut = bool(ours.truncated or theirs.truncated) or ours.truncated is None
     if ours.max_length != theirs.max_length and cut:
-        message = f"samples are cut at {ours.max_length:,} against {theirs.max_length:,} tokens"
+        message = f"samples are cut at {ours.max_length:,} against {counted(theirs.max_length, 'token')}"
         yield caveat("QA701", index, message, undecided=ALL)
     if ours.special_tokens != theirs.special_tokens:
         message = f"special tokens and chat template: {ours.special_tokens} against {theirs.special_tokens}"
         yield caveat("QA701", index, message, undecided=ALL)
     elif ours.tokens != theirs.tokens and not cut:
-        yield caveat("QA702", index, f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of the same text")
+        yield caveat(
+            "QA702", index, f"{ours.tokens or 0:,} against {counted(theirs.tokens or 0, 'token')} of the same text"
+        )
     elif ours.tokens != theirs.tokens:
-        message = f"{ours.tokens or 0:,} against {theirs.tokens or 0:,} tokens of it, with samples cut short"
+        message = f"{ours.tokens or 0:,} against {counted(theirs.tokens or 0, 'token')} of it, with samples cut short"
         yield caveat("QA702", index, message, severity="warning")
     if ours.evaluation_tokens and theirs.evaluation_tokens:
         sizes = [
-            f"{row.evaluation_tokens:,} tokens of {row.evaluation_samples or 0:,} samples" for row in (ours, theirs)
+            f"{counted(row.evaluation_tokens, 'token')} of {counted(row.evaluation_samples or 0, 'sample')}"
+            for row in (ours, theirs)
         ]
         if sizes[0] != sizes[1]:
             yield caveat("QA707", index, f"{sizes[0]} against {sizes[1]}")
@@ -197,8 +201,8 @@ def _missing(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
 
 
 def _corpus(row: Conditions) -> str:
-    tokens = "" if row.tokens is None else f", {row.tokens:,} tokens"
-    return f"{row.corpus} ({row.samples:,} samples{tokens})"
+    tokens = "" if row.tokens is None else f", {counted(row.tokens, 'token')}"
+    return f"{row.corpus} ({counted(row.samples, 'sample')}{tokens})"
 
 
 def _short(row: Conditions) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
+from quantaudit.card.text import counted
 from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.report import Score
 from quantaudit.policy import Policy
@@ -88,7 +89,7 @@ def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:
         nonfinite=row.nonfinite,
         approximate=row.approximate,
         left_out=row.unsimulated,
-        note=f"measured on {row.tokens:,} evaluation tokens ({row.title})",
+        note=f"measured on {counted(row.tokens, 'evaluation token')} ({row.title})",
     )
 
 
@@ -132,10 +133,10 @@ def estimate(assignments: Sequence[GroupAssignment], smoothed: AbstractSet[str],
         return Score(
             source="unknown",
             kl_low=least if least > 0 else None,
-            note=f"{len(missing)} of {len(prices)} fused groups have {why}, such as `{missing[0]}`",
+            note=f"{len(missing)} of {counted(len(prices), 'fused group')} have {why}, such as `{missing[0]}`",
         )
     return Score(
         source="estimated",
         kl=least,
-        note=f"estimated from the prices of {len(prices)} fused groups",
+        note=f"estimated from the prices of {counted(len(prices), 'fused group')}",
     )

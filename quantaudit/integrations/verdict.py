@@ -11,7 +11,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from quantaudit.card.build import coverage, peak_summary, site_row
 from quantaudit.card.judge.findings import overflows
 from quantaudit.card.schema import Finding
-from quantaudit.card.text import share_in_words
+from quantaudit.card.text import counted, share_in_words
 from quantaudit.common.findings import Hit
 from quantaudit.common.outcome import SEVERITY_ORDER
 from quantaudit.measure.profile import Profile
@@ -133,4 +133,5 @@ def measured(profile: Profile) -> str:
     """How much was measured, in words."""
     sites = coverage(profile)
     corpus = profile.provenance.corpus
-    return f"{corpus.samples:,} samples, {corpus.tokens:,} tokens, {sites.sites_measured:,} of {sites.sites:,} tensors"
+    text = f"{counted(corpus.samples, 'sample')}, {counted(corpus.tokens, 'token')}"
+    return f"{text}, {sites.sites_measured:,} of {sites.sites:,} tensors"

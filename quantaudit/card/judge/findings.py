@@ -122,7 +122,7 @@ def truncated(evidence: CardEvidence) -> Iterator[Hit]:
     if corpus.truncated:
         limit = min(corpus.max_length, evidence.provenance.model.context_length or corpus.max_length)
         yield Hit(
-            message=f"{counted(corpus.truncated, 'sample')} cut to {limit:,} tokens",
+            message=f"{counted(corpus.truncated, 'sample')} cut to {counted(limit, 'token')}",
             value=float(corpus.truncated),
             threshold=0.0,
         )

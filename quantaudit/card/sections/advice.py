@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quantaudit.card.schema import AdviceInfo
+from quantaudit.card.text import counted
 from quantaudit.common.rounding import significant
 
 
@@ -17,6 +18,6 @@ def advised(advice: AdviceInfo) -> str:
     before, after = (significant(kl, budget) for kl in (advice.before.kl, advice.advised.kl))
     text = (
         f"{kept}, and the KL goes from {before} to {after} "
-        f"(goal: {advice.goal}, {goal}), simulated on {advice.tokens:,} tokens."
+        f"(goal: {advice.goal}, {goal}), simulated on {counted(advice.tokens, 'token')}."
     )
     return text if advice.met else f"The goal was not met. {text}"

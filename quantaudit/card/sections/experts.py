@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from quantaudit.card.schema import ExpertLayer, ExpertsInfo
+from quantaudit.card.text import counted
 from quantaudit.measure.profile import EXPERT_TOKENS, Profile, tokens, undersampled_inputs
 from quantaudit.provenance import SiteInfo
 from quantaudit.stats.site import summary
@@ -57,7 +58,8 @@ def _reading(layers: list[ExpertLayer], *, unmeasured: int) -> str:
     counts = [count for layer in layers for count in layer.tokens]
     few = sum(count < EXPERT_TOKENS for count in counts)
     text = (
-        f"{len(counts):,} experts in {len(layers):,} layers; an expert saw {min(counts):,} to {max(counts):,} tokens, "
+        f"{counted(len(counts), 'expert')} in {counted(len(layers), 'layer')}; an expert saw "
+        f"{min(counts):,} to {counted(max(counts), 'token')}, "
         f"{median(counts):,.0f} at the median. "
     )
     if not few:

@@ -35,11 +35,17 @@ def _reading(magnitude: float) -> str:
     not_smaller = [row for row in PUBLISHED if abs(row.peak) >= magnitude]
     below = max(smaller, key=lambda row: abs(row.peak), default=None)
     above = min(not_smaller, key=lambda row: abs(row.peak), default=None)
-    head = f"A peak of {number(magnitude)} is larger than {len(smaller)} of the {len(PUBLISHED)} published peaks"
+    peak, count = f"A peak of {number(magnitude)}", len(PUBLISHED)
     if below and above:
-        return f"{head}: it stands between {_named(below)} and {_named(above)}."
-    nearest, which = (below, "largest") if below else (above, "smallest")
-    return f"{head}: the {which} of them is {_named(nearest)}." if nearest else f"{head}."
+        place = f"it stands between {_named(below)} and {_named(above)}"
+        return f"{peak} is larger than {len(smaller)} of the {count} published peaks: {place}."
+    if below:
+        return f"{peak} is larger than all {count} published peaks: the largest of them is {_named(below)}."
+    if above and abs(above.peak) == magnitude:
+        return f"{peak} is as large as the smallest of the {count} published peaks, {_named(above)}."
+    return f"{peak} is smaller than all {count} published peaks" + (
+        f": the smallest of them is {_named(above)}." if above else "."
+    )
 
 
 def _named(row: PublishedPeak) -> str:

@@ -15,7 +15,7 @@ from quantaudit.card.schema import (
     SubsetRow,
     TailRow,
 )
-from quantaudit.card.text import number
+from quantaudit.card.text import counted, number
 from quantaudit.measure.profile import Profile
 from quantaudit.stats.maxima import stability, tail
 from quantaudit.stats.maxima.stability import Exceedance
@@ -86,7 +86,7 @@ def _tail(fit: Tail | None) -> TailRow | None:
     )
     if fit.few:
         reading += (
-            f" With {fit.samples:,} samples, fewer than {tail.TRUSTED}, this is a rough guess: "
+            f" With {counted(fit.samples, 'sample')}, fewer than {tail.TRUSTED}, this is a rough guess: "
             "the high end rests on an assumption more than on data."
         )
     return TailRow(
@@ -117,10 +117,11 @@ def _exceedance_row(site: str, row: Exceedance) -> ExceedanceRow:
 
 def _reading(subset: SubsetRow | None, samples: int) -> str:
     if subset is None:
-        return f"{samples:,} samples are too few to tell how far the peak varies between subsets of them."
+        few = f"{counted(samples, 'sample')} {'is' if samples == 1 else 'are'} too few"
+        return f"{few} to tell how far the peak varies between subsets of them."
     return (
-        f"Over all subsets of {subset.samples:,} of the {samples:,} samples the peak is {number(subset.mean)} on "
-        f"average and varies by {subset.variation or 0.0:.1%} (standard deviation over mean)."
+        f"Over all subsets of {subset.samples:,} of the {counted(samples, 'sample')} the peak is "
+        f"{number(subset.mean)} on average and varies by {subset.variation or 0.0:.1%} (standard deviation over mean)."
     )
 
 
@@ -137,4 +138,4 @@ def _exceedance_reading(compared: int, beyond: list[tuple[str, Exceedance]]) -> 
 
 
 def _tokens(first: int, last: int | None) -> str:
-    return f"{first:,} tokens and more" if last is None else f"{first:,} to {last:,} tokens"
+    return f"{counted(first, 'token')} and more" if last is None else f"{first:,} to {counted(last, 'token')}"

@@ -70,7 +70,7 @@ def _score(card: Card, verdict: SchemeVerdict) -> str:
 def _certainty(card: Card) -> str:
     measured = (
         f"{card.coverage.linears_measured:,} of {card.coverage.linears:,} Linears were measured on "
-        f"{card.coverage.tokens:,} tokens"
+        f"{counted(card.coverage.tokens, 'token')}"
     )
     if card.simulation is None:
         return f"{measured}; no quantization was simulated."
@@ -78,11 +78,12 @@ def _certainty(card: Card) -> str:
     level = card.verdict.limits.level or USUAL_LEVEL
     undecided = [row for row in card.verdict.schemes if row.tokens_to_decide]
     more = "".join(
-        f" About {row.tokens_to_decide:,} evaluation tokens would most likely decide {row.title}." for row in undecided
+        f" About {counted(row.tokens_to_decide, 'evaluation token')} would most likely decide {row.title}."
+        for row in undecided
     )
     return (
-        f"KL is the mean over {evaluation.tokens:,} tokens of {counted(len(evaluation.samples), 'sample')} that were "
-        f"not calibrated on, with an interval at {level:.0%}; {measured}.{more}"
+        f"KL is the mean over {counted(evaluation.tokens, 'token')} of {counted(len(evaluation.samples), 'sample')} "
+        f"that were not calibrated on, with an interval at {level:.0%}; {measured}.{more}"
     )
 
 
@@ -171,7 +172,7 @@ def _unjudged(card: Card) -> Iterator[str]:
     longest = card.corpus.max_length
     if card.simulation is not None:
         longest = card.simulation.evaluation.max_tokens_per_sample
-    yield f"texts longer than {longest:,} tokens"
+    yield f"texts longer than {counted(longest, 'token')}"
     yield "quantized caches and attention"
     if card.simulation is None:
         yield "any quantization"

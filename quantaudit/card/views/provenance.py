@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantaudit.card.schema import Card
 from quantaudit.card.seal import seal_state
-from quantaudit.card.text import ABSENT, PRODUCTS, sample_count
+from quantaudit.card.text import ABSENT, PRODUCTS, counted, sample_count
 
 _SPECIAL_TOKENS = {"auto": "as deployed, with the chat template", "none": "none, nor a chat template"}
 _SEALS = {"sealed": "holds", "edited": "does not fit: edited after it was written", "unsealed": "none"}
@@ -23,14 +23,17 @@ def provenance_lines(card: Card) -> list[tuple[str, str]]:
         ("loading", "; ".join(model.notes) or "as saved"),
         (
             "corpus",
-            f"{corpus.name}: {sample_count(corpus)}, {corpus.tokens:,} tokens, {corpus.truncated:,} truncated"
+            f"{corpus.name}: {sample_count(corpus)}, {counted(corpus.tokens, 'token')}, {corpus.truncated:,} truncated"
             + (f", {corpus.images:,} with images" if corpus.images else ""),
         ),
         ("revision of the corpus", corpus.revision or ABSENT),
         ("SHA-256 of the corpus", corpus.sha256),
         ("special tokens", _SPECIAL_TOKENS[corpus.special_tokens]),
-        ("calibration", f"{corpus.calibration.samples:,} samples, {corpus.calibration.tokens:,} tokens"),
-        ("evaluation", f"{corpus.evaluation.samples:,} samples, {corpus.evaluation.tokens:,} tokens"),
+        (
+            "calibration",
+            f"{counted(corpus.calibration.samples, 'sample')}, {counted(corpus.calibration.tokens, 'token')}",
+        ),
+        ("evaluation", f"{counted(corpus.evaluation.samples, 'sample')}, {counted(corpus.evaluation.tokens, 'token')}"),
         ("seeds", f"corpus {corpus.seed}, run {environment.seed}"),
         (
             "forward passes",
@@ -43,7 +46,7 @@ def provenance_lines(card: Card) -> list[tuple[str, str]]:
     ]
     if card.simulation:
         evaluation = card.simulation.evaluation
-        simulated = f"{evaluation.tokens:,} tokens, at most {evaluation.max_tokens_per_sample:,} a sample"
+        simulated = f"{counted(evaluation.tokens, 'token')}, at most {evaluation.max_tokens_per_sample:,} a sample"
         arithmetic = f"{evaluation.arithmetic}, {PRODUCTS[evaluation.products]}"
         pairs.append(("simulation", f"{simulated}, in {arithmetic}"))
     return pairs

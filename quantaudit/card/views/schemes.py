@@ -11,6 +11,9 @@ from quantaudit.simulate.records import RecipeRow, SchemeInfo
 _MOST_NATS = 700.0
 """Beyond it, e to the power of a KL is no number of a computer's."""
 
+_LEAST_CHANGE = 1e-4
+"""A perplexity that is multiplied by less than one and this is the same for readers."""
+
 
 def first_static(card: Card) -> SchemeInfo | None:
     """The first scheme whose activation scales are fixed beforehand; None where nothing of that kind was simulated."""
@@ -28,9 +31,8 @@ def by_token(row: RecipeRow) -> str | None:
     if spread is None or row.kl is None:
         return None
     text = (
-        f"On text of the model's own, a KL of {number(row.kl)} multiplies the perplexity by "
-        f"{math.exp(min(row.kl, _MOST_NATS)):.3g}. Half of the tokens have at most {number(spread.median)} nats, nine "
-        f"of ten {number(spread.p90)}, 99 of 100 "
+        f"On text of the model's own, a KL of {number(row.kl)} {on_perplexity(row.kl)}. Half of the "
+        f"tokens have at most {number(spread.median)} nats, nine of ten {number(spread.p90)}, 99 of 100 "
         f"{number(spread.p99)}, the worst {number(spread.max)}."
     )
     if spread.flipped is not None:
@@ -39,6 +41,15 @@ def by_token(row: RecipeRow) -> str | None:
             f"more, {percent(spread.flipped)} get another one."
         )
     return text
+
+
+def on_perplexity(kl: float) -> str:
+    """What a KL does to the perplexity of text that a model writes, with at least one digit of the change."""
+    factor = math.exp(min(kl, _MOST_NATS))
+    if factor - 1 < _LEAST_CHANGE:
+        return "leaves the perplexity as it is"
+    digits = 2 if factor >= 1.01 else 3 if factor >= 1.001 else 4
+    return f"multiplies the perplexity by {f'{factor:.3g}' if factor >= 10 else f'{factor:.{digits}f}'}"
 
 
 def titles(card: Card) -> dict[str, str]:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantaudit.card.text import visible
-from quantaudit.model.blockwise.memory import size_text
+from quantaudit.card.text import counted, visible
+from quantaudit.model.blockwise.memory import size_option, size_text
 from quantaudit.pipeline.plan.record import AuditPlan, Way
 from quantaudit.simulate.cost import minutes
 
@@ -22,9 +22,9 @@ def show(plan: AuditPlan, console: Console) -> None:
     lines = (
         f"{_count(plan.parameters)} parameters, {size_text(weights.total)} in {weights.dtype}: {weights.blocks} blocks "
         f"of up to {size_text(weights.largest_block)}",
-        f"{about}{text.tokens:,} tokens of {text.samples:,} samples are measured",
+        f"{about}{counted(text.tokens, 'token')} of {counted(text.samples, 'sample')} are measured",
         f"about {plan.passes:.0f} passes over {text.evaluated:,} of them for {plan.schemes} schemes",
-        f"{plan.tokens_per_second:,.0f} tokens per second{rank} on {plan.device} ({plan.speed})",
+        f"{_rate(plan.tokens_per_second)} tokens per second{rank} on {plan.device} ({plan.speed})",
     )
     for line in lines:
         console.print(Text(line))
@@ -33,8 +33,17 @@ def show(plan: AuditPlan, console: Console) -> None:
 
 
 def _count(parameters: int) -> str:
-    """So many, as models are called by."""
-    return f"{parameters / 1e9:,.1f} billion" if parameters >= 1e9 else f"{parameters / 1e6:,.0f} million"
+    """So many, as models are called by: 1.5 billion, 135 million, 52.4 thousand."""
+    for name, one in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        # 999,960 would round to 1,000.0 thousand.
+        if parameters >= 0.9995 * one:
+            return f"{parameters / one:,.{1 if name == 'billion' or parameters < 99.95 * one else 0}f} {name}"
+    return str(parameters)
+
+
+def _rate(tokens_per_second: float) -> str:
+    """Whole where it has two digits or more."""
+    return f"{tokens_per_second:,.{1 if tokens_per_second < 9.95 else 0}f}"
 
 
 def _answer(plan: AuditPlan) -> Text:
@@ -42,7 +51,7 @@ def _answer(plan: AuditPlan) -> Text:
     ranks = f" by {plan.ranks} ranks" if plan.ranks > 1 else ""
     if plan.chosen is None:
         least = min(way.least_budget for way in plan.ways if way.memory is not None)
-        text = f"{name} does not run within {budget}{ranks}: give --memory-budget {size_text(least * plan.ranks)}"
+        text = f"{name} does not run within {budget}{ranks}: give --memory-budget {size_option(least * plan.ranks)}"
         return Text(text, style="bold red")
     way = plan.way(plan.chosen)
     how = "fits" if plan.chosen == "whole" else "runs block by block"

@@ -12,7 +12,7 @@ from torch import Tensor
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.input_store import Room
-from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_text
+from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_option, size_text
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.stored_tensors import stored_tensors
 
@@ -122,7 +122,7 @@ def room_for_inputs(budget: int, needed: Needs, device: torch.device) -> Room:
         what = "a single block, with the logits of a sample," if needed.logits else "a single block"
         raise UsageError(
             f"{what} does not fit: the model needs about {size_text(needed.least)}",
-            where=f"--memory-budget {size_text(budget)}",
+            where=f"--memory-budget {size_option(budget)}",
             hint="give it more memory",
         )
     left = max(0, budget - needed.least)

@@ -17,6 +17,7 @@ _UNITS = {"": 1, "B": 1} | {
     for ending, base in (("B", 1000), ("iB", 1024))
     for power, letter in enumerate("KMGT", 1)
 }
+_WRITTEN = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)")
 SPARED = 0.1
 """Share of the available memory that is left to others, where no budget is given."""
@@ -35,8 +36,19 @@ def parse_size(text: str, option: str) -> int:
 
 
 def size_text(size: float) -> str:
-    """Bytes in the unit that suits them: 512 MiB, 2.9 GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+    """Bytes in the unit that suits them, of three digits where there are as many: 600 bytes, 586 KiB, 2.9 GiB."""
+    if size < 2**10:
+        return f"{size:.0f} bytes"
+    if size < 10 * 2**20:
+        return f"{size / 2**10:,.{1 if size < 10 * 2**10 else 0}f} KiB"
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def size_option(size: int) -> str:
+    """An amount of memory as an option takes it, at least this much, in one word: 586KiB, 2.9GiB."""
+    unit, name = next(((unit, name) for unit, name in _WRITTEN if size >= unit), (1, "B"))
+    tenths = -(-10 * size // unit)
+    return f"{tenths // 10}{f'.{tenths % 10}' if tenths % 10 else ''}{name}"
 
 
 def resident_bytes() -> int:

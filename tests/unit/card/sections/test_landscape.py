@@ -37,9 +37,15 @@ def test_reading_names_both_neighbors() -> None:
 
 
 def test_reading_at_the_ends() -> None:
-    assert "larger than 27 of the 27" in place(1e6).reading
+    assert "larger than all 27 published peaks: the largest of them is" in place(1e6).reading
     assert place(1e6).reading.endswith("the largest of them is gemma-3-27b-it (696,320).")
-    assert place(1.0).reading.endswith("the smallest of them is Qwen3.5-0.8B (122).")
+    assert place(1.0).reading == (
+        "A peak of 1.00 is smaller than all 27 published peaks: the smallest of them is Qwen3.5-0.8B (122)."
+    )
+    smallest = min(abs(row.peak) for row in PUBLISHED)
+    assert place(smallest).reading.endswith(
+        "is as large as the smallest of the 27 published peaks, Qwen3.5-0.8B (122)."
+    )
 
 
 def test_no_peak_has_no_rank() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise import memory
-from quantaudit.model.blockwise.memory import available_bytes, parse_size, resident_bytes, size_text
+from quantaudit.model.blockwise.memory import available_bytes, parse_size, resident_bytes, size_option, size_text
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,25 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_sizes_are_written_in_the_unit_that_suits_them() -> None:
-    assert [size_text(size) for size in (3 * 2**30, 2**29, 0)] == ["3.0 GiB", "512 MiB", "0 MiB"]
+    sizes = {
+        60_053 * 2**30: "60,053.0 GiB",
+        3 * 2**30: "3.0 GiB",
+        2**29: "512 MiB",
+        10 * 2**20: "10 MiB",
+        3 * 2**20: "3,072 KiB",
+        600_000: "586 KiB",
+        1536: "1.5 KiB",
+        600: "600 bytes",
+        0: "0 bytes",
+    }
+    assert {size: size_text(size) for size in sizes} == sizes
+
+
+@given(st.integers(1, 2**60))
+def test_a_size_that_is_proposed_is_one_word_that_is_enough(size: int) -> None:
+    proposed = size_option(size)
+    assert proposed.isalnum() or proposed.replace(".", "").isalnum()
+    assert size <= parse_size(proposed, "--memory-budget") <= max(1.1 * size, size + 103)
 
 
 def test_no_more_is_available_than_the_machine_has() -> None:
