@@ -155,6 +155,7 @@ _FILTERS: dict[str, Any] = {
     "coefficient": _coefficient,
     "bar_width": _bar_width,
     "brief": text.visible,
+    "capital": text.capital,
     "sentence": text.sentence,
     "advised": advised,
     "relative_error": text.relative_error,

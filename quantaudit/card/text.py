@@ -201,6 +201,17 @@ def prose_parts(text: str) -> list[tuple[bool, str]]:
     return [(index % 2 == 1, part) for index, part in enumerate(parts) if part]
 
 
+_FIRST_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*(?=[\s,;:’']|$)")
+_NAMES = {"llm-compressor", "compressed-tensors", "oneshot", "quantaudit", "torch", "transformers"}
+
+
+def capital(text: str) -> str:
+    """Text that begins like a sentence, for where it is one of its own; a name of a tool or a module stays as it is."""
+    word = _FIRST_WORD.match(text)
+    return text if word is None or word[0] in _NAMES else text[0].upper() + text[1:]
+
+
 def sentence(text: str) -> str:
-    """Text that ends like a sentence."""
-    return text if text.rstrip().endswith((".", "!", "?", ":", "…")) else f"{text.rstrip()}."
+    """Text that begins and ends like a sentence."""
+    text = capital(text.rstrip())
+    return text if text.endswith((".", "!", "?", ":", "…")) else f"{text}."

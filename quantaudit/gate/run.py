@@ -7,7 +7,7 @@ from pathlib import Path
 
 from quantaudit._version import __version__
 from quantaudit.card.schema import Card, check_simulation
-from quantaudit.card.text import visible
+from quantaudit.card.text import capital, visible
 from quantaudit.common.findings import Hit, Rule, apply
 from quantaudit.common.outcome import SEVERITY_ORDER, Outcome
 from quantaudit.common.rounding import significant
@@ -139,7 +139,7 @@ def _headline(outcome: Outcome, findings: Sequence[GateFinding], evidence: Evide
 
 def _sentences(findings: Sequence[GateFinding]) -> Iterator[str]:
     for finding in findings[:2]:
-        yield f"{finding.message[0].upper()}{finding.message[1:]}."
+        yield f"{capital(finding.message)}."
     if len(findings) > 2:
         yield f"{len(findings) - 2} more findings of this weight."
 

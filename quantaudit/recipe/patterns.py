@@ -90,13 +90,11 @@ def number_pattern(values: Iterable[int]) -> str:
 
 
 def _digit_class(digits: Collection[int]) -> str:
-    """`7`, `[0-3]`, `[0-35]`."""
-    text = ""
-    for digit in sorted(digits):
-        if digit - 1 in digits and digit + 1 in digits:
-            text += "" if text.endswith("-") else "-"
-        else:
-            text += str(digit)
+    """`7`, `[0-3]`, `[0129]`: a range is the whole class, as `[0-29]` would be read as up to 29."""
+    first, last = min(digits), max(digits)
+    if len(digits) > 2 and last - first + 1 == len(digits):
+        return f"[{first}-{last}]"
+    text = "".join(map(str, sorted(digits)))
     return text if len(digits) == 1 else f"[{text}]"
 
 

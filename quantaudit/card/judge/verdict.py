@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from quantaudit.card.judge.headline import headline
 from quantaudit.card.judge.simulated import GOOD_SQNR_DB, zeroed_tensors
 from quantaudit.card.schema import Coverage, Finding, SchemeVerdict, SiteRow, Verdict, VerdictLimits, WorstGroup
-from quantaudit.card.text import counted, share_in_words
+from quantaudit.card.text import capital, counted, share_in_words
 from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.policy.evidence import enough, kl_interval, look
 from quantaudit.policy.judge import kl_range
@@ -222,7 +222,7 @@ def _causes(
 
 
 def _sentence(finding: Finding) -> str:
-    return f"{finding.message[0].upper()}{finding.message[1:]}."
+    return f"{capital(finding.message)}."
 
 
 def _quoted(token: str) -> str:

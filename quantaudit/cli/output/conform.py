@@ -7,7 +7,7 @@ from collections import Counter
 from rich.markup import escape
 from rich.table import Table
 
-from quantaudit.card.text import counted
+from quantaudit.card.text import capital, counted
 from quantaudit.cli import console
 from quantaudit.conform.run import Conformance
 
@@ -63,7 +63,7 @@ def _findings(result: Conformance) -> Table:
     table.add_column("what", overflow="fold")
     for finding in shown:
         code = f"[{_COLOURS[finding.severity]}]{finding.code}[/]"
-        table.add_row(code, escape(finding.module or "—"), escape(finding.message))
+        table.add_row(code, escape(finding.module or "—"), escape(capital(finding.message)))
     return table
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from quantaudit.card.text import capital
 from quantaudit.common.outcome import Outcome
 from quantaudit.gate.report import GateFinding, GateReport, score_text
 
@@ -24,7 +25,7 @@ def show(report: GateReport, console: Console) -> None:
     for finding in report.findings:
         console.print()
         console.print(_title(finding, report.recipe))
-        console.print(Padding(Text(f"{finding.message}."), (0, 0, 0, 2)))
+        console.print(Padding(Text(f"{capital(finding.message)}."), (0, 0, 0, 2)))
         console.print(Padding(Text(f"→ {finding.remedy}", style="dim"), (0, 0, 0, 2)))
     console.print()
     console.print(Text(report.headline, style=OUTCOMES[report.outcome].removeprefix("bold ")))

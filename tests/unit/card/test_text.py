@@ -125,3 +125,11 @@ def test_prose_parts() -> None:
 def test_sentence() -> None:
     assert text.sentence("It rounds to zero ") == "It rounds to zero."
     assert text.sentence("Why?") == "Why?"
+    assert text.sentence("the model loads (it does)") == "The model loads (it does)."
+
+
+@pytest.mark.parametrize(
+    "kept", ["llm-compressor saved none", "model.layers.0 is", "`lm_head` is", "3 groups", "o_proj is", ""]
+)
+def test_names_begin_as_they_are_written(kept: str) -> None:
+    assert text.capital(kept) == kept

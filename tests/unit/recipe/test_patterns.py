@@ -35,11 +35,17 @@ def test_every_name_is_matched_by_one_target_and_no_other_module_is(chosen: set[
 def test_layers_and_projections_that_go_together_are_one_pattern() -> None:
     layers = [name for name in DENSE if not name.startswith("model.layers.2.")]
     assert [pattern.target for pattern in exact_patterns(layers, NAMES)] == [
-        r"re:^model\.layers\.(?:[013-9]|1[0-2])(?:\.self_attn\.(?:q_proj|o_proj)|\.mlp\.up)$"
+        r"re:^model\.layers\.(?:[013456789]|1[0-2])(?:\.self_attn\.(?:q_proj|o_proj)|\.mlp\.up)$"
     ]
     assert [pattern.target for pattern in exact_patterns(EXPERTS, NAMES)] == [
         r"re:^model\.layers\.[0-9]+\.mlp\.experts\.[0-9]+\.(?:up|down)$"
     ]
+
+
+def test_a_range_of_digits_is_a_whole_class() -> None:
+    """`[0-29]` would be read as 0 to 29."""
+    assert number_pattern([0, 1, 2, 9]) == "[0129]"
+    assert number_pattern(range(30)) == "(?:[0-9]|[12][0-9])"
 
 
 def test_a_number_too_long_for_an_integer_is_a_name() -> None:
