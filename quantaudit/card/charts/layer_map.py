@@ -95,13 +95,12 @@ def chart(view: CardView) -> AnyChart | None:
 
 
 def _shade(values: list[float], unit: str) -> alt.Color:
-    low, high = theme.decades(values)
     domain = [min(values), max(max(values), min(values) * 1.001)]
     return alt.Color(
         "shade:Q",
         title=unit,
         scale=alt.Scale(type="log", scheme="viridis", domain=domain, nice=False),
         legend=alt.Legend(
-            values=theme.powers(low, high), labelExpr=theme.POWER_LABEL, orient="bottom", type="gradient"
+            values=theme.ticks_between(*domain), labelExpr=theme.POWER_LABEL, orient="bottom", type="gradient"
         ),
     )

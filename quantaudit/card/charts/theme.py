@@ -29,7 +29,7 @@ SPARE_COLORS = ("#5f7d2a", "#b5485d", "#4a7fd6", "#8a6fb0", "#3f8f8a")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 
 # Powers of ten as people write them; Vega's own formats give "1e+0" or "1µ".
-POWER_LABEL = "datum.value >= 0.001 ? format(datum.value, ',~g') : format(datum.value, '.0e')"
+POWER_LABEL = "datum.value >= 0.001 ? format(datum.value, ',.3~r') : format(datum.value, '.2~e')"
 
 
 SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
@@ -106,6 +106,17 @@ def powers(low: float, high: float) -> list[float]:
     return [10.0**exponent for exponent in exponents[::step]]
 
 
+def ticks_between(low: float, high: float) -> list[float]:
+    """What a color bar of exactly this range is labeled at: powers of ten, their doubles and halves, or its ends."""
+    powers_within = [tick for tick in powers(low, high) if low <= tick <= high]
+    if len(powers_within) > 1:
+        return powers_within
+    exponents = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    finer = [times * 10.0**exponent for exponent in exponents for times in (1, 2, 5)]
+    within = [tick for tick in finer if low <= tick <= high]
+    return within if len(within) > 1 else [low, high]
+
+
 def log_scale(low: float, high: float) -> alt.Scale:
     """A logarithmic scale over exactly this range."""
     return alt.Scale(type="log", domain=[low, high], nice=False)
@@ -116,9 +127,21 @@ def log_axis(low: float, high: float) -> alt.Axis:
     return alt.Axis(values=powers(low, high), labelExpr=POWER_LABEL)
 
 
+_STEPS = tuple(times * scale for scale in (1, 10, 100, 1000) for times in (1, 2, 5))
+
+
+def layer_ticks(first: int, last: int) -> list[int]:
+    """Some whole numbers, all where there are few, the first and the last among them and none too near these."""
+    step = next(step for step in _STEPS if last - first <= 12 * step)
+    between = [
+        tick for tick in range(first - first % step, last, step) if 2 * (tick - first) >= step <= 2 * (last - tick)
+    ]
+    return sorted({first, *between, last})
+
+
 def layer_x(rows: list[dict[str, Any]]) -> alt.X:
     """The horizontal axis of charts by layer: whole numbers, half a layer of room at both ends."""
     layers = [row["layer"] for row in rows]
-    axis = alt.Axis(format="d", grid=False, tickMinStep=1, tickCount=min(max(layers), 10) or 1)
+    axis = alt.Axis(format="d", grid=False, values=layer_ticks(min(layers), max(layers)))
     scale = alt.Scale(domain=[min(layers) - 0.5, max(layers) + 0.5], nice=False, zero=False)
     return alt.X("layer:Q", title="layer", axis=axis, scale=scale)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantaudit.card.charts import layer_map, peak_against_damage, peaks_by_layer, theme
 from quantaudit.card.charts.draw import specifications
@@ -226,3 +228,34 @@ def test_tensor_errors_prefer_the_schemes_own_observer(card: Card) -> None:
 def _simulation(card: Card) -> Simulation:
     assert card.simulation is not None
     return card.simulation
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "ticks"),
+    [
+        (0, 0, [0]),
+        (0, 1, [0, 1]),
+        (0, 2, [0, 1, 2]),
+        (0, 12, list(range(13))),
+        (3, 27, [3, *range(4, 27, 2), 27]),
+        (0, 27, [0, 5, 10, 15, 20, 27]),
+        (0, 31, [0, 5, 10, 15, 20, 25, 31]),
+        (0, 125, [0, *range(20, 120, 20), 125]),
+    ],
+)
+def test_layers_are_labeled_from_the_first_to_the_last(first: int, last: int, ticks: list[int]) -> None:
+    assert theme.layer_ticks(first, last) == ticks
+
+
+@given(st.floats(1e-9, 1e6), st.floats(1.001, 1e9))
+def test_a_color_bar_has_its_labels_within(low: float, times: float) -> None:
+    ticks = theme.ticks_between(low, low * times)
+    assert len(ticks) > 1
+    assert all(low <= tick <= low * times for tick in ticks)
+
+
+def test_no_label_of_the_layer_map_stands_outside_of_its_bar(card: Card) -> None:
+    bars = [item for item in _walk(_specs(card)["layer_map"]) if isinstance(item, dict) and "legend" in item]
+    (color,) = [item for item in bars if "scale" in item]
+    low, high = color["scale"]["domain"]
+    assert all(low <= tick <= high for tick in color["legend"]["values"])
