@@ -23,6 +23,7 @@ BEGIN = f"<!-- quantaudit:begin v{VERSION} (written by `quantaudit insert`: chan
 END = "<!-- quantaudit:end -->"
 
 _MARKER = re.compile(r"\s*(?P<mark><!--\s*quantaudit:(?P<kind>begin|end)\b(?P<rest>.*?)-->)\s*")
+_MARK = {kind: re.compile(rf"<!--\s*quantaudit:{kind}\b") for kind in ("begin", "end")}
 _VERSION = re.compile(r"\s+v(\d{1,9})\b")
 # Begins an HTML block that goes on to an end of its own, whatever stands between.
 _RAW = re.compile(r"\s*<(?:(?:pre|script|style|textarea)\b|!|\?)", re.IGNORECASE)
@@ -99,6 +100,10 @@ def find_section(text: str, where: str) -> Span | None:
             _refuse(f"{len(some)} {kind} markers, the others on {_lines(some[:-1])}", f"{where}:{some[-1].line}", hint)
     if not begins or not ends:
         there, missing = ("end", "begin") if ends else ("begin", "end")
+        if (line := _crowded(text, missing)) is not None:
+            _refuse(
+                f"the section's {missing} marker has text next to it", f"{where}:{line}", "give it a line of its own"
+            )
         _refuse(f"the section's {there} marker without its {missing} marker", f"{where}:{markers[0].line}", hint)
     begin, end = begins[0], ends[0]
     if end.start < begin.start:
@@ -114,6 +119,12 @@ def find_section(text: str, where: str) -> Span | None:
             "update quantaudit, or remove the section with its markers",
         )
     return Span(begin.start, end.end)
+
+
+def _crowded(text: str, kind: str) -> int | None:
+    """The first line, from 1 on, on which something stands next to what would be a marker; None without one."""
+    lines = enumerate(lines_of(text.removeprefix(_BOM)), 1)
+    return next((n for n, line in lines if _MARK[kind].search(line) and not _MARKER.fullmatch(line)), None)
 
 
 def lines_of(text: str) -> list[str]:

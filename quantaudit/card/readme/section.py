@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from quantaudit.card.judge.verdict import BROKEN, STOPPERS
 from quantaudit.card.readme.badge import shields_json, svg
 from quantaudit.card.readme.document import BEGIN, END, lines_of
 from quantaudit.card.readme.recipe import served
@@ -65,6 +66,7 @@ def section(card: Card, data: bytes, accepted: Callable[[str], bool], *, page: b
         "picture_title": PICTURES.get(name or ""),
         "picture_text": spec.get("description", ""),
         "served": recipe,
+        "stopper": next((row for row in card.findings if row.code in {BROKEN, *STOPPERS}), None),
         "page": None if page is None else Markup(PAGE),
         "sha256": hashlib.sha256(data).hexdigest(),
     }

@@ -98,6 +98,8 @@ BROKEN = {
     "an end in a fence": (f"{BEGIN}\n```\n{END}\n```\n", 1, "without its end"),
     "of a later version": (f"<!-- quantaudit:begin v2 -->\n{END}\n", 1, "version 2"),
     "of no version": (f"<!-- quantaudit:begin -->\n{END}\n", 1, "no version"),
+    "text after an end": (f"{BEGIN}\nx\n{END} more\n", 3, "end marker has text next to it"),
+    "text before a begin": (f"x\n\nsee {BEGIN}\n\nx\n\n{END}\n", 3, "begin marker has text next to it"),
     "with CRLF": (f"# T\r\n\r\n{END}\r\n", 3, "without its begin"),
 }
 

@@ -180,6 +180,21 @@ def test_nothing_is_recommended_that_does_not_pass(status: str) -> None:
         assert "vllm serve" not in "\n".join(given.lines)
         assert "nothing in this table can be recommended" in "\n".join(given.lines)
         assert RECIPE not in given.files
+        assert "`quantaudit advise`" in "\n".join(given.lines)
+
+
+@pytest.mark.parametrize("code", ["QA102", "QA104"])
+def test_where_nothing_can_be_trusted_no_advice_but_the_remedy_is_given(code: str) -> None:
+    card = passing()
+    rows = [row.model_copy(update={"status": "INCONCLUSIVE"}) for row in card.verdict.schemes]
+    finding = make_card().findings[0].model_copy(update={"code": code, "remedy": "check the `tokenizer`"})
+    stopped = card.model_copy(
+        update={"verdict": card.verdict.model_copy(update={"schemes": rows}), "findings": [finding]}
+    )
+    text = text_of(stopped)
+    assert "before this is mended. Check the `tokenizer`." in text
+    assert "advise" not in text
+    assert "serve it as it is" not in text
 
 
 def test_the_recipe_quantizes_what_was_simulated() -> None:
