@@ -54,7 +54,9 @@ class Budget:
 
     def __str__(self) -> str:
         """The option that it was given by."""
-        options = (("bits", self.max_bits), ("bytes", self.max_bytes), ("kl", self.max_kl))
+        if self.max_bytes is not None:
+            return f"--max-bytes {self.max_bytes}"
+        options = (("bits", self.max_bits), ("kl", self.max_kl))
         given = [f"--max-{name} {value:.12g}" for name, value in options if value is not None]
         return given[0] if given else f"--verdict {self.verdict}"
 

@@ -27,6 +27,7 @@ from quantaudit.cli import (
     verify,
 )
 from quantaudit.cli.claims import claiming
+from quantaudit.cli.usage import help_was_asked, usage_error
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.ranks import processes as ranks
@@ -88,10 +89,12 @@ def main() -> None:
         show_timings()
     try:
         try:
-            app()
+            # An exit that a verb asks for is returned, and typer's own errors are raised for us to put in words.
+            code = app(standalone_mode=False)
         finally:
             sys.stdout.flush()
             hide_timings()
+        raise SystemExit(code or 0)
     except QuantauditError as error:
         _fail(str(error), error.exit_code, debug, of_another=isinstance(error, RankError))
     except KeyboardInterrupt:
@@ -108,6 +111,10 @@ def main() -> None:
     except MemoryError:
         _fail("not enough memory\ngive a smaller input, or more memory", 2, debug)
     except Exception as error:
+        if help_was_asked(error):
+            raise SystemExit(2) from error
+        if usage := usage_error(error):
+            _fail(str(usage), usage.exit_code, debug)
         reason = str(error).strip().splitlines()[:1] or [""]
         _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)
 

@@ -23,7 +23,7 @@ def run(
     from quantaudit.model.sites import discover
 
     skeleton = load_skeleton(checkpoint, trust_remote_code=trust_remote_code)
-    architecture = discover(skeleton)
+    architecture = discover(skeleton, model_name=checkpoint.spec)
     console.show_sites(architecture)
     linears = sum(len(group.members) for group in architecture.groups)
     console.say(

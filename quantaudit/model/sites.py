@@ -40,13 +40,13 @@ class Architecture:
     expert_lists: tuple[ExpertList, ...] = field(default=())
 
 
-def discover(model: nn.Module, *, all_tokens: bool = False) -> Architecture:
+def discover(model: nn.Module, *, all_tokens: bool = False, model_name: str | None = None) -> Architecture:
     """Sites and groups of a decoder model, in the order of its forward pass.
 
     all_tokens: whether experts are run on all tokens, so that what each of them makes of all is observed too.
-    Raises ModelError where no decoder layers are found.
+    model_name: what errors call it, its class by default. Raises ModelError where no decoder layers are found.
     """
-    path, layers = decoder_layers(model)
+    path, layers = decoder_layers(model, model_name)
     names = {module: name for name, module in model.named_modules()}
     listing = _Listing(all_tokens=all_tokens)
     listing.add("embedding", "embedding", None, names.get(model.get_input_embeddings()))  # type: ignore[operator]

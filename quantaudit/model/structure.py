@@ -79,8 +79,11 @@ def join(parent: str, leaf: str) -> str:
     return f"{parent}.{leaf}" if parent else leaf
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights."""
+def decoder_layers(model: nn.Module, model_name: str | None = None) -> tuple[str, nn.ModuleList]:
+    """Path and list of the decoder layers: in the text decoder, the ModuleList whose layers hold the most weights.
+
+    model_name: what errors call it, its class by default. Raises ModelError where there is no such list.
+    """
     root = text_decoder(model)
     names = {module: name for name, module in model.named_modules()}
     candidates: list[tuple[int, str, nn.ModuleList]] = []
@@ -93,7 +96,7 @@ def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
     if not candidates:
         raise ModelError(
             "no decoder layers found: no list of modules that hold Linears",
-            where=type(model).__name__,
+            where=model_name or type(model).__name__,
             hint="quantaudit audits decoder models with torch.nn.Linear projections",
         )
     _, name, module = max(candidates, key=lambda candidate: (candidate[0], -len(candidate[1])))

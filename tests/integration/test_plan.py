@@ -112,6 +112,14 @@ def test_a_model_wider_than_memory_is_planned_and_never_made(config_alone: Path,
     assert all(way["why_not"] for way in told["ways"])
 
 
+def test_a_model_without_layers_is_named_as_it_was_given(config_alone: Path, capsys: Capture) -> None:
+    config = json.loads((config_alone / "config.json").read_text())
+    (config_alone / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0}))
+    code, _, err = run(capsys, "plan", config_alone, *SMALL)
+    assert code == 2
+    assert f"error: {config_alone}: no decoder layers found" in err
+
+
 def test_ranks_share_time_and_memory(config_alone: Path, capsys: Capture) -> None:
     asked = ("plan", config_alone, *SMALL, *GIVEN, "--memory-budget", "64GiB", "--format", "json")
     one, two = (json.loads(run(capsys, *asked, "--ranks", ranks)[1]) for ranks in (1, 2))

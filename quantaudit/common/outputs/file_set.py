@@ -248,5 +248,5 @@ def _unwritten(error: OSError, folder: Path, files: FileSet, option: str) -> Out
     return OutputError(
         f"cannot be written: {reason}; what was there is unchanged",
         where=str(folder),
-        hint=f"choose another place with {option}",
+        hint=f"make room there, or choose another place {'with' if option.startswith('-') else 'for the'} {option}",
     )

@@ -77,12 +77,12 @@ class LoadedModel:
 
         Raises ModelError where no decoder layers are found.
         """
-        return discover(self.model)
+        return discover(self.model, model_name=self.info.name)
 
     @cached_property
     def architecture_on_all_tokens(self) -> Architecture:
         """The same with the inputs of experts over all tokens too, as they are observed where experts run on all."""
-        return discover(self.model, all_tokens=True)
+        return discover(self.model, all_tokens=True, model_name=self.info.name)
 
 
 def parse_device(name: str) -> torch.device:

@@ -156,7 +156,7 @@ def _subject(settings: Settings, checkpoint: Checkpoint, corpus: Corpus) -> tupl
     recipes = read_recipes(settings.simulate.recipes, [scheme.name for scheme in asked.schemes])
     model: Any = load_skeleton(checkpoint, trust_remote_code=settings.model.trust_remote_code)
     _in_dtype(model, checkpoint, settings.model.dtype)
-    architecture = discover(model)
+    architecture = discover(model, model_name=checkpoint.spec)
     config = model.config.get_text_config()
     tokenized, counted = count_tokens(
         corpus,

@@ -183,3 +183,8 @@ def test_what_is_no_budget_is_refused(values: Any) -> None:
 def test_a_card_without_a_simulation_is_refused() -> None:
     with pytest.raises(FormatError, match="no simulation"):
         allocate(priced().model_copy(update={"simulation": None}), Budget(max_bits=5.0), POLICY)
+
+
+def test_a_budget_is_named_without_powers_of_ten() -> None:
+    assert str(Budget(max_bytes=10**12)) == "--max-bytes 1000000000000"
+    assert str(Budget(max_bits=5.5)) == "--max-bits 5.5"

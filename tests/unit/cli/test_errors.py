@@ -25,3 +25,35 @@ def test_an_option_of_any_length_is_named_by_its_beginning(
     assert cause in err
     assert "unexpected" not in err
     assert len(err) < 1500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["atlas", "a", "b", "--out", "s"], ["quantaudit atlas: takes one DIR, and was given b too", "give one DIR"]),
+        (
+            ["render", "a", "b", "c", "--out", "s"],
+            ["quantaudit render: takes one CARD, and was given b c too", "give one CARD"],
+        ),
+        (["atlas", "a", "--bogus"], ["quantaudit atlas: no such option: --bogus", "`quantaudit atlas --help`"]),
+        (["atlas", "--out", "s"], ["quantaudit atlas: missing argument 'DIR'", "`quantaudit atlas --help`"]),
+        (["atlas", "a", "--out"], ["option '--out' requires an argument"]),
+        (["plan", "m", "--ranks", "0"], ["--ranks: ", "`quantaudit plan --help`"]),
+        (["nothing"], ["no such command 'nothing'", "`quantaudit --help`"]),
+    ],
+)
+def test_what_the_parser_refuses_is_said_as_everything_else(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert [part for part in said if part not in err] == []
+    assert "unexpected" not in err.lower()
+
+
+def test_nothing_at_all_shows_the_help_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert code == 2
+    assert "Usage:" in out + err
+    assert "error" not in err
