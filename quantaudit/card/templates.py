@@ -24,6 +24,8 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.common.rounding import limit_percentage
 from quantaudit.errors import FormatError
 
+CODE = 1000
+"""Characters of inline code, at most: commands have more than names."""
 _HINT = "mend the template, or leave --template-dir out"
 _MARKS = {"READY": "✅", "READY WITH CARE": "⚠️", "NOT READY": "❌", "INCONCLUSIVE": "❔"}
 
@@ -41,7 +43,7 @@ def check_templates(folder: Path) -> None:
 def html_environment(template_dir: Path | None) -> jinja2.Environment:
     """For pages. Files of `template_dir` replace the shipped templates of the same name."""
     environment = _environment(template_dir, _html_output)
-    environment.filters["prose"] = _html_prose
+    environment.filters |= {"prose": _html_prose, "name": _html_name}
     return environment
 
 
@@ -92,27 +94,40 @@ def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment
 def _html_output(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
-    return text.ABSENT if value is None else text.visible(str(value))
+    return text.ABSENT if value is None else text.short(str(value))
 
 
 def _markdown_output(value: Any) -> Markup:
     if isinstance(value, Markup):
         return value
-    return Markup(text.ABSENT if value is None else text.markdown(str(value)))
+    return Markup(text.ABSENT if value is None else text.markdown(text.short(str(value))))
 
 
 def _html_prose(value: str) -> Markup:
-    parts = ((is_code, Markup.escape(text.visible(part))) for is_code, part in text.prose_parts(value))
+    parts = ((is_code, Markup.escape(part)) for is_code, part in _short_parts(value))
     return Markup("").join(Markup("<code>{}</code>").format(part) if is_code else part for is_code, part in parts)
 
 
 def _markdown_prose(value: str) -> Markup:
-    parts = text.prose_parts(value)
+    parts = _short_parts(value)
     return Markup("".join(text.markdown_code(part) if is_code else text.markdown(part) for is_code, part in parts))
 
 
+def _short_parts(value: str) -> list[tuple[bool, str]]:
+    parts = ((is_code, text.short(part)) for is_code, part in text.prose_parts(value))
+    return [(is_code, text.visible(part, CODE) if is_code else part) for is_code, part in parts]
+
+
 def _markdown_code(value: str) -> Markup:
-    return Markup(text.markdown_code(value))
+    return Markup(text.markdown_code(text.visible(text.short(value), CODE)))
+
+
+def _html_name(value: str | None) -> Markup:
+    """A name, of which more is in its title where it is too long to be shown; '—' for None."""
+    if value is None:
+        return Markup(text.ABSENT)
+    shown, more = text.visible(value, text.NAME), text.visible(value, text.WHOLE_NAME)
+    return Markup.escape(shown) if shown == more else Markup('<span title="{}">{}</span>').format(more, shown)
 
 
 def _line_of(error: Exception, name: str) -> str:

@@ -25,6 +25,12 @@ USUAL_LEVEL = 0.95
 PRODUCTS = {"native": "native products", "float32": "products in float32, rounded once"}
 """How products of a model's dtype were computed, in words."""
 
+NAME = 120
+"""Characters of a name that pages show, at most: a model's or a module's may have ten thousand."""
+WHOLE_NAME = 300
+"""Characters of it that are shown where someone asks for the whole of it."""
+_LONG_WORD = re.compile(rf"[^ ]{{{WHOLE_NAME + 1},}}")
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NAMED_CONTROLS = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # Format characters that shape scripts and emoji, and neither hide nor reorder text.
@@ -137,6 +143,14 @@ def visible(text: str, limit: int | None = None) -> str:
     """
     shown = "".join(map(_visible_character, text))
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def short(text: str) -> str:
+    """Visible text in which no name is longer than NAME: text without spaces is one."""
+    shown = visible(text)
+    if " " not in shown:
+        return visible(text, NAME)
+    return _LONG_WORD.sub(lambda word: f"{word[0][: NAME - 1]}…", shown)
 
 
 def token(text: str | None) -> str:

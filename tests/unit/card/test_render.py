@@ -417,3 +417,19 @@ def test_the_published_json_schema_is_current() -> None:
 def test_the_json_schema_requires_every_part() -> None:
     schema = json.loads(schema_json())
     assert set(schema["required"]) == set(Card.model_fields)
+
+
+@pytest.mark.parametrize("long", ["x" * 10_000, "x " * 5_000])
+def test_no_name_of_ten_thousand_characters_fills_a_page(card: Card, long: str) -> None:
+    model = card.model.model_copy(update={"name": long})
+    sites = [site.model_copy(update={"name": f"{long}.input", "module": long}) for site in card.sites[:1]]
+    finding = card.findings[0].model_copy(update={"module": long, "message": f"`{long}` breaks"})
+    named = card.model_copy(
+        update={"model": model, "sites": [*sites, *card.sites[1:]], "findings": [finding, *card.findings[1:]]}
+    )
+    page, text = render_html(named), render_markdown(named)[0]
+    shown = re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL)
+    for given in (shown, text):
+        assert max(map(len, re.findall("(?:x ?){50,}", given))) <= 1000
+    assert '<h1><span title="x' in page
+    assert len(re.search("<title>(.*)</title>", page)[1]) < 200

@@ -133,3 +133,12 @@ def test_sentence() -> None:
 )
 def test_names_begin_as_they_are_written(kept: str) -> None:
     assert text.capital(kept) == kept
+
+
+def test_a_name_is_short_and_a_command_is_whole() -> None:
+    name = f"model.layers.{'x' * 10_000}.down_proj"
+    assert len(text.short(name)) == text.NAME
+    assert text.short(name).startswith("model.layers.x")
+    assert text.short(f"worst at {name} by far") == f"worst at {text.short(name)} by far"
+    command = f"quantaudit report /models/{'y' * 200} --out card"
+    assert text.short(command) == command
