@@ -13,7 +13,7 @@ from markupsafe import Markup
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.card.text import USUAL_LEVEL
-from quantaudit.card.views.answers import answers, sizes
+from quantaudit.card.views.answers import answers, sizes, sizes_note
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.group_table import columns
 from quantaudit.card.views.inspector import inspections
@@ -68,6 +68,7 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
         "inspections": packed_inspections(inspections(drawn.view)),
         "inspector_chart": _inspector_chart(drawn.view),
         "sizes": sizes(drawn.view.card),
+        "sizes_note": sizes_note(drawn.view.card),
         "usual_level": USUAL_LEVEL,
         "group_columns": [asdict(column) for column in columns(drawn.view)],
         "charts": {name: packed(spec) for name, spec in drawn.specs.items()},

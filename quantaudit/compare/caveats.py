@@ -150,7 +150,7 @@ def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
         yield caveat("QA702", index, message, severity="warning")
     if ours.evaluation_tokens and theirs.evaluation_tokens:
         sizes = [
-            f"{counted(row.evaluation_tokens, 'token')} of {counted(row.evaluation_samples or 0, 'sample')}"
+            f"{counted(row.evaluation_tokens or 0, 'token')} of {counted(row.evaluation_samples or 0, 'sample')}"
             for row in (ours, theirs)
         ]
         if sizes[0] != sizes[1]:

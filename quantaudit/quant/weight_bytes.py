@@ -35,6 +35,12 @@ def weight_bytes(shape: Sequence[int], weights: Mapping[str, Any], *, activation
     return total
 
 
+def takes_whole_bytes(weights: Mapping[str, Any], *, activations: bool) -> bool:
+    """Whether codes of fewer than 8 bits take a byte each, as those of integers do where inputs are quantized."""
+    bits, kind = int(weights.get("num_bits", 8)), weights.get("type", "int")
+    return bits < 8 and (kind, bits) != ("float", 4) and (activations or kind != "int")
+
+
 def _scales(rows: int, columns: int, strategy: str | None, group: int, block: Sequence[int] | None) -> int:
     if strategy in _PER_GROUP:
         return rows * math.ceil(columns / group)

@@ -13,7 +13,7 @@ from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.facts import family, report_command
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.provenance import ModuleInfo
-from quantaudit.quant.weight_bytes import weight_bytes
+from quantaudit.quant.weight_bytes import takes_whole_bytes, weight_bytes
 from quantaudit.simulate.records import SchemeInfo
 
 _GOOD = ("READY", "READY WITH CARE")
@@ -78,7 +78,7 @@ def _certainty(card: Card) -> str:
     level = card.verdict.limits.level or USUAL_LEVEL
     undecided = [row for row in card.verdict.schemes if row.tokens_to_decide]
     more = "".join(
-        f" About {counted(row.tokens_to_decide, 'evaluation token')} would most likely decide {row.title}."
+        f" About {counted(row.tokens_to_decide or 0, 'evaluation token')} would most likely decide {row.title}."
         for row in undecided
     )
     return (
@@ -128,7 +128,10 @@ def _bytes(card: Card) -> str:
         for size, titles in sorted(by_size.items())
     ]
     unquantized = f"Weights take {size_text(stored)} in {card.model.dtype}"
-    return f"{unquantized}; {'; '.join(parts)}." if parts else f"{unquantized}; no quantization was simulated."
+    if not parts:
+        return f"{unquantized}; no quantization was simulated."
+    note = sizes_note(card)
+    return f"{unquantized}; {'; '.join(parts)}." + (f" {note}." if note else "")
 
 
 def sizes(card: Card) -> dict[str | None, str]:
@@ -138,6 +141,20 @@ def sizes(card: Card) -> dict[str | None, str]:
     known: dict[str | None, str] = {name: size_text(size) for name, size in found.items() if size is not None}
     stored = card.model.parameters * _STORED.get(card.model.dtype, 2)
     return {None: size_text(stored), **known} if known else {}
+
+
+def sizes_note(card: Card) -> str | None:
+    """Why some schemes take more bytes than their bits say, of those whose bytes are known; None where none does."""
+    titles = [
+        info.title
+        for info in (card.simulation.schemes if card.simulation else [])
+        if info.weights is not None
+        and takes_whole_bytes(info.weights, activations=info.input_activations is not None)
+        and scheme_bytes(card, info) is not None
+    ]
+    if not titles:
+        return None
+    return f"llm-compressor stores each weight of {' and '.join(titles)} in a whole byte, however few its bits"
 
 
 def scheme_bytes(card: Card, info: SchemeInfo) -> int | None:

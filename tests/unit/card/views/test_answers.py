@@ -10,7 +10,7 @@ import pytest
 from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card
 from quantaudit.card.text import number, percent
-from quantaudit.card.views.answers import answers, scheme_bytes
+from quantaudit.card.views.answers import answers, scheme_bytes, sizes_note
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.facts import family, report_command
 from tests.card_factory import STATIC, make_card
@@ -87,6 +87,38 @@ def test_bytes_count_what_is_quantized_and_what_is_not(card: Card) -> None:
     info = card.simulation.schemes[0]
     saved = len(shapes) * (64 * 32 * 2 - (64 * 32 + 64 * 2))
     assert scheme_bytes(measured, info) == 2 * card.model.parameters - saved
+    assert sizes_note(measured) is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "inputs", "noted"),
+    [(4, "int", True, True), (4, "int", False, False), (4, "float", True, False), (8, "int", True, False)],
+)
+def test_codes_that_take_more_bytes_than_bits_are_noted(
+    card: Card, bits: int, kind: str, inputs: bool, noted: bool
+) -> None:
+    assert card.simulation is not None
+    members = {name for row in card.simulation.groups for name in row.members}
+    any_module = card.model.modules[0]
+    modules = [any_module.model_copy(update={"name": name, "weight_shape": [64, 32]}) for name in members]
+    info = card.simulation.schemes[0]
+    few = info.model_copy(
+        update={
+            "weights": (info.weights or {}) | {"num_bits": bits, "type": kind},
+            "input_activations": info.input_activations if inputs else None,
+        }
+    )
+    changed = card.model_copy(
+        update={
+            "model": card.model.model_copy(update={"modules": modules}),
+            "simulation": card.simulation.model_copy(update={"schemes": [few]}),
+        }
+    )
+    note = sizes_note(changed)
+    assert (note is not None) == noted
+    if note is not None:
+        assert few.title in note
+        assert note in said(changed)["What does it take in bytes?"]
 
 
 def test_answers_lead_to_sections_of_the_page(card: Card) -> None:
