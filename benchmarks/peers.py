@@ -12,8 +12,9 @@ ModelOpt's, and with 2 where ModelOpt is missing.
 
 The formats are those of both that run on a CPU: ModelOpt's NVFP4 and MXFP4 need its CUDA extension. It runs a copy of
 the model in float32. With `--truth`, a result of brute_force.py, the scores of both sides for static INT8 are ranked
-against the KL of every group quantized alone. Seconds are of the processor, in child processes too: ModelOpt's solver
-is one.
+against the KL of every group quantized alone; ModelOpt caps them at those of formats of fewer bits, so that they are a
+ranking of their own only with `--formats INT8_DEFAULT_CFG`. Seconds are of the processor, in child processes too:
+ModelOpt's solver is one.
 """
 
 from __future__ import annotations
