@@ -200,6 +200,7 @@ def test_a_policy_of_ones_own_decides(wild: Path, tame: Path, tiny_corpus: Token
 
     for limit, folder, fails in ((1.0, wild, False), (1e-6, tame, True)):
         policy = load_policy().model_dump()
+        policy |= {"name": "ours"}
         policy["zeroed_fraction"]["warning"] = limit
         path = tmp_path / f"{limit}.yaml"
         path.write_text(yaml.safe_dump(policy))

@@ -24,7 +24,7 @@ def read_json(path: Path, limit: int, *, unique: bool = False) -> Any:
 
 
 def parse_json(text: str, *, unique: bool = False) -> Any:
-    """JSON as Python values. unique: refuse keys that are given twice, and text that is none, as where a file decides.
+    """JSON as Python values. unique: refuse keys that are given twice, as where a file decides.
 
     NaN and Infinity pass, as Python writes them: configurations of published models have them. Raises ValueError, with
     the reason.
@@ -39,8 +39,6 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
         # Python reads whole numbers of 4,300 digits at most, and says so with advice for programmers.
         raise ValueError(str(error).partition(":")[0] if "digits" in str(error) else str(error)) from error
     _check_depth(value)
-    if unique:
-        _check_text(text, value)
     return value
 
 
@@ -87,8 +85,11 @@ def _check_depth(value: Any) -> None:
     raise ValueError(_TOO_DEEP)
 
 
-def _check_text(text: str, value: Any) -> None:
-    """An escape can stand for half of a character, which no file that is written later can hold."""
+def check_text(text: str, value: Any) -> None:
+    """Refuse JSON of which an escape stands for half of a character, which no file that is written later can hold.
+
+    value: what the text was parsed to. Raises ValueError.
+    """
     if _HALF.search(text) is None:
         return
     try:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from quantaudit.common.files import write_bytes
 from quantaudit.common.outputs.file_set import finish
-from quantaudit.common.reading.json_document import parse_json
+from quantaudit.common.reading.json_document import check_text, parse_json
 from quantaudit.common.reading.regular_files import special_kind
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile.arrays import statistics_arrays, statistics_from
@@ -91,6 +91,7 @@ def _load_profile(path: Path) -> Profile:
                     "a safetensors file, and no profile", where=str(path), hint="give what `quantaudit measure` wrote"
                 )
             metadata = parse_json(header, unique=True)
+            check_text(header, metadata)
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         if metadata["format_version"] != FORMAT_VERSION:
             raise FormatError(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.common.reading.json_document import DEEPEST, check_json, parse_json
+from quantaudit.common.reading.json_document import DEEPEST, check_json, check_text, parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -33,14 +33,19 @@ def test_what_json_writes_is_read_by_all(value: object) -> None:
         ("9" * 5000, "limit"),
         ("[1,", "Expecting value"),
         ('"' + "\\ud8", "Invalid"),
-        ('{"a": ["\\uD800"]}', "half of a surrogate pair"),
-        ('{"\\udfff": 1}', "half of a surrogate pair"),
     ],
 )
 def test_what_passes_a_limit_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as caught:
         parse_json(text, unique=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": ["\\uD800"]}', '{"\\udfff": 1}'])
+def test_half_of_a_character_is_no_text(text: str) -> None:
+    with pytest.raises(ValueError, match="half of a surrogate pair"):
+        check_text(text, parse_json(text))
+    check_text('"\\ud83d\\ude42"', "\U0001f642")
 
 
 def test_constants_pass_where_python_writes_them_and_not_where_a_file_decides() -> None:
