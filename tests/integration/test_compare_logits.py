@@ -16,6 +16,8 @@ import quantaudit
 from quantaudit.corpus.load import load_corpus
 from quantaudit.corpus.tokens import TextReaders, tokenize
 from quantaudit.errors import UsageError
+from quantaudit.model.forward.arithmetic import computed_in, native_products
+from quantaudit.provenance import Arithmetic
 from quantaudit.simulate.evaluation import choose
 from quantaudit.simulate.logits.score_plans import score_checkpoint
 from quantaudit.simulate.quantized.plan import Plan
@@ -175,7 +177,9 @@ def test_a_quantized_checkpoint_is_as_far_away_as_verify_says(made: Path, capsys
     samples = choose(corpus.samples, 300, loaded.tokenizer).samples
     saved = load_saved(made / "w8a8", torch.device("cpu"))
     plan = Plan(name="w8a8", title="", schemes={}, qparams={}, groups=0)
-    row = score_checkpoint(loaded.model, saved, samples, plan)
+    arithmetic: Arithmetic = "native" if native_products(torch.bfloat16) else "float32"  # as `auto` chooses
+    with computed_in(arithmetic, loaded.model):
+        row = score_checkpoint(loaded.model, saved, samples, plan)
     pair = found["pairs"][0]
     assert found["text"]["tokens"] == row.tokens
     assert (pair["kl"]["mean"]["value"], pair["top1"]["value"]) == (row.kl, row.top1)

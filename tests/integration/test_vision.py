@@ -132,7 +132,8 @@ def hooked(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[str, dict[int, 
 
 
 def test_every_linear_is_measured_as_plain_hooks_see_it(subject: AuditInputs, profile: Profile) -> None:
-    seen = hooked(subject.loaded, subject.corpus)
+    with subject.computed():
+        seen = hooked(subject.loaded, subject.corpus)
     sites = {member: site for site in profile.sites if site.tap == "input" for member in site.members}
     assert tower(subject.loaded.model) <= set(sites)
     for member in seen:
@@ -216,7 +217,8 @@ def test_a_picture_is_a_turn_of_the_user_before_its_text(subject: AuditInputs) -
 
 def test_the_corpus_counts_its_images_and_any_batch_size_gives_the_same(subject: AuditInputs, profile: Profile) -> None:
     assert (subject.corpus.info.images, subject.corpus.info.samples) == (6, 12)
-    again = measure(subject.loaded, subject.corpus, batch_size=4)
+    with subject.computed():
+        again = measure(subject.loaded, subject.corpus, batch_size=4)
     vision = tower(subject.loaded.model)
     for site in profile.sites:
         a, b = profile.whole(site.name), again.whole(site.name)
