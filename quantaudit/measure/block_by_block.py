@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from quantaudit.common.progress import Advance, no_advance
 from quantaudit.errors import MeasurementError
+from quantaudit.measure.follower import Follower
 from quantaudit.model.blockwise.alone import check_same, few_tokens
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import room_to_run
@@ -19,20 +18,6 @@ from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import Watch, run_in_lockstep
 from quantaudit.model.forward.batches import Batch, forward
 from quantaudit.model.loading.load import LoadedModel
-
-
-class Follower(Protocol):
-    """What gathers something of every batch: it is told which one goes on, and which one does not count."""
-
-    @property
-    def batch(self) -> Batch: ...
-
-    @batch.setter
-    def batch(self, batch: Batch) -> None: ...
-
-    def ignoring(self, batch: Batch) -> AbstractContextManager[None]: ...
-
-    def finish(self, path: str) -> None: ...
 
 
 def run_by_block(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quantaudit.errors import MeasurementError
+from quantaudit.measure.follower import Follower
 from quantaudit.model.forward.batches import NO_TOKEN, Batch, LabeledRows
 from quantaudit.model.forward.routing import Routing
 from quantaudit.model.sites import Architecture
@@ -53,13 +53,14 @@ def recorder_for(device: torch.device) -> Recorder:
     return DeviceRecorder()
 
 
-class StatisticsCollector:
+class StatisticsCollector(Follower):
     """Statistics by site and split, fed with whole tensors of the batch at hand.
 
     A tensor is read before its hook returns and never kept: models change some in place afterwards.
     """
 
     def __init__(self, architecture: Architecture, *, non_text: frozenset[str], all_tokens: bool) -> None:
+        super().__init__()
         self._sites = architecture.sites
         self._non_text = non_text
         self._over_all = {site.name for site in architecture.sites if site.kind == "expert_input_all"}
@@ -71,8 +72,6 @@ class StatisticsCollector:
         }
         self._recorders: dict[torch.device, Recorder] = {}
         self._records: dict[tuple[str, torch.dtype, torch.device], SiteRecorder] = {}
-        self._batch: Batch | None = None
-        self._ignored: Batch | None = None
         self.routing = Routing(architecture.expert_lists, all_tokens=all_tokens)
         self._earlier: dict[tuple[str, Split], SiteStatistics] = {}
         self.odd: dict[str, str] = {}
@@ -80,25 +79,17 @@ class StatisticsCollector:
         self.odd_at: dict[str, list[int]] = {}
         """In which batch that was seen first: its place in the order of batches."""
 
-    @property
-    def batch(self) -> Batch:
-        """The batch that runs now."""
-        assert self._batch is not None
-        return self._batch
-
-    @batch.setter
-    def batch(self, batch: Batch) -> None:
-        if batch is not self._batch:
-            self._settle_routing()
-            batch.labels()  # now, for a mask may have to be fetched
-            self._batch = batch
+    def turn(self, batch: Batch) -> None:
+        """What the routing of the last batch shows is settled before another one runs."""
+        self._settle_routing()
+        batch.labels()  # now, for a mask may have to be fetched
 
     def receive(self, site: str, tensor: Tensor) -> None:
         """Add a site's tensor: only valid tokens, padding never enters a statistic.
 
         A site whose rows are not those of the tokens is dropped, with all that it had, and listed in `odd`.
         """
-        if site in self.odd or (self._ignored is not None and self._ignored is self._batch):
+        if site in self.odd or self.ignores:
             return
         try:
             record = self._records.get((site, tensor.dtype, tensor.device))
@@ -109,15 +100,6 @@ class StatisticsCollector:
                     record.add(x_NC, labels, chosen)
         except MeasurementError as error:
             self.refuse(site, error)
-
-    @contextmanager
-    def ignoring(self, batch: Batch) -> Iterator[None]:
-        """While this lasts, what passes of this batch is not counted."""
-        self._batch = self._ignored = batch
-        try:
-            yield
-        finally:
-            self._batch = self._ignored = None
 
     def refuse(self, site: str, error: MeasurementError) -> None:
         """Drop a site that is not understood, with all that it had."""

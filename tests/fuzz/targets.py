@@ -31,6 +31,7 @@ class Target:
         return argv
 
 
+BUDGET = ("advise", "--card", "card/card.json", "--max-bits", "9", "--out", "new.yaml")
 GATE = ("gate", "recipe.yaml", "--card", "card.json")
 _MEASURE = ("measure", "model", "--corpus")
 _SHORT = ("--max-length", "32", "--out", "new.safetensors")
@@ -188,7 +189,7 @@ TARGETS = (
         kind="json",
         weight=1,
         seconds=30,
-        argv=("advise", "--card", "card/card.json", "--max-bits", "9", "--out", "new.yaml"),
+        argv=BUDGET,
     ),
     Target(
         name="verify-recipe",
@@ -317,7 +318,7 @@ TARGETS = (
         name="options-budget",
         weight=1,
         seconds=30,
-        argv=("advise", "--card", "card/card.json", "--max-bits", "9", "--out", "new.yaml"),
+        argv=BUDGET,
     ),
     Target(name="options-render", argv=("render", "card.json", "--template-dir", "card", "--out", "new"), weight=1),
 )

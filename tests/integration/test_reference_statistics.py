@@ -134,11 +134,12 @@ def check_places(row: dict[str, Any], seen: Seen, ids: dict[str, list[int]]) -> 
 
 
 def export(model: str | Path, rows: list[list[int]], folder: Path) -> dict[str, Any]:
-    """What the command line writes for an `input_ids` corpus."""
+    """What the command line writes for an `input_ids` corpus, in the arithmetic of plain PyTorch."""
     corpus, out = folder / "ids.jsonl", folder / "reference.json"
     corpus.write_text("".join(json.dumps({"input_ids": row}) + "\n" for row in rows), encoding="utf-8")
     profile = folder / "p.safetensors"
-    assert main("measure", model, "--corpus", corpus, "--out", profile, "--export-reference", out) == 0
+    options = ("--corpus", corpus, "--arithmetic", "native")
+    assert main("measure", model, *options, "--out", profile, "--export-reference", out) == 0
     found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return found
 

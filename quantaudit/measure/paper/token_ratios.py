@@ -5,8 +5,7 @@ No profile holds it, for it takes the median of every token at every site, where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -17,9 +16,10 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import MeasurementError
 from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import by_token
+from quantaudit.measure.follower import Follower
 from quantaudit.measure.paper.reference import TokenRatios
 from quantaudit.measure.run import padding_token
-from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
+from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.half_softmax import half_softmax
 from quantaudit.model.loading.load import LoadedModel
@@ -52,29 +52,18 @@ def token_ratios(
     return collector.result()
 
 
-class RatioCollector:
+class RatioCollector(Follower):
     """Running moments of the ratios by site, on its tensors' device."""
 
     def __init__(self) -> None:
-        self._batch: Batch | None = None
-        self._ignored: Batch | None = None
+        super().__init__()
         self._moments: dict[str, Moments] = {}
         self._refused: set[str] = set()
-
-    @property
-    def batch(self) -> Batch:
-        """The batch that runs now."""
-        assert self._batch is not None
-        return self._batch
-
-    @batch.setter
-    def batch(self, batch: Batch) -> None:
-        self._batch = batch
 
     def receive(self, site: str, tensor: Tensor) -> None:
         """Add a site's tensor; padding does not count."""
         batch = self.batch
-        if batch is self._ignored or site in self._refused:
+        if self.ignores or site in self._refused:
             return
         try:
             for x_NC in by_token(tensor, batch.input_ids.shape):
@@ -94,18 +83,6 @@ class RatioCollector:
         """Drop a site whose rows are not those of the tokens."""
         self._refused.add(site)
         self._moments.pop(site, None)
-
-    @contextmanager
-    def ignoring(self, batch: Batch) -> Iterator[None]:
-        """While this lasts, what passes of this batch is not counted."""
-        self._batch = self._ignored = batch
-        try:
-            yield
-        finally:
-            self._batch = self._ignored = None
-
-    def finish(self, path: str) -> None:
-        """All batches are through the module at this path: there is nothing to be done, few numbers are kept."""
 
     def result(self) -> dict[str, TokenRatios]:
         """Site → its ratios."""
