@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +16,36 @@ from tests.builders import provenance, site_info
 from tests.card_factory import make_card
 
 PROGRAM = """
-import sys
+import contextlib, io, json, sys
+from pathlib import Path
 from quantaudit import cli
-sys.argv = ["quantaudit", *sys.argv[1:]]
-try:
-    cli.main()
-finally:
-    heavy = {"torch", "transformers", "compressed_tensors", "llmcompressor", "datasets"} & set(sys.modules)
-    print("imported:", *sorted(heavy))
+
+for line in json.load(sys.stdin):
+    before, loaded = sorted(Path().rglob("*")), set(sys.modules)
+    sys.argv = ["quantaudit", *line.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+    heavy = {"torch", "transformers", "compressed_tensors", "llmcompressor", "datasets"} & (set(sys.modules) - loaded)
+    left = sorted(Path().rglob("*")) == before
+    print(json.dumps([code, out.getvalue(), error.getvalue(), sorted(heavy), left]))
 """
+"""Runs each command of a list; prints its exit code, what it wrote, what it imported, and whether no file came or went.
+
+One process for all of them: as long as each test passes, none finds anything imported by one before it.
+"""
+IMPORTING = """
+from quantaudit import cli
+
+def main(answer=cli.main):
+    import compressed_tensors
+    answer()
+
+cli.main = main
+"""
+Answer = tuple[int, str, str, list[str], bool]
 RECIPE = "quant_stage:\n  quant_modifiers:\n    QuantizationModifier:\n      scheme: W8A8\n      targets: [Linear]\n"
 AUDITED = {
     "no such dtype": ("--dtype fp99", "unknown dtype"),
@@ -133,23 +155,37 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize(("line", "cause"), CASES, ids=[line for line, _ in CASES])
-def test_a_cheap_mistake_is_answered_without_torch(folder: Path, line: str, cause: str) -> None:
-    before = sorted(folder.rglob("*"))
+def answers(lines: list[str], folder: Path, *, before: str = "") -> list[Answer]:
+    """What a fresh process says to each command. before: a statement that it runs first."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *line.split()], capture_output=True, text=True, check=False, cwd=folder
-    )
-    assert (done.returncode, done.stdout) == (2, "imported:\n"), done.stderr
-    assert cause in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_the_check_would_notice_an_import() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", f"import compressed_tensors{PROGRAM}", "report", "--dtype", "fp99"],
+        [sys.executable, "-c", before + PROGRAM],
+        input=json.dumps(lines),
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
     )
-    assert done.stdout.startswith("imported: compressed_tensors torch")
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def answered(folder: Path) -> dict[str, Answer]:
+    """The answer to each mistake, by its command."""
+    lines = [line for line, _ in CASES]
+    return dict(zip(lines, answers(lines, folder), strict=True))
+
+
+@pytest.mark.parametrize(("line", "cause"), CASES, ids=[line for line, _ in CASES])
+def test_a_cheap_mistake_is_answered_without_torch(answered: dict[str, Answer], line: str, cause: str) -> None:
+    code, out, error, imported, left = answered[line]
+    assert (code, out, imported) == (2, "", []), error
+    assert cause in error
+    assert len(error.strip().splitlines()) <= 2
+    assert left
+
+
+def test_the_check_would_notice_an_import(folder: Path) -> None:
+    [(code, _, _, imported, _)] = answers(["report --dtype fp99"], folder, before=IMPORTING)
+    assert code == 2
+    assert {"compressed_tensors", "torch"} <= set(imported)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -14,10 +13,11 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
+from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.float32_products import float32_products
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
+from quantaudit.provenance import Arithmetic
 from quantaudit.recipe.parse import read_recipe
 from quantaudit.recipe.resolve import resolve
 from quantaudit.simulate.evaluation import select
@@ -28,14 +28,14 @@ from quantaudit.verify.oneshot import Pipeline, load_saved, run_oneshot, saved_p
 from tests.builders import builtin_corpus, loaded_from
 
 RECIPES = ("w8a8_static", "w8a8_dynamic", "fp8_static", "w8a8_static_moving_average", "w8a8_smoothquant")
-IN_FLOAT32 = ("w8a8_static", "w8a8_smoothquant")
-"""Those that run with products in float32 too: ranges that are observed, and weights that are smoothed by them."""
+IN_THE_OTHER = ("w8a8_static",)
+"""Those that run in the other arithmetic too. It is the slower one, many times slower where products are not native."""
 
 pytestmark = [
     pytest.mark.checkpoint,
     pytest.mark.parametrize(
         ("arithmetic", "trial"),
-        [*(("native", name) for name in RECIPES), *(("float32", name) for name in IN_FLOAT32)],
+        [*(("auto", name) for name in RECIPES), *(("other", name) for name in IN_THE_OTHER)],
         indirect=True,
         scope="module",
     ),
@@ -52,26 +52,29 @@ class Trial:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def arithmetic(request: pytest.FixtureRequest) -> Iterator[str]:
+def arithmetic(request: pytest.FixtureRequest, demo_loaded: LoadedModel) -> Iterator[Arithmetic]:
     """That of all that runs here, llm-compressor included."""
-    with float32_products(torch.bfloat16) if request.param == "float32" else nullcontext():
-        yield request.param
+    chosen = choose_arithmetic("auto", demo_loaded.model)
+    if request.param == "other":
+        chosen = "native" if chosen == "float32" else "float32"
+    with computed_in(chosen, demo_loaded.model):
+        yield chosen
 
 
 @pytest.fixture(scope="module")
 def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
-    return builtin_corpus(demo_loaded, samples=18, max_length=64)
+    return builtin_corpus(demo_loaded, samples=12, max_length=64)
 
 
 @pytest.fixture(scope="module")
-def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus, arithmetic: str) -> Profile:
+def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus, arithmetic: Arithmetic) -> Profile:
     with eager_attention(demo_loaded.model):
         return measure(demo_loaded, corpus)
 
 
 @pytest.fixture(scope="module")
 def samples(corpus: TokenizedCorpus) -> list[TokenizedSample]:
-    return select(corpus.samples, 384)
+    return select(corpus.samples, 256)
 
 
 @pytest.fixture(scope="module")
