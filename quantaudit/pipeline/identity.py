@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import quantaudit
 from quantaudit.common.ranks.team import gather
 from quantaudit.errors import UsageError
 from quantaudit.measure.profile import profile_bytes
@@ -78,7 +77,7 @@ def identity(inputs: AuditInputs, profile: Profile | None = None, **more: Any) -
 
 def code_digest() -> str:
     """SHA-256 over the package's own sources."""
-    root = Path(quantaudit.__file__).parent
+    root = Path(__file__).parents[1]
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from quantaudit.card.text import sample_count
+from quantaudit.card.text import counted
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.ranks.team import team
 from quantaudit.common.timing import imports_done, timed
@@ -117,7 +117,7 @@ def prepare(
     if source is not None:
         corpus = replace(corpus, info=corpus.info.model_copy(update={"tokenizer_sha256": tokenizer_digest(source)}))
     if corpus.info.truncated:
-        say(f"{sample_count(corpus.info.truncated)} cut to the model's context or --max-length")
+        say(f"{counted(corpus.info.truncated, 'sample')} cut to the model's context or --max-length")
     resolved = tuple(_resolve(path, recipe, loaded) for path, recipe in recipes.items())
     time_first_call(loaded.model, "the first forward pass")
     return AuditInputs(
