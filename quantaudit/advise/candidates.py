@@ -146,6 +146,7 @@ def _price(
         model=opened.loaded.model,
         architecture=replace(opened.loaded.architecture, groups=tuple(group for group, _ in groups)),
         samples=opened.samples,
+        weights=opened.loaded.weights,
         schemes=list(schemes.values()),
         ranges=InputRanges(by_scheme=ranges),
     )

@@ -53,7 +53,8 @@ class Search:
         plans = [self.plan(title, choice, exact_calibration=exact_calibration) for title, choice in choices.items()]
         samples = self.opened.samples
         advance = self.stages("simulating choices", len(plans) * len(samples))
-        rows = score_plans(self.opened.loaded.model, samples, plans, progress=advance)
+        loaded = self.opened.loaded
+        rows = score_plans(loaded.model, samples, plans, weights=loaded.weights, progress=advance)
         pairs = {title: (self.total(choices[title]), row.kl) for title, row in zip(choices, rows, strict=True)}
         points = {}
         for title, row in zip(choices, rows, strict=True):

@@ -101,6 +101,7 @@ def run(
             help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples. With RECIPE."
         ),
     ] = True,
+    memory_budget: options.MemoryBudget = None,
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
@@ -111,8 +112,10 @@ def run(
     """
     from quantaudit.common.files import check_file
     from quantaudit.errors import UsageError
+    from quantaudit.model.blockwise.memory import parse_size
 
     check_file(out, force=force)
+    memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     from_card = [
         name
         for name, value in (
@@ -127,9 +130,10 @@ def run(
     if recipe is None and model is None:
         if as_good_as is not None:
             raise UsageError("is for a RECIPE, with --model", where="--as-good-as", hint="give --max-kl")
+        if memory is not None:
+            raise UsageError("is for a RECIPE, with --model", where="--memory-budget", hint="leave it out")
 
         from quantaudit.advise.budget import Budget
-        from quantaudit.model.blockwise.memory import parse_size
 
         size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
         budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, verdict=verdict)
@@ -153,7 +157,8 @@ def run(
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
     offers = Offers(moving_averages=moving_averages, unquantized=bool(unquantized), smoothing=smoothing)
-    _change(CaseSpec(recipe=recipe, model=model, **asdict(files)), goal, offers, out, resume=resume)
+    case = CaseSpec(recipe=recipe, model=model, **asdict(files))
+    _change(case, goal, offers, out, resume=resume, memory=memory)
 
 
 def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, policy: str, unquantized: bool) -> None:
@@ -184,7 +189,7 @@ def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, pol
     show(allocated, goal, console.out, recipe=out, card=card)
 
 
-def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bool) -> None:
+def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bool, memory: int | None) -> None:
     """Write the least change of a recipe that reaches a goal, and add what was simulated to the card."""
     from quantaudit.card.seal import seal_state
     from quantaudit.cli import console
@@ -199,7 +204,7 @@ def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bo
         # From here on torch is needed.
         from quantaudit.pipeline.advise import advise_case
 
-        advised = advise_case(files, goal, offers, stages=stages, say=console.say, state=state)
+        advised = advise_case(files, goal, offers, stages=stages, say=console.say, state=state, memory=memory)
         advised.write(out, case.card)
         state.done()
     advice = advised.advice

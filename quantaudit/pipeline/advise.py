@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from quantaudit.common.ranks.team import team
 from quantaudit.gate.evidence import gather
 from quantaudit.gate.report import GateReport, score_text
 from quantaudit.gate.run import judge
+from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.case import CaseFiles, open_case
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.prepare import Say, silent
@@ -53,15 +54,22 @@ def advise_case(
     stages: Stages = silent_stages,
     say: Say = silent,
     state: RunState | None = None,
+    memory: int | None = None,
 ) -> AdvisedRecipe:
     """The least change of a recipe that reaches the goal, simulated before it is given.
 
-    state: what a run before had finished, and where this one keeps what it finishes. Raises RecipeError where the
-    recipe does what cannot be simulated, and other QuantauditErrors for files that do not
+    state: what a run before had finished, and where this one keeps what it finishes. memory: bytes that the process may
+    use, by default what it uses and most of what is available; a model that does not fit is run block by block, and
+    nothing is offered smoothing, which changes all weights before any is quantized.
+
+    Raises RecipeError where the recipe does what cannot be simulated, and other QuantauditErrors for files that do not
     belong together.
     """
-    case = open_case(files, stages, say)
+    case = open_case(files, stages, say, memory=memory_budget(memory))
     inputs = case.inputs
+    if inputs.loaded.weights is not None and offers.smoothing:
+        say("smoothing is not offered, as it needs the whole model in memory")
+        offers = replace(offers, smoothing=False)
     with inputs.computed():
         announce_stages(
             inputs,

@@ -66,8 +66,12 @@ def read_case(spec: CaseSpec, loaded: LoadedModel | None = None) -> CaseFiles:
     return CaseFiles(spec=spec, card=card, profile=profile, inputs=open_files(settings, loaded))
 
 
-def open_case(files: CaseFiles, stages: Stages, say: Say) -> Case:
-    """Load the model and its text as they were measured. Raises a QuantauditError where they are others."""
+def open_case(files: CaseFiles, stages: Stages, say: Say, *, memory: int | None = None) -> Case:
+    """Load the model and its text as they were measured. memory: as for `prepare`, of a job that simulates the model.
+
+    Raises a QuantauditError where they are others.
+    """
+    from quantaudit.pipeline.passes import COPIES
     from quantaudit.pipeline.prepare import check_profile, prepare
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
@@ -75,7 +79,7 @@ def open_case(files: CaseFiles, stages: Stages, say: Say) -> Case:
     from quantaudit.simulate.opened_recipe import OpenedRecipe
 
     recipe = read_recipe(files.spec.recipe)
-    inputs = prepare(files.inputs.settings, say, files=files.inputs, stages=stages)
+    inputs = prepare(files.inputs.settings, say, files=files.inputs, stages=stages, memory=memory, copies=COPIES)
     check_profile(inputs, files.profile)
     opened = OpenedRecipe(
         path=files.spec.recipe,
