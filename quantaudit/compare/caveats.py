@@ -192,7 +192,10 @@ def _missing(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
     titles = {row.title: row.scheme for row in (*baseline.schemes, *other.schemes)}
     for side, there in ((baseline, other), (other, baseline)):
         lacking = [name for name, kind in parts.items() if kind in there.peaks and kind not in side.peaks]
-        lacking += [name for name, scheme in titles.items() if there.scheme(scheme) and not side.scheme(scheme)]
+        if there.schemes and not side.schemes:
+            lacking.append("simulation of any scheme")
+        else:
+            lacking += [name for name, scheme in titles.items() if there.scheme(scheme) and not side.scheme(scheme)]
         if lacking:
             yield caveat("QA710", index, f"{side.label} has no {', no '.join(lacking)}")
     if None not in (baseline.unmeasured, other.unmeasured) and baseline.unmeasured != other.unmeasured:

@@ -75,8 +75,11 @@ def _pair(comparison: Comparison) -> Iterator[TableView]:
 
 
 def _scheme_rows(row: SchemeChange, baseline: Subject, other: Subject) -> Iterator[list[str]]:
+    """Of a scheme that both were simulated under; what one side lacks is named among the caveats."""
     title = visible(row.title, NAME)
     ours, theirs = baseline.scheme(row.scheme), other.scheme(row.scheme)
+    if ours is None or theirs is None:
+        return
     statuses = [_status(ours), _status(theirs)]
     yield [f"{title}: verdict", *statuses, _verdict_change(row)]
     yield [f"{title}: KL", _kl(ours, baseline), _kl(theirs, other), _change(row.kl)]
@@ -91,12 +94,12 @@ def _verdict_change(row: SchemeChange) -> str:
     return "worse" if steps > 0 else "better" if steps < 0 else "same"
 
 
-def _status(score: SchemeScore | None) -> str:
-    return "not simulated" if score is None else score.status or "not judged"
+def _status(score: SchemeScore) -> str:
+    return score.status or "not judged"
 
 
-def _kl(score: SchemeScore | None, subject: Subject) -> str:
-    if score is None or score.kl is None:
+def _kl(score: SchemeScore, subject: Subject) -> str:
+    if score.kl is None:
         return ABSENT
     shown = [number(value, subject.kl_limits) for value in (score.kl, score.kl_low, score.kl_high)]
     return shown[0] if ABSENT in shown else f"{shown[0]} ({shown[1]} to {shown[2]})"

@@ -10,6 +10,7 @@ from quantaudit.card.schema import Card
 from quantaudit.common.findings import rules_of
 from quantaudit.compare.caveats import ALL
 from quantaudit.compare.subjects.read import read_subjects
+from quantaudit.compare.tables import tables
 from quantaudit.gate.catalogue import explain
 from tests.card_factory import make_findings
 from tests.unit.compare.subjects import DYNAMIC, STATIC, a_card, comparison, with_conditions
@@ -80,9 +81,14 @@ def test_a_card_that_was_edited_contradicts_itself_or_is_doubtful_says_so() -> N
 
 def test_what_one_side_lacks_is_said() -> None:
     card = a_card()
-    rows = comparison(card, a_card(simulation=None, verdict=card.verdict.model_copy(update={"schemes": []}))).caveats
-    assert [row.code for row in rows] == ["QA710"]
-    assert "no INT8 static per tensor" in rows[0].message
+    assert card.simulation is not None
+    dynamic = [row for row in card.simulation.recipes if row.name == DYNAMIC]
+    for kept, lacks in (([], "no simulation of any scheme"), (dynamic, "no INT8 static per tensor")):
+        found = comparison(card, a_card(simulation=card.simulation.model_copy(update={"recipes": kept})))
+        message = next(row.message for row in found.caveats if row.code == "QA710")
+        assert message.endswith(f"has {lacks}")
+        rows = [row for table in tables(found) if table.title == "Verdicts and scores" for row in table.rows]
+        assert len(rows) == 3 * len(kept)
 
 
 def test_one_caveat_about_many_is_said_once() -> None:
