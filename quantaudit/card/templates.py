@@ -10,8 +10,9 @@ import base64
 import hashlib
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jinja2
 from jinja2.utils import htmlsafe_json_dumps
@@ -24,6 +25,8 @@ from quantaudit.common.resources import resource_dir
 from quantaudit.common.rounding import limit_percentage
 from quantaudit.errors import FormatError
 
+Filters: TypeAlias = tuple[tuple[str, Any], ...]
+"""Filters of one form of output, by name, in addition to those of all."""
 CODE = 1000
 """Characters of inline code, at most: commands have more than names."""
 _HINT = "mend the template, or leave --template-dir out"
@@ -42,16 +45,13 @@ def check_templates(folder: Path) -> None:
 
 def html_environment(template_dir: Path | None) -> jinja2.Environment:
     """For pages. Files of `template_dir` replace the shipped templates of the same name."""
-    environment = _environment(template_dir, _html_output)
-    environment.filters |= {"prose": _html_prose, "name": _html_name}
-    return environment
+    return _found(template_dir, _html_output, (("prose", _html_prose), ("name", _html_name)))
 
 
 def markdown_environment(template_dir: Path | None) -> jinja2.Environment:
     """For Markdown, with the same right of `template_dir`."""
-    environment = _environment(template_dir, _markdown_output)
-    environment.filters |= {"code": _markdown_code, "prose": _markdown_prose}
-    return environment
+    filters = (("code", _markdown_code), ("prose", _markdown_prose))
+    return _found(template_dir, _markdown_output, filters)
 
 
 def run(environment: jinja2.Environment, name: str, context: dict[str, Any]) -> str:
@@ -73,11 +73,20 @@ def security_policy(scripts: Sequence[str]) -> str:
     return "; ".join((*rules, "base-uri 'none'", "form-action 'none'"))
 
 
-def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment:
-    folders = [resource_dir("templates")]
-    if template_dir is not None:
-        check_templates(template_dir)
-        folders.insert(0, template_dir)
+def _found(template_dir: Path | None, finalize: Any, filters: Filters) -> jinja2.Environment:
+    if template_dir is None:
+        return _shipped(finalize, filters)
+    check_templates(template_dir)
+    return _environment((template_dir, resource_dir("templates")), finalize, filters)
+
+
+@cache
+def _shipped(finalize: Any, filters: Filters) -> jinja2.Environment:
+    """Kept, for compiling the templates takes longer than running them."""
+    return _environment((resource_dir("templates"),), finalize, filters)
+
+
+def _environment(folders: Sequence[Path], finalize: Any, filters: Filters) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.FileSystemLoader(folder) for folder in folders]),
         autoescape=True,
@@ -87,7 +96,7 @@ def _environment(template_dir: Path | None, finalize: Any) -> jinja2.Environment
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= _FILTERS
+    environment.filters |= {**_FILTERS, **dict(filters)}
     return environment
 
 

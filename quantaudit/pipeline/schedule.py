@@ -51,6 +51,8 @@ from quantaudit.simulate.quantized.plan import Plan
 
 PROBED = 3
 """Samples that are timed."""
+WORTH_NAMING = 2.5
+"""Seconds from which on the time of one scheme is said."""
 _BLOCKS = 2
 """Decoder blocks that are timed of a model that runs block by block."""
 _NO_CHANGE = Plan(name="", title="", schemes={}, qparams={}, groups=0)
@@ -288,8 +290,9 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
         if not work.by_damage:
             simulating += ", one of them backward too"
         if work.priced_alone:
-            each = minutes(scheme_seconds(work, plan.speed))
-            simulating += f"; {work.schemes} schemes, some {each} each, --schemes chooses others"
+            each, simulating = scheme_seconds(work, plan.speed), f"{simulating}; {work.schemes} schemes"
+            if each >= WORTH_NAMING:
+                simulating += f", some {minutes(each)} each, --schemes chooses others"
         parts.append(simulating)
     return f"about {minutes(plan.seconds)} from here: {' and '.join(parts)}"
 
