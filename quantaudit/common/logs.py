@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from typing import Any
+
+from quantaudit.common.printing.inert import inert
+
+_PRINTED = 1 << 12
+"""Characters of what compiled code printed that are shown, at most."""
 
 
 @contextmanager
@@ -55,3 +61,28 @@ def without_library_logs() -> Iterator[None]:
         logger.enable("compressed_tensors")
         if not LOGGER_CONFIG.disabled:
             logger.enable("llmcompressor")
+
+
+@contextmanager
+def compiled_prints_aside() -> Iterator[None]:
+    """What compiled code prints to stdout within the context goes to stderr, inert, as its text may be a file's.
+
+    The tokenizers library so prints options that it does not know, past Python's streams.
+    """
+    with ExitStack() as stack:
+        try:
+            sys.stdout.flush()
+            stdout = os.dup(1)
+            stack.callback(os.close, stdout)
+            aside = stack.enter_context(tempfile.TemporaryFile())
+        except OSError:  # no stdout, or no room
+            yield
+            return
+        os.dup2(aside.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(stdout, 1)
+            aside.seek(0)
+            if text := aside.read(_PRINTED).decode("utf-8", "replace").strip():
+                print(inert(text), file=sys.stderr)

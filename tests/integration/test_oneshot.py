@@ -63,7 +63,7 @@ def arithmetic(request: pytest.FixtureRequest, demo_loaded: LoadedModel) -> Iter
 
 @pytest.fixture(scope="module")
 def corpus(demo_loaded: LoadedModel) -> TokenizedCorpus:
-    return builtin_corpus(demo_loaded, samples=12, max_length=64)
+    return builtin_corpus(demo_loaded, samples=9, max_length=48)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def profile(demo_loaded: LoadedModel, corpus: TokenizedCorpus, arithmetic: Arith
 
 @pytest.fixture(scope="module")
 def samples(corpus: TokenizedCorpus) -> list[TokenizedSample]:
-    return select(corpus.samples, 256)
+    return select(corpus.samples, 128)
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,14 @@ def config_alone(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_weights_without_elements_are_refused(config_alone: Path, capsys: Capture) -> None:
+    path = config_alone / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 0}))
+    code, _, err = run(capsys, "plan", config_alone, *SMALL)
+    assert code == 2
+    assert "makes model.layers.0.mlp.gate_proj a weight of shape [0, 64], which holds nothing" in err
+
+
 def test_a_configuration_is_enough(config_alone: Path, capsys: Capture) -> None:
     code, out, err = run(capsys, "plan", config_alone, *SMALL, *GIVEN, "--format", "json")
     assert code == 0, err

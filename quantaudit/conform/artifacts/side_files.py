@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from quantaudit.common.logs import compiled_prints_aside
 from quantaudit.conform.artifacts.records import SideFiles
 from quantaudit.conform.artifacts.tensors import read_json
 from quantaudit.errors import ModelError
@@ -28,7 +29,8 @@ def read_side_files(folder: Path) -> SideFiles:
     from quantaudit.model.loading.input_digests import template_digest, tokenizer_parts
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with compiled_prints_aside():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # parsers of other people's files raise whatever they like
         return _not_loaded(folder, error, generation)
     return SideFiles(generation=generation, tokenizer=tokenizer_parts(tokenizer), template=template_digest(tokenizer))

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from quantaudit.common.logs import compiled_prints_aside
 from quantaudit.common.ranks.team import team
 from quantaudit.common.timing import timed
 from quantaudit.errors import ModelError, UsageError
@@ -273,7 +274,8 @@ def _compare(
 
 def tokenizer_of(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The checkpoint's own tokenizer. Raises ModelError."""
-    with explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code), timed("tokenizer"):
+    named = explained(checkpoint, "tokenizer", trust_remote_code=trust_remote_code)
+    with named, timed("tokenizer"), compiled_prints_aside():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             checkpoint.folder, trust_remote_code=trust_remote_code, **_gguf_argument(checkpoint)
         )
@@ -287,7 +289,8 @@ def load_tokenizer(place: str) -> PreTrainedTokenizerBase:
     if Path(place).is_dir():
         check_files(Path(place))
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
+        with compiled_prints_aside():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
         _check_longest(tokenizer)
     except Exception as error:  # parsers of other people's files raise whatever they like
         raise ModelError(

@@ -8,6 +8,7 @@ from transformers import AutoProcessor
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
+from quantaudit.common.logs import compiled_prints_aside
 from quantaudit.errors import ModelError
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.classes import takes_images
@@ -30,7 +31,7 @@ def load_processor(checkpoint: Checkpoint, *, trust_remote_code: bool = False) -
             where=str(checkpoint.folder),
             hint="give a complete checkpoint, or a corpus of text",
         )
-    with explained(checkpoint, "image processor", trust_remote_code=trust_remote_code):
+    with explained(checkpoint, "image processor", trust_remote_code=trust_remote_code), compiled_prints_aside():
         try:
             processor = AutoProcessor.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
         except ImportError:

@@ -16,7 +16,7 @@ from transformers.core_model_loading import WeightConverter
 from quantaudit.common.timing import seconds_since_start
 from quantaudit.corpus.load import Corpus
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.errors import UsageError
+from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.blockwise.budget import fits
 from quantaudit.model.blockwise.checkpoint_blocks import why_whole
 from quantaudit.model.blockwise.memory import memory_budget, size_text
@@ -157,6 +157,7 @@ def _subject(settings: Settings, checkpoint: Checkpoint, corpus: Corpus) -> tupl
     model: Any = load_skeleton(checkpoint, trust_remote_code=settings.model.trust_remote_code)
     _in_dtype(model, checkpoint, settings.model.dtype)
     architecture = discover(model, model_name=checkpoint.spec)
+    _check_not_empty(model, architecture, checkpoint)
     config = model.config.get_text_config()
     tokenized, counted = count_tokens(
         corpus,
@@ -178,6 +179,18 @@ def _subject(settings: Settings, checkpoint: Checkpoint, corpus: Corpus) -> tupl
         runs_whole=runs_whole or smoothing_recipe(recipes),
     )
     return subject, counted
+
+
+def _check_not_empty(model: Any, architecture: Architecture, checkpoint: Checkpoint) -> None:
+    """Raises ModelError where a weight that would be quantized has no element."""
+    shapes = {name: model.get_submodule(name).weight.shape for group in architecture.groups for name in group.members}
+    empty = next((name for name, shape in shapes.items() if not shape.numel()), None)
+    if empty is not None:
+        raise ModelError(
+            f"its configuration makes {empty} a weight of shape {list(shapes[empty])}, which holds nothing",
+            where=checkpoint.spec,
+            hint="give the config.json that belongs to the model",
+        )
 
 
 def _in_dtype(model: Any, checkpoint: Checkpoint, dtype: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from quantaudit.common.logs import compiled_prints_aside
 from quantaudit.corpus.load import Corpus
 from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import ModelError, UsageError
@@ -70,6 +71,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, gguf_file=checkpoint.gguf)
+        with compiled_prints_aside():
+            return AutoTokenizer.from_pretrained(checkpoint.folder, gguf_file=checkpoint.gguf)
     except Exception as error:  # parsers of other people's files raise whatever they like
         raise ModelError(f"tokenizer cannot be loaded: {error}", where=checkpoint.spec) from error

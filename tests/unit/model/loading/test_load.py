@@ -187,6 +187,20 @@ def test_a_damaged_tokenizer_is_named(folder: Path, content: str) -> None:
         load(folder)
 
 
+def test_what_a_tokenizers_compiled_code_prints_is_inert_and_no_result(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["added_tokens_decoder"] = {"0": {"content": "\x00", "special": True, "clear\x1b[2J\u202e": True}}
+    path.write_text(json.dumps(settings))
+    load(folder)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "clear\\x1b[2J\\u202e" in err
+    assert "\x1b" not in err
+
+
 @pytest.mark.parametrize("share", [0.5, 1e-6])
 def test_a_gguf_that_was_cut_is_named(tmp_path: Path, share: float) -> None:
     """Written by the gguf package, so that it is whole but for its end."""
