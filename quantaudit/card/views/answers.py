@@ -146,7 +146,7 @@ def sizes(card: Card) -> dict[str | None, str]:
 def sizes_note(card: Card) -> str | None:
     """Why some schemes take more bytes than their bits say, of those whose bytes are known; None where none does."""
     titles = [
-        info.title
+        info.title.partition(":")[0]
         for info in (card.simulation.schemes if card.simulation else [])
         if info.weights is not None
         and takes_whole_bytes(info.weights, activations=info.input_activations is not None)
