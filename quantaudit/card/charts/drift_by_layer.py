@@ -35,7 +35,7 @@ def chart(view: CardView) -> AnyChart | None:
         return None
     low, high = theme.decades(row["drift"] for row in rows)
     lines: alt.Chart = (
-        alt.Chart(alt.InlineData(values=rows), name="drifts")
+        alt.Chart(theme.rows_of(rows), name="drifts")
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=30, filled=True))
         .encode(
             x=theme.layer_x(rows),

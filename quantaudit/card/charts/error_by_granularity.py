@@ -83,7 +83,7 @@ def chart(view: CardView) -> AnyChart | None:
         axis=alt.Axis(grid=False, labelLimit=150, labelExpr="split(datum.label, '\\n')", labelLineHeight=13),
     )
     x = alt.X("error:Q", title=_ERROR_TITLE, scale=theme.log_scale(low, high), axis=theme.log_axis(low, high))
-    base = alt.Chart(alt.InlineData(values=rows)).encode(y=y)
+    base = alt.Chart(theme.rows_of(rows)).encode(y=y)
     spans = base.mark_rule(color=theme.NEUTRAL, strokeWidth=1.2, opacity=0.6).encode(
         x=alt.X("min(error):Q", title=_ERROR_TITLE), x2=alt.X2("max(error):Q")
     )

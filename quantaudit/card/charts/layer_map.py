@@ -81,7 +81,7 @@ def chart(view: CardView) -> AnyChart | None:
     if measure(view) == "price":
         known["damage"] = "block damage"
     cells: alt.Chart = (
-        alt.Chart(alt.InlineData(values=rows))
+        alt.Chart(theme.rows_of(rows))
         .mark_rect()
         .encode(
             x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap=True, grid=False)),

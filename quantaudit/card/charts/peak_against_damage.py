@@ -71,7 +71,7 @@ def chart(view: CardView) -> AnyChart | None:
     rows = data(view)
     if not rows:
         return None
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = alt.Chart(theme.rows_of(rows)).encode(
         x=_log_axis(alt.X, "amax", "peak |x| of the group's input", rows),
         y=_log_axis(alt.Y, "damage", "block damage", rows),
     )
@@ -123,7 +123,7 @@ def _labels(base: alt.Chart, placed: list[dict[str, Any]]) -> list[alt.Chart]:
         side = [row for row in placed if row["right"] == right]
         if side:
             texts = base.mark_text(align=align, dx=offset, baseline="middle").encode(text="label:N")
-            layers.append(texts.properties(data=alt.InlineData(values=side)))
+            layers.append(texts.properties(data=theme.rows_of(side)))
     return layers
 
 

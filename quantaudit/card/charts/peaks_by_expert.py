@@ -59,12 +59,12 @@ def chart(view: CardView) -> AnyChart | None:
     y = alt.Y("layer:O", title="layer", axis=alt.Axis(**_AXIS))
     tips = theme.tooltip(layer="layer", expert="expert", tokens="tokens routed", peak="peak |x|", where="input of")
     cells = (
-        alt.Chart(alt.InlineData(values=measured))
+        alt.Chart(theme.rows_of(measured))
         .mark_rect()
         .encode(x=x, y=y, color=_shade([row["amax"] for row in measured]), tooltip=tips)
     )
     undersampled = (
-        alt.Chart(alt.InlineData(values=[row for row in rows if row["undersampled"]]))
+        alt.Chart(theme.rows_of([row for row in rows if row["undersampled"]]))
         .mark_rect(color=theme.FAINT)
         .encode(x=x, y=y, tooltip=tips)
     )

@@ -49,7 +49,7 @@ def chart(view: CardView) -> AnyChart | None:
         return None
     low, high = theme.decades(row["amax"] for row in rows)
     pick = alt.selection_point(name="series_pick", fields=["series"], bind="legend")
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = alt.Chart(theme.rows_of(rows)).encode(
         x=theme.layer_x(rows),
         y=alt.Y("amax:Q", title="peak |x|", scale=theme.log_scale(low, high), axis=theme.log_axis(low, high)),
         color=theme.color("series", rows),
@@ -97,7 +97,7 @@ def _references(rows: list[dict[str, Any]], low: float, high: float) -> list[Any
 
 
 def _reference(rows: list[dict[str, Any]], value: float, label: str) -> AnyChart:
-    base = alt.Chart(alt.InlineData(values=[{"reference": value, "label": label}])).encode(y=alt.Y("reference:Q"))
+    base = alt.Chart(theme.rows_of([{"reference": value, "label": label}])).encode(y=alt.Y("reference:Q"))
     rule = base.mark_rule(color=theme.NEUTRAL, strokeDash=[2, 2])
     align, position = _clear_place(rows, value)
     text = base.mark_text(align=align, baseline="bottom", dy=-2).encode(x=alt.value(position), text="label:N")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import altair as alt
@@ -35,6 +35,11 @@ POWER_LABEL = "datum.value >= 0.001 ? format(datum.value, ',.3~r') : format(datu
 SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif"
 IMAGE_FONTS = "Liberation Sans"
 """The one that vl-convert carries with it: images must not depend on what is installed."""
+
+
+def rows_of(rows: Iterable[Mapping[str, Any]]) -> alt.InlineData:
+    """A chart's data. Every step of a chart copies all its lists and dictionaries, but no tuple."""
+    return alt.InlineData(values=tuple(rows))
 
 
 def paper(ink: str, faint: str, background: str | None, font: str = SYSTEM_FONTS) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def chart(view: CardView) -> AnyChart | None:
         return None
     pick = alt.selection_point(name="zeroed_pick", fields=["projection"], bind="legend")
     points: alt.Chart = (
-        alt.Chart(alt.InlineData(values=rows), name="zeroed")
+        alt.Chart(theme.rows_of(rows), name="zeroed")
         .mark_point(size=44, filled=True)
         .encode(
             x=theme.layer_x(rows),

@@ -32,7 +32,7 @@ def chart(view: CardView) -> AnyChart | None:
     if not rows:
         return None
     low, high = theme.decades(row["kl"] for row in rows)
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
+    base = alt.Chart(theme.rows_of(rows)).encode(
         x=alt.X(
             "kept:Q",
             title="share of MACs in the recipe’s own format",
@@ -48,7 +48,7 @@ def chart(view: CardView) -> AnyChart | None:
         tooltip=theme.tooltip(name="recipe", kept_text="MACs kept", kl_text="KL", top1="top-1", what="groups"),
     )
     budget = (
-        alt.Chart(alt.InlineData(values=[{"kl": advice.budget}]))
+        alt.Chart(theme.rows_of([{"kl": advice.budget}]))
         .mark_rule(strokeDash=[4, 3], opacity=0.6)
         .encode(y=alt.Y("kl:Q"))
     )
