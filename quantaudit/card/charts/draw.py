@@ -48,4 +48,6 @@ def specification(chart: AnyChart) -> dict[str, Any]:
         spec: dict[str, Any] = chart.to_dict()
     # The address names Altair's Vega-Lite; the renderer brings its own and would warn about the difference.
     del spec["$schema"]
+    if "datasets" in spec:
+        spec["datasets"] = {name: list(rows) for name, rows in spec["datasets"].items()}
     return spec
