@@ -13,7 +13,7 @@ from typing import Any
 from quantaudit.common.printing.inert import inert
 
 _PRINTED = 1 << 12
-"""Characters of what compiled code printed that are shown, at most."""
+"""Bytes of what compiled code printed that are shown, at most."""
 
 
 @contextmanager
@@ -70,12 +70,13 @@ def compiled_prints_aside() -> Iterator[None]:
     The tokenizers library so prints options that it does not know, past Python's streams.
     """
     with ExitStack() as stack:
-        try:
+        aside: Any = None
+        with suppress(OSError, ValueError, AttributeError):  # no stdout, a closed one, or no room
             sys.stdout.flush()
             stdout = os.dup(1)
             stack.callback(os.close, stdout)
             aside = stack.enter_context(tempfile.TemporaryFile())
-        except OSError:  # no stdout, or no room
+        if aside is None:
             yield
             return
         os.dup2(aside.fileno(), 1)
