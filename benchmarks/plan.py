@@ -55,7 +55,10 @@ from quantaudit.cli import main
 folder = pathlib.Path(sys.argv.pop(1))
 def note():
     use = resource.getrusage(resource.RUSAGE_SELF)
-    (folder / os.environ.get("RANK", "0")).write_text(f"{use.ru_maxrss << 10} {use.ru_utime + use.ru_stime}")
+    # ru_maxrss would count what the process that started this one held.
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
+    (folder / os.environ.get("RANK", "0")).write_text(f"{peak} {use.ru_utime + use.ru_stime}")
 atexit.register(note)
 main()
 """
