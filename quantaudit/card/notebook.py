@@ -26,7 +26,7 @@ def render_notebook(card: Card) -> str:
 
 def _layer_map(view: CardView) -> dict[str, Any] | None:
     from quantaudit.card.charts.draw import CHARTS, specification
-    from quantaudit.card.charts.image import svg
+    from quantaudit.card.vega.image import svg
 
     for name in _MAPS:
         chart = CHARTS[name](view)

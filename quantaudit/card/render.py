@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +12,8 @@ from markupsafe import Markup
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.card.text import USUAL_LEVEL
+from quantaudit.card.vega import scripts
+from quantaudit.card.vega.beside import Beside
 from quantaudit.card.views.answers import answers, sizes, sizes_note
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.group_table import columns
@@ -57,12 +58,25 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
 
     Raises FormatError for a missing folder or a template that does not compile or run.
     """
+    return _page(DrawnCard.of(card), template_dir, scripts.bundle)
+
+
+def render_markdown(card: Card | DrawnCard, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
+    """A README section and the images it shows, {'assets/peaks_by_layer.png': PNG bytes, …}.
+
+    Raises FormatError like `render_html`.
+    """
+    from quantaudit.card.vega.image import png
+
+    section, shown = _section(DrawnCard.of(card), template_dir)
+    return section, {path: png(spec) for path, spec in shown.items()}
+
+
+def _page(drawn: DrawnCard, template_dir: Path | None, bundle: Callable[[], str]) -> str:
     from quantaudit.card.charts import theme
 
-    drawn = DrawnCard.of(card)
     environment = html_environment(template_dir)
-    page_script = run(environment, "card.js.j2", {})
-    scripts = [Markup(script) for script in (_vega_bundle(), page_script)]
+    page_scripts = [Markup(script) for script in (bundle(), run(environment, "card.js.j2", {}))]
     context = _context(drawn.view) | {
         "answers": answers(drawn.view),
         "inspections": packed_inspections(inspections(drawn.view)),
@@ -73,24 +87,18 @@ def render_html(card: Card | DrawnCard, template_dir: Path | None = None) -> str
         "group_columns": [asdict(column) for column in columns(drawn.view)],
         "charts": {name: packed(spec) for name, spec in drawn.specs.items()},
         "paper": theme.paper("currentColor", theme.FAINT, None),
-        "scripts": scripts,
-        "security_policy": security_policy(scripts),
+        "scripts": page_scripts,
+        "security_policy": security_policy(page_scripts),
     }
     return run(environment, "card.html.j2", context)
 
 
-def render_markdown(card: Card | DrawnCard, template_dir: Path | None = None) -> tuple[str, dict[str, bytes]]:
-    """A README section and the images it shows, {'assets/peaks_by_layer.png': PNG bytes, …}.
-
-    Raises FormatError like `render_html`.
-    """
-    from quantaudit.card.charts.image import png
-
-    drawn = DrawnCard.of(card)
-    environment = markdown_environment(template_dir)
+def _section(drawn: DrawnCard, template_dir: Path | None) -> tuple[str, Specifications]:
+    """A README section, and the charts that it shows as images, by path."""
     paths = {name: Markup(f"assets/{name}.png") for name in drawn.specs}
-    page = run(environment, "card.md.j2", _context(drawn.view) | {"charts": drawn.specs, "assets": paths})
-    return page, {str(paths[name]): png(spec) for name, spec in drawn.specs.items() if paths[name] in page}
+    context = _context(drawn.view) | {"charts": drawn.specs, "assets": paths}
+    section = run(markdown_environment(template_dir), "card.md.j2", context)
+    return section, {str(path): drawn.specs[name] for name, path in paths.items() if path in section}
 
 
 def write_card(
@@ -120,13 +128,20 @@ def write_card(
 def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]:
     """Everything that a card is written as, by name below its folder: card.json, its pages, and their images.
 
-    Raises FormatError like `render_html`.
+    Images are drawn beside the pages. Raises FormatError like `render_html`.
     """
-    drawn = DrawnCard.of(card)
-    page = render_html(drawn, template_dir)
-    section, images = render_markdown(drawn, template_dir)
-    texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
-    return {name: text.encode("utf-8") for name, text in texts.items()} | images
+    with Beside() as beside:
+        bundle = beside.submit(scripts.bundle)
+        beside.submit(scripts.warm_up)
+        drawn = DrawnCard.of(card)
+        from quantaudit.card.vega.image import png_drawing
+
+        section, shown = _section(drawn, template_dir)
+        images = {path: beside.submit(png_drawing(spec)) for path, spec in shown.items()}
+        page = _page(drawn, template_dir, bundle.result)
+        texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
+        files = {name: text.encode("utf-8") for name, text in texts.items()}
+        return files | {path: image.result() for path, image in images.items()}
 
 
 def _inspector_chart(view: CardView) -> dict[str, Any] | None:
@@ -180,13 +195,3 @@ def headroom(factor: float | None) -> str:
     if factor < 1:
         return "The residual stream overflows FP16: run this model in BF16 or FP32."
     return "The largest residual peak fits below FP16’s end, 65,504."
-
-
-@functools.cache
-def _vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that puts `vegaEmbed` on the window."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    # Inside a string or a regular expression "<\/" is "</" again, and the page's parser no longer sees an end tag.
-    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--").replace("\r", "")

@@ -58,7 +58,7 @@ def section(card: Card, data: bytes, accepted: Callable[[str], bool], *, page: b
     if recipe is not None:
         files[RECIPE] = recipe.recipe.encode("utf-8")
     if name is not None:
-        from quantaudit.card.charts.image import png
+        from quantaudit.card.vega.image import png
 
         files[f"{FOLDER}/{name}.png"] = png(spec)
     shown = {

@@ -16,13 +16,13 @@ import pytest
 from quantaudit.card import text
 from quantaudit.card.charts import error_by_granularity
 from quantaudit.card.render import DrawnCard, packed, render_html, render_markdown, write_card
-from quantaudit.card.schema import Card, ExpertLayer, ExpertsInfo, load_card
+from quantaudit.card.schema import Card, load_card
 from quantaudit.card.views.card_view import CardView
-from quantaudit.card.views.inspector.inspection import OBSERVERS
 from quantaudit.common.resources import resource_dir
 from quantaudit.errors import FormatError
 from quantaudit.simulate.records import GranularityRow
 from tests.card_factory import HOSTILE_TOKENS, STATIC, make_card, make_site
+from tests.large_card import large_card
 from tools.card_schema import schema_json
 
 ROOT = Path(__file__).parents[3]
@@ -294,38 +294,7 @@ def test_rows_of_different_fields_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize(("experts", "most"), [(0, 2e6), (128, 4e6)])
 def test_a_page_of_64_layers_under_ten_schemes_stays_small(experts: int, most: float) -> None:
-    card = make_card(64)
-    simulation = card.simulation
-    assert simulation is not None
-    titled = {f"scheme_{i}": f"A scheme with a title as long as those are, {i}" for i in range(8)}
-    infos = [simulation.schemes[0].model_copy(update={"name": name, "title": title}) for name, title in titled.items()]
-    unpriced = {"damage": None, "damage_weights_only": None}
-    groups = [
-        row.model_copy(update={"scheme": name, **unpriced})
-        for row in simulation.groups
-        if row.scheme == STATIC
-        for name in titled
-    ]
-    clips = [row.model_copy(update={"observer": name}) for row in simulation.sites for name in list(OBSERVERS)[1:]]
-    changes = {
-        "schemes": [*simulation.schemes, *infos],
-        "groups": [*simulation.groups, *groups],
-        "sites": [*simulation.sites, *clips],
-    }
-    rows = [1.0 / (3 + index) for index in range(experts)]
-    layers = [
-        ExpertLayer(
-            name=f"layers.{layer}.mlp.experts",
-            layer=layer,
-            tokens=[100] * experts,
-            amax={"gate_up_proj": rows, "down_proj": rows},
-            amax_all_tokens={},
-        )
-        for layer in range(64)
-    ]
-    info = ExpertsInfo(enough=16, layers=layers, calibration="", reading="") if experts else None
-    whole = card.model_copy(update={"simulation": simulation.model_copy(update=changes), "experts": info})
-    assert len(render_html(whole).encode("utf-8")) < most
+    assert len(render_html(large_card(experts)).encode("utf-8")) < most
 
 
 def test_equal_cards_give_equal_bytes(card: Card, page: str) -> None:

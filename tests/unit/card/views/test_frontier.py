@@ -10,9 +10,9 @@ import pytest
 
 from quantaudit.card.charts.choices import frontier as frontier_chart
 from quantaudit.card.charts.draw import specification
-from quantaudit.card.charts.image import svg
 from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card, VerdictLimits
+from quantaudit.card.vega.image import svg
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.frontier import MOST_POINTS, Frontier
 from quantaudit.simulate.allocation import frontier, menu_of, size_of_bits, solve

@@ -9,9 +9,9 @@ import pytest
 
 from quantaudit.card.charts import distribution, theme
 from quantaudit.card.charts.draw import specification
-from quantaudit.card.charts.image import svg
 from quantaudit.card.render import render_html
 from quantaudit.card.schema import Card
+from quantaudit.card.vega.image import svg
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.inspector import Inspection, inspections, packed
 from quantaudit.simulate.records import GroupRow, Simulation

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from quantaudit.card.charts import theme
@@ -15,15 +17,20 @@ _NAME = re.compile(r' id="([^"]+)"')
 
 def png(spec: dict[str, Any]) -> bytes:
     """The chart on white paper: a transparent one could not be read on a dark page."""
+    return png_drawing(spec)()
+
+
+def png_drawing(spec: dict[str, Any]) -> Callable[[], bytes]:
+    """What draws it when called, here or in another process."""
     import vl_convert
 
-    image: bytes = vl_convert.vegalite_to_png(
+    return partial(
+        vl_convert.vegalite_to_png,
         spec | {"width": WIDTH, "padding": 12},
         scale=SCALE,
         config=theme.paper("#24292f", "#d0d7de", "#ffffff", theme.IMAGE_FONTS),
         allowed_base_urls=[],
     )
-    return image
 
 
 def svg(spec: dict[str, Any]) -> str:
