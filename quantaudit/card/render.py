@@ -13,7 +13,7 @@ from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.card.text import USUAL_LEVEL
 from quantaudit.card.vega import scripts
-from quantaudit.card.vega.beside import Beside
+from quantaudit.card.vega.artist import Artist
 from quantaudit.card.views.answers import answers, sizes, sizes_note
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.group_table import columns
@@ -68,8 +68,9 @@ def render_markdown(card: Card | DrawnCard, template_dir: Path | None = None) ->
     """
     from quantaudit.card.vega.image import png
 
-    section, shown = _section(DrawnCard.of(card), template_dir)
-    return section, {path: png(spec) for path, spec in shown.items()}
+    drawn = DrawnCard.of(card)
+    section, shown = _section(drawn, template_dir)
+    return section, {path: png(drawn.specs[name]) for path, name in shown.items()}
 
 
 def _page(drawn: DrawnCard, template_dir: Path | None, bundle: Callable[[], str]) -> str:
@@ -93,12 +94,12 @@ def _page(drawn: DrawnCard, template_dir: Path | None, bundle: Callable[[], str]
     return run(environment, "card.html.j2", context)
 
 
-def _section(drawn: DrawnCard, template_dir: Path | None) -> tuple[str, Specifications]:
-    """A README section, and the charts that it shows as images, by path."""
+def _section(drawn: DrawnCard, template_dir: Path | None) -> tuple[str, dict[str, str]]:
+    """A README section, and the names of the charts that it shows as images, by path."""
     paths = {name: Markup(f"assets/{name}.png") for name in drawn.specs}
     context = _context(drawn.view) | {"charts": drawn.specs, "assets": paths}
     section = run(markdown_environment(template_dir), "card.md.j2", context)
-    return section, {str(path): drawn.specs[name] for name, path in paths.items() if path in section}
+    return section, {str(path): name for name, path in paths.items() if path in section}
 
 
 def write_card(
@@ -108,14 +109,15 @@ def write_card(
     *,
     others: Mapping[str, bytes] = _NOTHING,
     source: Path | None = None,
+    artist: Artist | None = None,
 ) -> list[Path]:
     """Write card.json, card.html, card.md and assets/ below `out`; the paths written, in that order.
 
     others: files that belong to the card, by name. source: where the card was read from; where that is `out` itself,
-    its card.json stays as it is. Everything is rendered before the first file appears, and all change as one. Raises
-    FormatError (template) and OutputError (place).
+    its card.json stays as it is. artist: one that has been started already. Everything is rendered before the first
+    file appears, and all change as one. Raises FormatError (template) and OutputError (place).
     """
-    files = card_files(card, template_dir)
+    files = card_files(card, template_dir) if artist is None else _drawn_files(card, template_dir, artist)
     target = out / "card.json"
     if source is not None and target.exists() and target.samefile(source):
         del files[target.name]
@@ -128,29 +130,31 @@ def write_card(
 def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]:
     """Everything that a card is written as, by name below its folder: card.json, its pages, and their images.
 
-    Images are drawn beside the pages. Raises FormatError like `render_html`.
+    Images are drawn beside the pages, from before it is known which ones are shown. Raises FormatError like
+    `render_html`.
     """
-    with Beside() as beside:
-        bundle = beside.submit(scripts.bundle)
-        beside.submit(scripts.warm_up)
-        drawn = DrawnCard.of(card)
-        from quantaudit.card.vega.image import png_drawing
+    with Artist() as artist:
+        return _drawn_files(card, template_dir, artist)
 
-        section, shown = _section(drawn, template_dir)
-        images = {path: beside.submit(png_drawing(spec)) for path, spec in shown.items()}
-        page = _page(drawn, template_dir, bundle.result)
-        texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
-        files = {name: text.encode("utf-8") for name, text in texts.items()}
-        return files | {path: image.result() for path, image in images.items()}
+
+def _drawn_files(card: Card, template_dir: Path | None, artist: Artist) -> dict[str, bytes]:
+    drawn = DrawnCard.of(card)
+    images = artist.draw(drawn.specs)
+    section, shown = _section(drawn, template_dir)
+    for name in drawn.specs.keys() - shown.values():
+        images[name].cancel()
+    page = _page(drawn, template_dir, artist.bundle.result)
+    texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
+    files = {name: text.encode("utf-8") for name, text in texts.items()}
+    return files | {path: images[name].result() for path, name in shown.items()}
 
 
 def _inspector_chart(view: CardView) -> dict[str, Any] | None:
     """The one specification that draws every tensor's distribution; None where the card holds none."""
     from quantaudit.card.charts import distribution
-    from quantaudit.card.charts.draw import specification
+    from quantaudit.card.charts.draw import drawn
 
-    chart = distribution.chart(view)
-    return None if chart is None else specification(chart)
+    return drawn(distribution.chart, view)
 
 
 def packed(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,7 @@ def number(value: float | None, limits: Sequence[float] = ()) -> str:
     """
     if value is None:
         return ABSENT
-    exact = significant(value, *limits)
-    if exact != significant(value):
+    if limits and (exact := significant(value, *limits)) != significant(value):
         return exact
     if value == 0:
         return "0"
@@ -141,7 +140,8 @@ def visible(text: str, limit: int | None = None) -> str:
 
     Cut to `limit` characters with an ellipsis, so that one token cannot fill a page.
     """
-    shown = "".join(map(_visible_character, text))
+    plain = text.isascii() and text.isprintable()
+    shown = text if plain else "".join(map(_visible_character, text))
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
 
 

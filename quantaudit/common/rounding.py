@@ -55,7 +55,7 @@ def _clear_of(
     read: Callable[[str], Decimal],
 ) -> str:
     text = show(digits)
-    if value != value or value in (float("inf"), float("-inf")):
+    if not limits or value != value or value in (float("inf"), float("-inf")):
         return text
     exact = Decimal(repr(float(value)))
     for count in range(digits, FINEST):

@@ -49,9 +49,9 @@ def chart(view: CardView) -> AnyChart | None:
     )
     bars = bins.mark_rect(strokeWidth=0).encode(
         x=x,
-        x2="high:Q",
+        x2=alt.X2("high:Q"),
         y=y,
-        y2="floor:Q",
+        y2=alt.Y2("floor:Q"),
         color=alt.Color(
             "fate:N", title=None, scale=alt.Scale(domain=list(_FATES), range=list(_FATES.values())), legend=None
         ),
@@ -61,7 +61,7 @@ def chart(view: CardView) -> AnyChart | None:
         low="min(pow(2, datum.first / datum.parts), datum.zeroed / 2)"
     )
     zone = lost.mark_rect(aria=False, opacity=0.14, color=_FATES["rounds to zero"]).encode(
-        x=x, x2="zeroed:Q", y=alt.value(0), y2=alt.value(_HEIGHT)
+        x=x, x2=alt.X2("zeroed:Q"), y=alt.value(0), y2=alt.value(_HEIGHT)
     )
     rows = [
         _mark(tensor, "step", "left", 20, dash=[3, 3]),
@@ -69,7 +69,7 @@ def chart(view: CardView) -> AnyChart | None:
         _mark(tensor, "peak", "right", 48, dash=[1, 3]),
     ]
     label = lost.mark_text(aria=False, align="left", baseline="middle", dx=4, fontWeight=600).encode(
-        x=x, y=alt.value(6), text="zeroed_text:N"
+        x=x, y=alt.value(6), text=alt.Text("zeroed_text:N")
     )
     return alt.layer(zone, bars, *[layer for pair in rows for layer in pair], label).properties(
         width="container", height=_HEIGHT, description="Distribution of a tensor’s magnitudes."
@@ -86,6 +86,6 @@ def _mark(
         x=x, y=alt.value(y - 6), y2=alt.value(_HEIGHT)
     )
     text = known.mark_text(aria=False, align=align, baseline="middle", dx=4 if align == "left" else -4).encode(
-        x=x, y=alt.value(y), text=f"{field}_text:N"
+        x=x, y=alt.value(y), text=alt.Text(f"{field}_text:N")
     )
     return rule, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
@@ -36,16 +37,22 @@ CHARTS = {
 
 def specifications(view: CardView) -> dict[str, dict[str, Any]]:
     """Chart name → Vega-Lite specification, of the charts that a card has data for."""
-    # Each specification is validated as a whole; each of its parts too takes as long again where there are many rows.
+    specs = {name: drawn(draw, view) for name, draw in CHARTS.items()}
+    return {name: spec for name, spec in specs.items() if spec is not None}
+
+
+def drawn(draw: Callable[[CardView], AnyChart | None], view: CardView) -> dict[str, Any] | None:
+    """The specification of one chart; None where the card has no data for it."""
+    # Whether charts are valid does not depend on the card: tests see to it, and each validation takes long here.
     with debug_mode(False):
-        charts = {name: draw(view) for name, draw in CHARTS.items()}
-    return {name: specification(chart) for name, chart in charts.items() if chart is not None}
+        chart = draw(view)
+    return None if chart is None else specification(chart)
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:
     """Vega-Lite specification, whatever theme the process has enabled, and without a schema address."""
     with alt.theme.enable("none"):
-        spec: dict[str, Any] = chart.to_dict()
+        spec: dict[str, Any] = chart.to_dict(validate=False)
     # The address names Altair's Vega-Lite; the renderer brings its own and would warn about the difference.
     del spec["$schema"]
     if "datasets" in spec:

@@ -122,7 +122,7 @@ def _labels(base: alt.Chart, placed: list[dict[str, Any]]) -> list[alt.Chart]:
     for align, offset, right in sides:
         side = [row for row in placed if row["right"] == right]
         if side:
-            texts = base.mark_text(align=align, dx=offset, baseline="middle").encode(text="label:N")
+            texts = base.mark_text(align=align, dx=offset, baseline="middle").encode(text=alt.Text("label:N"))
             layers.append(texts.properties(data=theme.rows_of(side)))
     return layers
 

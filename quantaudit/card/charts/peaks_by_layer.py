@@ -100,7 +100,7 @@ def _reference(rows: list[dict[str, Any]], value: float, label: str) -> AnyChart
     base = alt.Chart(theme.rows_of([{"reference": value, "label": label}])).encode(y=alt.Y("reference:Q"))
     rule = base.mark_rule(color=theme.NEUTRAL, strokeDash=[2, 2])
     align, position = _clear_place(rows, value)
-    text = base.mark_text(align=align, baseline="bottom", dy=-2).encode(x=alt.value(position), text="label:N")
+    text = base.mark_text(align=align, baseline="bottom", dy=-2).encode(x=alt.value(position), text=alt.Text("label:N"))
     return alt.layer(rule, text)
 
 

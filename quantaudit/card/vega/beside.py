@@ -63,6 +63,8 @@ class Beside:
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
+            if self._over:  # else the one that ends it has seen the process
+                self._process.kill()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(request)

@@ -12,6 +12,8 @@ from typing import Any
 from quantaudit.card.charts import theme
 
 WIDTH, SCALE = 700, 2
+_UNLABELED = {"aria": False}
+"""No label for each mark, which would be most of the drawing; whoever shows it gives it one as a whole."""
 _NAME = re.compile(r' id="([^"]+)"')
 
 
@@ -28,7 +30,7 @@ def png_drawing(spec: dict[str, Any]) -> Callable[[], bytes]:
         vl_convert.vegalite_to_png,
         spec | {"width": WIDTH, "padding": 12},
         scale=SCALE,
-        config=theme.paper("#24292f", "#d0d7de", "#ffffff", theme.IMAGE_FONTS),
+        config=theme.paper("#24292f", "#d0d7de", "#ffffff", theme.IMAGE_FONTS) | _UNLABELED,
         allowed_base_urls=[],
     )
 
@@ -43,9 +45,8 @@ def svg(spec: dict[str, Any]) -> str:
     config = theme.paper("currentColor", theme.FAINT, None, f"{theme.IMAGE_FONTS}, Arial, sans-serif")
     # Text is measured in the first font and may be shown in a wider one.
     config["legend"] |= {"columnPadding": 18}
-    # Without `aria` marks carry no label each, which would be most of the drawing; whoever shows it gives it one.
     drawing: str = vl_convert.vegalite_to_svg(
-        spec | {"width": WIDTH, "padding": 4}, config=config | {"aria": False}, allowed_base_urls=[]
+        spec | {"width": WIDTH, "padding": 4}, config=config | _UNLABELED, allowed_base_urls=[]
     )
     return _with_own_names(drawing, spec).replace("<svg ", '<svg style="max-width: 100%; height: auto" ', 1)
 

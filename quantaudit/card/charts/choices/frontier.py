@@ -34,8 +34,11 @@ def chart(view: CardView) -> AnyChart | None:
         axis=alt.Axis(grid=False, tickMinStep=1),
     )
     y = alt.Y("kl:Q", title="KL, nats per token", scale=theme.log_scale(low, high), axis=theme.log_axis(low, high))
+    y_low, y_high = alt.Y("low:Q"), alt.Y2("high:Q")
     mixtures = alt.Chart(theme.rows_of(line))
-    band = mixtures.mark_area(opacity=0.18, color=theme.NEUTRAL, aria=False).encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
+    band = mixtures.mark_area(opacity=0.18, color=theme.NEUTRAL, aria=False).encode(
+        x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
+    )
     path = mixtures.mark_line(strokeWidth=1.6, color=theme.NEUTRAL).encode(x=x, y=y)
     legend = alt.Legend(columns=alt.ExprRef("width < 520 ? 2 : 3"))
     color, shape = theme.color("name", points).legend(legend), theme.shape("name", points).legend(legend)
@@ -47,7 +50,12 @@ def chart(view: CardView) -> AnyChart | None:
     whiskers = alt.Chart(theme.rows_of([row for row in points if row["low"]])).mark_rule(
         color=theme.NEUTRAL, opacity=0.7, aria=False
     )
-    layers: list[Any] = [path, whiskers.encode(x=x, y=alt.Y("low:Q"), y2="high:Q"), marks, *_limits(shown, widest)]
+    layers: list[Any] = [
+        path,
+        whiskers.encode(x=x, y=y_low, y2=y_high),
+        marks,
+        *_limits(shown, widest),
+    ]
     layers += _advised(shown, x, y)
     if any(row["low"] for row in line):
         layers.insert(0, band)
@@ -61,7 +69,7 @@ def _advised(shown: Frontier, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     row = _row("advised", shown.advised.point, shown.limits)
     base = alt.Chart(theme.rows_of([row | {"text": f"advised, {row['bits_text']} bits"}])).encode(x=x, y=y)
     ring = base.mark_point(size=190, filled=False, strokeWidth=2.6, color=theme.PALETTE["down_proj"], opacity=1)
-    text = base.mark_text(align="right", baseline="top", dx=-11, dy=4, fontWeight=600).encode(text="text:N")
+    text = base.mark_text(align="right", baseline="top", dx=-11, dy=4, fontWeight=600).encode(text=alt.Text("text:N"))
     return [ring.encode(tooltip=_TOOLTIP), text]
 
 
@@ -73,7 +81,7 @@ def _limits(shown: Frontier, widest: float) -> list[alt.Chart]:
     base = alt.Chart(theme.rows_of(rows))
     rule = base.mark_rule(strokeDash=[4, 3], opacity=0.7, color=theme.NEUTRAL).encode(y=alt.Y("kl:Q"))
     text = base.mark_text(align="right", baseline="bottom", dy=-3).encode(
-        x=alt.X("bits:Q"), y=alt.Y("kl:Q"), text="text:N"
+        x=alt.X("bits:Q"), y=alt.Y("kl:Q"), text=alt.Text("text:N")
     )
     return [rule, text]
 

@@ -7,18 +7,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import altair as alt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantaudit.card.charts import layer_map, peak_against_damage, peaks_by_layer, theme
-from quantaudit.card.charts.draw import specifications
+from quantaudit.card.charts import distribution, layer_map, peak_against_damage, peaks_by_expert, peaks_by_layer, theme
+from quantaudit.card.charts.draw import CHARTS, specification, specifications
+from quantaudit.card.charts.theme import AnyChart
 from quantaudit.card.schema import Card
 from quantaudit.card.text import percent
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.peaks import projection_of
 from quantaudit.simulate.records import Simulation
 from tests.card_factory import DYNAMIC, LAYERS, STATIC, make_card, make_site
+from tests.large_card import large_card
 
 WHITE, NIGHT = "#ffffff", "#0f1216"
 
@@ -49,13 +52,29 @@ def test_every_chart_is_drawn(card: Card) -> None:
     assert list(_specs(card)) == [*expected, "error_by_granularity", "frontier", "advice_curve"]
 
 
+def test_every_chart_is_valid(card: Card) -> None:
+    view = CardView(card)
+    charts = [chart for draw in CHARTS.values() if (chart := draw(view)) is not None]
+    assert len(charts) > 6
+    for chart in [*charts, distribution.chart(view), peaks_by_expert.chart(CardView(large_card(2)))]:
+        check_valid(chart)
+
+
+def check_valid(chart: AnyChart | None) -> None:
+    """By Vega-Lite's schema, which drawing does not look at."""
+    assert chart is not None
+    with alt.theme.enable("none"):
+        whole = json.loads(chart.to_json(validate=True))
+    del whole["$schema"]
+    assert json.loads(json.dumps(specification(chart))) == whole
+
+
 def test_equal_cards_give_equal_bytes_from_call_to_call(card: Card) -> None:
     first, second = json.dumps(_specs(card)), json.dumps(_specs(make_card()))
     assert first == second
 
 
 def test_a_theme_of_the_process_changes_nothing(card: Card) -> None:
-    alt = pytest.importorskip("altair")
     before = _specs(card)
     with alt.theme.enable("dark"):
         assert _specs(card) == before
