@@ -48,7 +48,7 @@ LARGE: dict[str, transformers.PreTrainedConfig] = {
     ),
 }  # fmt: skip
 """Configurations with the sizes of published models, which `plan` is given alone."""
-LARGE_OPTIONS = ("--device", "cpu", "--memory-budget", "128GiB", "--tflops", "200")
+LARGE_OPTIONS = ("--device", "cpu", "--arithmetic", "native", "--memory-budget", "128GiB", "--tflops", "200")
 RUN = """
 import atexit, os, pathlib, resource, sys
 from quantaudit.cli import main
@@ -92,9 +92,9 @@ class Setting:
 
 SETTINGS = {
     "dense whole": Setting(shape=DENSE, budget="8GiB"),
-    "dense by block": Setting(shape=DENSE, budget="1.1GiB"),
-    "wide by block": Setting(shape=WIDE, budget="1.3GiB", options=("--samples", "24", "--max-length", "256")),
-    "experts by block": Setting(shape=EXPERTS, budget="1.4GiB"),
+    "dense by block": Setting(shape=DENSE, budget="1.3GiB"),
+    "wide by block": Setting(shape=WIDE, budget="1.6GiB", options=("--samples", "24", "--max-length", "256")),
+    "experts by block": Setting(shape=EXPERTS, budget="1.6GiB"),
     "dense on 2 ranks": Setting(shape=DENSE, budget="8GiB", ranks=2),
 }
 

@@ -20,10 +20,11 @@ from quantaudit.corpus.tokens import TextReaders, TokenizedCorpus, tokenize
 from quantaudit.errors import FormatError, ModelError, UsageError
 from quantaudit.measure.agreement import model_differences
 from quantaudit.measure.profile import Profile
-from quantaudit.model.blockwise.budget import fits, weight_bytes
+from quantaudit.model.blockwise.budget import copies_bytes, fits, loaded_dtype, weight_bytes
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.experts import extra_work
-from quantaudit.model.forward.arithmetic import choose_arithmetic, computed_in, is_slow
+from quantaudit.model.forward.arithmetic import choose_arithmetic, choose_for, computed_in, is_slow
+from quantaudit.model.forward.float32_products import WEIGHT_BYTES
 from quantaudit.model.forward.hooks import time_first_call
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
 from quantaudit.model.loading.input_digests import processor_digest, tokenizer_digest
@@ -66,7 +67,10 @@ class AuditInputs:
 
     def computed(self) -> AbstractContextManager[None]:
         """The context that every pass of the model belongs in."""
-        return computed_in(self.arithmetic, self.loaded.model)
+        # Of blocks that come and go, only those of one are of use, and the others would wait in memory.
+        blocks = self.loaded.weights
+        kept = WEIGHT_BYTES if blocks is None else copies_bytes(blocks.largest)
+        return computed_in(self.arithmetic, self.loaded.model, weight_bytes=kept)
 
 
 def prepare(
@@ -181,13 +185,19 @@ class _Limits:
     smoothing: str | None
 
 
+def _is_wide(checkpoint: Checkpoint, settings: Settings) -> bool:
+    """Whether products of a model that is not loaded yet will be computed in float32."""
+    dtype, device = loaded_dtype(checkpoint, settings.model.dtype), parse_device(settings.model.device)
+    return choose_for(settings.model.arithmetic, dtype, device) == "float32"
+
+
 def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, limits: _Limits) -> LoadedModel:
     if isinstance(files.model, LoadedModel):
         return files.model
     stages(f"loading {files.model.name}", 0)
     memory = limits.memory
     weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
-    whole = memory is None or fits(limits.copies * weights, memory)
+    whole = memory is None or fits(weights, memory, copies=limits.copies, wide=_is_wide(files.model, settings))
     if team().combined(whole, all) or memory is None:  # all ranks run it one way
         return _load(files.model, settings)
     loaded = _load(files.model, settings, by_block=limits.smoothing is None)

@@ -126,6 +126,7 @@ def _demand(inputs: AuditInputs, work: Work) -> Demand:
         inputs.settings,
         work,
         converted=weights is not None and weights.converted,
+        wide=inputs.arithmetic == "float32",
         ranks=team().size,
     )
     if weights is None:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.blockwise.block_weights import stored_bytes
 from quantaudit.model.blockwise.budget import (
@@ -20,6 +18,7 @@ from quantaudit.model.blockwise.budget import (
     Needs,
     activation_bytes,
     block_bytes,
+    copies_bytes,
     logits_bytes,
 )
 from quantaudit.model.blockwise.memory import size_text
@@ -43,31 +42,40 @@ HISTOGRAM = 1 << 19
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelBytes:
     """Bytes of a model's weights. blocks: of each decoder block; outside: of everything else; quantized: of the Linears
-    in blocks, which a simulation holds once more; converted: whether they are stored in another form than used;
-    dense: sites with a histogram over all patterns.
+    in blocks, which a simulation holds once more; head: of what gives logits; widest: of the largest Linear; converted:
+    whether they are stored in another form than used; dense: sites with a histogram over all patterns; wide: whether
+    their 16-bit products are computed in float32.
     """
 
     blocks: tuple[int, ...]
     outside: int
     quantized: int
+    head: int
+    widest: int
     converted: bool
     split: bool
     dense: int
+    wide: bool
 
     @classmethod
-    def of(cls, model: nn.Module, architecture: Architecture, *, converted: bool) -> ModelBytes:
+    def of(cls, model: Any, architecture: Architecture, *, converted: bool, wide: bool) -> ModelBytes:
         """Those of a model, wherever its weights are."""
         modules = [model.get_submodule(path) for path in architecture.blocks]
         blocks = tuple(stored_bytes(module) for module in modules)
         inside: list[Any] = [linear.weight for module in modules for linear in linears(module).values()]
+        sizes = [int(weight.nbytes) for weight in inside]
+        head = stored_bytes(output) if (output := model.get_output_embeddings()) is not None else 0
         split = any(map(is_linearized, model.modules()))
         return cls(
             blocks=blocks,
             outside=stored_bytes(model) - sum(blocks),
-            quantized=sum(weight.nbytes for weight in inside),
+            quantized=sum(sizes),
+            head=head,
+            widest=max([head, *sizes]),
             converted=converted or split,
             split=split,
             dense=sum(site.kind != "expert_input" for site in architecture.sites),
+            wide=wide,
         )
 
     @property
@@ -79,6 +87,11 @@ class ModelBytes:
     def program(self) -> int:
         """Bytes of the program without any weights."""
         return FOOTPRINT + EXPERTS * self.split
+
+    @property
+    def passing(self) -> int:
+        """Bytes of a float32 copy that is made for one product and not kept."""
+        return 2 * self.widest if self.wide else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +153,7 @@ class _Stage:
 def whole(model: Any, sizes: ModelBytes, lengths: Lengths, *, eager: bool, copies: int) -> Demand:
     """With all weights in memory. eager: how attention is measured; copies: of the weights that have to fit."""
     held = sizes.program + sizes.total + (2 * max(sizes.blocks) if sizes.converted else 0)
+    held += sizes.passing + (copies_bytes(sizes.quantized + sizes.head) if sizes.wide else 0)
     stages = [activation_bytes(model.config, lengths.rows, lengths.longest, eager=eager) + HISTOGRAM * sizes.dense]
     if lengths.evaluated:
         logits = 2 * logits_bytes(model, lengths.longest_evaluated)
@@ -174,7 +188,8 @@ def by_block(
 def _stages(
     model: Any, blocks: Sequence[str], sizes: ModelBytes, lengths: Lengths, *, eager: bool, plans: int
 ) -> list[_Stage]:
-    present, block = sizes.program + sizes.outside, block_bytes(max(sizes.blocks), converted=sizes.converted)
+    present = sizes.program + sizes.outside + sizes.passing
+    block = block_bytes(max(sizes.blocks), converted=sizes.converted, wide=sizes.wide)
 
     def stage(rows: int, longest: int, waiting: int, *, logits: int = 0, graph: int = 0, eager: bool = False) -> _Stage:
         batch = activation_bytes(model.config, rows, longest, eager=eager) + graph

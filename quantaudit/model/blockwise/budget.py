@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from quantaudit.errors import UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.input_store import Room
 from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_option, size_text
+from quantaudit.model.forward.arithmetic import arithmetic_now
+from quantaudit.model.forward.float32_products import WEIGHT_BYTES
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.stored_tensors import stored_tensors
 
@@ -20,6 +23,7 @@ PROGRAM = 1 << 28
 """Bytes that are left over for everything else: statistics of a block, buffers of libraries, a tokenizer."""
 UNLIMITED = Room(device=1 << 60)
 _ITEM = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4, "I16": 2}
+_FLOATS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _PACKED = re.compile(r"_blocks$|weight_packed$")
 """Stored tensors with two values in a byte."""
 
@@ -42,9 +46,23 @@ def weight_bytes(checkpoint: Checkpoint, dtype: str) -> int:
     return total
 
 
-def fits(weights: int, budget: int) -> bool:
-    """Whether so many bytes of weights are in a budget for the whole process, in addition to what it uses now."""
-    return resident_bytes() + weights + PROGRAM <= budget
+def loaded_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
+    """What most of a checkpoint's weights are loaded in. dtype: as for `weight_bytes`."""
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    if checkpoint.gguf or checkpoint.quantization:
+        return torch.bfloat16
+    stored = Counter(tensor.dtype for tensor in stored_tensors(checkpoint).values())
+    return _FLOATS.get(max(stored, key=stored.__getitem__, default=""), torch.bfloat16)
+
+
+def fits(weights: int, budget: int, *, copies: int, wide: bool) -> bool:
+    """Whether so many bytes of weights are in a budget for the whole process, in addition to what it uses now.
+
+    copies: of them all; wide: whether their 16-bit products are computed in float32.
+    """
+    needed = copies * weights + (copies_bytes(weights) if wide else 0)
+    return resident_bytes() + needed + PROGRAM <= budget
 
 
 def activation_bytes(config: Any, rows: int, longest: int, *, eager: bool) -> int:
@@ -79,15 +97,16 @@ class Needs:
         return self.present + self.block + self.batch + self.logits + PROGRAM
 
 
-def needs(weights: BlockWeights, batch: int, logits: int = 0) -> Needs:
-    """What a run needs from here."""
-    block = block_bytes(weights.largest, converted=weights.converted)
-    return Needs(present=resident_bytes(), block=block, batch=batch, logits=logits)
+def block_bytes(largest: int, *, converted: bool, wide: bool) -> int:
+    """Of a block in memory. converted: stored in one form, as experts are, and run in another, which are both there;
+    wide: its 16-bit products are computed in float32.
+    """
+    return (3 if converted else 1) * largest + (copies_bytes(largest) if wide else 0)
 
 
-def block_bytes(largest: int, *, converted: bool) -> int:
-    """Of a block in memory. converted: stored in one form, as experts are, and run in another, which are both there."""
-    return (3 if converted else 1) * largest
+def copies_bytes(weights: int) -> int:
+    """Of the float32 copies of so many bytes of 16-bit weights, at most."""
+    return min(WEIGHT_BYTES, 2 * weights)
 
 
 def logits_bytes(model: Any, tokens: int) -> int:
@@ -108,7 +127,9 @@ def room_to_run(model: Any, weights: BlockWeights, largest: Tensor, *, logits: i
     give_back()  # what a stage before has freed is not what this one finds in use
     rows, longest = largest.shape
     batch = activation_bytes(model.config, rows, longest, eager=model.config._attn_implementation == "eager")
-    return room_for_inputs(weights.budget, needs(weights, batch + graph, logits), largest.device)
+    block = block_bytes(weights.largest, converted=weights.converted, wide=arithmetic_now(model) == "float32")
+    needed = Needs(present=resident_bytes(), block=block, batch=batch + graph, logits=logits)
+    return room_for_inputs(weights.budget, needed, largest.device)
 
 
 def half(room: Room) -> Room:

@@ -33,10 +33,15 @@ _ROUNDS = 6
 def choose_arithmetic(choice: ArithmeticChoice, model: nn.Module) -> Arithmetic:
     """How to compute products of this model: natively on accelerators, in float32, and wherever it is fast."""
     parameter = next(model.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype not in HALF:
+    return choose_for(choice, parameter.dtype, parameter.device)
+
+
+def choose_for(choice: ArithmeticChoice, dtype: torch.dtype, device: torch.device) -> Arithmetic:
+    """The same of a model that is in this dtype and on this device, or will be."""
+    if device.type != "cpu" or dtype not in HALF:
         return "native"
     if choice == "auto":
-        return "float32" if is_slow(model) else "native"
+        return "native" if native_products(dtype) else "float32"
     return choice
 
 

@@ -28,10 +28,11 @@ class Demands:
         work: Work,
         *,
         converted: bool,
+        wide: bool,
         ranks: int = 1,
     ) -> None:
         self._model, self._blocks = model, architecture.blocks
-        self.sizes = ModelBytes.of(model, architecture, converted=converted)
+        self.sizes = ModelBytes.of(model, architecture, converted=converted, wide=wide)
         evaluated = select(samples, settings.simulate.evaluation_tokens) if work.evaluated else []
         self.lengths = Lengths.of(samples, evaluated, batch_size=settings.measure.batch_size, ranks=ranks)
         self._eager = measured_eagerly(settings, self.lengths.longest)

@@ -20,7 +20,7 @@ from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.blockwise.budget import fits
 from quantaudit.model.blockwise.checkpoint_blocks import why_whole
 from quantaudit.model.blockwise.memory import memory_budget, size_text
-from quantaudit.model.forward.arithmetic import HALF, computed_in, native_products
+from quantaudit.model.forward.arithmetic import choose_for, computed_in
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.model.loading.load import load_skeleton, parse_device
 from quantaudit.model.sites import Architecture, discover
@@ -32,10 +32,10 @@ from quantaudit.pipeline.plan.record import AuditPlan, StageTime, Text, Way, Way
 from quantaudit.pipeline.plan.text import count_tokens
 from quantaudit.pipeline.prepare import read_recipes, shapes_in_blocks, smoothing_recipe
 from quantaudit.pipeline.schedule import count_work, typical
-from quantaudit.provenance import Arithmetic
 from quantaudit.quant.standard import ChosenSchemes, choose_schemes
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import Speed, Work, expected_stages, forward_passes
+from quantaudit.simulate.memory import ModelBytes
 
 LOADING, LOOKING = "starting and loading", "looking at the blocks"
 
@@ -103,10 +103,11 @@ def plan(settings: Settings, checkpoint: Checkpoint, corpus: Corpus, machine: Ma
         settings,
         work,
         converted=subject.converted,
+        wide=choose_for(settings.model.arithmetic, next(model.parameters()).dtype, device) == "float32",
         ranks=machine.ranks,
     )
     sizes = demands.sizes
-    chosen = _chosen(subject, sizes.total, budget)
+    chosen = _chosen(subject, sizes, budget)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     dtype = next(model.parameters()).dtype
     ways = {"whole": _whole(subject, demands, budget), "block by block": _by_block(subject, demands, budget)}
@@ -201,14 +202,16 @@ def _in_dtype(model: Any, checkpoint: Checkpoint, dtype: str) -> None:
     model.to(said)
 
 
-def _chosen(subject: _Subject, weights: int, budget: int) -> WayName:
+def _chosen(subject: _Subject, sizes: ModelBytes, budget: int) -> WayName:
     """How a report runs within a budget."""
-    return "whole" if subject.runs_whole or fits(COPIES * weights, budget) else "block by block"
+    return (
+        "whole" if subject.runs_whole or fits(sizes.total, budget, copies=COPIES, wide=sizes.wide) else "block by block"
+    )
 
 
 def _whole(subject: _Subject, demands: Demands, budget: int) -> Way:
     demand, why_not = demands.whole, None
-    if demand.peak > budget or not (subject.runs_whole or fits(COPIES * demands.sizes.total, budget)):
+    if demand.peak > budget or _chosen(subject, demands.sizes, budget) != "whole":
         why_not = f"does not fit into {size_text(budget)}"
     return Way(
         name="whole", memory=demand.peak, least_budget=demand.least, disk=demand.disk, stages=[], why_not=why_not
@@ -253,18 +256,8 @@ def _speed(subject: _Subject, machine: Machine, device: torch.device) -> Speed:
     dtype, shapes = next(model.parameters()).dtype, shapes_in_blocks(model, subject.architecture)
     rounding = probe.rounding_seconds(shapes, subject.chosen.schemes, dtype, device)
     tokens = _typical_tokens(subject.corpus, subject.settings.measure.batch_size)
-    with computed_in(_arithmetic(subject.settings, dtype, device), model):
+    with computed_in(choose_for(subject.settings.model.arithmetic, dtype, device), model):
         return replace(probe.probed_speed(model, blocks, device, tokens), rounding=rounding)
-
-
-def _arithmetic(settings: Settings, dtype: torch.dtype, device: torch.device) -> Arithmetic:
-    """As `choose_arithmetic` chooses for a model that is on its device."""
-    choice = settings.model.arithmetic
-    if device.type != "cpu" or dtype not in HALF:
-        return "native"
-    if choice == "auto":
-        return "native" if native_products(dtype) else "float32"
-    return choice
 
 
 def _typical_tokens(corpus: TokenizedCorpus, count: int) -> int:

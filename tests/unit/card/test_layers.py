@@ -1,4 +1,4 @@
-"""Inside the card's room, too, imports go one way: schema <- sections, judge <- views <- charts <- pages."""
+"""Inside the card's room, too, imports go one way: schema <- sections, judge <- views <- charts <- vega <- pages."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ FLOORS = {
     "redact": 3,
     "templates": 3,
     "build": 4,
-    "notebook": 5,
-    "render": 5,
-    "amend": 6,
-    "readme": 6,
-    "check": 7,
+    "vega": 5,
+    "notebook": 6,
+    "render": 6,
+    "amend": 7,
+    "readme": 7,
+    "check": 8,
 }
 
 
