@@ -13,7 +13,7 @@ from quantaudit.card.schema import Card, dump_card
 from quantaudit.card.templates import html_environment, markdown_environment, run, security_policy
 from quantaudit.card.text import USUAL_LEVEL
 from quantaudit.card.vega import scripts
-from quantaudit.card.vega.artist import Artist
+from quantaudit.card.vega.renderer import ChartRenderer
 from quantaudit.card.views.answers import answers, sizes, sizes_note
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.group_table import columns
@@ -109,15 +109,15 @@ def write_card(
     *,
     others: Mapping[str, bytes] = _NOTHING,
     source: Path | None = None,
-    artist: Artist | None = None,
+    renderer: ChartRenderer | None = None,
 ) -> list[Path]:
     """Write card.json, card.html, card.md and assets/ below `out`; the paths written, in that order.
 
     others: files that belong to the card, by name. source: where the card was read from; where that is `out` itself,
-    its card.json stays as it is. artist: one that has been started already. Everything is rendered before the first
+    its card.json stays as it is. renderer: one that has been started already. Everything is rendered before the first
     file appears, and all change as one. Raises FormatError (template) and OutputError (place).
     """
-    files = card_files(card, template_dir) if artist is None else _drawn_files(card, template_dir, artist)
+    files = card_files(card, template_dir) if renderer is None else _drawn_files(card, template_dir, renderer)
     target = out / "card.json"
     if source is not None and target.exists() and target.samefile(source):
         del files[target.name]
@@ -130,20 +130,20 @@ def write_card(
 def card_files(card: Card, template_dir: Path | None = None) -> dict[str, bytes]:
     """Everything that a card is written as, by name below its folder: card.json, its pages, and their images.
 
-    Images are drawn beside the pages, from before it is known which ones are shown. Raises FormatError like
+    A worker draws images meanwhile, from before it is known which ones are shown. Raises FormatError like
     `render_html`.
     """
-    with Artist() as artist:
-        return _drawn_files(card, template_dir, artist)
+    with ChartRenderer() as renderer:
+        return _drawn_files(card, template_dir, renderer)
 
 
-def _drawn_files(card: Card, template_dir: Path | None, artist: Artist) -> dict[str, bytes]:
+def _drawn_files(card: Card, template_dir: Path | None, renderer: ChartRenderer) -> dict[str, bytes]:
     drawn = DrawnCard.of(card)
-    images = artist.draw(drawn.specs)
+    images = renderer.draw(drawn.specs)
     section, shown = _section(drawn, template_dir)
     for name in drawn.specs.keys() - shown.values():
         images[name].cancel()
-    page = _page(drawn, template_dir, artist.bundle.result)
+    page = _page(drawn, template_dir, renderer.bundle.result)
     texts = {"card.json": dump_card(card), "card.html": page, "card.md": section}
     files = {name: text.encode("utf-8") for name, text in texts.items()}
     return files | {path: images[name].result() for path, name in shown.items()}

@@ -204,9 +204,8 @@ def _in_dtype(model: Any, checkpoint: Checkpoint, dtype: str) -> None:
 
 def _chosen(subject: _Subject, sizes: ModelBytes, budget: int) -> WayName:
     """How a report runs within a budget."""
-    return (
-        "whole" if subject.runs_whole or fits(sizes.total, budget, copies=COPIES, wide=sizes.wide) else "block by block"
-    )
+    whole = subject.runs_whole or fits(sizes.total, budget, copies=COPIES, wide=sizes.wide)
+    return "whole" if whole else "block by block"
 
 
 def _whole(subject: _Subject, demands: Demands, budget: int) -> Way:

@@ -34,11 +34,9 @@ def chart(view: CardView) -> AnyChart | None:
         axis=alt.Axis(grid=False, tickMinStep=1),
     )
     y = alt.Y("kl:Q", title="KL, nats per token", scale=theme.log_scale(low, high), axis=theme.log_axis(low, high))
-    y_low, y_high = alt.Y("low:Q"), alt.Y2("high:Q")
+    low_end, high_end = alt.Y("low:Q"), alt.Y2("high:Q")
     mixtures = alt.Chart(theme.rows_of(line))
-    band = mixtures.mark_area(opacity=0.18, color=theme.NEUTRAL, aria=False).encode(
-        x=x, y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
-    )
+    band = mixtures.mark_area(opacity=0.18, color=theme.NEUTRAL, aria=False).encode(x=x, y=low_end, y2=high_end)
     path = mixtures.mark_line(strokeWidth=1.6, color=theme.NEUTRAL).encode(x=x, y=y)
     legend = alt.Legend(columns=alt.ExprRef("width < 520 ? 2 : 3"))
     color, shape = theme.color("name", points).legend(legend), theme.shape("name", points).legend(legend)
@@ -50,12 +48,7 @@ def chart(view: CardView) -> AnyChart | None:
     whiskers = alt.Chart(theme.rows_of([row for row in points if row["low"]])).mark_rule(
         color=theme.NEUTRAL, opacity=0.7, aria=False
     )
-    layers: list[Any] = [
-        path,
-        whiskers.encode(x=x, y=y_low, y2=y_high),
-        marks,
-        *_limits(shown, widest),
-    ]
+    layers: list[Any] = [path, whiskers.encode(x=x, y=low_end, y2=high_end), marks, *_limits(shown, widest)]
     layers += _advised(shown, x, y)
     if any(row["low"] for row in line):
         layers.insert(0, band)

@@ -1,4 +1,4 @@
-"""A process beside this one: vl_convert holds Python's lock while it draws, so that no thread could write pages then.
+"""A worker process: vl_convert holds Python's lock while it draws, so that no thread could write pages then.
 
 Run as a module it is that process: it reads pickled (function, arguments) on stdin, and answers each on stdout.
 """
@@ -16,18 +16,18 @@ from typing import Any, BinaryIO, TypeVar
 T = TypeVar("T")
 
 
-class Beside:
+class Worker:
     """Runs functions, one after another, in a process of its own that ends with the context.
 
     Where there can be no such process they run here, later and with the same results.
     """
 
     def __init__(self) -> None:
-        self._waiting = ThreadPoolExecutor(1, thread_name_prefix="beside")
+        self._waiting = ThreadPoolExecutor(1, thread_name_prefix="charts")
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
