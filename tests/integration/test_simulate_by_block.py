@@ -17,15 +17,16 @@ from quantaudit.errors import MeasurementError
 from quantaudit.measure.profile import profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.model.blockwise import budget
-from quantaudit.model.blockwise.budget import PROGRAM
+from quantaudit.model.blockwise.budget import PROGRAM, copies_bytes
 from quantaudit.model.blockwise.input_store import Room
 from quantaudit.model.blockwise.memory import resident_bytes
+from quantaudit.model.forward import float32_products
 from quantaudit.model.forward.arithmetic import computed_in
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.pipeline.audit import audit
 from quantaudit.pipeline.measure import measure as measure_settings
-from quantaudit.pipeline.prepare import prepare
+from quantaudit.pipeline.prepare import AuditInputs, prepare
 from quantaudit.pipeline.simulate import simulate as simulate_settings
 from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC, SCHEMES, find_scheme
 from quantaudit.settings import Settings
@@ -282,3 +283,21 @@ def test_a_run_that_is_resumed_does_not_simulate_again(tmp_path: Path, monkeypat
 
 def fail(*_args: Any, **_options: Any) -> None:
     raise MeasurementError("stopped")
+
+
+def test_float32_copies_are_of_one_block_alone(tmp_path: Path) -> None:
+    """Those of blocks that are gone would take what the budget does not have."""
+    folder = save_checkpoint(tmp_path / "m", tiny_model("llama", num_hidden_layers=6).to(torch.bfloat16))
+    options = {"samples": 4, "max_length": 16, "evaluation_tokens": 16, "device": "cpu", "arithmetic": "float32"}
+    settings = Settings.of(str(folder), **options)
+    whole, by_block = prepare(settings), prepare(settings, memory=resident_bytes() + PROGRAM)
+    assert by_block.loaded.weights is not None
+    assert 0 < copies_made(by_block) <= copies_bytes(by_block.loaded.weights.largest) < copies_made(whole)
+
+
+def copies_made(inputs: AuditInputs) -> int:
+    """Bytes of float32 copies that are kept after one pass of the model."""
+    with inputs.computed(), torch.no_grad():
+        inputs.loaded.model(input_ids=torch.from_numpy(inputs.corpus.samples[0].ids)[None])
+        assert float32_products._EXCHANGE.products is not None
+        return float32_products._EXCHANGE.products.weights.bytes
