@@ -17,6 +17,7 @@ from quantaudit.card.schema import (
     Card,
     Coverage,
     GlobalPeak,
+    Landscape,
     MagnitudesRow,
     Peak,
     PeakSummary,
@@ -26,7 +27,7 @@ from quantaudit.card.schema import (
 from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.seal import seal
 from quantaudit.card.sections import experts
-from quantaudit.card.sections.landscape import place
+from quantaudit.card.sections.landscape import compared_site, place
 from quantaudit.card.sections.peak_locations import places_info, token_kind
 from quantaudit.card.sections.stability import stability_info
 from quantaudit.correlate import correlate, predictors
@@ -94,7 +95,7 @@ def build_card(
         stability=stability,
         places=places_info(profile),
         experts=experts.experts_info(profile),
-        landscape=place(peak.overall.amax if peak.overall else None),
+        landscape=landscape(sites, peak),
         findings=findings,
         verdict=decide(sites, covered, simulation, findings, policy, provenance.corpus.evaluation),
     )
@@ -148,6 +149,13 @@ def peak_summary(sites: Sequence[SiteRow]) -> PeakSummary:
         quantized=_highest([site for site in sites if site.kind == "linear_input"]),
         fp16_headroom=FP16_MAX / max(residual) if residual else None,
     )
+
+
+def landscape(sites: Sequence[SiteRow], peak: PeakSummary) -> Landscape:
+    """The model's place among published ones, whose peaks are of other tensors than inputs of Linears."""
+    site = compared_site(sites)
+    inside = peak.overall is not None and (site is None or peak.overall.site != site.name)
+    return place(site.amax if site else None, of="A peak, Linears’ inputs aside," if inside else "A peak")
 
 
 def coverage(profile: Profile) -> Coverage:

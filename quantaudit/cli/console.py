@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -59,11 +59,17 @@ def progress() -> AbstractContextManager[Job]:
 
 
 @contextmanager
-def shared_progress() -> Iterator[Job]:
-    """The same of work that several ranks share, each of which is in this context; files are written within."""
+def shared_progress(*, forks: bool = False) -> Iterator[Job]:
+    """The same of work that several ranks share, each of which is in this context; files are written within.
+
+    forks: whether a process that is alone may share it with forks of its own.
+    """
     with progress() as stages:
         stages("starting", 0)
-        with joined():
+        # From here on torch is needed.
+        from quantaudit.common.ranks.forked import forks_allowed
+
+        with joined(), forks_allowed() if forks else nullcontext():
             yield stages
 
 

@@ -67,7 +67,7 @@ def run(
         settings = settings.changed(attention="native")
     files = open_files(settings)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.shared_progress() as stages:
+    with console.shared_progress(forks=memory_budget is None and export_reference is None) as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.measure import measure as run_measure
         from quantaudit.pipeline.measure import measure_as_published

@@ -62,7 +62,7 @@ def run(
     files = open_files(settings)
     measured = load_profile(profile) if profile else None
     state = RunState(Output(option="--out", path=folder, folder=True), resume=resume, say=console.say)
-    with console.shared_progress() as stages:
+    with console.shared_progress(forks=memory_budget is None) as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.audit import CardOptions, audit
         from quantaudit.quant.export import scales

@@ -48,7 +48,7 @@ def run(
     settings = settings_of_profile(measured, changed.pop("model"), corpus=corpus, **changed)
     files = open_files(settings)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.shared_progress() as stages:
+    with console.shared_progress(forks=memory_budget is None) as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.simulate import simulate as run_simulate
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TypeVar
+
+import torch
 
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Advance, Stages, no_advance, silent_stages
+from quantaudit.common.ranks.forked import can_fork, run_forked
+from quantaudit.common.ranks.team import team
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.paper.reference import TokenRatios
 from quantaudit.measure.paper.token_ratios import token_ratios
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
+from quantaudit.model.blockwise.memory import available_bytes
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.causal import ahead_doubts
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
@@ -22,10 +29,19 @@ from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.records import Simulation, UnjudgedScheme
 from quantaudit.simulate.run import simulate
 
+T = TypeVar("T")
+
 EAGER_TOKENS = 4096
 """Longest sample that is measured with eager attention under `auto`; above, as the model was loaded."""
 COPIES = 2
 """Of the weights while a model is simulated: those that are quantized are held next to the others."""
+
+SMALL = 1 << 31
+"""Bytes of weights up to which samples are shared by processes: larger products keep all threads busy."""
+MOST_FORKS = 8
+"""Processes that share samples, at most."""
+FORK_BYTES, FORK_WEIGHTS = 1 << 30, 4
+"""Memory that each of them takes: for itself, and for each byte of the weights, which it quantizes and widens."""
 
 
 def measure_samples(
@@ -70,8 +86,15 @@ def ratios_of_inputs(inputs: AuditInputs, stages: Stages = silent_stages) -> dic
 
 def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
     """One pass over the corpus, or a shard of it, with every site tapped: `measure_samples` says how."""
-    advance = stages(MEASURING, inputs.corpus.info.tokens // (shard.count if shard else 1), "tokens")
-    return measure_samples(_with_doubts(inputs), inputs.corpus, advance, shard=shard)
+
+    inputs = _with_doubts(inputs)
+
+    def work(shown: Stages) -> Profile:
+        parts = (shard.count if shard else 1) * team().size
+        advance = shown(MEASURING, inputs.corpus.info.tokens // parts, "tokens")
+        return measure_samples(inputs, inputs.corpus, advance, shard=shard)
+
+    return _shared(inputs, work, stages)
 
 
 def _with_doubts(inputs: AuditInputs) -> AuditInputs:
@@ -88,20 +111,42 @@ def simulate_inputs(inputs: AuditInputs, profile: Profile, stages: Stages = sile
     check_profile(inputs, profile)
     options = inputs.settings.simulate
     chosen = inputs.chosen
-    with inputs.computed():
-        simulation = simulate(
-            inputs.loaded,
-            profile,
-            inputs.corpus.samples,
-            chosen.schemes,
-            evaluation_tokens=options.evaluation_tokens,
-            groups=GroupOptions(
-                score=options.score, single=find_single(options.single_groups), price_alone=chosen.price_alone
-            ),
-            recipes=inputs.recipes,
-            stages=stages,
-        )
+
+    def work(shown: Stages) -> Simulation:
+        with inputs.computed():
+            return simulate(
+                inputs.loaded,
+                profile,
+                inputs.corpus.samples,
+                chosen.schemes,
+                evaluation_tokens=options.evaluation_tokens,
+                groups=GroupOptions(
+                    score=options.score, single=find_single(options.single_groups), price_alone=chosen.price_alone
+                ),
+                recipes=inputs.recipes,
+                stages=shown,
+            )
+
+    simulation = _shared(inputs, work, stages)
     not_judged = [
         UnjudgedScheme(name=scheme.name, title=scheme.title, reason=reason) for scheme, reason in chosen.left_out
     ]
     return simulation.model_copy(update={"not_judged": not_judged})
+
+
+def fork_count(inputs: AuditInputs) -> int:
+    """How many processes share the samples, forks of this one: 1 where they may not, or are not worth their memory."""
+    loaded = inputs.loaded
+    if loaded.weights is not None or loaded.device.type != "cpu" or not can_fork():
+        return 1
+    weights = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    if weights > SMALL:
+        return 1
+    room = available_bytes() // (FORK_BYTES + FORK_WEIGHTS * weights)
+    return max(1, min(torch.get_num_threads(), MOST_FORKS, len(inputs.corpus.samples), 1 + room))
+
+
+def _shared(inputs: AuditInputs, work: Callable[[Stages], T], stages: Stages) -> T:
+    """What `work` gives, its samples shared by as many processes as they are worth."""
+    count = fork_count(inputs)
+    return work(stages) if count == 1 else run_forked(work, count, stages)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -15,6 +15,7 @@ import torch
 from quantaudit.card.text import sample_count
 from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Job, Stage, Stages
+from quantaudit.common.ranks.forked import one_thread
 from quantaudit.common.ranks.team import alone, team
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.blockwise.block_weights import BlockWeights
@@ -25,7 +26,7 @@ from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.sites import Architecture
 from quantaudit.model.structure import hidden_size
-from quantaudit.pipeline.passes import measure_samples
+from quantaudit.pipeline.passes import fork_count, measure_samples
 from quantaudit.pipeline.plan.demand import Demands
 from quantaudit.pipeline.plan.probe import TAPPED, rounding_seconds
 from quantaudit.pipeline.prepare import AuditInputs, Say, shapes_in_blocks
@@ -56,7 +57,7 @@ WORTH_NAMING = 2.5
 _BLOCKS = 2
 """Decoder blocks that are timed of a model that runs block by block."""
 _NO_CHANGE = Plan(name="", title="", schemes={}, qparams={}, groups=0)
-PATIENCE = 4.0
+PATIENCE = 2.5
 """Seconds that one kind of pass is timed for, about."""
 
 
@@ -330,12 +331,18 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
     if not isinstance(stages, Job):
         return
     stages("timing a few samples", 0)
-    ranks = team().size
-    with alone():  # each rank for itself, all at once, as they will run
+    ranks, forks = team().size, fork_count(inputs)
+    # Each rank for itself, all at once, as they will run.
+    with alone(), one_thread() if forks > 1 else nullcontext():
         scheduled = plan()
-    scheduled = replace(scheduled, speed=scheduled.speed.shared(ranks))
-    say(describe(inputs, scheduled) + (f", shared by {ranks} ranks" if ranks > 1 else ""))
-    say(f"{scheduled.memory}{' on each rank' if ranks > 1 else ''}")
+    scheduled = replace(scheduled, speed=scheduled.speed.shared(max(ranks, forks)))
+    shared, each = "", ""
+    if ranks > 1:
+        shared, each = f", shared by {ranks} ranks", " on each rank"
+    elif forks > 1:
+        shared, each = f", shared by {forks} processes", " in each process, weights and program in common"
+    say(describe(inputs, scheduled) + shared)
+    say(f"{scheduled.memory}{each}")
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
     stages.expect(scheduled.stages)

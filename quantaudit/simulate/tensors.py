@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 from compressed_tensors.quantization import QuantizationArgs
 
+from quantaudit.common.ranks.team import deal, joint
 from quantaudit.measure.profile import Profile
+from quantaudit.provenance import SiteInfo
 from quantaudit.quant.errors import tensor_errors
 from quantaudit.quant.observers import OBSERVERS, Observed, QParams, applies, order_spread, qparams_from
 from quantaudit.quant.ranges import observed, quantizable
@@ -36,9 +38,18 @@ def scale_rows(profile: Profile) -> list[ScaleRow]:
 
 
 def error_rows(profile: Profile) -> list[TensorErrorRow]:
-    """What each of those scales does to the evaluation split."""
-    return [
-        TensorErrorRow(
+    """What each of those scales does to the evaluation split. Ranks share the tensors."""
+    sites = quantizable(profile)
+    rows = joint({site.name: list(_errors(profile, site)) for site in deal(sites, lambda _site: 1)})
+    return [row for site in sites for row in rows[site.name]]
+
+
+def _errors(profile: Profile, site: SiteInfo) -> Iterator[TensorErrorRow]:
+    evaluation, calibration = profile.split(site.name, "evaluation"), observed(profile, site.name)
+    if evaluation is None or calibration is None:
+        return
+    for scheme, args, observer, qparams in _derived(calibration):
+        yield TensorErrorRow(
             site=site.name,
             group=site.name.removesuffix(".input"),
             scheme=scheme,
@@ -47,11 +58,6 @@ def error_rows(profile: Profile) -> list[TensorErrorRow]:
             zero_point=int(qparams.zero_point),
             **asdict(tensor_errors(evaluation.distribution, qparams, args, evaluation.range)),
         )
-        for site in quantizable(profile)
-        if (evaluation := profile.split(site.name, "evaluation")) is not None
-        and (calibration := observed(profile, site.name)) is not None
-        for scheme, args, observer, qparams in _derived(calibration)
-    ]
 
 
 def _derived(calibration: Observed) -> Iterator[tuple[str, QuantizationArgs, str, QParams]]:

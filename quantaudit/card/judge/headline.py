@@ -84,9 +84,10 @@ def _format(args: Mapping[str, object]) -> str:
 
 def _listed(names: Iterable[tuple[str, str]], joint: str) -> str:
     """`INT8 and FP8 with a scale for each token, or W4A8`: formats that are scaled alike together, each once."""
-    unique = list(dict.fromkeys(names))
+    every = list(names)
+    unique = list(dict.fromkeys(every))
     if len(unique) > MANY:
-        return f"{'any of ' if joint == 'or' else ''}{len(unique)} schemes"
+        return f"{'any of ' if joint == 'or' else ''}{len(every)} schemes"
     phrases: dict[tuple[str, str], list[str]] = {}
     for number, how in unique:
         phrases.setdefault((how, "" if how else number), []).append(number)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from quantaudit.card.schema import Card, SchemeVerdict
 from quantaudit.card.text import USUAL_LEVEL, counted, number, percent
+from quantaudit.card.views import schemes
 from quantaudit.card.views.card_view import CardView
-from quantaudit.card.views.facts import family, report_command
+from quantaudit.card.views.facts import family, model_argument, report_command
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.provenance import ModuleInfo
 from quantaudit.quant.weight_bytes import takes_whole_bytes, weight_bytes
@@ -54,7 +55,12 @@ def _static(view: CardView) -> str:
     if verdict is None:
         return "Not known: no scheme with fixed activation scales was simulated."
     begin = {"READY": "Yes", "READY WITH CARE": "With care", "NOT READY": "No"}.get(verdict.status, "Not known")
-    return f"{begin}: {_score(card, verdict)}."
+    others = [
+        f"{row.title} is {row.status}"
+        for row in card.verdict.schemes
+        if row.scheme in schemes.fixed_scales(card) and row.status != verdict.status
+    ]
+    return f"{begin}: {'; '.join([_score(card, verdict), *others])}."
 
 
 def _score(card: Card, verdict: SchemeVerdict) -> str:
@@ -98,7 +104,10 @@ def _worst(card: Card) -> str:
     shares = [group.share for group in verdict.worst_groups if group.share is not None]
     if shares:
         said += f", with {percent(sum(shares))} of what it costs"
-    return f"{said}. {verdict.worst_groups[0].explanation}"
+    explanation = verdict.worst_groups[0].explanation
+    if len(verdict.worst_groups) == 1:
+        return f"{said}. {explanation}"
+    return f"{said}. Of the first, {explanation[:1].lower()}{explanation[1:]}"
 
 
 def _instead(card: Card) -> str:
@@ -217,8 +226,8 @@ def _family(card: Card) -> str:
 def _verified(card: Card) -> str:
     if not card.verification:
         return (
-            "No: these numbers are simulated. `quantaudit verify RECIPE --card card.json` runs llm-compressor and "
-            "compares the checkpoint that it saves."
+            f"No: these numbers are simulated. `quantaudit verify RECIPE {model_argument(card)} --card card.json` runs "
+            "llm-compressor and compares the checkpoint that it saves."
         )
     parts = []
     for row in card.verification:

@@ -101,13 +101,18 @@ def hub_id(card: Card) -> str | None:
     return spec if card.model.revision is not None and _HUB_ID.fullmatch(spec) and len(spec) < 100 else None
 
 
+def model_argument(card: Card) -> str:
+    """The model as commands take it: the folder that a README lies in, where it is not the Hub's."""
+    return hub_id(card) or ("demo" if card.model.spec == "demo" else ".")
+
+
 def report_command(card: Card) -> str:
-    """The `quantaudit report` that makes the same card: of the folder that a README lies in, where it is not the Hub's.
+    """The `quantaudit report` that makes the same card.
 
     A corpus that is a file on one machine is called FILE.
     """
     hub, corpus, usual = hub_id(card), card.corpus, CorpusSpec()
-    words = ["quantaudit", "report", hub or ("demo" if card.model.spec == "demo" else ".")]
+    words = ["quantaudit", "report", model_argument(card)]
     if hub and card.model.revision:
         words += ["--revision", card.model.revision]
     if corpus.spec != usual.corpus:

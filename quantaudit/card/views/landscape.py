@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from quantaudit.card.schema import Card
+from quantaudit.card.sections.landscape import compared_site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +23,10 @@ class LandscapeLine:
 def landscape_lines(card: Card) -> list[LandscapeLine]:
     """Published peaks and this model's own, largest magnitude first."""
     entries = [(row.model, row.peak, row.site, False) for row in card.landscape.published]
-    overall = card.peak.overall
-    if overall is not None and overall.amax:
-        signed = overall.value if overall.value is not None else overall.amax
-        entries.append((card.model.name, signed, overall.site, True))
+    own = compared_site(card.sites)
+    if own is not None and own.amax:
+        signed = own.peaks[0].value if own.peaks and own.peaks[0].value is not None else own.amax
+        entries.append((card.model.name, signed, own.name, True))
     entries = [entry for entry in entries if entry[1]]
     positions = _log_positions([abs(peak) for _, peak, _, _ in entries])
     lines = [

@@ -20,6 +20,11 @@ def first_static(card: Card) -> SchemeInfo | None:
     return next((scheme for scheme in _activation_schemes(card) if not _is_dynamic(scheme)), None)
 
 
+def fixed_scales(card: Card) -> list[str]:
+    """Names of all schemes whose activation scales are fixed beforehand."""
+    return [scheme.name for scheme in _activation_schemes(card) if not _is_dynamic(scheme)]
+
+
 def first_dynamic(card: Card) -> SchemeInfo | None:
     """The first scheme that computes activation scales as it runs."""
     return next((scheme for scheme in _activation_schemes(card) if _is_dynamic(scheme)), None)

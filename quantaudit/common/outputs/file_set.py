@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -202,6 +203,9 @@ def _files_in(folder: Path) -> list[str]:
 
 def _move(staged: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # of a file that is replaced the permissions stay; a link has none
+        if not target.is_symlink():
+            staged.chmod(stat.S_IMODE(target.stat().st_mode))
     os.replace(staged, target)
 
 

@@ -9,6 +9,7 @@ Nothing is taken over from a run of other inputs, settings, code or libraries. E
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections import Counter
@@ -92,6 +93,8 @@ class RunState:
         self._output, self._resume, self._say = output, resume, say
         self._stages: Counter[str] = Counter()
         self._file: sqlite3.Connection | None = None
+        self._process = 0
+        self._identity: dict[str, str] = {}
         file = self._folder / _file_name()
         if file.is_file() and not resume:
             when = datetime.fromtimestamp(file.stat().st_mtime).astimezone()
@@ -148,6 +151,8 @@ class RunState:
 
     def units(self, stage: str) -> Units:
         """Those of a stage: the second of its name has others than the first."""
+        if self._process != os.getpid():
+            self._reopen()
         self._stages[stage] += 1
         return _KeptUnits(self, f"{stage} {self._stages[stage]}/")
 
@@ -177,9 +182,19 @@ class RunState:
         elif self._resume and (count := self._count()):
             self._say(f"going on after {count:,} finished units of the interrupted run")
 
+    def _reopen(self) -> None:
+        """In a fork, which keeps what it finishes in a file of its own: its parent's it may not even close."""
+        _INHERITED.append(self._file)
+        if self._connect(self._identity) is not None:
+            self._close()
+            self._drop()
+            self._connect(self._identity)
+        team().at_end(self._close)
+
     def _connect(self, identity: Mapping[str, str]) -> str | None:
         """Open the file. Returns in what a run that is kept there differs; None where it is this one, or new."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._process, self._identity = os.getpid(), dict(identity)
         self._file = sqlite3.connect(self._folder / _file_name(), isolation_level=None, check_same_thread=False)
         try:
             # One process alone, which holds the run's lock; safe against its end without a wait for the disk.
@@ -245,6 +260,8 @@ class _KeptUnits(Units):
         return True
 
 
+_INHERITED: list[sqlite3.Connection | None] = []
+"""Connections of the process that this one is a fork of."""
 NO_UNITS = Units()
 """Of what cannot be resumed."""
 _RUNNING: ContextVar[RunState | None] = ContextVar("running", default=None)

@@ -87,7 +87,7 @@ def test_schemes_of_one_plain_name_that_end_otherwise_have_their_titles(card: Ca
 
 
 def test_many_are_counted(card: Card) -> None:
-    assert sentence(card, **dict.fromkeys(NAMED, "READY")) == "Run it as any of 9 schemes."
+    assert sentence(card, **dict.fromkeys(NAMED, "READY")) == "Run it as any of 11 schemes."
 
 
 @pytest.mark.parametrize("position", [0, 3, None])

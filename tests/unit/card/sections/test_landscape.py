@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from quantaudit.card.sections.landscape import PUBLISHED, SOURCE, place
+from quantaudit.card.build import landscape, peak_summary
+from quantaudit.card.sections.landscape import PUBLISHED, SOURCE, compared_site, place
+from quantaudit.card.text import number
+from quantaudit.card.views.landscape import landscape_lines
+from tests.card_factory import make_card
 
 
 def test_the_table_is_the_published_one() -> None:
@@ -52,3 +56,19 @@ def test_no_peak_has_no_rank() -> None:
     landscape = place(None)
     assert landscape.rank is None
     assert "cannot be placed" in landscape.reading
+
+
+def test_inputs_of_linears_take_no_part_as_in_the_published_peaks() -> None:
+    card = make_card()
+    inside = next(site for site in card.sites if site.kind == "linear_input")
+    peak = inside.peaks[0].model_copy(update={"value": 9e6})
+    sites = [site.model_copy(update={"amax": 9e6, "peaks": [peak]}) if site is inside else site for site in card.sites]
+    highest = compared_site(card.sites)
+    assert highest is not None
+    assert highest.kind == "residual"
+    assert compared_site(sites) == highest
+    assert landscape(card.sites, peak_summary(card.sites)).reading.startswith(f"A peak of {number(highest.amax)} is ")
+    found = landscape(sites, peak_summary(sites))
+    assert found.reading.startswith(f"A peak, Linears’ inputs aside, of {number(highest.amax)} is ")
+    (here,) = [line for line in landscape_lines(card.model_copy(update={"sites": sites})) if line.here]
+    assert (here.site, abs(here.peak)) == (highest.name, highest.amax)

@@ -12,7 +12,7 @@ from quantaudit.card.schema import Card
 from quantaudit.card.text import number, percent
 from quantaudit.card.views.answers import answers, scheme_bytes, sizes_note
 from quantaudit.card.views.card_view import CardView
-from quantaudit.card.views.facts import family, report_command
+from quantaudit.card.views.facts import family, model_argument, report_command
 from tests.card_factory import STATIC, make_card
 
 
@@ -37,7 +37,7 @@ def test_every_question_has_its_answer(card: Card) -> None:
             f"{card.simulation.evaluation.tokens:,} tokens", f"{card.coverage.linears_measured:,} of", "95%",
         ],
         "Which layers break, and why?": [
-            *(row.group for row in static.worst_groups), static.worst_groups[0].explanation,
+            *(row.group for row in static.worst_groups), static.worst_groups[0].explanation[1:],
         ],
         "What to run instead?": ["READY WITH CARE"],
         "What does it take in bytes?": ["MiB in bfloat16"],
@@ -71,6 +71,25 @@ def test_an_undecided_verdict_is_never_a_yes(card: Card) -> None:
     assert found["Is static quantization safe?"].startswith("Not known")
     assert found["Is static quantization safe?"].endswith("INCONCLUSIVE: Too little text.")
     assert found["Which layers break, and why?"].startswith("Not known")
+
+
+def test_the_command_that_verifies_is_whole(card: Card) -> None:
+    command = said(card.model_copy(update={"verification": []}))["Was it verified?"].split("`")[1]
+    assert command == f"quantaudit verify RECIPE {model_argument(card)} --card card.json"
+
+
+def test_other_fixed_scales_that_end_otherwise_are_named(card: Card) -> None:
+    assert card.simulation is not None
+    info = next(row for row in card.simulation.schemes if row.name == STATIC)
+    verdict = next(row for row in card.verdict.schemes if row.scheme == STATIC)
+    simulation = card.simulation.model_copy(
+        update={"schemes": [*card.simulation.schemes, info.model_copy(update={"name": "other"})]}
+    )
+    other = verdict.model_copy(update={"scheme": "other", "title": "Another one", "status": "READY"})
+    verdicts = card.verdict.model_copy(update={"schemes": [*card.verdict.schemes, other]})
+    found = said(card.model_copy(update={"simulation": simulation, "verdict": verdicts}))
+    assert found["Is static quantization safe?"].startswith("No: ")
+    assert found["Is static quantization safe?"].endswith("; Another one is READY.")
 
 
 def test_bytes_count_what_is_quantized_and_what_is_not(card: Card) -> None:

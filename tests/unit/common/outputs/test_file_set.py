@@ -120,6 +120,18 @@ def test_one_file_is_renamed_to_its_place(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_the_permissions_of_a_file_that_is_replaced_stay(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"old")
+        (tmp_path / name).chmod(0o640)
+    with sets.file_set(tmp_path) as files:
+        for name in names:
+            files.write(name, b"new")
+    assert [(tmp_path / name).read_bytes() for name in names] == [b"new"] * len(names)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o640}
+
+
 def test_an_error_inside_leaves_what_was_there(tmp_path: Path) -> None:
     folder = filled(tmp_path)
 
