@@ -44,6 +44,7 @@ def run(
     from quantaudit.errors import UsageError
     from quantaudit.measure.shard import parse_shard
     from quantaudit.model.blockwise.memory import parse_size
+    from quantaudit.stats.kernels.ahead import compile_ahead
 
     part = None if shard is None else parse_shard(shard)
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
@@ -56,6 +57,7 @@ def run(
     check_file(out, force=force)
     if export_reference is not None:
         check_file(export_reference, force=force)
+    compile_ahead()
 
     from quantaudit.measure.profile import profile_bytes
     from quantaudit.pipeline.files import open_files

@@ -43,10 +43,12 @@ def run(
     from quantaudit.common.outputs.claims import Output
     from quantaudit.common.outputs.resume import RunState
     from quantaudit.model.blockwise.memory import parse_size
+    from quantaudit.stats.kernels.ahead import compile_ahead
 
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     folder = out or default_folder(model.model)
     check_directory(folder, force=force)
+    compile_ahead()
 
     from quantaudit.card.render import write_card
     from quantaudit.card.templates import check_templates

@@ -22,6 +22,7 @@ from quantaudit.measure.shard import Shard
 from quantaudit.model.blockwise.memory import available_bytes
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.model.forward.causal import ahead_doubts
+from quantaudit.model.forward.float32_products import make_copies
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import MEASURING, RATIOS
@@ -149,4 +150,8 @@ def fork_count(inputs: AuditInputs) -> int:
 def _shared(inputs: AuditInputs, work: Callable[[Stages], T], stages: Stages) -> T:
     """What `work` gives, its samples shared by as many processes as they are worth."""
     count = fork_count(inputs)
-    return work(stages) if count == 1 else run_forked(work, count, stages)
+    if count == 1:
+        return work(stages)
+    with inputs.computed():
+        make_copies(inputs.loaded.model)
+        return run_forked(work, count, stages)

@@ -174,6 +174,7 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
     count = max(PROBED, inputs.settings.measure.batch_size) + 1
     samples = typical(inputs.corpus.samples, count)
     evaluated = typical(tuple(select(inputs.corpus.samples, inputs.settings.simulate.evaluation_tokens)), count)
+    brief = evaluated[-1] if evaluated else samples[-1]  # to warm up
 
     def bare(chosen: list[TokenizedSample]) -> None:
         with last_logit_only(loaded.model):
@@ -197,7 +198,7 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
         if loaded.weights is not None:
             return replace(_by_block(inputs, loaded.weights, samples), rounding=rounding)
         return Speed(
-            measured=_per_token(tap, samples, loaded.device) if tapped else nothing,
+            measured=_per_token(tap, [*samples[:-1], brief], loaded.device) if tapped else nothing,
             forward=_per_token(bare, evaluated, loaded.device) if scored else nothing,
             scored=_per_token(logits, evaluated, loaded.device) / 2 if scored else nothing,
             rounding=rounding,
@@ -249,14 +250,17 @@ def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedS
 def _per_token(
     work: Callable[[list[TokenizedSample]], None], samples: list[TokenizedSample], device: torch.device
 ) -> float:
-    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, or itself again.
+    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, one at least.
 
     The warm-up is never what is timed: on a new machine it compiles for longer than everything else takes.
     """
     *others, first = samples
     with _timed(device) as warm:
         work([first])
-    chosen = others[: int(PATIENCE / max(warm[0], 1e-6))] or [first]
+    tokens, chosen = PATIENCE / max(warm[0], 1e-6) * len(first.ids), others[:1] or [first]
+    for sample in others[1:]:
+        if sum(len(other.ids) for other in (*chosen, sample)) <= tokens:
+            chosen.append(sample)
     with _timed(device) as took:
         work(chosen)
     return took[0] / sum(len(sample.ids) for sample in chosen)

@@ -1,1 +1,1 @@
-"""Ranks: processes that share one run. `team` is all that other code knows of them; `processes` and `forked` join them."""
+"""Ranks: processes that share one run. Other code knows `team` alone; `processes` and `forked` join them."""

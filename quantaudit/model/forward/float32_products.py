@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.library import Library, get_kernel
 
 from quantaudit.model.forward.rounded_attention import rounded_attention
@@ -295,6 +295,17 @@ def float32_products(dtype: torch.dtype, *, weight_bytes: int = WEIGHT_BYTES) ->
         yield
     finally:
         _EXCHANGE.leave(entry)
+
+
+def make_copies(model: nn.Module) -> None:
+    """Make the copies of its Linears' weights that are kept now: forks of this process then share them."""
+    products = _EXCHANGE.products
+    if products is None:
+        return
+    weights = (module.weight for module in model.modules() if isinstance(module, nn.Linear))
+    for weight in weights:  # larger ones are multiplied piece by piece, and have a copy for each piece
+        if weight.dtype in products.dtypes and 4 * weight.numel() <= PIECE_BYTES:
+            products.weights.of(weight)
 
 
 def in_float32(dtype: torch.dtype) -> bool:

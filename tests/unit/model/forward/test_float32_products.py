@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from quantaudit.model.forward import float32_products as module
-from quantaudit.model.forward.float32_products import Float32Products, float32_products, in_float32
+from quantaudit.model.forward.float32_products import Float32Products, float32_products, in_float32, make_copies
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -284,6 +284,25 @@ def test_threads_share_one_exchange() -> None:
 
 
 @torch.no_grad()
+def test_copies_that_are_made_beforehand_are_those_that_products_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32, dtype=torch.bfloat16), torch.nn.Linear(32, 8))
+    make_copies(model)  # outside of all contexts there is nothing to make
+    with float32_products(torch.bfloat16):
+        make_copies(model)
+        products = module._EXCHANGE.products
+        assert products is not None
+        made = products.weights.bytes
+        assert made == 4 * 64 * 32
+        model[0](torch.ones(3, 64, dtype=torch.bfloat16))
+        assert products.weights.bytes == made
+    with float32_products(torch.bfloat16), monkeypatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", 100)
+        make_copies(model)
+        products = module._EXCHANGE.products
+        assert products is not None
+        assert products.weights.bytes == 0
+
+
 def test_code_that_is_traced_contains_no_casts() -> None:
     linear = nn.Linear(8, 4).to(torch.bfloat16)
     with float32_products(torch.bfloat16):
