@@ -1,7 +1,8 @@
-"""What four busy processes cost: seconds of measuring alone and among them, by how waiting threads are made to wait.
+"""What busy processes cost: seconds of measuring alone and among them, by how waiting threads are made to wait.
 
 Every setting runs in a process of its own, alone and busy in turn. A fair share of two cores for two threads among four
-other processes is 3.0 times the time alone.
+other processes is 3.0 times the time alone, among two 2.0 times. `forks` is what commands do with a small model:
+processes of one thread share the samples.
 
     python benchmarks/busy.py [MODEL] [--samples N] [--others N] [--dtype D] [--setting NAME …]
 """
@@ -13,12 +14,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 from typing import Annotated
 
 import typer
 
+FORKS = "forks"
 SETTINGS: dict[str, dict[str, str]] = {
     "libgomp's default": {"GOMP_SPINCOUNT": "300000"},
     "spin 30,000": {"GOMP_SPINCOUNT": "30000"},
@@ -27,6 +29,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
+    FORKS: {},
 }
 
 
@@ -37,21 +40,23 @@ def main(
     runs: int = 2,
     dtype: str = "auto",
     setting: list[str] | None = None,
-    child: Annotated[bool, typer.Option(hidden=True)] = False,
+    child: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Print seconds alone and among busy processes, and their ratio, for each setting."""
     if child:
-        time_measuring(model, samples, others, runs, dtype)
+        time_measuring(model, samples, others, runs, dtype, forks=child == FORKS)
         return
     for name in setting or SETTINGS:
         print(f"{name}: ", end="", flush=True)
         arguments = [model, f"--samples={samples}", f"--others={others}", f"--runs={runs}", f"--dtype={dtype}"]
-        subprocess.run([sys.executable, __file__, *arguments, "--child"], env=os.environ | SETTINGS[name], check=True)
+        command = [sys.executable, __file__, *arguments, "--child", name]
+        subprocess.run(command, env=os.environ | SETTINGS[name], check=True)
 
 
-def time_measuring(model: str, samples: int, others: int, runs: int, dtype: str) -> None:
+def time_measuring(model: str, samples: int, others: int, runs: int, dtype: str, *, forks: bool) -> None:
     """In a process with its own threads: the best of some runs alone, and of as many among busy processes."""
-    from quantaudit.measure.run import measure
+    from quantaudit.common.ranks.forked import forks_allowed
+    from quantaudit.pipeline.passes import measure_inputs
     from quantaudit.pipeline.prepare import prepare
     from quantaudit.settings import Settings
 
@@ -59,7 +64,8 @@ def time_measuring(model: str, samples: int, others: int, runs: int, dtype: str)
 
     def seconds() -> float:
         start = perf_counter()
-        measure(subject.loaded, subject.corpus)
+        with forks_allowed() if forks else nullcontext():
+            measure_inputs(subject)
         return perf_counter() - start
 
     seconds()
