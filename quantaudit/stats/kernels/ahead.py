@@ -14,7 +14,8 @@ _running: list[subprocess.Popen[bytes]] = []
 def compile_ahead() -> None:
     """Begin in a process of its own, where nothing was compiled yet and what is can be kept next to the bytecode."""
     kept = Path(__file__).with_name("__pycache__")
-    if _running or "NUMBA_CACHE_DIR" in os.environ or not os.access(kept, os.W_OK):
+    writable = os.access(kept if kept.is_dir() else kept.parent, os.W_OK)
+    if _running or "NUMBA_CACHE_DIR" in os.environ or not writable:
         return
     if any(kept.glob("host_kernel.*.nbc")):
         return

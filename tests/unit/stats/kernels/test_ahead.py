@@ -30,10 +30,22 @@ def test_it_is_done_once_and_waited_for(kept: Path) -> None:
     assert not ahead._running
 
 
-def test_it_is_not_begun_where_nothing_can_be_kept(kept: Path) -> None:
+def test_it_is_not_begun_where_nothing_can_be_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead.os, "access", lambda *_: False)
+        ahead.compile_ahead()
+    with monkeypatch.context() as patch:
+        patch.setenv("NUMBA_CACHE_DIR", str(kept))  # where it is kept then, only numba knows
+        ahead.compile_ahead()
+    assert not ahead._running
+
+
+def test_the_folder_of_bytecode_need_not_be_there(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_COMPILE", "pass")
     kept.rmdir()
     ahead.compile_ahead()
-    assert not ahead._running
+    assert len(ahead._running) == 1
+    ahead.wait_for_it()
 
 
 def test_without_processes_it_is_left_to_whoever_needs_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
