@@ -87,7 +87,6 @@ def ratios_of_inputs(inputs: AuditInputs, stages: Stages = silent_stages) -> dic
 
 def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:
     """One pass over the corpus, or a shard of it, with every site tapped: `measure_samples` says how."""
-
     inputs = _with_doubts(inputs)
 
     def work(shown: Stages) -> Profile:
@@ -144,7 +143,7 @@ def fork_count(inputs: AuditInputs) -> int:
     if weights > SMALL:
         return 1
     room = available_bytes() // (FORK_BYTES + FORK_WEIGHTS * weights)
-    return max(1, min(torch.get_num_threads(), MOST_FORKS, len(inputs.corpus.samples), 1 + room))
+    return max(1, min(torch.get_num_threads(), MOST_FORKS, len(inputs.corpus.samples), room))
 
 
 def _shared(inputs: AuditInputs, work: Callable[[Stages], T], stages: Stages) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,20 @@ import pytest
 if TYPE_CHECKING:
     from quantaudit.card.schema import Card
     from quantaudit.corpus.tokens import TokenizedCorpus
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model, a mixture whose experts few tokens are routed to, and a text."""
+    from tests.builders import save_checkpoint, tiny_model
+    from tests.families import family_model
+
+    folder = tmp_path_factory.mktemp("base")
+    save_checkpoint(folder / "dense", tiny_model("mistral"))
+    save_checkpoint(folder / "mixture", family_model("mixtral"))
+    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(7)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -29,8 +28,6 @@ from quantaudit.pipeline.audit import audit
 from quantaudit.pipeline.passes import fork_count
 from quantaudit.pipeline.prepare import AuditInputs, prepare
 from quantaudit.settings import Settings
-from tests.builders import save_checkpoint, tiny_model
-from tests.families import family_model
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has forks that are safe here")
 
@@ -42,16 +39,6 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    save_checkpoint(folder / "dense", tiny_model("mistral"))
-    save_checkpoint(folder / "mixture", family_model("mixtral"))
-    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(7)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
 
 
 def settings(base: Path, model: str = "dense") -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,25 +21,12 @@ from quantaudit.pipeline.audit import audit
 from quantaudit.pipeline.case import read_case
 from quantaudit.pipeline.measure import measure
 from quantaudit.settings import CaseSpec, Settings
-from tests.builders import save_checkpoint, tiny_model
-from tests.families import family_model
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 
 
 class Killed(BaseException):
     """What stands for SIGKILL."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense model, a mixture whose experts few tokens are routed to, and a text."""
-    folder = tmp_path_factory.mktemp("base")
-    save_checkpoint(folder / "dense", tiny_model("mistral"))
-    save_checkpoint(folder / "mixture", family_model("mixtral"))
-    rows = [{"id": f"s{i}", "domain": "ab"[i % 2], "text": f"Sample {i}: {'words, ' * (i + 4)}end."} for i in range(7)]
-    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -55,10 +55,11 @@ def _static(view: CardView) -> str:
     if verdict is None:
         return "Not known: no scheme with fixed activation scales was simulated."
     begin = {"READY": "Yes", "READY WITH CARE": "With care", "NOT READY": "No"}.get(verdict.status, "Not known")
+    fixed = schemes.fixed_scales(card)
     others = [
         f"{row.title} is {row.status}"
         for row in card.verdict.schemes
-        if row.scheme in schemes.fixed_scales(card) and row.status != verdict.status
+        if row.scheme in fixed and row.status != verdict.status
     ]
     return f"{begin}: {'; '.join([_score(card, verdict), *others])}."
 

@@ -27,7 +27,7 @@ def compile_ahead() -> None:
         return  # then it is compiled when it is needed
 
 
-def wait_for_it() -> None:
+def wait_for_compiler() -> None:
     """Until what was begun is done, whatever came of it."""
     while _running:
         _running.pop().wait()

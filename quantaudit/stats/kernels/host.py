@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quantaudit.stats import distribution, extremes, peaks, site
 from quantaudit.stats.distribution import BINS, Encoding, decode
-from quantaudit.stats.kernels.ahead import wait_for_it
+from quantaudit.stats.kernels.ahead import wait_for_compiler
 from quantaudit.stats.labels import ALL, SPLITS, Chosen, Labels
 
 _PARALLEL = 1 << 15
@@ -46,7 +46,7 @@ def _team() -> Any:
 
 @cache
 def _compiled() -> Any:
-    wait_for_it()
+    wait_for_compiler()
     from quantaudit.stats.kernels.host_kernel import compile_record  # compiles, or loads what was compiled
 
     return compile_record()

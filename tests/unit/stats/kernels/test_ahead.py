@@ -24,7 +24,7 @@ def test_it_is_done_once_and_waited_for(kept: Path) -> None:
     ahead.compile_ahead()
     ahead.compile_ahead()
     assert len(ahead._running) == 1
-    ahead.wait_for_it()
+    ahead.wait_for_compiler()
     assert [path.name for path in kept.iterdir()] == ["host_kernel.record.nbc"]
     ahead.compile_ahead()
     assert not ahead._running
@@ -45,14 +45,14 @@ def test_the_folder_of_bytecode_need_not_be_there(kept: Path, monkeypatch: pytes
     kept.rmdir()
     ahead.compile_ahead()
     assert len(ahead._running) == 1
-    ahead.wait_for_it()
+    ahead.wait_for_compiler()
 
 
 def test_without_processes_it_is_left_to_whoever_needs_it(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead.sys, "executable", str(kept / "no python"))
     ahead.compile_ahead()
     assert not ahead._running
-    ahead.wait_for_it()
+    ahead.wait_for_compiler()
 
 
 def test_what_is_compiled_is_what_is_loaded() -> None:
