@@ -113,7 +113,7 @@ class ModelInfo(Row):
     """Which checkpoint was audited."""
 
     spec: str
-    name: str
+    name: str = Field(pattern=r"\S", description="never blank")
     architecture: str
     model_type: str
     dtype: str

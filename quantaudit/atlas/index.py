@@ -11,11 +11,12 @@ from markupsafe import Markup
 from quantaudit._version import __version__
 from quantaudit.card.schema.measured import FP16_MAX
 from quantaudit.card.templates import html_environment, run, security_policy
-from quantaudit.card.text import ABSENT, counted, factor, number, size, visible
+from quantaudit.card.text import ABSENT, factor, number, size, visible
 from quantaudit.compare.changes import ratio
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.sentences import sentences
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, Subject
+from quantaudit.compare.subjects.texts import by_text, text_of
 from quantaudit.compare.tables import label
 from quantaudit.compare.view import NAME
 from quantaudit.provenance import Row
@@ -69,9 +70,10 @@ def index(models: Sequence[Model]) -> str:
         "script": script,
         "security_policy": security_policy([script]),
         "count": len(models),
-        "texts": _distinct(f"{s.conditions.corpus} ({counted(s.conditions.samples, 'sample')})" for s in subjects),
+        "texts": [visible(text_of(group[0].conditions), NAME) for group in by_text(subjects)],
         "policies": _distinct(s.conditions.policy for s in subjects if s.conditions.policy is not None),
         "sentences": sentences(facts(subjects), several=len(subjects) > 2),
+        "schemes": (len(schemes), len({score.scheme for subject in subjects for score in subject.schemes})),
         "columns": [*COLUMNS, *(visible(title, NAME) for title in schemes.values()), "text"],
         "rows": [_row(model, list(schemes)) for model in sorted(models, key=_by_magnitude)],
         "families": sorted({(m.family, m.family_page) for m in models if m.family_page is not None}),
@@ -118,13 +120,7 @@ def _row(model: Model, schemes: Sequence[str]) -> list[Cell]:
 
 def _marks(subject: Subject) -> str:
     """In brackets why a card's numbers may not be believed; empty where nothing speaks against them."""
-    doubts = {
-        "edited": subject.seal == "edited",
-        "contradicts itself": bool(subject.contradictions),
-        "not to be trusted": bool(subject.doubts),
-    }
-    marks = [mark for mark, there in doubts.items() if there]
-    return f" ({', '.join(marks)})" if marks else ""
+    return f" ({', '.join(subject.marks)})" if subject.marks else ""
 
 
 def _magnitude(value: float | None) -> Cell:

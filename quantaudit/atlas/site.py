@@ -18,9 +18,11 @@ from quantaudit.card.text import ABSENT, factor, number
 from quantaudit.common.outputs.file_set import file_set
 from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.compare.changes import ratio
+from quantaudit.compare.landscape import maximum
 from quantaudit.compare.pages import render_html as render_comparison
 from quantaudit.compare.run import compare
 from quantaudit.compare.subjects.subject import Subject
+from quantaudit.compare.subjects.texts import same_text
 from quantaudit.compare.tables import label, log_positions, where
 from quantaudit.compare.view import TableView
 
@@ -85,11 +87,12 @@ def trajectories(members: Sequence[Subject]) -> Iterator[TableView]:
     for (_, layers, hidden), of_shape in shapes.items():
         if len(of_shape) < 2:
             continue
-        maxima = [member.largest.amax if member.largest else None for member in of_shape]
-        ratios = [None, *(ratio(later, earlier) for earlier, later in itertools.pairwise(maxima))]
+        maxima = [maximum(member) for member in of_shape]
+        ratios = [None, *itertools.starmap(_step, itertools.pairwise(of_shape))]
         yield TableView(
             title=f"From one to the next: {layers} layers, {hidden:,} wide",
-            caption="Largest activations of models of one shape: stages of training, releases, tunings of one model.",
+            caption="Largest activations of models of one shape: stages of training, releases, tunings of one "
+            "model. A ratio stands where both rest on one text and may be believed.",
             columns=("model", "largest", "over the one before", "where"),
             rows=[
                 [label(member), number(value), factor(step), where(member.largest) if member.largest else ABSENT]
@@ -98,3 +101,10 @@ def trajectories(members: Sequence[Subject]) -> Iterator[TableView]:
             text_columns=frozenset({0, 3}),
             bars=log_positions(maxima),
         )
+
+
+def _step(earlier: Subject, later: Subject) -> float | None:
+    """The ratio of two maxima; None where they rest on two texts, or may not be believed."""
+    if earlier.marks or later.marks or not same_text(earlier, later):
+        return None
+    return ratio(maximum(later), maximum(earlier))

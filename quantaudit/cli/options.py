@@ -133,7 +133,8 @@ MemoryBudget = Annotated[
     typer.Option(
         metavar="SIZE",
         help="Memory that the run may use in all, such as 24GiB; by default most of what is available. Weights that do "
-        "not fit are read from disk, one decoder block at a time: results are the same, to the last bit.",
+        "not fit are read from disk, one decoder block at a time: results are the same, given as many threads a "
+        "process.",
     ),
 ]
 Seed = Annotated[

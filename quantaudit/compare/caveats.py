@@ -12,6 +12,7 @@ from quantaudit.common.findings import declare, find_rule
 from quantaudit.common.outcome import GateSeverity
 from quantaudit.compare.report import Caveat
 from quantaudit.compare.subjects.subject import Conditions, Subject
+from quantaudit.compare.subjects.texts import cut_short, text_differences
 
 Part = Literal["peaks", "scores", "verdicts"]
 ALL: tuple[Part, ...] = ("peaks", "scores", "verdicts")
@@ -126,28 +127,16 @@ def caveats(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
 
 
 def _text(index: int, ours: Conditions, theirs: Conditions) -> Iterator[Caveat]:
-    digests = ours.corpus_sha256, theirs.corpus_sha256
-    # Names say little where the content is known: that of a redacted corpus is gone.
-    keys = [(row.corpus, row.samples) for row in (ours, theirs)]
-    if digests[0] != digests[1] or (digests[0] is None and keys[0] != keys[1]):
-        named = f", by their digests {_short(ours)} and {_short(theirs)}" if ours.corpus == theirs.corpus else ""
-        message = f"{_corpus(ours)} against {_corpus(theirs)}{named}"
-        yield caveat("QA701", index, message, undecided=ALL)
+    differences = list(text_differences(ours, theirs))
+    if differences:
+        yield from (caveat("QA701", index, message, undecided=ALL) for message in differences)
         return
-    cut = bool(ours.truncated or theirs.truncated) or ours.truncated is None
-    if ours.max_length != theirs.max_length and cut:
-        message = f"samples are cut at {ours.max_length:,} against {counted(theirs.max_length, 'token')}"
-        yield caveat("QA701", index, message, undecided=ALL)
-    if ours.special_tokens != theirs.special_tokens:
-        message = f"special tokens and chat template: {ours.special_tokens} against {theirs.special_tokens}"
-        yield caveat("QA701", index, message, undecided=ALL)
-    elif ours.tokens != theirs.tokens and not cut:
-        yield caveat(
-            "QA702", index, f"{ours.tokens or 0:,} against {counted(theirs.tokens or 0, 'token')} of the same text"
-        )
-    elif ours.tokens != theirs.tokens:
-        message = f"{ours.tokens or 0:,} against {counted(theirs.tokens or 0, 'token')} of it, with samples cut short"
-        yield caveat("QA702", index, message, severity="warning")
+    if ours.tokens != theirs.tokens:
+        counts = f"{ours.tokens or 0:,} against {counted(theirs.tokens or 0, 'token')}"
+        if cut_short(ours, theirs):
+            yield caveat("QA702", index, f"{counts} of it, with samples cut short", severity="warning")
+        else:
+            yield caveat("QA702", index, f"{counts} of the same text")
     if ours.evaluation_tokens and theirs.evaluation_tokens:
         sizes = [
             f"{counted(row.evaluation_tokens or 0, 'token')} of {counted(row.evaluation_samples or 0, 'sample')}"
@@ -201,15 +190,6 @@ def _missing(index: int, baseline: Subject, other: Subject) -> Iterator[Caveat]:
     if None not in (baseline.unmeasured, other.unmeasured) and baseline.unmeasured != other.unmeasured:
         counts = f"{baseline.unmeasured:,} Linears were not measured against {other.unmeasured:,}"
         yield caveat("QA710", index, counts)
-
-
-def _corpus(row: Conditions) -> str:
-    tokens = "" if row.tokens is None else f", {counted(row.tokens, 'token')}"
-    return f"{row.corpus} ({counted(row.samples, 'sample')}{tokens})"
-
-
-def _short(row: Conditions) -> str:
-    return (row.corpus_sha256 or "unknown")[:12]
 
 
 def some(clauses: list[str]) -> str:

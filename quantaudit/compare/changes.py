@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quantaudit.compare.intervals import Mean, value_change
+from quantaudit.compare.intervals import MEASURES, Mean, value_change
 from quantaudit.compare.report import Change, ChannelChange, GroupChange, PeakChange, SchemeChange
 from quantaudit.compare.subjects.subject import Conditions, PeakPlace, SchemeScore, Subject
 from quantaudit.policy import Status
@@ -60,14 +60,28 @@ def scheme_changes(baseline: Subject, other: Subject) -> list[SchemeChange]:
 def _scheme(
     name: str, title: str, ours: SchemeScore | None, theirs: SchemeScore | None, *, same_samples: bool
 ) -> SchemeChange:
+    repeated = same_samples and _measured_alike(ours, theirs)
+    kl, top1 = (
+        value_change(Mean.of(ours, measure), Mean.of(theirs, measure), same_samples=same_samples, repeated=repeated)
+        for measure in MEASURES
+    )
     return SchemeChange(
         scheme=name,
         title=title,
         baseline_status=ours.status if ours else None,
         other_status=theirs.status if theirs else None,
-        kl=value_change(Mean.of(ours, "kl"), Mean.of(theirs, "kl"), same_samples=same_samples),
-        top1=value_change(Mean.of(ours, "top1"), Mean.of(theirs, "top1"), same_samples=same_samples),
+        kl=kl,
+        top1=top1,
     )
+
+
+def _measured_alike(ours: SchemeScore | None, theirs: SchemeScore | None) -> bool:
+    """Whether all numbers of two scores are equal, by domain and group too: those of one measurement, or of two that
+    no text told apart. Their verdicts may be by two policies.
+    """
+    if ours is None or theirs is None:
+        return False
+    return ours.model_copy(update={"status": theirs.status}) == theirs
 
 
 def steps_worse(before: Status | None, after: Status | None) -> int | None:

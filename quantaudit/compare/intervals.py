@@ -11,6 +11,8 @@ from quantaudit.compare.report import ValueChange
 from quantaudit.compare.subjects.subject import SchemeScore
 from quantaudit.stats.interval import student_t
 
+Measure = Literal["kl", "top1"]
+MEASURES: tuple[Measure, ...] = ("kl", "top1")
 LEVEL = 0.95
 """Two-sided confidence level of intervals."""
 CLOSE = 1e-6
@@ -29,7 +31,7 @@ class Mean:
     parts: dict[str, tuple[int, float]]
 
     @classmethod
-    def of(cls, score: SchemeScore | None, name: Literal["kl", "top1"]) -> Mean:
+    def of(cls, score: SchemeScore | None, name: Measure) -> Mean:
         """One measure of a scheme's score."""
         if score is None:
             return cls(value=None, stderr=None, samples=0, parts={})
@@ -50,16 +52,20 @@ def _is_mean(value: float, parts: Sequence[tuple[int, float]]) -> bool:
     return total > 0 and math.isclose(sum(tokens * part for tokens, part in parts) / total, value, rel_tol=CLOSE)
 
 
-def value_change(baseline: Mean, other: Mean, *, same_samples: bool) -> ValueChange:
+def value_change(baseline: Mean, other: Mean, *, same_samples: bool, repeated: bool = False) -> ValueChange:
     """The other mean minus the baseline's, with its interval.
 
     same_samples: whether both rest on the same samples, so that what is hard in a domain is hard for both.
+    repeated: whether they are of scores that differ in no number, so that no sample speaks for a change.
     """
     if baseline.value is None or other.value is None:
         return ValueChange(baseline=baseline.value, other=other.value, change=None, low=None, high=None, paired=False)
     difference = other.value - baseline.value
-    paired = same_samples and shared_domains(baseline, other)
-    reach = _over_domains(baseline, other, difference) if paired else _independent(baseline, other)
+    paired = repeated or (same_samples and shared_domains(baseline, other))
+    if repeated:
+        reach: float | None = 0.0
+    else:
+        reach = _over_domains(baseline, other, difference) if paired else _independent(baseline, other)
     return ValueChange(
         baseline=baseline.value,
         other=other.value,

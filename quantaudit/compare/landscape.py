@@ -11,6 +11,7 @@ from quantaudit.card.published.records import published
 from quantaudit.compare.changes import ratio
 from quantaudit.compare.report import LandscapeFacts, MixturePair, ResidualShare, Shapes, Span, Trajectory, Variation
 from quantaudit.compare.subjects.subject import RESIDUAL, Subject
+from quantaudit.compare.subjects.texts import by_text, text_of
 from quantaudit.stats.maxima.shape import JUMP
 
 MATCHED = 1.5
@@ -18,14 +19,19 @@ MATCHED = 1.5
 
 
 def facts(subjects: Sequence[Subject]) -> LandscapeFacts:
-    """All statements for which there are enough subjects."""
-    several = len(subjects) > 1
+    """All statements for which there are enough subjects whose numbers may be believed; ratios where these rest on one
+    text.
+    """
+    believed = [subject for subject in subjects if not subject.marks]
+    texts = by_text(believed)
+    several = len(believed) > 1
     return LandscapeFacts(
-        residual=residual_share(subjects) if several else None,
-        span=span(subjects) if several else None,
-        shapes=shapes(subjects) if several else None,
-        mixtures=mixture_pairs(subjects),
-        trajectory=trajectory(subjects),
+        left_out=len(subjects) - len(believed),
+        residual=residual_share(believed) if several else None,
+        span=span(texts[0], alone=len(texts) == 1) if several else None,
+        shapes=shapes(believed) if several else None,
+        mixtures=[pair for of_text in texts for pair in mixture_pairs(of_text)],
+        trajectory=trajectory(believed) if len(texts) == 1 and len(believed) == len(subjects) else None,
         variation=[row for name in _whole(subjects) for row in variations(name)],
     )
 
@@ -47,13 +53,22 @@ def residual_share(subjects: Sequence[Subject]) -> ResidualShare:
     )
 
 
-def span(subjects: Sequence[Subject]) -> Span | None:
-    """From the smallest to the largest maximum; None without two positive ones."""
+def span(subjects: Sequence[Subject], *, alone: bool = True) -> Span | None:
+    """From the smallest to the largest maximum; None without two positive ones. alone: whether no other has another
+    text.
+    """
     known = [(value, subject) for subject in subjects if (value := maximum(subject))]
     if len(known) < 2:
         return None
     (low, smallest), (high, largest) = (choose(known, key=lambda item: item[0]) for choose in (min, max))
-    return Span(smallest=smallest.label, largest=largest.label, ratio=high / low, decades=math.log10(high / low))
+    return Span(
+        smallest=smallest.label,
+        largest=largest.label,
+        ratio=high / low,
+        decades=math.log10(high / low),
+        of=len(known),
+        text=None if alone else text_of(largest.conditions),
+    )
 
 
 def shapes(subjects: Sequence[Subject]) -> Shapes | None:

@@ -140,7 +140,8 @@ def _score(limit: Limit, row: SchemeChange, ours: SchemeScore, theirs: SchemeSco
     text = f"{row.title}: {'top-1 falls' if falls else 'KL rises'} by {show(value.change)}"
     if value.low is None or value.high is None:
         return "inconclusive", f"{text}, and how sure that is is not known"
-    text = f"{text} ({show(value.low)} to {show(value.high)})"
+    if value.low < value.high:
+        text = f"{text} ({show(value.low)} to {show(value.high)})"
     if value.low > limit.most:
         return "fail", text
     return ("pass" if value.high <= limit.most else "inconclusive"), text

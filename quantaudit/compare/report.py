@@ -46,7 +46,8 @@ class ValueChange(Row):
     low: Number = Field(description="interval of `change` at the comparison's level")
     high: Number
     paired: bool = Field(
-        description="whether it is over the domains of the same samples; otherwise both sides are taken as independent"
+        description="whether it is over the same samples: by their domains, or of scores that differ in no number; "
+        "otherwise both sides are taken as independent"
     )
 
 
@@ -100,12 +101,16 @@ class ResidualShare(Row):
 
 
 class Span(Row):
-    """The largest over the smallest maximum of all subjects."""
+    """The largest over the smallest maximum, of subjects of one text. of: how many they are; text: which, where others
+    rest on another one.
+    """
 
     smallest: str
     largest: str
     ratio: Magnitude
     decades: Magnitude = Field(description="log10 of the ratio")
+    of: Count
+    text: str | None
 
 
 class MixturePair(Row):
@@ -143,8 +148,9 @@ class Shapes(Row):
 
 
 class LandscapeFacts(Row):
-    """What several subjects show together; null where there are too few for it."""
+    """What several subjects show together; null where there are too few for it. Ratios are of one text."""
 
+    left_out: Count = Field(description="subjects that count in none of this, as their numbers may not be believed")
     residual: ResidualShare | None
     span: Span | None
     shapes: Shapes | None = None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from quantaudit.card.text import factor, number, percent, visible
 from quantaudit.compare.report import LandscapeFacts, ResidualShare, Shapes, Span, Variation
-from quantaudit.compare.view import NAME
+from quantaudit.compare.view import NAME, TEXT
 
 LISTED = 5
 """Names in a sentence."""
@@ -29,9 +29,17 @@ def sentences(facts: LandscapeFacts, *, several: bool) -> list[str]:
     if facts.trajectory is not None and several:
         steps = " → ".join(number(value) for value in facts.trajectory.maxima)
         ratios = ", ".join(factor(value) for value in facts.trajectory.ratios)
-        lines.append(f"From one to the next the largest activation goes {steps} ({ratios}).")
+        lines.append(f"In this order the largest activation goes {steps} ({ratios}).")
     lines += _variations(facts.variation)
+    if facts.left_out and lines:
+        lines.append(_left_out(facts.left_out))
     return lines
+
+
+def _left_out(count: int) -> str:
+    if count == 1:
+        return "One that was edited, contradicts itself or is not to be trusted counts in none of this."
+    return f"{count} that were edited, contradict themselves or are not to be trusted count in none of this."
 
 
 def _shapes(row: Shapes) -> str:
@@ -46,9 +54,10 @@ def _shapes(row: Shapes) -> str:
 
 def _span(row: Span) -> str:
     ends = f"{factor(row.ratio)} from {visible(row.smallest, NAME)} to {visible(row.largest, NAME)}"
+    among = "" if row.text is None else f" of the {row.of} on one text, {visible(row.text, TEXT)},"
     if row.decades is None or row.decades < 1:
-        return f"The largest activations differ by {ends}."
-    return f"The largest activation spans {number(row.decades)} orders of magnitude, {ends}."
+        return f"The largest activations{among} differ by {ends}."
+    return f"The largest activation{among} spans {number(row.decades)} orders of magnitude, {ends}."
 
 
 def _variations(rows: Sequence[Variation]) -> Iterator[str]:

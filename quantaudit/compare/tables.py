@@ -110,7 +110,9 @@ def _change(value: ValueChange, *, share: bool = False) -> str:
     if value.change is None:
         return ABSENT
     text = f"{'+' if value.change > 0 else ''}{show(value.change)}"
-    return text if value.low is None else f"{text} ({show(value.low)} to {show(value.high)})"
+    if value.low is None or value.low == value.high:
+        return text
+    return f"{text} ({show(value.low)} to {show(value.high)})"
 
 
 def _peak_row(row: PeakChange) -> list[str]:

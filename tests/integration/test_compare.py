@@ -31,6 +31,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     card = seal(make_card(4, findings=[]))
     write(tmp_path / "old", card)
     write(tmp_path / "new", seal(card.model_copy(update={"created": "2026-03-03T04:05:06Z"})))
+    assert card.simulation is not None
+    evaluation = card.simulation.evaluation.model_copy(update={"samples": [f"other {index}" for index in range(24)]})
+    simulation = card.simulation.model_copy(update={"evaluation": evaluation})
+    write(tmp_path / "other text", seal(card.model_copy(update={"simulation": simulation})))
     write(tmp_path / "edited", card.model_copy(update={"created": "2027"}))
     return tmp_path
 
@@ -48,7 +52,8 @@ def test_two_cards_and_a_folder_of_one(capsys: Capture) -> None:
         (["old", "new", "--fail-on", "verdict", "--fail-on", "peak=1.5"], 0),
         (["published:Qwen3-30B-A3B", "published:Qwen3-32B", "--fail-on", "peak=1.5"], 1),
         (["old", "published:Qwen3-8B", "--fail-on", "peak=100"], 3),
-        (["old", "new", "--fail-on", "kl=0"], 3),
+        (["old", "new", "--fail-on", "kl=0", "--fail-on", "top1=0"], 0),
+        (["old", "other text", "--fail-on", "kl=0"], 3),
         (["old"], 2),
         (["old", "nowhere"], 2),
         (["old", "published:Nobody"], 2),

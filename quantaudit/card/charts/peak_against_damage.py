@@ -14,6 +14,9 @@ from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.groups import input_of
 
 _LABELED_POINTS = 3
+_HEIGHT = 340
+_LINE = 15 / _HEIGHT
+"""Height of a label."""
 
 
 def data(view: CardView) -> list[dict[str, Any]]:
@@ -45,25 +48,23 @@ def data(view: CardView) -> list[dict[str, Any]]:
 
 
 def labels(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Names for the points that hurt most, one label where several of them nearly coincide.
+    """Names for the points that hurt most, none of them on the height of another, so that no page is too narrow.
 
     Each row gains `right`: whether it lies in the right half, so that its label can be written towards the middle.
     """
-    if not points:
-        return []
-    x_low, x_high = _log_extent(points, "amax")
-    y_low, y_high = _log_extent(points, "damage")
     placed: list[dict[str, Any]] = []
     measure = "price" if any(row.get("price") is not None for row in points) else "damage"
     for row in sorted(points, key=lambda row: -(row[measure] or 0.0))[:_LABELED_POINTS]:
-        x = (math.log10(row["amax"]) - x_low) / (x_high - x_low or 1)
-        y = (math.log10(row["damage"]) - y_low) / (y_high - y_low or 1)
-        near = next((other for other in placed if abs(other["x"] - x) < 0.3 and abs(other["y"] - y) < 0.06), None)
-        if near is None:
+        x, y = (_along_axis(row[field], points, field) for field in ("amax", "damage"))
+        if all(abs(other["y"] - y) >= _LINE for other in placed):
             placed.append({**row, "x": x, "y": y, "right": x > 0.5})
-        elif row["label"] not in near["label"].split(", "):
-            near["label"] += f", {row['label']}"
     return placed
+
+
+def _along_axis(value: float, points: list[dict[str, Any]], field: str) -> float:
+    """Where a value stands on its axis: 0 at the lower end, 1 at the upper."""
+    low, high = (math.log10(end) for end in theme.decades(row[field] for row in points))
+    return (math.log10(value) - low) / (high - low)
 
 
 def chart(view: CardView) -> AnyChart | None:
@@ -97,7 +98,7 @@ def chart(view: CardView) -> AnyChart | None:
         ),
     )
     layered = alt.layer(points.add_params(pick).properties(name="groups"), *_labels(base, labels(rows)))
-    return layered.properties(width="container", height=340, description=description(view))
+    return layered.properties(width="container", height=_HEIGHT, description=description(view))
 
 
 def description(view: CardView) -> str:
@@ -122,11 +123,8 @@ def _labels(base: alt.Chart, placed: list[dict[str, Any]]) -> list[alt.Chart]:
     for align, offset, right in sides:
         side = [row for row in placed if row["right"] == right]
         if side:
-            texts = base.mark_text(align=align, dx=offset, baseline="middle").encode(text=alt.Text("label:N"))
+            texts = base.mark_text(align=align, dx=offset, baseline="middle", limit=alt.ExprRef("width / 2")).encode(
+                text=alt.Text("label:N")
+            )
             layers.append(texts.properties(data=theme.rows_of(side)))
     return layers
-
-
-def _log_extent(points: list[dict[str, Any]], field: str) -> tuple[float, float]:
-    logs = [math.log10(row[field]) for row in points]
-    return min(logs), max(logs)

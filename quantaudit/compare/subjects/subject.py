@@ -113,6 +113,16 @@ class Subject(Row):
     kl_limits: list[UpperLimit] = Field(description="of the policy, so that scores are shown on their own side of them")
     top1_limits: list[LowerLimit]
 
+    @property
+    def marks(self) -> list[str]:
+        """Why its numbers may not be believed, briefly; empty where nothing speaks against them."""
+        doubts = {
+            "edited": self.seal == "edited",
+            "contradicts itself": bool(self.contradictions),
+            "not to be trusted": bool(self.doubts),
+        }
+        return [mark for mark, there in doubts.items() if there]
+
     def scheme(self, name: str) -> SchemeScore | None:
         """One scheme's score; None where it was not simulated."""
         return next((row for row in self.schemes if row.scheme == name), None)

@@ -28,6 +28,14 @@ PIECE_BYTES = 1 << 24
 the logits' never exists as a whole. Pieces depend on shapes alone, and roundings with them."""
 
 
+def native_attention(dtype: torch.dtype) -> bool:
+    """Whether PyTorch's fused attention of a dtype takes no longer than float32's, on any processor.
+
+    Its products go to MKL, which multiplies bfloat16 with float32 sums on processors without an instruction for it too.
+    """
+    return dtype == torch.bfloat16 and torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+
+
 class Float32Products:
     """The kernels, by name of the operator they stand for, and PyTorch's own, which they use in float32.
 
@@ -106,8 +114,11 @@ class Float32Products:
     def attention(
         self, keys: Any, q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, is_causal: bool = False, **named: Any
     ) -> Any:
-        """Fused attention: output, and the logarithm of the sum of exponentials, which is float32 in any case."""
-        if dropout_p or not self._is_ours(q, k):
+        """Fused attention: output, and the logarithm of the sum of exponentials, which is float32 in any case.
+
+        Both ways round at the same two places, and differ in the order of float32 sums.
+        """
+        if dropout_p or not self._is_ours(q, k) or native_attention(q.dtype):
             name = "_scaled_dot_product_flash_attention_for_cpu"
             return self._run(name, keys, q, k, v, dropout_p, is_causal, **named)
         return rounded_attention(q, k, v, causal=is_causal, mask=named.get("attn_mask"), scale=named.get("scale"))

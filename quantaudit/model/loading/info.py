@@ -73,7 +73,8 @@ def model_info(
         )
     return ModelInfo(
         spec=spec,
-        name=name,
+        # A file called `.gguf`, or the root of a disk, has no name.
+        name=next(text for text in (name, spec, type(model).__name__) if text.strip()),
         architecture=type(model).__name__,
         model_type=config.model_type,
         dtype=str(model.dtype).removeprefix("torch."),

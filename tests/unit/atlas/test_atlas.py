@@ -133,11 +133,31 @@ def test_a_type_of_model_joins_the_papers_family() -> None:
     assert list(names) == sorted(names, key=natural)
 
 
+def test_a_trajectory_has_no_ratio_across_two_texts_nor_of_what_may_not_be_believed() -> None:
+    stages = [entry.subject for entry in published_entries() if entry.subject.family == "Ling"]
+    part = stages[1].conditions.model_copy(update={"samples": 1000})
+    stages[1] = stages[1].model_copy(update={"conditions": part})
+    stages[3] = stages[3].model_copy(update={"doubts": ["the head is random"]})
+    (view,) = site.trajectories(stages)
+    assert [row[2] for row in view.rows] == ["—", "—", "—", "—"]
+
+
+def test_schemes_without_a_column_are_counted() -> None:
+    subject = card_subject(a_card(), "card")
+    first = subject.schemes[0]
+    schemes = [first.model_copy(update={"scheme": f"s{number}"}) for number in range(index.SCHEMES + 3)]
+    page = index.index(
+        [index.Model(page=None, family="x", family_page=None, subject=subject.model_copy(update={"schemes": schemes}))]
+    )
+    assert "Of 7 schemes the 4 that most cards have" in page
+
+
 def test_texts_and_policies_are_said_before_any_number() -> None:
     mixed = [card_subject(a_card(), "card"), *(entry.subject for entry in published_entries())]
     page = index.index([index.Model(page=None, family="x", family_page=None, subject=subject) for subject in mixed])
     assert "These numbers rest on 2 texts" in page
     assert page.index("rest on 2 texts") < page.index("696,320")
+    assert "of the 27 on one text" in page
     assert "script-src 'sha256-" in unescape(page)
 
 

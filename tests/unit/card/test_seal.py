@@ -139,3 +139,12 @@ def test_pages_say_that_a_card_was_edited(card: Card) -> None:
     for page in (render_html, lambda one: render_markdown(one)[0]):
         assert "edited after it was written" in page(edited)
         assert "edited after it was written" not in page(card)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n"])
+def test_a_card_of_a_model_without_a_name_is_refused(card: Card, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "card.json"
+    nameless = card.model.model_copy(update={"name": name})
+    path.write_text(dump_card(card.model_copy(update={"model": nameless})), encoding="utf-8")
+    with pytest.raises(FormatError, match=r"model\.name"):
+        load_card(path)

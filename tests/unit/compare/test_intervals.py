@@ -94,3 +94,24 @@ def test_cards_are_paired_where_they_rest_on_the_same_samples() -> None:
     evaluation = ours.simulation.evaluation.model_copy(update={"samples": ["other"]})
     other = with_conditions(ours, "simulation", evaluation=evaluation)
     assert not comparison(ours, other).changes[0].schemes[0].kl.paired
+
+
+def test_a_score_that_differs_in_no_number_did_not_change() -> None:
+    """However few its domains are; not where one number of one domain differs, or the text does."""
+    card = a_card()
+    assert card.simulation is not None
+    score = next(row for row in card.simulation.recipes if row.name == STATIC)
+    assert 0 < len(score.domains) < LEAST_DOMAINS
+    again = comparison(card, card).changes[0].schemes[0]
+    for value in (again.kl, again.top1):
+        assert (value.change, value.low, value.high, value.paired) == (0, 0, 0, True)
+    name, first = next(iter(score.domains.items()))
+    assert first.kl is not None
+    moved = score.domains | {name: first.model_copy(update={"kl": first.kl * (1 + 1e-15)})}
+    unequal = comparison(card, with_score(card, STATIC, domains=moved)).changes[0].schemes[0]
+    assert not unequal.kl.paired
+    assert unequal.kl.high is not None
+    assert unequal.kl.high > 0
+    evaluation = card.simulation.evaluation.model_copy(update={"samples": ["other"]})
+    other = with_conditions(card, "simulation", evaluation=evaluation)
+    assert not comparison(card, other).changes[0].schemes[0].kl.paired

@@ -9,6 +9,7 @@ import pytest
 from quantaudit.card.published.records import find
 from quantaudit.compare import landscape
 from quantaudit.compare.sentences import sentences
+from quantaudit.compare.subjects.of_card import card_subject
 from quantaudit.compare.subjects.read import read_subjects
 from tests.stored_statistics import save, stored
 from tests.unit.compare.subjects import a_card, comparison
@@ -84,7 +85,7 @@ def test_variation_is_said_once_of_a_checkpoint_and_not_of_its_parts(tmp_path: P
     rows = landscape.facts(read_subjects([whole, "published:gemma-3-4b-it", *paths])).variation
     assert [(row.model, row.samples) for row in rows] == [("gemma-3-4b-it", 1000), ("gemma-3-4b-it", 2000)]
     said = sentences(landscape.facts(read_subjects([whole, *paths])), several=True)
-    (text,) = [text for text in said if "1,000" in text]
+    (text,) = [text for text in said if "parts of 1,000" in text]
     assert "of gemma-3-4b-it varies by 3.4% of its mean" in text
 
 
@@ -100,3 +101,39 @@ def test_cards_are_described_as_published_models_are() -> None:
     assert facts.trajectory is not None
     assert facts.trajectory.ratios == [1.0, 1.0]
     assert facts.variation == []
+
+
+def test_ratios_are_of_models_on_one_text() -> None:
+    """Of a card next to the checkpoints of the paper, which rest on theirs."""
+    published = read_subjects(["published:Qwen3-32B", "published:Qwen3-30B-A3B"])
+    facts = landscape.facts([card_subject(a_card(), "card.json"), *published])
+    assert facts.residual is not None
+    assert facts.residual.of == 3
+    assert facts.span is not None
+    assert (facts.span.of, facts.span.smallest, facts.span.largest) == (2, "Qwen3-30B-A3B", "Qwen3-32B")
+    assert [row.dense for row in facts.mixtures] == ["Qwen3-32B"]
+    said = sentences(facts, several=True)
+    assert "The largest activation of the 2 on one text, Clxxxx/eval_diverse_dataset (5,000 samples), spans" in said[1]
+    alone = landscape.span(published)
+    assert alone is not None
+    assert alone.text is None
+
+    part = published[1].conditions.model_copy(update={"samples": 1000})
+    other_text = published[1].model_copy(update={"conditions": part})
+    apart = landscape.facts([published[0], other_text])
+    assert (apart.span, apart.mixtures, apart.trajectory) == (None, [], None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seal": "edited"}, {"contradictions": ["its scores differ"]}, {"doubts": ["the head is random"]}]
+)
+def test_what_may_not_be_believed_counts_in_no_statement(change: dict[str, object]) -> None:
+    stages = read_subjects([f"published:Ling-mini-{stage}T" for stage in (5, 10, 15, 20)])
+    stages[1] = stages[1].model_copy(update=change)
+    assert len(stages[1].marks) == 1
+    facts = landscape.facts(stages)
+    assert facts.left_out == 1
+    assert facts.residual is not None
+    assert facts.residual.of == 3
+    assert facts.trajectory is None  # a step would be missing
+    assert sentences(facts, several=True)[-1].startswith("One that was edited, contradicts itself")

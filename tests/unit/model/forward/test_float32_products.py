@@ -118,10 +118,10 @@ def test_a_bias_on_other_layouts_costs_what_pytorch_makes_of_it(dtype: torch.dty
 
 @pytest.mark.parametrize("tokens", [17, 300])
 @pytest.mark.parametrize("mask", [None, "causal", "float", "bool"])
-@pytest.mark.parametrize("arithmetic", ["native", "float32"])
+@pytest.mark.parametrize("arithmetic", ["native", "float32", "float32 without MKL"])
 @torch.no_grad()
 def test_fused_attention_rounds_probabilities_and_the_result(
-    mask: str | None, tokens: int, dtype: torch.dtype, arithmetic: str
+    mask: str | None, tokens: int, dtype: torch.dtype, arithmetic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each probability is off by half a step at most, natively too; then the result is rounded."""
     q, k, v = (random(2, 3, tokens, 16, dtype=dtype, seed=seed) for seed in range(3))
@@ -134,7 +134,9 @@ def test_fused_attention_rounds_probabilities_and_the_result(
     wide = {key: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for key, x in given.items()}
     exact = functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), **wide)
     magnitude = functional.scaled_dot_product_attention(q.double(), k.double(), v.double().abs(), **wide)
-    with float32_products(dtype) if arithmetic == "float32" else nullcontext():
+    if arithmetic == "float32 without MKL":
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    with nullcontext() if arithmetic == "native" else float32_products(dtype):
         actual = functional.scaled_dot_product_attention(q, k, v, **given)
     rounded = torch.finfo(dtype).eps / 2 * magnitude
     allowed = half_step(exact.abs() + rounded, dtype) + rounded + 512 * 2.0**-24 * magnitude
@@ -142,7 +144,10 @@ def test_fused_attention_rounds_probabilities_and_the_result(
 
 
 @torch.no_grad()
-def test_queries_that_see_nothing_and_shared_heads_are_as_in_pytorch(dtype: torch.dtype) -> None:
+def test_queries_that_see_nothing_and_shared_heads_are_as_in_pytorch(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     q, k, v = random(1, 4, 6, 8, dtype=dtype), random(1, 2, 6, 8, dtype=dtype), random(1, 2, 6, 8, dtype=dtype)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()
     mask[2] = False
