@@ -27,6 +27,9 @@ PIECE_BYTES = 1 << 24
 """A larger factor is converted and multiplied piece by piece: its float32 form stays in the cache of a processor, and
 the logits' never exists as a whole. Pieces depend on shapes alone, and roundings with them."""
 
+STEP_BYTES = 1 << 22
+"""Matrices of a batch are multiplied so many at a time: what is float32 between two roundings stays in the cache."""
+
 
 def native_attention(dtype: torch.dtype) -> bool:
     """Whether PyTorch's fused attention of a dtype takes no longer than float32's, on any processor.
@@ -201,7 +204,7 @@ class Float32Products:
         """The product of a few matrices at a time, rounded."""
         a, b = factors[:2]
         one = 4 * (a[0].numel() + b[0].numel() + a.shape[1] * b.shape[2]) if len(a) else 0
-        step = max(1, 4 * PIECE_BYTES // max(one, 1))
+        step = max(1, STEP_BYTES // max(one, 1))
         if step >= len(a) or len(a) != len(b):
             return product(*factors).to(a.dtype)
         out = a.new_empty((len(a), a.shape[1], b.shape[2]))

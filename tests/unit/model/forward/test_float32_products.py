@@ -29,6 +29,7 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 def arithmetic(request: pytest.FixtureRequest, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if "pieces" in request.param:
         monkeypatch.setattr(module, "PIECE_BYTES", 1 << 10)
+        monkeypatch.setattr(module, "STEP_BYTES", 1 << 10)
     with nullcontext() if request.param == "native" else float32_products(dtype):
         yield request.param
 
