@@ -61,7 +61,7 @@ def main(dtype: str = "bfloat16", heads: int = 9, channels: int = 64) -> None:
     """Print a row for each length, and a column for each way."""
     torch.set_num_threads(1)
     half = getattr(torch, dtype)
-    ways = {
+    ways: dict[str, tuple[Callable[..., Tensor], Callable[[], AbstractContextManager[None]]]] = {
         "fused, native": (fused, nullcontext),
         "fused, float32": (fused, lambda: float32_products(half)),
         "without MKL": (fused, lambda: without_mkl(half)),

@@ -197,10 +197,15 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
     with inputs.computed():
         if loaded.weights is not None:
             return replace(_by_block(inputs, loaded.weights, samples), rounding=rounding)
+        measured = _per_token(tap, [*samples[:-1], brief], loaded.device) if tapped else nothing
+        if not scored:
+            return Speed(measured=measured, forward=nothing, scored=nothing, rounding=rounding)
+        # What was tapped has warmed up the model.
+        forwards = evaluated[:1] if tapped else evaluated
         return Speed(
-            measured=_per_token(tap, [*samples[:-1], brief], loaded.device) if tapped else nothing,
-            forward=_per_token(bare, evaluated, loaded.device) if scored else nothing,
-            scored=_per_token(logits, evaluated, loaded.device) / 2 if scored else nothing,
+            measured=measured,
+            forward=_per_token(bare, forwards, loaded.device),
+            scored=_per_token(logits, evaluated[:1], loaded.device) / 2,
             rounding=rounding,
         )
 
@@ -250,14 +255,19 @@ def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedS
 def _per_token(
     work: Callable[[list[TokenizedSample]], None], samples: list[TokenizedSample], device: torch.device
 ) -> float:
-    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, one at least.
+    """Seconds a token: the last sample warms up, and as many others are timed as PATIENCE allows, one at least. A
+    single sample is timed at once, which is for a model that has run already.
 
     The warm-up is never what is timed: on a new machine it compiles for longer than everything else takes.
     """
     *others, first = samples
+    if not others:
+        with _timed(device) as took:
+            work([first])
+        return took[0] / len(first.ids)
     with _timed(device) as warm:
         work([first])
-    tokens, chosen = PATIENCE / max(warm[0], 1e-6) * len(first.ids), others[:1] or [first]
+    tokens, chosen = PATIENCE / max(warm[0], 1e-6) * len(first.ids), others[:1]
     for sample in others[1:]:
         if sum(len(other.ids) for other in (*chosen, sample)) <= tokens:
             chosen.append(sample)
