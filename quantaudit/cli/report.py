@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from quantaudit.cli import options
 from quantaudit.settings import CorpusSpec, MeasureOptions, ModelSpec, SimulateOptions
-
-if TYPE_CHECKING:
-    from quantaudit.common.progress import Advance
 
 EXAMPLE = "Example: quantaudit report Qwen/Qwen2.5-1.5B-Instruct --out card/"
 
@@ -68,32 +64,20 @@ def run(
     files = open_files(settings)
     measured = load_profile(profile) if profile else None
     state = RunState(Output(option="--out", path=folder, folder=True), resume=resume, say=console.say)
-    with ExitStack() as stack, console.shared_progress(forks=memory_budget is None) as stages:
+    with console.shared_progress(forks=memory_budget is None) as stages:
         # From here on torch is needed.
         from quantaudit.card.vega.renderer import ChartRenderer
-        from quantaudit.pipeline.audit import CardOptions, audit
+        from quantaudit.pipeline.audit import CardOptions, audited, measure_and_simulate
         from quantaudit.quant.export import scales
-        from quantaudit.simulate.cost import RENDERING
 
-        renderer = ChartRenderer()
-
-        def shown(title: str, total: int, unit: str = "steps") -> Advance:
-            if title == RENDERING:  # it starts while the card is built
-                stack.enter_context(renderer)
-            return stages(title, total, unit)
-
-        result = audit(
-            settings,
-            files=files,
-            profile=measured,
-            options=CardOptions(policy=policy, redact_text=redact_text),
-            stages=shown,
-            say=console.say,
-            state=state,
-            memory=memory,
+        simulated = measure_and_simulate(
+            settings, files=files, profile=measured, stages=stages, say=console.say, state=state, memory=memory
         )
-        others = {"profile.safetensors": profile_bytes(result.profile), "scales.safetensors": scales(result.profile)[0]}
-        written = write_card(result.card, folder, template_dir, others=others, renderer=renderer)
+        with ChartRenderer() as renderer:  # which starts while the card is built
+            result = audited(simulated, CardOptions(policy=policy, redact_text=redact_text), stages)
+            profile_file, scales_file = profile_bytes(result.profile), scales(result.profile)[0]
+            others = {"profile.safetensors": profile_file, "scales.safetensors": scales_file}
+            written = write_card(result.card, folder, template_dir, others=others, renderer=renderer)
         state.done()
     console.show_verdict(result.card)
     console.say(f"open {next(path for path in written if path.suffix == '.html')}")

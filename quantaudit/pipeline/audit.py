@@ -52,6 +52,16 @@ class CardOptions:
 DEFAULT = CardOptions()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulated:
+    """What a card is made of. timings: seconds of each step."""
+
+    inputs: AuditInputs
+    profile: Profile
+    simulation: Simulation
+    timings: dict[str, float]
+
+
 def audit(
     settings: Settings,
     *,
@@ -63,7 +73,28 @@ def audit(
     state: RunState | None = None,
     memory: int | None = None,
 ) -> Audit:
-    """Everything that `quantaudit report` does, except writing files.
+    """Everything that `quantaudit report` does, except writing files: `measure_and_simulate`, then `audited`.
+
+    Raises a QuantauditError that names cause and remedy.
+    """
+    load_policy(options.policy)  # a broken one is not found at the end
+    simulated = measure_and_simulate(
+        settings, files=files, profile=profile, stages=stages, say=say, state=state, memory=memory
+    )
+    return audited(simulated, options, stages)
+
+
+def measure_and_simulate(
+    settings: Settings,
+    *,
+    files: InputFiles | None = None,
+    profile: Profile | None = None,
+    stages: Stages = silent_stages,
+    say: Say = silent,
+    state: RunState | None = None,
+    memory: int | None = None,
+) -> Simulated:
+    """Load, measure and simulate. On other ranks than the first one the run ends here.
 
     files: those of the settings, where they are read already. profile: one measured before, to skip measuring.
     state: what a run before had finished, and where this one keeps what it finishes. memory: bytes that the process may
@@ -71,7 +102,6 @@ def audit(
 
     Raises a QuantauditError that names cause and remedy.
     """
-    rules = load_policy(options.policy)
     if profile is not None and settings.model.arithmetic == "auto":
         settings = settings.changed(arithmetic=recorded_arithmetic(profile))
     start = perf_counter()
@@ -91,12 +121,18 @@ def audit(
         simulation = simulate_inputs(inputs, profile, stages)
         stage_done("simulating")
     team().only_first_goes_on()
+    return Simulated(inputs=inputs, profile=profile, simulation=simulation, timings=timings)
+
+
+def audited(simulated: Simulated, options: CardOptions = DEFAULT, stages: Stages = silent_stages) -> Audit:
+    """The card of what was measured and simulated. Raises FormatError for the policy."""
     stages(RENDERING, 0)
+    inputs, profile, simulation = simulated.inputs, simulated.profile, simulated.simulation
     scales = scale_rows(profile)
     if options.redact_text or profile.provenance.corpus.redacted:
         simulation = redact_simulation(simulation, inputs.corpus.info, inputs.corpus.sample_infos())
         profile = redact(profile)
-    card = build_card(profile, scales, simulation, rules, timings=timings)
+    card = build_card(profile, scales, simulation, load_policy(options.policy), timings=simulated.timings)
     return Audit(card=card, profile=profile, simulation=simulation)
 
 

@@ -108,7 +108,12 @@ def test_scales_are_those_of_the_card_under_the_toolkits_names(report: Path) -> 
 def test_the_same_command_twice_gives_the_same_profile_and_card(
     quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
-    code, _, _ = quantaudit("report", tiny_folder, "--corpus", corpus_file, "--out", tmp_path / "again")
+    code, _, err = quantaudit("report", tiny_folder, "--corpus", corpus_file, "--out", tmp_path / "again")
+    lines = err.splitlines()
+    said = [
+        next(i for i, line in enumerate(lines) if text in line) for text in ("from here: one pass", "measuring (whole")
+    ]
+    assert said == sorted(said), "what it takes is said before it begins"
     assert code == 0
     for name in ("profile.safetensors", "scales.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes()
