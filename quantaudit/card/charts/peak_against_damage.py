@@ -15,7 +15,7 @@ from quantaudit.card.views.groups import input_of
 
 _LABELED_POINTS = 3
 _HEIGHT = 340
-_LINE = 15 / _HEIGHT
+_LINE = 13 / _HEIGHT
 """Height of a label."""
 
 
