@@ -8,6 +8,7 @@ them, and on a busy machine for whoever else has the processor. Whole samples ar
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -61,6 +62,9 @@ def run_forked(work: Callable[[Stages], T], count: int, stages: Stages = silent_
     pipes = [context.Pipe() for _ in range(1, count)]
     with ExitStack() as stack:
         stack.enter_context(one_thread())
+        # A collection of garbage would write to all objects that there are, and so copy what forks have in common.
+        gc.freeze()
+        stack.callback(gc.unfreeze)
         for rank, (ours, theirs) in enumerate(pipes, 1):
             fork = context.Process(target=_run_fork, args=(work, rank, count, pipes, os.getpid()), daemon=True)
             fork.start()
