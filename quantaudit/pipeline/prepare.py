@@ -205,7 +205,12 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, 
     if limits.copies > 1:
         sizes = f"{size_text(weights)} of weights, and what is quantized of them, do not fit into {size_text(memory)}"
     if loaded.weights is None:
-        say(f"{sizes}, and this model runs whole: {loaded.runs_whole or limits.smoothing}")
+        sizes = f"{sizes}, and this model runs whole: {loaded.runs_whole or limits.smoothing}"
+        if weights > memory:
+            raise UsageError(
+                sizes, where=files.model.name, hint="run it with more memory, or give a larger --memory-budget"
+            )
+        say(sizes)
     else:
         loaded.weights.budget = memory
         say(f"{sizes}: run block by block, each read from disk")

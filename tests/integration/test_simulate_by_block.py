@@ -13,7 +13,7 @@ import transformers
 from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.corpus.tokens import TokenizedCorpus
-from quantaudit.errors import MeasurementError
+from quantaudit.errors import MeasurementError, UsageError
 from quantaudit.measure.profile import profile_bytes
 from quantaudit.measure.run import measure
 from quantaudit.model.blockwise import budget
@@ -240,6 +240,8 @@ def test_a_recipe_that_smooths_is_named_and_runs_whole(tmp_path: Path) -> None:
     simulation = simulate_settings(settings, profile, say=said.append, memory=resident_bytes())
     assert f"and this model runs whole: {recipe.name} smooths it" in said[0]
     assert simulation.recipes[-1].kl is not None
+    with pytest.raises(UsageError, match=r"do not fit into 9\.8 KiB, and this model runs whole"):
+        simulate_settings(settings, profile, memory=10_000)  # nothing holds its weights there
 
 
 @pytest.mark.parametrize("verb", ["report", "simulate"])
