@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from quantaudit.common.choices import SpecialTokens
-from quantaudit.quantities import Count, Positive, Seconds, Shape
+from quantaudit.quantities import Count, Name, Positive, Seconds, Shape
 
 
 class Row(BaseModel):
@@ -113,7 +113,7 @@ class ModelInfo(Row):
     """Which checkpoint was audited."""
 
     spec: str
-    name: str = Field(pattern=r"\S", description="never blank")
+    name: Name
     architecture: str
     model_type: str
     dtype: str

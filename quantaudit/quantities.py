@@ -38,6 +38,14 @@ def _within(low: float, high: float) -> BeforeValidator:
     return BeforeValidator(read)
 
 
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("Input should not be blank")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_not_blank), Field(json_schema_extra={"pattern": r"\S"})]
+"""A text that is not blank."""
 ROUNDED = 1e-9
 """Relative error of a float64 sum of many terms, at most: shares may sum to a little more than one."""
 _KNOWN = BeforeValidator(_finite_or_none)

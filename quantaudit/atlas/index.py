@@ -16,9 +16,9 @@ from quantaudit.compare.changes import ratio
 from quantaudit.compare.landscape import facts
 from quantaudit.compare.sentences import sentences
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, Subject
-from quantaudit.compare.subjects.texts import by_text, text_of
+from quantaudit.compare.subjects.texts import by_text, labels_of_texts
 from quantaudit.compare.tables import label
-from quantaudit.compare.view import NAME
+from quantaudit.compare.view import NAME, TEXT
 from quantaudit.provenance import Row
 
 SCHEMES = 4
@@ -64,18 +64,23 @@ def index(models: Sequence[Model]) -> str:
     subjects = [model.subject for model in models]
     environment = html_environment(None)
     script = Markup(run(environment, "atlas.js.j2", {}))
-    schemes = _schemes(subjects)
+    schemes, groups = _schemes(subjects), by_text(subjects)
+    texts = labels_of_texts(groups)
+    text_of_subject = {id(subject): text for group, text in zip(groups, texts, strict=True) for subject in group}
     context: dict[str, Any] = {
         "version": __version__,
         "script": script,
         "security_policy": security_policy([script]),
         "count": len(models),
-        "texts": [visible(text_of(group[0].conditions), NAME) for group in by_text(subjects)],
+        "texts": [visible(text, TEXT) for text in texts],
         "policies": _distinct(s.conditions.policy for s in subjects if s.conditions.policy is not None),
         "sentences": sentences(facts(subjects), several=len(subjects) > 2),
         "schemes": (len(schemes), len({score.scheme for subject in subjects for score in subject.schemes})),
         "columns": [*COLUMNS, *(visible(title, NAME) for title in schemes.values()), "text"],
-        "rows": [_row(model, list(schemes)) for model in sorted(models, key=_by_magnitude)],
+        "rows": [
+            _row(model, list(schemes), text_of_subject[id(model.subject)])
+            for model in sorted(models, key=_by_magnitude)
+        ],
         "families": sorted({(m.family, m.family_page) for m in models if m.family_page is not None}),
     }
     return run(environment, "atlas.html.j2", context)
@@ -94,12 +99,13 @@ def _schemes(subjects: Sequence[Subject]) -> dict[str, str]:
     return {name: titles[name] for name in sorted(titles, key=lambda name: -counts[name])[:SCHEMES]}
 
 
-def _row(model: Model, schemes: Sequence[str]) -> list[Cell]:
+def _row(model: Model, schemes: Sequence[str], text: str) -> list[Cell]:
+    """text: the label of the text that it rests on."""
     subject = model.subject
     largest, residual, inputs = subject.largest, subject.peaks.get(RESIDUAL), subject.peaks.get(LINEAR_INPUT)
     headroom = ratio(FP16_MAX, residual.amax if residual else None)
     name = label(subject) + _marks(subject)
-    family, text = visible(model.family, NAME), visible(subject.conditions.corpus, NAME)
+    family, text = visible(model.family, NAME), visible(text, TEXT)
     return [
         Cell(text=name, order=name.casefold(), link=model.page, words=True),
         Cell(text=family, order=family.casefold(), link=model.family_page, words=True),

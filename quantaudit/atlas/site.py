@@ -22,7 +22,7 @@ from quantaudit.compare.landscape import maximum
 from quantaudit.compare.pages import render_html as render_comparison
 from quantaudit.compare.run import compare
 from quantaudit.compare.subjects.subject import Subject
-from quantaudit.compare.subjects.texts import same_text
+from quantaudit.compare.subjects.texts import comparable
 from quantaudit.compare.tables import label, log_positions, where
 from quantaudit.compare.view import TableView
 
@@ -75,8 +75,11 @@ def files(entries: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
 
 
 def family(members: Sequence[Subject]) -> str:
-    """The page of one family: its members compared with the first, and how peaks go along those of one shape."""
-    return render_comparison(compare(members), list(trajectories(members)), home=f"../{INDEX}")
+    """The page of one family: its members compared with the first that may be believed, and how peaks go along those of
+    one shape.
+    """
+    believed_first = sorted(members, key=lambda member: bool(member.marks))
+    return render_comparison(compare(believed_first), list(trajectories(members)), home=f"../{INDEX}")
 
 
 def trajectories(members: Sequence[Subject]) -> Iterator[TableView]:
@@ -105,6 +108,4 @@ def trajectories(members: Sequence[Subject]) -> Iterator[TableView]:
 
 def _step(earlier: Subject, later: Subject) -> float | None:
     """The ratio of two maxima; None where they rest on two texts, or may not be believed."""
-    if earlier.marks or later.marks or not same_text(earlier, later):
-        return None
-    return ratio(maximum(later), maximum(earlier))
+    return ratio(maximum(later), maximum(earlier)) if comparable(earlier, later) else None

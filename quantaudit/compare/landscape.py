@@ -31,7 +31,7 @@ def facts(subjects: Sequence[Subject]) -> LandscapeFacts:
         span=span(texts[0], alone=len(texts) == 1) if several else None,
         shapes=shapes(believed) if several else None,
         mixtures=[pair for of_text in texts for pair in mixture_pairs(of_text)],
-        trajectory=trajectory(believed) if len(texts) == 1 and len(believed) == len(subjects) else None,
+        trajectory=trajectory(believed) if len(texts) == 1 else None,
         variation=[row for name in _whole(subjects) for row in variations(name)],
     )
 
@@ -54,11 +54,11 @@ def residual_share(subjects: Sequence[Subject]) -> ResidualShare:
 
 
 def span(subjects: Sequence[Subject], *, alone: bool = True) -> Span | None:
-    """From the smallest to the largest maximum; None without two positive ones. alone: whether no other has another
+    """From the smallest to the largest maximum; None without two that differ. alone: whether no other has another
     text.
     """
     known = [(value, subject) for subject in subjects if (value := maximum(subject))]
-    if len(known) < 2:
+    if len({value for value, _ in known}) < 2:
         return None
     (low, smallest), (high, largest) = (choose(known, key=lambda item: item[0]) for choose in (min, max))
     return Span(

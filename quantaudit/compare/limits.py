@@ -151,5 +151,5 @@ def _turned(value: ValueChange) -> ValueChange:
     """The same change as a fall."""
     if value.change is None:
         return value
-    low, high = (None if end is None else -end for end in (value.high, value.low))
-    return value.model_copy(update={"change": -value.change, "low": low, "high": high})
+    low, high = (None if end is None else 0.0 - end for end in (value.high, value.low))  # no negative zero
+    return value.model_copy(update={"change": 0.0 - value.change, "low": low, "high": high})

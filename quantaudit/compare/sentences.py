@@ -31,15 +31,17 @@ def sentences(facts: LandscapeFacts, *, several: bool) -> list[str]:
         ratios = ", ".join(factor(value) for value in facts.trajectory.ratios)
         lines.append(f"In this order the largest activation goes {steps} ({ratios}).")
     lines += _variations(facts.variation)
-    if facts.left_out and lines:
+    if facts.left_out and several:
         lines.append(_left_out(facts.left_out))
     return lines
 
 
 def _left_out(count: int) -> str:
     if count == 1:
-        return "One that was edited, contradicts itself or is not to be trusted counts in none of this."
-    return f"{count} that were edited, contradict themselves or are not to be trusted count in none of this."
+        return "One that was edited, contradicts itself or is not to be trusted counts in none of these statements."
+    return (
+        f"{count} that were edited, contradict themselves or are not to be trusted count in none of these statements."
+    )
 
 
 def _shapes(row: Shapes) -> str:

@@ -16,6 +16,7 @@ from quantaudit.compare.report import (
     ValueChange,
 )
 from quantaudit.compare.subjects.subject import LINEAR_INPUT, RESIDUAL, PeakPlace, SchemeScore, Subject
+from quantaudit.compare.subjects.texts import comparable
 from quantaudit.compare.view import NAME, TableView
 from quantaudit.stats.maxima.shape import MaximumShape
 
@@ -179,8 +180,9 @@ def _many(comparison: Comparison) -> Iterator[TableView]:
     peaks = [subject.largest.amax if subject.largest else None for subject in subjects]
     yield TableView(
         title="Largest activations",
-        caption="Bars on a logarithmic scale. The ratio is to the first. The inputs of Linears are what a scale has to "
-        "cover; they take no part in the largest activation, as in arXiv 2605.15572.",
+        caption="Bars on a logarithmic scale. The ratio is to the first, where both rest on one text and may be "
+        "believed. The inputs of Linears are what a scale has to cover; they take no part in the largest activation, "
+        "as in arXiv 2605.15572.",
         columns=("model", "parameters", "largest", "ratio", "where", "residual stream", "inputs of Linears"),
         rows=[_subject_row(subject, subjects[0]) for subject in subjects],
         text_columns=frozenset({0, 4}),
@@ -221,11 +223,12 @@ def shape_cells(shape: MaximumShape | None) -> list[str]:
 def _subject_row(subject: Subject, baseline: Subject) -> list[str]:
     largest, first = subject.largest, baseline.largest
     kinds = [subject.peaks.get(kind) for kind in (RESIDUAL, LINEAR_INPUT)]
+    known = subject is baseline or comparable(baseline, subject)
     return [
         label(subject),
         ABSENT if subject.parameters is None else size(subject.parameters),
         ABSENT if largest is None else number(largest.value),
-        factor(ratio(largest.amax if largest else None, first.amax if first else None)),
+        factor(ratio(largest.amax if largest else None, first.amax if first else None)) if known else ABSENT,
         ABSENT if largest is None else where(largest),
         *(ABSENT if place is None else number(place.value) for place in kinds),
     ]

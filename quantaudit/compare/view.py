@@ -9,6 +9,8 @@ from quantaudit.card.templates import html_environment, markdown_environment, ru
 from quantaudit.common.outcome import Outcome
 from quantaudit.compare.report import Caveat, Decision
 
+OF_ONE = frozenset({"QA708", "QA709", "QA711"})
+"""Caveats that one side has to itself, whatever it is compared with."""
 NAME = 60
 """Characters of a name."""
 TEXT = 300
@@ -57,6 +59,13 @@ class View:
     tables: Sequence[TableView]
     inputs: Sequence[InputView]
     version: str
+
+    def about(self, caveat: Caveat) -> str:
+        """Which of them a caveat is about; empty where two are compared and it is about both."""
+        if len(self.labels) <= 2 and caveat.code not in OF_ONE:
+            return ""
+        more = f" and {len(caveat.subjects) - 1} more" if len(caveat.subjects) > 1 else ""
+        return f"{self.labels[caveat.subjects[0]]}{more}"
 
     def with_tables(self, more: Sequence[TableView]) -> View:
         """With tables behind these."""

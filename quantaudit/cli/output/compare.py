@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +20,7 @@ def show(view: View, console: Console) -> None:
     """Caveats, decisions on limits, sentences, tables."""
     console.print(Text(view.title, style="bold"))
     for row in view.caveats:
-        console.print(_caveat(row, view.labels))
+        console.print(_caveat(row, view.about(row)))
     for decision in view.decisions:
         text = Text(f"{ANSWERS[decision.outcome]} {decision.limit}", style=OUTCOMES[decision.outcome])
         name, reason = view.labels[decision.subject], visible(decision.reason, TEXT)
@@ -37,12 +35,11 @@ def show(view: View, console: Console) -> None:
         console.print(_table(table))
 
 
-def _caveat(row: Caveat, labels: Sequence[str]) -> Text:
+def _caveat(row: Caveat, about: str) -> Text:
     text = Text(f"{row.severity} {row.code}", style=f"bold {SEVERITIES[row.severity]}")
     text.append(f" {row.title}: {visible(row.message, TEXT)}", style="default not bold")
-    if len(labels) > 2:
-        more = f" and {len(row.subjects) - 1} more" if len(row.subjects) > 1 else ""
-        text.append(f" ({labels[row.subjects[0]]}{more})", style="dim not bold")
+    if about:
+        text.append(f" ({about})", style="dim not bold")
     if row.undecided:
         undecided = visible(", ".join(row.undecided), TEXT)
         text.append(f"; leaves undecided: {undecided}", style="default not bold")

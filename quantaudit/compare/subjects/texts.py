@@ -39,6 +39,21 @@ def same_text(one: Subject, other: Subject) -> bool:
     return next(text_differences(one.conditions, other.conditions), None) is None
 
 
+def comparable(one: Subject, other: Subject) -> bool:
+    """Whether a ratio of their magnitudes says something: both rest on one text, and may be believed."""
+    return not (one.marks or other.marks) and same_text(one, other)
+
+
+def labels_of_texts(groups: Sequence[Sequence[Subject]]) -> list[str]:
+    """A label for the text of each group, with its digest where another text has its name and size."""
+    firsts = [group[0].conditions for group in groups]
+    labels = [text_of(row) for row in firsts]
+    return [
+        label if labels.count(label) == 1 else f"{label}, SHA-256 {_short(row)}"
+        for label, row in zip(labels, firsts, strict=True)
+    ]
+
+
 def by_text(subjects: Sequence[Subject]) -> list[list[Subject]]:
     """Subjects of one text together, those of the most common text first."""
     groups: list[list[Subject]] = []

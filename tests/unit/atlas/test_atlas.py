@@ -149,7 +149,7 @@ def test_schemes_without_a_column_are_counted() -> None:
     page = index.index(
         [index.Model(page=None, family="x", family_page=None, subject=subject.model_copy(update={"schemes": schemes}))]
     )
-    assert "Of 7 schemes the 4 that most cards have" in page
+    assert "4 of 7 schemes have a column" in page
 
 
 def test_texts_and_policies_are_said_before_any_number() -> None:
@@ -179,3 +179,22 @@ def test_a_name_becomes_a_plain_file_name() -> None:
     slugs = [slug(name) for name in names]
     assert len(set(slugs)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9-]{8,60}", text) for text in slugs)
+
+
+def test_texts_of_one_name_are_told_apart_by_their_digests() -> None:
+    one = card_subject(a_card(), "card")
+    other = one.model_copy(
+        update={"conditions": one.conditions.model_copy(update={"corpus_sha256": "f" * 64}), "label": "other"}
+    )
+    models = [index.Model(page=None, family="x", family_page=None, subject=row) for row in (one, other)]
+    page = index.index(models)
+    assert "rest on 2 texts" in page
+    assert page.count("SHA-256 ffffffffffff") == 2  # before any number, and in its row
+
+
+def test_a_family_is_compared_with_a_card_that_may_be_believed() -> None:
+    good = card_subject(a_card(), "good").model_copy(update={"label": "good"})
+    bad = good.model_copy(update={"label": "bad", "contradictions": ["its scores differ"]})
+    assert "Every change is from good." in unescape(
+        site.family([bad, good, good.model_copy(update={"label": "third"})])
+    )

@@ -146,5 +146,5 @@ def test_a_card_of_a_model_without_a_name_is_refused(card: Card, tmp_path: Path,
     path = tmp_path / "card.json"
     nameless = card.model.model_copy(update={"name": name})
     path.write_text(dump_card(card.model_copy(update={"model": nameless})), encoding="utf-8")
-    with pytest.raises(FormatError, match=r"model\.name"):
+    with pytest.raises(FormatError, match=r"model\.name: .*blank"):
         load_card(path)

@@ -135,5 +135,12 @@ def test_what_may_not_be_believed_counts_in_no_statement(change: dict[str, objec
     assert facts.left_out == 1
     assert facts.residual is not None
     assert facts.residual.of == 3
-    assert facts.trajectory is None  # a step would be missing
+    assert facts.trajectory is not None
+    assert facts.trajectory.maxima == [7648, 10112, 11776]
     assert sentences(facts, several=True)[-1].startswith("One that was edited, contradicts itself")
+
+
+def test_models_that_peak_alike_do_not_differ() -> None:
+    facts = comparison(a_card(), a_card(), a_card()).landscape
+    assert facts.span is None
+    assert facts.residual is not None

@@ -139,3 +139,9 @@ def test_one_limit_that_is_passed_is_enough() -> None:
     assert [item.outcome for item in row.decisions] == ["pass", "pass", "fail", "pass"]
     assert (row.outcome, row.exit_code) == ("fail", 1)
     assert comparison(card, worse).exit_code == 0
+
+
+def test_what_did_not_change_falls_by_nothing() -> None:
+    same = comparison(a_card(), a_card(), limits=("top1=0",)).decisions[0]
+    assert same.outcome == "pass"
+    assert "top-1 falls by 0%" in same.reason

@@ -87,3 +87,20 @@ def test_positions_are_logarithmic() -> None:
     assert log_positions([1.0, 10.0, None, 100.0]) == [0.0, 0.5, 0.0, 1.0]
     assert log_positions([None, None]) == [0.0, 0.0]
     assert log_positions([10.0]) == [0.0]
+
+
+def test_of_two_cards_it_is_said_which_one_contradicts_itself() -> None:
+    whole = comparison(a_card(), a_card())
+    doubted = whole.subjects[0].model_copy(update={"contradictions": ["its scores differ"], "label": "the bad one"})
+    pages = compare([doubted, whole.subjects[1].model_copy(update={"label": "the good one"})])
+    for page in (unescape(render_html(pages)), render_markdown(pages)):
+        assert "About the bad one" in page
+        assert "About the good one" not in page
+
+
+def test_a_table_has_no_ratio_of_two_texts() -> None:
+    stages = read_subjects(["published:Ling"])
+    part = stages[1].conditions.model_copy(update={"samples": 1000})
+    stages[1] = stages[1].model_copy(update={"conditions": part})
+    table = next(table for table in tables(compare(stages)) if table.title == "Largest activations")
+    assert [row[3] for row in table.rows] == ["1.00×", "—", "1.32×", "1.54×"]
