@@ -61,11 +61,10 @@ def value_change(baseline: Mean, other: Mean, *, same_samples: bool, repeated: b
     if baseline.value is None or other.value is None:
         return ValueChange(baseline=baseline.value, other=other.value, change=None, low=None, high=None, paired=False)
     difference = other.value - baseline.value
-    paired = repeated or (same_samples and shared_domains(baseline, other))
     if repeated:
-        reach: float | None = 0.0
-    else:
-        reach = _over_domains(baseline, other, difference) if paired else _independent(baseline, other)
+        return ValueChange(baseline=baseline.value, other=other.value, change=0.0, low=0.0, high=0.0, paired=True)
+    paired = same_samples and shared_domains(baseline, other)
+    reach = _over_domains(baseline, other, difference) if paired else _independent(baseline, other)
     return ValueChange(
         baseline=baseline.value,
         other=other.value,

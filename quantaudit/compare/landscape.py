@@ -11,7 +11,7 @@ from quantaudit.card.published.records import published
 from quantaudit.compare.changes import ratio
 from quantaudit.compare.report import LandscapeFacts, MixturePair, ResidualShare, Shapes, Span, Trajectory, Variation
 from quantaudit.compare.subjects.subject import RESIDUAL, Subject
-from quantaudit.compare.subjects.texts import by_text, text_of
+from quantaudit.compare.subjects.texts import by_text, labels_of_texts
 from quantaudit.stats.maxima.shape import JUMP
 
 MATCHED = 1.5
@@ -28,7 +28,7 @@ def facts(subjects: Sequence[Subject]) -> LandscapeFacts:
     return LandscapeFacts(
         left_out=len(subjects) - len(believed),
         residual=residual_share(believed) if several else None,
-        span=span(texts[0], alone=len(texts) == 1) if several else None,
+        span=span(texts[0], labels_of_texts(texts)[0] if len(texts) > 1 else None) if several else None,
         shapes=shapes(believed) if several else None,
         mixtures=[pair for of_text in texts for pair in mixture_pairs(of_text)],
         trajectory=trajectory(believed) if len(texts) == 1 else None,
@@ -53,9 +53,9 @@ def residual_share(subjects: Sequence[Subject]) -> ResidualShare:
     )
 
 
-def span(subjects: Sequence[Subject], *, alone: bool = True) -> Span | None:
-    """From the smallest to the largest maximum; None without two that differ. alone: whether no other has another
-    text.
+def span(subjects: Sequence[Subject], text: str | None = None) -> Span | None:
+    """From the smallest to the largest maximum; None without two that differ. text: on which they rest, where others
+    rest on another one.
     """
     known = [(value, subject) for subject in subjects if (value := maximum(subject))]
     if len({value for value, _ in known}) < 2:
@@ -67,7 +67,7 @@ def span(subjects: Sequence[Subject], *, alone: bool = True) -> Span | None:
         ratio=high / low,
         decades=math.log10(high / low),
         of=len(known),
-        text=None if alone else text_of(largest.conditions),
+        text=text,
     )
 
 

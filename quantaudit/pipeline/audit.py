@@ -75,6 +75,8 @@ def audit(
 ) -> Audit:
     """Everything that `quantaudit report` does, except writing files: `measure_and_simulate`, then `audited`.
 
+    options: how the card is made; all others are of `measure_and_simulate`.
+
     Raises a QuantauditError that names cause and remedy.
     """
     load_policy(options.policy)  # a broken one is not found at the end

@@ -200,12 +200,12 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
         measured = _per_token(tap, [*samples[:-1], brief], loaded.device) if tapped else nothing
         if not scored:
             return Speed(measured=measured, forward=nothing, scored=nothing, rounding=rounding)
-        # What was tapped has warmed up the model.
-        forwards = evaluated[:1] if tapped else evaluated
+        # A processor is warm after the first kind of pass; an accelerator loads kernels for each kind.
+        one = evaluated[:1] if loaded.device.type == "cpu" else evaluated
         return Speed(
             measured=measured,
-            forward=_per_token(bare, forwards, loaded.device),
-            scored=_per_token(logits, evaluated[:1], loaded.device) / 2,
+            forward=_per_token(bare, one if tapped else evaluated, loaded.device),
+            scored=_per_token(logits, one, loaded.device) / 2,
             rounding=rounding,
         )
 

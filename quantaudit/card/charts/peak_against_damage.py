@@ -16,7 +16,7 @@ from quantaudit.card.views.groups import input_of
 _LABELED_POINTS = 3
 _HEIGHT = 340
 _LINE = 13 / _HEIGHT
-"""Height of a label."""
+"""Height of a label, as a share of the chart's."""
 
 
 def data(view: CardView) -> list[dict[str, Any]]:

@@ -45,11 +45,11 @@ def comparable(one: Subject, other: Subject) -> bool:
 
 
 def labels_of_texts(groups: Sequence[Sequence[Subject]]) -> list[str]:
-    """A label for the text of each group, with its digest where another text has its name and size."""
+    """A label for the text of each group, with all that tells it from another one of its name and size."""
     firsts = [group[0].conditions for group in groups]
     labels = [text_of(row) for row in firsts]
     return [
-        label if labels.count(label) == 1 else f"{label}, SHA-256 {_short(row)}"
+        label if labels.count(label) == 1 else f"{label}, {_distinctly(row)}"
         for label, row in zip(labels, firsts, strict=True)
     ]
 
@@ -64,6 +64,11 @@ def by_text(subjects: Sequence[Subject]) -> list[list[Subject]]:
         else:
             group.append(subject)
     return sorted(groups, key=len, reverse=True)
+
+
+def _distinctly(row: Conditions) -> str:
+    special = "unknown" if row.special_tokens is None else row.special_tokens
+    return f"SHA-256 {_short(row)}, {row.max_length:,} tokens of a sample at most, special tokens: {special}"
 
 
 def _short(row: Conditions) -> str:

@@ -15,6 +15,7 @@ from quantaudit.atlas.collect import Entry, collect, families, natural, slug
 from quantaudit.card.published.records import find
 from quantaudit.card.schema import Card, dump_card
 from quantaudit.compare.subjects.of_card import card_subject
+from quantaudit.compare.subjects.texts import labels_of_texts
 from quantaudit.errors import FormatError, UsageError
 from tests.stored_statistics import save, stored
 from tests.unit.card.test_render import PAYLOADS, structure
@@ -198,3 +199,10 @@ def test_a_family_is_compared_with_a_card_that_may_be_believed() -> None:
     assert "Every change is from good." in unescape(
         site.family([bad, good, good.model_copy(update={"label": "third"})])
     )
+
+
+def test_texts_that_differ_in_their_special_tokens_alone_have_labels_of_their_own() -> None:
+    one = card_subject(a_card(), "card")
+    template = one.conditions.model_copy(update={"special_tokens": "chat"})
+    groups = [[one], [one.model_copy(update={"conditions": template})]]
+    assert len(set(labels_of_texts(groups))) == 2

@@ -47,6 +47,13 @@ def test_a_slow_machine_is_kept_waiting_for_one_short_sample_at_most(monkeypatch
     assert machine.passes == [1, 1]
 
 
+def test_a_single_sample_is_timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(once=0.0, per_token=0.5)
+    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
+    assert schedule._per_token(machine.work, list(random_corpus([40, 30]).samples[:1]), CPU) == pytest.approx(0.5)
+    assert machine.passes == [1]
+
+
 def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_token(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
