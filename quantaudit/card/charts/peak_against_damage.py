@@ -15,8 +15,8 @@ from quantaudit.card.views.groups import input_of
 
 _LABELED_POINTS = 3
 _HEIGHT = 340
-_LINE = 13 / _HEIGHT
-"""Height of a label, as a share of the chart's."""
+_LINE = 11 / _HEIGHT
+"""Height of a label, the size of its letters, as a share of the chart's."""
 
 
 def data(view: CardView) -> list[dict[str, Any]]:
