@@ -63,7 +63,8 @@ class Case:
     def kls(self, plans: Sequence[Plan]) -> list[float]:
         """Nats per token; infinite where it is not finite."""
         samples = evaluation.select(self.subject.corpus.samples, self.tokens)
-        rows = score_plans(self.subject.loaded.model, samples, plans)
+        with self.subject.computed():
+            rows = score_plans(self.subject.loaded.model, samples, plans)
         return [float("inf") if row.kl is None else row.kl for row in rows]
 
 
@@ -112,7 +113,8 @@ def run(model: str, recipe: Path, tokens: int, measured: Path | None) -> dict[st
         corpus=subject.corpus,
         samples=samples,
     )
-    found = find_candidates(opened, Offers(smoothing=False, moving_averages=True, unquantized=True))
+    with subject.computed():
+        found = find_candidates(opened, Offers(smoothing=False, moving_averages=True, unquantized=True))
     choices = {share: cheapest([candidate.item for candidate in found], 1 - share) for share in SHARES}
     priced = process_time() - start
     case = Case(subject=subject, profile=profile, found=found, tokens=tokens)

@@ -30,10 +30,11 @@ from compressed_tensors.quantization import QuantizationStrategy
 from overhead import seconds
 from scipy.stats import spearmanr
 
+from quantaudit.common.progress import Stages
 from quantaudit.errors import FormatError
 from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.model.sites import Group
-from quantaudit.pipeline.passes import measure_inputs
+from quantaudit.pipeline.passes import measure_inputs, shared
 from quantaudit.pipeline.prepare import AuditInputs, check_profile, prepare
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.schemes import FP8_E4M3, INT8_ASYMMETRIC, INT8_DYNAMIC, INT8_STATIC, Scheme
@@ -44,6 +45,7 @@ from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.rounding_floor import RoundingFloor, rounding_floor
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.replay.backward_pass import record_forward
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
 from quantaudit.simulate.replay.replay_groups import replay_groups
@@ -110,7 +112,12 @@ class Case:
 
     def kls(self, plans: Sequence[Plan]) -> Scores:
         """Logits KL of every plan, nats per token; plans that are not finite are left out."""
-        rows = score_plans(self.experiment.model, self.experiment.samples, plans)
+
+        def scored(_stages: Stages) -> list[RecipeRow]:
+            with self.subject.computed():
+                return score_plans(self.experiment.model, self.experiment.samples, plans)
+
+        rows = shared(self.subject, scored)
         return {row.name: row.kl for row in rows if row.kl is not None and math.isfinite(row.kl) and not row.nonfinite}
 
 
@@ -214,12 +221,13 @@ def rankings(case: Case) -> tuple[dict[str, Scores], PriceList, RoundingFloor, d
     def damage(weights_only: bool) -> list[GroupEffect]:
         return replay_groups(static, record_forward(static), weights_only=weights_only)
 
-    costs = {
-        "damage": case.spent(lambda: effects.extend(damage(False))),
-        "damage_and_weights_only": case.spent(lambda: damage(True)),
-        "price_five_schemes": case.spent(lambda: prices.update(price_groups(case.experiment))),
-        "rounding_floor": case.spent(lambda: floors.append(rounding_floor(static.model, blocks, static.samples))),
-    }
+    with case.subject.computed():
+        costs = {
+            "damage": case.spent(lambda: effects.extend(damage(False))),
+            "damage_and_weights_only": case.spent(lambda: damage(True)),
+            "price_five_schemes": case.spent(lambda: prices.update(price_groups(case.experiment))),
+            "rounding_floor": case.spent(lambda: floors.append(rounding_floor(static.model, blocks, static.samples))),
+        }
     errors = {
         row.group: row
         for row in error_rows(case.profile)

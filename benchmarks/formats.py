@@ -22,6 +22,7 @@ from brute_force import NEAR, RECIPES, TARGETS, Case, Scores, compare, compare_r
 from calibration import WITHIN
 
 from quantaudit.common.choices import STANDARD_SCHEMES, of_any_group_size
+from quantaudit.common.ranks.forked import forks_allowed
 from quantaudit.measure.profile import load_profile
 from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
 from quantaudit.pipeline.prepare import prepare
@@ -175,4 +176,5 @@ def _format(scheme: Scheme) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    with forks_allowed():
+        typer.run(main)

@@ -63,7 +63,7 @@ def main(
     loaded, corpus = subject.loaded, subject.corpus
 
     def bare() -> None:
-        """No logits, and the attention that measuring runs."""
+        """No logits, and the arithmetic and attention that measuring runs."""
         with last_logit_only(loaded.model):
             for batch in batches(corpus.samples, batch_size, pad=0, device=loaded.device):
                 forward(loaded.model, batch)
@@ -71,7 +71,7 @@ def main(
     def measured() -> None:
         measure(loaded, corpus, batch_size=batch_size)
 
-    with eager_attention(loaded.model):
+    with subject.computed(), eager_attention(loaded.model):
         for work in (bare, measured):
             seconds(work)
         ratios = []

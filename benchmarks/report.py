@@ -1,7 +1,9 @@
 """What a whole report costs: seconds and peak memory by stage, in bare forward passes over the same corpus.
 
-The bare forward runs in the same process, in the same arithmetic, with the logits of the last token alone. Five schemes
-are priced; a report's own two, and their mixture, are simulated on the whole model (with --all, the five of them).
+The bare forward runs in the same process, in the same arithmetic, with the logits of the last token alone, and with all
+threads; what is measured and simulated is shared by forks where the command would. Five schemes are priced; a report's
+own two, and their mixture, are simulated on the whole model (with --all, the five of them). Memory is that of the first
+process.
 
     python benchmarks/report.py [MODEL] [--corpus C] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D]
 
@@ -68,6 +70,7 @@ def main(
 
     from quantaudit.card.build import build_card
     from quantaudit.card.render import write_card
+    from quantaudit.common.ranks.forked import forks_allowed
     from quantaudit.measure.profile import save_profile
     from quantaudit.model.forward.batches import batches, forward, last_logit_only
     from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
@@ -90,13 +93,13 @@ def main(
     subject = prepare(settings)
     loaded = subject.loaded
     stages("bare forward (reference)")
-    with torch.no_grad(), last_logit_only(loaded.model):
+    with subject.computed(), torch.no_grad(), last_logit_only(loaded.model):
         for batch in batches(subject.corpus.samples, 1, pad=0, device=loaded.device):
             forward(loaded.model, batch)
     stages("")
-    profile = measure_inputs(subject, stages)
     plans = baseline_plans if every else default_plans
-    with patch("quantaudit.simulate.run.baseline_plans", plans):
+    with forks_allowed(), patch("quantaudit.simulate.run.baseline_plans", plans):
+        profile = measure_inputs(subject, stages)
         simulation = simulate_inputs(subject, profile, stages)
     stages("building the card")
     card = build_card(profile, scale_rows(profile), simulation, load_policy("default"), timings={})

@@ -44,7 +44,8 @@ def main(
     subject = prepare(Settings.of(model=model, samples=samples, device=device))
     loaded, corpus = subject.loaded, subject.corpus
     architecture = loaded.architecture
-    profile = measure(loaded, corpus)
+    with subject.computed():
+        profile = measure(loaded, corpus)
     chosen = select(corpus.samples, evaluation_tokens)
 
     schemes = (INT8_STATIC, INT8_DYNAMIC, FP8_STATIC)
@@ -69,13 +70,14 @@ def main(
     work: dict[str, Callable[[], object]] = {"bare": bare}
     for plan in plans:
         work |= {f"{plan.name} {times}": partial(scored, plan, times) for times in (1, 3)}
-    for run in work.values():
-        run()
     times: dict[str, list[float]] = {name: [] for name in work}
     order = random.Random(0)
-    for _ in range(runs):
-        for name in order.sample(sorted(work), len(work)):
-            times[name].append(seconds(work[name]))
+    with subject.computed():
+        for run in work.values():
+            run()
+        for _ in range(runs):
+            for name in order.sample(sorted(work), len(work)):
+                times[name].append(seconds(work[name]))
     middle = {name: median(spent) for name, spent in times.items()}
     tokens = sum(len(sample.ids) for sample in chosen)
     print(f"{loaded.info.name} on {loaded.device}, {tokens:,} tokens; bare forward {middle['bare']:.2f} s")

@@ -200,7 +200,7 @@ def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bo
     files = read_case(case)
     console.say_seal(seal_state(files.card), case.card)
     state = RunState(Output(option="--out", path=out), resume=resume, say=console.say)
-    with console.shared_progress() as stages:
+    with console.shared_progress(forks=memory is None) as stages:
         # From here on torch is needed.
         from quantaudit.pipeline.advise import advise_case
 

@@ -22,6 +22,7 @@ from quantaudit.gate.run import judge
 from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.case import CaseFiles, open_case
 from quantaudit.pipeline.identity import resumable
+from quantaudit.pipeline.passes import fork_count, shared
 from quantaudit.pipeline.prepare import Say, silent
 from quantaudit.pipeline.schedule import announce_stages
 from quantaudit.policy import Policy
@@ -83,6 +84,7 @@ def advise_case(
                 sites=len(files.card.sites),
                 smoothing=offers.smoothing,
             ),
+            forks=fork_count(inputs),
         )
         about = {
             "recipe": files.spec.recipe.read_text(encoding="utf-8"),
@@ -90,7 +92,7 @@ def advise_case(
             "offers": asdict(offers),
         }
         with resumable(state, inputs, files.profile, verb="advise", **about):
-            advice = advise(case.opened, goal, offers, stages=stages)
+            advice = shared(inputs, lambda shown: advise(case.opened, goal, offers, stages=shown), stages)
         team().only_first_goes_on()
         stages(RENDERING, 0)
         text = amended(advice, files.card.model, inputs.loaded.model)

@@ -94,7 +94,7 @@ def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: S
         advance = shown(MEASURING, inputs.corpus.info.tokens // parts, "tokens")
         return measure_samples(inputs, inputs.corpus, advance, shard=shard)
 
-    return _shared(inputs, work, stages)
+    return shared(inputs, work, stages)
 
 
 def _with_doubts(inputs: AuditInputs) -> AuditInputs:
@@ -127,7 +127,7 @@ def simulate_inputs(inputs: AuditInputs, profile: Profile, stages: Stages = sile
                 stages=shown,
             )
 
-    simulation = _shared(inputs, work, stages)
+    simulation = shared(inputs, work, stages)
     not_judged = [
         UnjudgedScheme(name=scheme.name, title=scheme.title, reason=reason) for scheme, reason in chosen.left_out
     ]
@@ -146,7 +146,7 @@ def fork_count(inputs: AuditInputs) -> int:
     return max(1, min(torch.get_num_threads(), MOST_FORKS, len(inputs.corpus.samples), room))
 
 
-def _shared(inputs: AuditInputs, work: Callable[[Stages], T], stages: Stages) -> T:
+def shared(inputs: AuditInputs, work: Callable[[Stages], T], stages: Stages = silent_stages) -> T:
     """What `work` gives, its samples shared by as many processes as they are worth."""
     count = fork_count(inputs)
     if count == 1:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -49,6 +49,8 @@ from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.memory import Demand
 from quantaudit.simulate.quantized.plan import Plan
+
+T = TypeVar("T")
 
 PROBED = 3
 """Samples that are timed."""
@@ -344,18 +346,15 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
     """Time a few samples, say how long the run takes, announce its stages; nothing where nobody listens."""
     if not isinstance(stages, Job):
         return
-    stages("timing a few samples", 0)
     ranks, forks = team().size, fork_count(inputs)
-    # Each rank for itself, all at once, as they will run.
-    with alone(), one_thread() if forks > 1 else nullcontext():
-        scheduled = plan()
+    scheduled = _tried(plan, stages, forks)
     scheduled = replace(scheduled, speed=scheduled.speed.shared(max(ranks, forks)))
-    shared, each = "", ""
+    each = ""
     if ranks > 1:
-        shared, each = f", shared by {ranks} ranks", " on each rank"
+        each = " on each rank"
     elif forks > 1:
-        shared, each = f", shared by {forks} processes", " in each process, weights and program in common"
-    say(describe(inputs, scheduled) + shared)
+        each = " in each process, weights and program in common"
+    say(describe(inputs, scheduled) + _sharing(ranks, forks))
     say(f"{scheduled.memory}{each}")
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
@@ -368,13 +367,31 @@ def announce_stages(
     say: Say,
     what: str,
     expected: Callable[[Speed], Sequence[Stage]],
+    *,
+    forks: int = 1,
 ) -> None:
-    """The same for other jobs. what: that it does, in words; expected: its stages, from the speed that was measured."""
+    """The same for other jobs. what: that it does, in words; expected: its stages, from the speed that was measured;
+    forks: processes that share the samples.
+    """
     if not isinstance(stages, Job):
         return
-    stages("timing a few samples", 0)
     ranks = team().size
-    with alone():
-        scheduled = expected(probe(inputs, tapped=False).shared(ranks))
-    say(f"about {minutes(sum(stage.seconds for stage in scheduled))} from here: {what}")
+    speed = _tried(partial(probe, inputs, tapped=False), stages, forks)
+    scheduled = expected(speed.shared(max(ranks, forks)))
+    spent = minutes(sum(stage.seconds for stage in scheduled))
+    say(f"about {spent} from here: {what}{_sharing(ranks, forks)}")
     stages.expect(scheduled)
+
+
+def _tried(measure: Callable[[], T], stages: Stages, forks: int) -> T:
+    """What a few samples tell: each rank times them for itself, all at once, as they will run."""
+    stages("timing a few samples", 0)
+    with alone(), one_thread() if forks > 1 else nullcontext():
+        return measure()
+
+
+def _sharing(ranks: int, forks: int) -> str:
+    """What is added to the time that is said."""
+    if ranks > 1:
+        return f", shared by {ranks} ranks"
+    return f", shared by {forks} processes" if forks > 1 else ""

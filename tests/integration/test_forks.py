@@ -15,19 +15,24 @@ import psutil
 import pytest
 import torch
 
+from quantaudit.advise.goal import Goal, Offers
+from quantaudit.card.render import write_card
 from quantaudit.common.outputs import resume
 from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.resume import RunState
 from quantaudit.common.progress import Advance, Stages, silent_stages
 from quantaudit.common.ranks.forked import can_fork, forks_allowed, one_thread, run_forked
 from quantaudit.common.ranks.team import alone, deal, gather, team
+from quantaudit.common.resources import resource_dir
 from quantaudit.errors import MeasurementError, RankError
 from quantaudit.measure.profile import profile_bytes
 from quantaudit.pipeline import passes
+from quantaudit.pipeline.advise import advise_case
 from quantaudit.pipeline.audit import audit
+from quantaudit.pipeline.case import read_case
 from quantaudit.pipeline.passes import fork_count
 from quantaudit.pipeline.prepare import AuditInputs, prepare
-from quantaudit.settings import Settings
+from quantaudit.settings import CaseSpec, Settings
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has forks that are safe here")
 
@@ -187,6 +192,30 @@ def test_forks_make_the_bytes_of_one_process(base: Path, model: str) -> None:
     with forks_allowed():
         assert fork_count(inputs) == 3
         assert outputs() == expected
+
+
+def test_advice_of_forks_is_that_of_one_process(base: Path, tmp_path: Path) -> None:
+    measured = audit(settings(base))
+    write_card(measured.card, tmp_path, others={"profile.safetensors": profile_bytes(measured.profile)})
+    case = read_case(
+        CaseSpec(
+            recipe=resource_dir("recipes") / "w8a8_static.yaml",
+            card=tmp_path / "card.json",
+            model=str(base / "dense"),
+            corpus=str(base / "texts.jsonl"),
+            evaluation_tokens=64,
+            device="cpu",
+        )
+    )
+
+    def advised() -> tuple[str, str, str]:
+        found = advise_case(case, Goal(max_kl=1e-9), Offers(smoothing=True, unquantized=True))
+        return found.text, found.advice.info.model_dump_json(), found.advice.row.model_dump_json()
+
+    with one_thread():
+        expected = advised()
+    with forks_allowed():
+        assert advised() == expected
 
 
 class Killed(BaseException):
