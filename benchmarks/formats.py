@@ -2,8 +2,9 @@
 
 For each scheme: the KL mass that the first k groups by price hold of what the first k by brute force hold, rank
 agreement, and how many of the ten worst are priced within 35 % of their KL. Then recipes that mix all formats, drawn at
-random: how many estimates are within 35 % of the KL, and how many intervals cover it. Exits with 1 where a target is
-missed, and prints which.
+random: how many estimates are within 35 % of the KL, and how many intervals cover it. Then recipes for budgets of 4.5
+to 8 bits a weight, chosen by prices as `quantaudit advise` does, and greedily by brute force. Exits with 1 where a
+target is missed, and prints which.
 
     python benchmarks/formats.py [MODEL] [--evaluation-tokens N] [--samples N] [--schemes a,b] [--out RESULT.json]
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import typer
 from brute_force import NEAR, RECIPES, TARGETS, Case, Scores, compare, compare_recipes
+from budgets import WORSE, by_budget
 from calibration import WITHIN
 
 from quantaudit.common.choices import STANDARD_SCHEMES, of_any_group_size
@@ -66,7 +69,9 @@ def main(
     )
     subject = prepare(settings)
     measured = load_profile(profile) if profile else measure_inputs(subject)
+    start = perf_counter()
     simulation = simulate_inputs(subject, measured)
+    predicted = perf_counter() - start
     architecture = subject.loaded.architecture
     compared = [scheme for scheme in subject.chosen.schemes if _format(scheme) in FORMATS]
     experiment = Experiment(
@@ -79,7 +84,9 @@ def main(
     inside = [group for group in architecture.groups if group.layer is not None]
     case = Case(subject=subject, profile=measured, experiment=experiment.only(inside))
     floor = simulation.evaluation.rounding_floor or 0.0
+    start = perf_counter()
     tables = {scheme.name: by_group(case, scheme, simulation, floor) for scheme in compared}
+    forced = perf_counter() - start
     result = {
         "model": subject.loaded.info.name,
         "fingerprint": subject.loaded.info.fingerprint,
@@ -87,6 +94,8 @@ def main(
         "floor": floor,
         "schemes": tables,
         "recipes": by_recipe(case, compared, simulation),
+        "budgets": by_budget(case, compared, simulation, {name: table["kl"] for name, table in tables.items()}),
+        "seconds": {"report": predicted, "brute force": forced},
     }
     result["missed"] = missed(result)
     show(result)
@@ -144,6 +153,10 @@ def missed(result: dict[str, Any]) -> list[str]:
     ):
         if count < least * len(recipes) / RECIPES or not recipes:
             shortfalls.append(f"{count} of {len(recipes)} recipes of mixed formats are {what}")
+    for row in result["budgets"]:
+        ratio = row["kl"]["prices"] / row["kl"]["brute force"]
+        if not ratio <= WORSE:
+            shortfalls.append(f"at {row['budget']:g} bits the KL is {ratio:.3f} times that of brute force's choice")
     return shortfalls
 
 
@@ -165,6 +178,15 @@ def show(result: dict[str, Any]) -> None:
             f"  {row['groups']:4} groups: KL {row['kl']:.3f}, estimate {row['estimate']:.3f}, "
             f"{'covered' if covers(row) else 'not covered'} by a factor of {row['factor'] or math.nan:.2f}"
         )
+    print("\n| budget, bits a weight | KL by prices | estimated | KL by brute force | ratio | groups that differ |")
+    print("|---|---|---|---|---|---|")
+    for row in result["budgets"]:
+        own, forced = row["kl"]["prices"], row["kl"]["brute force"]
+        print(
+            f"| {row['budget']:g} | {own:.4f} | {row['estimate']:.4f} | {forced:.4f} | {own / forced:.3f} "
+            f"| {row['differ']} |"
+        )
+    print("\nseconds: " + ", ".join(f"{what} {spent:.0f}" for what, spent in result["seconds"].items()))
     print("\n".join(result["missed"]) or "all targets met")
 
 

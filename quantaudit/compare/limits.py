@@ -137,18 +137,22 @@ def _score(limit: Limit, row: SchemeChange, ours: SchemeScore, theirs: SchemeSco
     def show(worse: float | None) -> str:
         return percent(worse, (limit.most,)) if falls else number(worse, (limit.most,))
 
-    text = f"{row.title}: {'top-1 falls' if falls else 'KL rises'} by {show(value.change)}"
+    better = value.change < 0
+    shown = _turned(value) if better else value
+    text = (
+        f"{row.title}: {'top-1' if falls else 'KL'} {'rises' if better == falls else 'falls'} by {show(shown.change)}"
+    )
     if value.low is None or value.high is None:
         return "inconclusive", f"{text}, and how sure that is is not known"
     if value.low < value.high:
-        text = f"{text} ({show(value.low)} to {show(value.high)})"
+        text = f"{text} ({show(shown.low)} to {show(shown.high)})"
     if value.low > limit.most:
         return "fail", text
     return ("pass" if value.high <= limit.most else "inconclusive"), text
 
 
 def _turned(value: ValueChange) -> ValueChange:
-    """The same change as a fall."""
+    """The same change, seen the other way: a fall where it was a rise."""
     if value.change is None:
         return value
     low, high = (None if end is None else 0.0 - end for end in (value.high, value.low))  # no negative zero

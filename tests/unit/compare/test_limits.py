@@ -145,3 +145,18 @@ def test_what_did_not_change_falls_by_nothing() -> None:
     same = comparison(a_card(), a_card(), limits=("top1=0",)).decisions[0]
     assert same.outcome == "pass"
     assert "top-1 falls by 0%" in same.reason
+
+
+@pytest.mark.parametrize(
+    ("limit", "numbers", "said"),
+    [
+        ("kl=0.01", {"kl": 0.2}, "KL rises by 0.15"),
+        ("kl=0.01", {"kl": 0.04}, "KL falls by 0.01"),
+        ("top1=0.02", {"top1": 0.8}, "top-1 falls by 10.0%"),
+        ("top1=0.02", {"top1": 0.95}, "top-1 rises by 5.0%"),
+    ],
+)
+def test_a_change_is_named_by_where_it_goes(limit: str, numbers: dict[str, Any], said: str) -> None:
+    reason = comparison(dynamic_alone(), dynamic_alone(**numbers), limits=(limit,)).decisions[0].reason
+    assert said in reason
+    assert "-" not in reason.replace("top-1", "").partition("by")[2]
