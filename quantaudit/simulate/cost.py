@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from quantaudit.common.progress import Stage
+from quantaudit.simulate.sensitivity.draws import draws_for
 from quantaudit.simulate.sensitivity.from_damage import ANCHORS
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ FLOOR = 2.6
 """The rounding floor: the model unmodified, and perturbed at three depths, each from that block on."""
 FLOOR_UNSKIPPED = 4.0
 """The same where all passes run side by side, from the first block on."""
-BACKWARD = 3.0
-"""Calls of the blocks and gradients behind them: a forward pass, and a backward pass that computes it again.
-Without gradients it is a forward pass alone. Measured, as all but counts here: docs/prediction.md."""
+BACKWARD = 2.0
+"""Gradients behind the blocks, for each draw of labels: a backward pass that computes the forward pass again. Measured,
+as all but counts here: docs/prediction.md."""
 CLEAN = 1.0
 """A clean run of every block."""
 REPLAYED = 1.5
@@ -56,8 +57,9 @@ SMOOTHING, PRICING, CHOOSING = "calibrating smoothed inputs", "pricing the menu"
 PREDICTING, ONE_SHOT = "predicting", "running llm-compressor"
 RELOADING, COMPARING = "loading the model again", "scoring the saved checkpoint"
 
-READS = {MEASURING: 3, GRADIENTS: 2, REPLAYING: 1, ROUNDING: 1, SINGLE: 2, SCORING: 1}
-"""How often a stage reads every decoder block of a model that is larger than memory."""
+READS = {MEASURING: 3, GRADIENTS: 1, REPLAYING: 1, ROUNDING: 1, SINGLE: 2, SCORING: 1}
+"""How often a stage reads every decoder block of a model that is larger than memory; gradients once more for each draw.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +110,13 @@ def count_weights(schemes: Sequence[Scheme]) -> int:
 
 def forward_passes(work: Work) -> float:
     """Of the simulation, over its evaluation tokens; where prices rest on groups simulated alone, it takes less."""
-    recorded = 1 + 1 + ANCHORS if work.by_damage else BACKWARD
+    recorded = 1 + 1 + ANCHORS if work.by_damage else 1 + gradient_passes(work.evaluated)
     return recorded + replay_passes(work) + FLOOR + single_passes(work.single) + score_passes(work)
+
+
+def gradient_passes(evaluated: int) -> float:
+    """Backward, over so many evaluation tokens."""
+    return BACKWARD * draws_for(evaluated)
 
 
 def replay_passes(work: Work) -> float:
@@ -142,7 +149,7 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     stages = {
         MEASURING: speed.measured * work.tokens,
         RATIOS: speed.measured * work.ratios,
-        GRADIENTS: 0.0 if work.by_damage else BACKWARD * bare + logits - bare,
+        GRADIENTS: 0.0 if work.by_damage else gradient_passes(work.evaluated) * bare + logits,
         REPLAYING: (replay_passes(work) + work.by_damage) * bare + work.formats * speed.rounding,
         ROUNDING: floor * logits,
         SINGLE: SCORED * single * logits,
@@ -152,8 +159,9 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     }
     if not work.evaluated:
         stages = {title: stages[title] for title in (MEASURING, RATIOS)}
+    reads = {**READS, GRADIENTS: READS[GRADIENTS] + draws_for(work.evaluated)}
     return [
-        Stage(title, seconds + READS.get(title, 0) * speed.reading) for title, seconds in stages.items() if seconds > 0
+        Stage(title, seconds + reads.get(title, 0) * speed.reading) for title, seconds in stages.items() if seconds > 0
     ]
 
 
@@ -168,7 +176,7 @@ def advise_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int,
     """
     bare, logits = speed.forward * evaluated, speed.scored * evaluated
     stages = [Stage(SMOOTHING, SMOOTHED * speed.forward * calibration)] if smoothing else []
-    stages.append(Stage(PRICING, (BACKWARD - 1 + CLEAN + REPLAYED * MENU) * bare + logits))
+    stages.append(Stage(PRICING, (gradient_passes(evaluated) + CLEAN + REPLAYED * MENU) * bare + logits))
     stages.append(Stage(CHOOSING, (1 + SCORED * (CHOICES - 2)) * logits))
     return [*stages, Stage(CHOOSING, (1 + SCORED * 2) * logits), Stage(RENDERING, rendering(sites))]
 

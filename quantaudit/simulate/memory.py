@@ -2,7 +2,7 @@
 
 Shapes are enough: a model on the meta device, or one whose blocks are on disk, gives the figures of the whole model.
 `plan` and `report` say these figures before anything runs, and `benchmarks/plan.py` sets them against what runs take.
-FOOTPRINT, EXPERTS and RECORDED are measured.
+FOOTPRINT and EXPERTS are measured.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from quantaudit.model.structure import hidden_size, linears
 from quantaudit.simulate.logits.score_plans import KEPT_BYTES
 from quantaudit.simulate.logits.side_by_side import AT_ONCE
 from quantaudit.simulate.replay.backward_pass import GRAPH_BYTES, graph_bytes
+from quantaudit.simulate.sensitivity.draws import draws_for
 
 FOOTPRINT = 830 << 20
 """Bytes of the program with its libraries while it reports a model that takes next to nothing."""
 EXPERTS = 150 << 20
 """The same of what splits experts into Linears, in addition."""
-RECORDED = 3
-"""Hidden states of every block that a replay needs: its input, and gradients where its two branches join."""
+EACH_DRAW = 2
+"""Hidden states that a draw of labels leaves of every block: gradients where its two branches join."""
 HISTOGRAM = 1 << 19
 """Bytes of a histogram over all 16-bit patterns."""
 
@@ -98,6 +99,7 @@ class ModelBytes:
 class Lengths:
     """Tokens that one process runs. rows, longest: of the largest batch that is measured, tokens: of all that are;
     evaluated, longest_evaluated: of the samples that predictions are taken on, which are cut shorter; 0 for none.
+    draws: of labels, for each of these.
     """
 
     rows: int
@@ -105,6 +107,7 @@ class Lengths:
     tokens: int
     evaluated: int = 0
     longest_evaluated: int = 0
+    draws: int = 0
 
     @classmethod
     def of(
@@ -123,6 +126,7 @@ class Lengths:
             tokens=max(sum(lengths) // ranks, max(lengths, default=0)),
             evaluated=max(sum(cut) // ranks, max(cut, default=0)),
             longest_evaluated=max(cut, default=0),
+            draws=draws_for(sum(cut)),
         )
 
 
@@ -161,7 +165,7 @@ def whole(model: Any, sizes: ModelBytes, lengths: Lengths, *, eager: bool, copie
         stages += [
             min(GRAPH_BYTES, graph_bytes(model, [""], lengths.longest_evaluated))
             + logits
-            + RECORDED * _hidden_bytes(model, lengths.evaluated, sizes),
+            + _recorded_bytes(model, lengths, sizes),
             sizes.quantized + kept + logits,
         ]
     peak = held + max(stages)
@@ -201,7 +205,7 @@ def _stages(
     if lengths.evaluated:
         longest, logits = lengths.longest_evaluated, 2 * logits_bytes(model, lengths.longest_evaluated)
         graph = max(graph_bytes(model, [path], longest) for path in _kinds(blocks, sizes)) + 2 * lengths.evaluated * one
-        recorded = RECORDED * _hidden_bytes(model, lengths.evaluated, sizes)
+        recorded = _recorded_bytes(model, lengths, sizes)
         stages += [
             stage(1, longest, recorded, logits=logits, graph=graph),
             stage(1, longest, (1 + min(plans, AT_ONCE)) * lengths.evaluated * one, logits=logits),
@@ -212,6 +216,11 @@ def _stages(
 def _kinds(blocks: Sequence[str], sizes: ModelBytes) -> list[str]:
     """One block of each size."""
     return list(dict(zip(sizes.blocks, blocks, strict=True)).values())
+
+
+def _recorded_bytes(model: Any, lengths: Lengths, sizes: ModelBytes) -> int:
+    """Of what replays need: inputs of all blocks, and gradients in them."""
+    return (1 + EACH_DRAW * lengths.draws) * _hidden_bytes(model, lengths.evaluated, sizes)
 
 
 def _hidden_bytes(model: Any, tokens: int, sizes: ModelBytes) -> int:

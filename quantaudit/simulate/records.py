@@ -212,7 +212,7 @@ class Evaluation(Row):
         default=None, description="why prices come from no backward pass although one was asked for"
     )
     price_source: PriceSource | None = Field(
-        default=None, description="source of the prices: one backward pass, or block damage through a fitted curve"
+        default=None, description="source of the prices: backward passes, or block damage through a fitted curve"
     )
     rounding_floor: Magnitude = Field(
         default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"

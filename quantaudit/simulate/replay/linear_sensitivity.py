@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -102,7 +103,10 @@ class LinearSensitivity:
             qparams = {scheme.name: ranges.of(scheme, group) for scheme in schemes}
             numbers = [part.number for part in recorded if part.gradients]
             for name, values in price_inputs(recorded, weights, schemes, qparams).items():
-                self.terms[group.name, name] += zip(numbers, values, strict=True)
+                # One draw after the other, as they come back through a model whose blocks are on disk.
+                for draw in zip_longest(*values):
+                    terms = zip(numbers, draw, strict=True)
+                    self.terms[group.name, name] += [(number, term) for number, term in terms if term is not None]
 
     def set_aside(self, sample: int) -> None:
         """What was recorded inside the blocks since the last call is of this sample, and there is no more of it."""
@@ -147,8 +151,8 @@ def price_inputs(
     weights: Mapping[str, Tensor],
     schemes: Sequence[Scheme],
     qparams: Mapping[str, QParams | None],
-) -> dict[str, list[float]]:
-    """Σ over tokens and draws of ½·(Σ g·Δy)² by scheme name, for one group: of each input to which a gradient came.
+) -> dict[str, list[list[float]]]:
+    """Σ over tokens of ½·(Σ g·Δy)² by scheme name, for one group: of each input that a gradient came to, by draw.
 
     Schemes without a range are left out, and all of them where no gradient ever came.
 
@@ -160,7 +164,7 @@ def price_inputs(
     variants = {str(scheme.weights): scheme.weights for scheme in usable if scheme.weights is not None}
     gradients = _input_gradients(with_gradient, weights, None)
     changes = {key: _input_gradients(with_gradient, weights, args) for key, args in variants.items()}
-    sums: dict[str, list[float]] = {scheme.name: [] for scheme in usable}
+    sums: dict[str, list[list[float]]] = {scheme.name: [] for scheme in usable}
     for index, (recorded, gradient) in enumerate(zip(with_gradient, gradients, strict=True)):
         x = recorded.x.float()
         for scheme in usable:
@@ -171,7 +175,7 @@ def price_inputs(
                 directional += torch.linalg.vecdot(changes[str(scheme.weights)][index], restored)
             if quantizer is not None:
                 directional += torch.linalg.vecdot(gradient, restored - x)
-            sums[scheme.name].append(0.5 * float(directional.square().sum()))
+            sums[scheme.name].append([0.5 * float(one.square().sum()) for one in directional])
     return sums
 
 
@@ -190,9 +194,10 @@ def _input_gradients(
             matrix = part if args is None else quantize_weight(part, args) - part
             for recorded, by_member in zip(inputs, products, strict=True):
                 if member in recorded.gradients:
-                    gradients = torch.stack([gradient[..., rows] for gradient in recorded.gradients[member]])
-                    wide = torch.promote_types(gradients.dtype, matrix.dtype)  # a Linear may cast its weight itself
-                    product = (gradients.to(wide) @ matrix.to(wide)).float()
+                    gradients = [gradient[..., rows] for gradient in recorded.gradients[member]]
+                    wide = torch.promote_types(gradients[0].dtype, matrix.dtype)  # a Linear may cast its weight itself
+                    # Each draw by itself: more rows at a time may be added up in another order.
+                    product = torch.stack([gradient.to(wide) @ matrix.to(wide) for gradient in gradients]).float()
                     total = by_member.get(member)
                     by_member[member] = product if total is None else total.add_(product)
     return [

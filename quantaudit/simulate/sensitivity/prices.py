@@ -20,6 +20,7 @@ from quantaudit.simulate.logits.rounding_floor import RoundingFloor
 from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backward, record_forward
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity, PriceList
 from quantaudit.simulate.replay.replay_groups import replay_groups
+from quantaudit.simulate.sensitivity.draws import draws_for
 from quantaudit.simulate.sensitivity.from_damage import anchors, fill_prices
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
@@ -43,17 +44,19 @@ def record_pass(
         tick = stages("taking gradients", len(own), "samples")
         at_linears = experiment.only(outside_blocks(experiment))
         linears = LinearSensitivity(experiment=at_linears, only=_without_head(at_linears, price_alone))
-        try:
-            return record_backward(experiment, linears, progress=tick), None
-        except (RuntimeError, AssertionError) as error:
-            # Out of memory, an operation without a derivative, or a model that learns in training mode only (Reformer).
-            note = _failed(error)
-            linears.inputs.clear()  # the traceback keeps them alive
-            linears.aside.clear()
-            if source == "gradient":
-                raise MeasurementError(
-                    note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
-                ) from error
+        for draws in dict.fromkeys((draws_of(experiment), 1)):  # one alone may fit where several do not
+            try:
+                return record_backward(experiment, linears, draws=draws, progress=tick), None
+            except (RuntimeError, AssertionError) as error:
+                # Out of memory, an operation without a derivative, or a model that learns in training mode (Reformer).
+                note = _failed(error)
+                linears.inputs.clear()  # the traceback keeps them alive
+                linears.aside.clear()
+                linears.terms.clear()
+                if source == "gradient" and draws == 1:
+                    raise MeasurementError(
+                        note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
+                    ) from error
     return record_forward(experiment), note
 
 
@@ -77,14 +80,15 @@ def price_groups(
     *,
     factors: Mapping[str, Mapping[str, Tensor]] = _NOTHING,
     only: Mapping[str, Container[str]] | None = None,
-    draws: int = 1,
+    draws: int | None = None,
     seed: int = 0,
     progress: Advance = no_advance,
 ) -> PriceList:
     """Prices alone, from gradients, of the experiment's groups.
 
-    factors, only: as for `replay_groups`. draws: backward passes averaged for each sample. `progress` is called after
-    each sample, and as `replay_groups` does. Raises MeasurementError where the backward pass fails.
+    factors, only: as for `replay_groups`. draws: backward passes averaged for each sample, by default `draws_for` its
+    tokens. `progress` is called after each sample, and as `replay_groups` does. Raises MeasurementError where the
+    backward pass fails.
     """
     units = units_of("prices")
     finished = team().from_first(units.get_json("all"))
@@ -94,7 +98,9 @@ def price_groups(
     at_linears = replace(experiment.only(outside_blocks(experiment)), schemes=plain)
     linears = LinearSensitivity(experiment=at_linears, only=only)
     try:
-        recorded = record_backward(experiment, linears, draws=draws, seed=seed, progress=progress)
+        recorded = record_backward(
+            experiment, linears, draws=draws or draws_of(experiment), seed=seed, progress=progress
+        )
     except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     every = {scheme.name for scheme in experiment.schemes}
@@ -104,6 +110,11 @@ def price_groups(
         )
     units.put_json("all", [[*effect.key, effect.price] for effect in effects])
     return {effect.key: effect.price for effect in effects}
+
+
+def draws_of(experiment: Experiment) -> int:
+    """Draws for each sample of an experiment, whichever rank it runs on."""
+    return draws_for(sum(len(sample.ids) for sample in experiment.samples))
 
 
 def outside_blocks(experiment: Experiment) -> list[Group]:

@@ -20,7 +20,9 @@ from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.experiment import GroupOptions
 from quantaudit.simulate.logits.baselines import MIXED, MIXED_BY_PROJECTION, MIXED_SHARE
 from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backward
 from quantaudit.simulate.run import simulate
+from quantaudit.simulate.sensitivity.draws import MOST
 from quantaudit.simulate.sensitivity.recipe_estimate import REACH, AdditivityCurve
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import damage_rows, price_groups, ranges
@@ -139,6 +141,31 @@ def test_recipes_carry_the_kl_that_prices_sum_to_and_not_their_own(simulation: S
     assert all(row.kl_estimate is not None and row.kl_estimate != row.kl for row in simulation.recipes)
 
 
+def test_where_several_draws_do_not_fit_one_is_taken(
+    tiny_loaded: LoadedModel,
+    tiny_profile: Profile,
+    tiny_corpus: TokenizedCorpus,
+    architecture: Architecture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    def scarce(*arguments: Any, draws: int, **options: Any) -> RecordedPass:
+        tried.append(draws)
+        if draws > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return record_backward(*arguments, draws=draws, **options)
+
+    monkeypatch.setattr("quantaudit.simulate.sensitivity.prices.record_backward", scarce)
+    simulation = simulate(tiny_loaded, tiny_profile, tiny_corpus.samples, [INT8_DYNAMIC], evaluation_tokens=BUDGET)
+    monkeypatch.undo()
+    assert tried == [MOST, 1]
+    assert (simulation.evaluation.price_source, simulation.evaluation.note) == ("gradient", None)
+    chosen = select(tiny_corpus.samples, BUDGET)
+    expected = price_groups(tiny_loaded.model, architecture, chosen, [INT8_DYNAMIC], {}, draws=1)
+    assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
+
+
 @pytest.mark.parametrize("score", ["damage", "auto", "gradient"])
 def test_where_no_backward_pass_fits_prices_come_from_damage(
     tiny_loaded: LoadedModel,
@@ -210,7 +237,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
     # Beyond passes through the whole model: blocks run alone, hooks of quantizers, and the way back.
     blocks = cost.CLEAN + cost.REPLAYED * 3
     hooks = (cost.SCORED - 1) * 4
-    back = 0 if by_damage else cost.BACKWARD - 1
+    back = 0 if by_damage else cost.gradient_passes(256)
     structure = 0 if by_damage else 1 / len(simulation.evaluation.samples)  # one sample shows where groups join
     # Passes that begin at a block embed their tokens too; one sample, twice, shows whether they can.
     skipped = 4 - cost.FLOOR + 2 / len(simulation.evaluation.samples)

@@ -132,7 +132,7 @@ def test_prices_are_those_of_gradients_where_a_group_joins_the_residual_stream(n
     architecture, samples = discover(model), list(random_corpus([24, 9]).samples)
     qparams, sample = ranges(model, architecture.groups, samples), samples[0]
     schemes = [INT8_STATIC, INT8_DYNAMIC]
-    prices = price_groups(model, architecture, [sample], schemes, by_scheme(qparams), seed=3)
+    prices = price_groups(model, architecture, [sample], schemes, by_scheme(qparams), draws=1, seed=3)
     labels = drawn(model, sample, 3)
     for group in architecture.groups:
         paths: Sequence[str] = group.members
@@ -156,7 +156,7 @@ def test_prices_are_the_same_whether_or_not_damage_is_wanted(
         whole, schemes = discover(model), [INT8_DYNAMIC, WEIGHTS_ONLY]
         what = experiment(model, whole, samples[:2], schemes)
         effects = replay_groups(what, record_backward(what))
-        alone = price_groups(model, whole, samples[:2], schemes, {})
+        alone = price_groups(model, whole, samples[:2], schemes, {}, draws=1)
         assert all(alone[effect.key] == effect.price for effect in effects if effect.in_block), name
         assert any(effect.price for effect in effects)
 
@@ -181,7 +181,7 @@ def test_where_layers_share_keys_and_values_no_blocks_output_tells_all(shared: i
     layers = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
     model = family_model("gemma4", num_kv_shared_layers=shared, **layers)
     architecture, samples = discover(model), random_corpus([14, 9]).samples
-    prices = price_groups(model, architecture, samples, [INT8_DYNAMIC], {})
+    prices = price_groups(model, architecture, samples, [INT8_DYNAMIC], {}, draws=1)
     at_outputs = at_linears(model, architecture.groups, samples, {}, schemes=[INT8_DYNAMIC])
     assert (prices == at_outputs) is bool(shared)
     assert all(prices.values())
