@@ -49,6 +49,7 @@ from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.memory import Demand
 from quantaudit.simulate.quantized.plan import Plan
+from quantaudit.simulate.sensitivity.draws import draws_for
 
 T = TypeVar("T")
 
@@ -306,7 +307,7 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
         if work.single:
             simulating += f", {single_passes(work.single)} of them for single groups"
         if not work.by_damage:
-            simulating += ", one of them backward too"
+            simulating += f", {draws_for(work.evaluated)} of them backward too"
         if work.priced_alone:
             each, simulating = scheme_seconds(work, plan.speed), f"{simulating}; {work.schemes} schemes"
             if each >= WORTH_NAMING:
