@@ -56,7 +56,7 @@ def by_budget(case: Case, schemes: Sequence[Scheme], simulation: Simulation, tru
             {
                 "budget": bits,
                 "bits": {"prices": own.bits, "brute force": forced.bits},
-                "kl": {side: kls[f"{bits} {side}"] for side in ("prices", "brute force")},
+                "kl": {side: kls.get(f"{bits} {side}", math.nan) for side in ("prices", "brute force")},
                 "estimate": own.kl,
                 "differ": sum(own.schemes[group] != forced.schemes[group] for group in own.schemes),
             }

@@ -108,6 +108,12 @@ class LinearSensitivity:
                     terms = zip(numbers, draw, strict=True)
                     self.terms[group.name, name] += [(number, term) for number, term in terms if term is not None]
 
+    def forget(self) -> None:
+        """Drop all that was recorded, and what was priced of it."""
+        self.inputs.clear()
+        self.aside.clear()
+        self.terms.clear()
+
     def set_aside(self, sample: int) -> None:
         """What was recorded inside the blocks since the last call is of this sample, and there is no more of it."""
         for group in self.experiment.groups:

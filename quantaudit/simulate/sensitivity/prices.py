@@ -44,20 +44,40 @@ def record_pass(
         tick = stages("taking gradients", len(own), "samples")
         at_linears = experiment.only(outside_blocks(experiment))
         linears = LinearSensitivity(experiment=at_linears, only=_without_head(at_linears, price_alone))
-        for draws in dict.fromkeys((draws_of(experiment), 1)):  # one alone may fit where several do not
-            try:
-                return record_backward(experiment, linears, draws=draws, progress=tick), None
-            except (RuntimeError, AssertionError) as error:
-                # Out of memory, an operation without a derivative, or a model that learns in training mode (Reformer).
-                note = _failed(error)
-                linears.inputs.clear()  # the traceback keeps them alive
-                linears.aside.clear()
-                linears.terms.clear()
-                if source == "gradient" and draws == 1:
-                    raise MeasurementError(
-                        note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
-                    ) from error
+        try:
+            return _record_draws(experiment, linears, progress=tick), None
+        except (RuntimeError, AssertionError) as error:
+            note = _failed(error)
+            linears.forget()
+            if source == "gradient":
+                raise MeasurementError(
+                    note, where="--score gradient", hint="use --score damage, or fewer --evaluation-tokens"
+                ) from error
     return record_forward(experiment), note
+
+
+def _record_draws(
+    experiment: Experiment,
+    linears: LinearSensitivity,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+    progress: Advance = no_advance,
+) -> RecordedPass:
+    """A backward pass for each draw, by default as many as the samples need, or one where so many do not fit.
+
+    Raises RuntimeError or AssertionError where not even one succeeds: out of memory, an operation without a derivative,
+    or a model that learns in training mode alone (Reformer).
+    """
+    wanted = draws_for(sum(len(sample.ids) for sample in experiment.samples)) if draws is None else draws
+    try:
+        return record_backward(experiment, linears, draws=wanted, seed=seed, progress=progress)
+    except (RuntimeError, AssertionError):
+        linears.forget()
+        if draws is not None or wanted == 1:
+            raise
+    # Only here has the traceback gone, and with it what it keeps alive.
+    return record_backward(experiment, linears, draws=1, seed=seed, progress=progress)
 
 
 def price_from_damage(
@@ -86,9 +106,9 @@ def price_groups(
 ) -> PriceList:
     """Prices alone, from gradients, of the experiment's groups.
 
-    factors, only: as for `replay_groups`. draws: backward passes averaged for each sample, by default `draws_for` its
-    tokens. `progress` is called after each sample, and as `replay_groups` does. Raises MeasurementError where the
-    backward pass fails.
+    factors, only: as for `replay_groups`. draws: backward passes averaged for each sample, by default as many as it
+    needs and as fit. `progress` is called after each sample, and as `replay_groups` does. Raises MeasurementError where
+    the backward pass fails.
     """
     units = units_of("prices")
     finished = team().from_first(units.get_json("all"))
@@ -98,9 +118,7 @@ def price_groups(
     at_linears = replace(experiment.only(outside_blocks(experiment)), schemes=plain)
     linears = LinearSensitivity(experiment=at_linears, only=only)
     try:
-        recorded = record_backward(
-            experiment, linears, draws=draws or draws_of(experiment), seed=seed, progress=progress
-        )
+        recorded = _record_draws(experiment, linears, draws=draws, seed=seed, progress=progress)
     except (RuntimeError, AssertionError) as error:
         raise MeasurementError(_failed(error), hint="use fewer --evaluation-tokens, or another --device") from error
     every = {scheme.name for scheme in experiment.schemes}
@@ -110,11 +128,6 @@ def price_groups(
         )
     units.put_json("all", [[*effect.key, effect.price] for effect in effects])
     return {effect.key: effect.price for effect in effects}
-
-
-def draws_of(experiment: Experiment) -> int:
-    """Draws for each sample of an experiment, whichever rank it runs on."""
-    return draws_for(sum(len(sample.ids) for sample in experiment.samples))
 
 
 def outside_blocks(experiment: Experiment) -> list[Group]:
