@@ -13,7 +13,7 @@ from quantaudit.common.reading.json_document import check_json
 from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import FormatError
 from quantaudit.provenance import Arithmetic, Row, explain
-from quantaudit.quantities import Correlation, Count, Magnitude, Number, Perplexity, Ratio, Share
+from quantaudit.quantities import Correlation, Count, Magnitude, Number, Perplexity, Positive, Ratio, Share
 
 Outcome = Literal[
     "damage", "price", "kl", "sqnr_db", "bulk_sqnr_db", "relative_mae", "zeroed_fraction", "effective_levels"
@@ -213,6 +213,11 @@ class Evaluation(Row):
     )
     price_source: PriceSource | None = Field(
         default=None, description="source of the prices: backward passes, or block damage through a fitted curve"
+    )
+    draws: Positive | None = Field(
+        default=None,
+        description="label draws, and so backward passes, for each sample that prices are averaged over; null where "
+        "they come from no backward pass, and in older files",
     )
     rounding_floor: Magnitude = Field(
         default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"

@@ -41,11 +41,14 @@ DEFAULT = GroupOptions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Groups:
-    """Predictions of fused groups. source: where prices come from; None without any. note: why not from gradients."""
+    """Predictions of fused groups. source: where prices come from; None without any. draws: of labels, for each sample.
+    note: why not from gradients.
+    """
 
     effects: list[GroupEffect]
     floor: RoundingFloor
     source: PriceSource | None
+    draws: int
     note: str | None
 
 
@@ -105,6 +108,7 @@ def simulate(
             unigram_perplexity=_unigram_perplexity(loaded, samples, chosen),
             note=predicted.note,
             price_source=predicted.source,
+            draws=predicted.draws if predicted.source == "gradient" else None,
             rounding_floor=predicted.floor.at(0),
         ),
         schemes=[scheme_info(scheme) for scheme in schemes],
@@ -142,7 +146,7 @@ def _called_groups(experiment: Experiment, profile: Profile) -> list[Group]:
 
 
 def _predict_groups(experiment: Experiment, quantizable: Experiment, options: GroupOptions, stages: Stages) -> _Groups:
-    effects, with_gradients, note = _replayed(experiment, options, stages)
+    effects, draws, note = _replayed(experiment, options, stages)
     own = deal(experiment.samples, lambda sample: len(sample.ids))
     tick = stages("measuring the rounding floor", len(own), "samples")
     floor = rounding_floor(
@@ -153,18 +157,18 @@ def _predict_groups(experiment: Experiment, quantizable: Experiment, options: Gr
         progress=tick,
     )
     simulate_alone(quantizable, sample_groups(effects, INT8_STATIC.name, options.single), stages=stages)
-    if not with_gradients:
+    if not draws:
         price_from_damage(quantizable, effects, floor, stages=stages)
-    source: PriceSource | None = "gradient" if with_gradients else "damage"
+    source: PriceSource | None = "gradient" if draws else "damage"
     if all(effect.price is None for effect in effects):
         source, note = None, note or "no prices: what came back, or the damage, was not finite"
-    return _Groups(effects=effects, floor=floor, source=source, note=note)
+    return _Groups(effects=effects, floor=floor, source=source, draws=draws, note=note)
 
 
 def _replayed(
     experiment: Experiment, options: GroupOptions, stages: Stages
-) -> tuple[list[GroupEffect], bool, str | None]:
-    """Effects by replays of blocks, whether prices are from gradients, and why not.
+) -> tuple[list[GroupEffect], int, str | None]:
+    """Effects by replays of blocks, how often labels were drawn for their prices, and why not.
 
     A run that is resumed takes over the groups that were replayed. What replays need is in memory alone: the pass that
     records it runs again, unless all of them were.
@@ -172,16 +176,15 @@ def _replayed(
     units = units_of("replays")
     finished = team().from_first(units.get_json("all"))
     if finished is not None:
-        return [restored(experiment, row) for row in finished["effects"]], finished["gradients"], finished["note"]
+        return [restored(experiment, row) for row in finished["effects"]], finished["draws"], finished["note"]
     recorded, note = record_pass(experiment, source=options.score, price_alone=options.price_alone, stages=stages)
-    with_gradients = recorded.draws > 0
-    alone = options.price_alone if with_gradients else frozenset()
+    alone = options.price_alone if recorded.draws else frozenset()
     tick = stages("replaying blocks", steps(experiment, price_alone=alone))
     with closing(recorded):
         effects = replay_groups(experiment, recorded, tick, price_alone=alone, units=units)
     rows = [effect.finished for effect in effects]
-    units.put_json("all", {"effects": rows, "gradients": with_gradients, "note": note})
-    return effects, with_gradients, note
+    units.put_json("all", {"effects": rows, "draws": recorded.draws, "note": note})
+    return effects, recorded.draws, note
 
 
 def restored(experiment: Experiment, row: FinishedEffect) -> GroupEffect:

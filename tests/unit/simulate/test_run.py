@@ -105,7 +105,7 @@ def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
     assert all(price is not None and price > 0 for price in expected.values())
     assert simulation.evaluation.priced
     assert simulation.evaluation.note is None
-    assert simulation.evaluation.price_source == "gradient"
+    assert (simulation.evaluation.price_source, simulation.evaluation.draws) == ("gradient", MOST)
     assert {row.price_low for row in simulation.groups} == {None}
 
 
@@ -161,6 +161,7 @@ def test_where_several_draws_do_not_fit_one_is_taken(
     monkeypatch.undo()
     assert tried == [MOST, 1]
     assert (simulation.evaluation.price_source, simulation.evaluation.note) == ("gradient", None)
+    assert simulation.evaluation.draws == 1
     chosen = select(tiny_corpus.samples, BUDGET)
     expected = price_groups(tiny_loaded.model, architecture, chosen, [INT8_DYNAMIC], {}, draws=1)
     assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
@@ -195,7 +196,7 @@ def test_where_no_backward_pass_fits_prices_come_from_damage(
         return
     simulation = run_simulation()
     assert simulation.evaluation.priced
-    assert simulation.evaluation.price_source == "damage"
+    assert (simulation.evaluation.price_source, simulation.evaluation.draws) == ("damage", None)
     for row in simulation.groups:
         if row.damage is None:
             assert row.price is row.price_low is row.price_high is None
