@@ -45,7 +45,9 @@ def chart(view: CardView) -> AnyChart | None:
                 scale=theme.log_scale(low, high),
                 axis=theme.log_axis(low, high),
             ),
-            color=theme.color("recipe", rows).legend(columns=1, labelLimit=420),
+            color=theme.color("recipe", rows).legend(
+                columns=1, labelLimit=alt.ExprRef(f"min(420, {theme.UNDER_CHART})")
+            ),
             shape=theme.shape("recipe", rows),
             tooltip=theme.tooltip(recipe="recipe", layer="layer", drift_text="accumulated change"),
         )

@@ -84,7 +84,7 @@ def chart(view: CardView) -> AnyChart | None:
             "scheme:N",
             title=None,
             scale=alt.Scale(domain=titles, range=list(theme.SHAPES[: len(titles)])),
-            legend=alt.Legend(columns=1, labelLimit=270),
+            legend=alt.Legend(columns=1, labelLimit=alt.ExprRef(f"min(270, {theme.UNDER_CHART})")),
         ),
         opacity=alt.condition(pick, alt.value(0.85), alt.value(0.08)),
         tooltip=theme.tooltip(

@@ -36,6 +36,9 @@ SYSTEM_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-
 IMAGE_FONTS = "Liberation Sans"
 """The one that vl-convert carries with it: images must not depend on what is installed."""
 
+UNDER_CHART = "width - 24"
+"""What labels of a legend of one column may take beside their symbols, in a font of any width: an expression."""
+
 
 def rows_of(rows: Iterable[Mapping[str, Any]]) -> alt.InlineData:
     """A chart's data. Every step of a chart copies all its lists and dictionaries, but no tuple."""

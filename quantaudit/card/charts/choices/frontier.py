@@ -38,7 +38,10 @@ def chart(view: CardView) -> AnyChart | None:
     mixtures = alt.Chart(theme.rows_of(line))
     band = mixtures.mark_area(opacity=0.18, color=theme.NEUTRAL, aria=False).encode(x=x, y=low_end, y2=high_end)
     path = mixtures.mark_line(strokeWidth=1.6, color=theme.NEUTRAL).encode(x=x, y=y)
-    legend = alt.Legend(columns=alt.ExprRef("width < 520 ? 2 : 3"))
+    legend = alt.Legend(
+        columns=alt.ExprRef("max(1, min(3, floor(width / 290)))"),
+        labelLimit=alt.ExprRef(f"min(260, {theme.UNDER_CHART})"),
+    )
     color, shape = theme.color("name", points).legend(legend), theme.shape("name", points).legend(legend)
     marks = (
         alt.Chart(theme.rows_of(points), name="schemes")
