@@ -1,10 +1,11 @@
 """A report's prices against brute force, for every format: the logits KL of every fused group quantized alone.
 
 For each scheme: the KL mass that the first k groups by price hold of what the first k by brute force hold, rank
-agreement, and how many of the ten worst are priced within 35 % of their KL. Then recipes that mix all formats, drawn at
-random: how many estimates are within 35 % of the KL, and how many intervals cover it. Then recipes for budgets of 4.5
-to 8 bits a weight, chosen by prices as `quantaudit advise` does, and greedily by brute force. Exits with 1 where a
-target is missed, and prints which.
+agreement, and how many of the ten worst are priced within 35 % of their KL. A single KL holds what any change at that
+depth costs by rounding, too, so that the mass by price and that floor stands beside. Then recipes that mix all formats,
+drawn at random: how many estimates are within 35 % of the KL, and how many intervals cover it. Then recipes for budgets
+of 4.5 to 8 bits a weight, chosen by prices as `quantaudit advise` does, and greedily by brute force. Exits with 1 where
+a target is missed, and prints which.
 
     python benchmarks/formats.py [MODEL] [--evaluation-tokens N] [--samples N] [--schemes a,b] [--out RESULT.json]
 
@@ -25,14 +26,16 @@ from budgets import WORSE, by_budget
 from calibration import WITHIN
 
 from quantaudit.common.choices import STANDARD_SCHEMES, of_any_group_size
+from quantaudit.common.progress import Stages
 from quantaudit.common.ranks.forked import forks_allowed
 from quantaudit.measure.profile import load_profile
-from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.passes import measure_inputs, shared, simulate_inputs
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.quant.schemes import Scheme
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.experiment import Experiment, InputRanges
+from quantaudit.simulate.logits.rounding_floor import RoundingFloor, rounding_floor
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.sensitivity.recipe_estimate import estimate_factor, estimate_of
 
@@ -83,7 +86,7 @@ def main(
     )
     inside = [group for group in architecture.groups if group.layer is not None]
     case = Case(subject=subject, profile=measured, experiment=experiment.only(inside))
-    floor = simulation.evaluation.rounding_floor or 0.0
+    floor = floor_of(case)
     start = perf_counter()
     tables = {scheme.name: by_group(case, scheme, simulation, floor) for scheme in compared}
     forced = perf_counter() - start
@@ -91,7 +94,7 @@ def main(
         "model": subject.loaded.info.name,
         "fingerprint": subject.loaded.info.fingerprint,
         "tokens": sum(len(sample.ids) for sample in case.experiment.samples),
-        "floor": floor,
+        "floor": dict(zip(floor.depths, floor.kl, strict=True)),
         "schemes": tables,
         "recipes": by_recipe(case, compared, simulation),
         "budgets": by_budget(case, compared, simulation, {name: table["kl"] for name, table in tables.items()}),
@@ -104,15 +107,27 @@ def main(
     raise typer.Exit(1 if result["missed"] else 0)
 
 
-def by_group(case: Case, scheme: Scheme, simulation: Simulation, floor: float) -> dict[str, Any]:
-    """KL of every group alone under one scheme, and what its price says. floor: what any change at all costs."""
-    names = [group.name for group in case.groups]
+def floor_of(case: Case) -> RoundingFloor:
+    """What any change at all costs, by the depth at which it enters."""
+
+    def measured(_stages: Stages) -> RoundingFloor:
+        with case.subject.computed():
+            experiment = case.experiment
+            return rounding_floor(experiment.model, experiment.architecture.blocks, experiment.samples)
+
+    return shared(case.subject, measured)
+
+
+def by_group(case: Case, scheme: Scheme, simulation: Simulation, floor: RoundingFloor) -> dict[str, Any]:
+    """KL of every group alone under one scheme, and what its price says, with and without the floor at its depth."""
+    layers = {group.name: group.layer or 0 for group in case.groups}
+    names = list(layers)
     kl = case.kls([case.mixed(name, {name: scheme}) for name in names])
     priced = {row.group: row.price for row in simulation.groups if row.scheme == scheme.name}
     prices: Scores = {name: price for name in names if (price := priced.get(name)) is not None}
     return {
         "price": compare(prices, kl),
-        "price + floor": compare({name: price + floor for name, price in prices.items()}, kl),
+        "price + floor": compare({name: price + floor.at(layers[name]) for name, price in prices.items()}, kl),
         "sum_of_kl": sum(kl.values()),
         "kl": kl,
         "prices": prices,
@@ -162,16 +177,17 @@ def missed(result: dict[str, Any]) -> list[str]:
 
 def show(result: dict[str, Any]) -> None:
     """The report as a Markdown table on stdout."""
-    print(f"{result['model']}, {result['tokens']:,} tokens, rounding floor {result['floor']:.2e} nats\n")
-    print("| scheme | mass at 4 | 8 | 10 | 16 | Spearman | worst ten within 35 % | sum of KL | sum of prices |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    floor = list(result["floor"].values())
+    print(f"{result['model']}, {result['tokens']:,} tokens, rounding floor {floor[0]:.2e} to {floor[-1]:.2e} nats\n")
+    titles = ("mass at 4", "8", "10", "16", "10, with floor", "Spearman", "worst ten within 35 %")
+    print(f"| scheme | {' | '.join(titles)} | sum of KL | sum of prices |")
+    print("|---" * (len(titles) + 3) + "|")
     for scheme, table in result["schemes"].items():
-        row = table["price"]
+        row, held = table["price"], table["price + floor"]["mass_at_10"]
         masses = " | ".join(f"{row[f'mass_at_{k}']:.3f}" for k in (4, 8, 10, 16))
         within = table["price + floor"]["worst_ten_within_35_percent"]
-        print(
-            f"| {scheme} | {masses} | {row['spearman']:.3f} | {within} | {table['sum_of_kl']:.3f} | {row['sum']:.3f} |"
-        )
+        sums = f"{table['sum_of_kl']:.3f} | {row['sum']:.3f}"
+        print(f"| {scheme} | {masses} | {held:.3f} | {row['spearman']:.3f} | {within} | {sums} |")
     print(f"\n{len(result['recipes'])} recipes of mixed formats:")
     for row in result["recipes"]:
         print(
