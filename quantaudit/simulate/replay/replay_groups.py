@@ -250,17 +250,24 @@ class _Replay:
     def variants(
         self, schemes: Sequence[Scheme], alone: Sequence[Scheme], progress: Advance, weights_only: bool
     ) -> Variants:
-        """Every call under each scheme. alone: those whose weights are replayed alone too, once where alike."""
+        """Every call under each scheme. alone: those whose weights are replayed alone too, once where alike.
+
+        Weights are in memory under one way to quantize them at a time: all experts of a layer are one group.
+        """
         variants: Variants = {}
-        for scheme in alone:
-            if weights_only and scheme.name not in self.factors:
-                variants[_weights_alone(scheme)] = self.replay(scheme, None)
-            progress()
-        for scheme in schemes:
-            calls = self.under(scheme, variants.get(_weights_alone(scheme)))
-            if calls is not None:
-                variants[scheme.name] = calls
-            progress()
+        for alike in _by_weights(schemes):
+            for scheme in alike:
+                if scheme not in alone:
+                    continue
+                if weights_only and scheme.name not in self.factors:
+                    variants[_weights_alone(scheme)] = self.replay(scheme, None)
+                progress()
+            for scheme in alike:
+                calls = self.under(scheme, variants.get(_weights_alone(scheme)))
+                if calls is not None:
+                    variants[scheme.name] = calls
+                progress()
+            self.weights.clear()
         return variants
 
     def under(self, scheme: Scheme, weights_alone: list[CallSums] | None) -> list[CallSums] | None:
@@ -344,6 +351,14 @@ class _Replay:
                     for member in self.group.members
                 }
         return self.weights[key]
+
+
+def _by_weights(schemes: Sequence[Scheme]) -> list[list[Scheme]]:
+    """Schemes that quantize weights alike, together."""
+    alike: dict[str, list[Scheme]] = {}
+    for scheme in schemes:
+        alike.setdefault(str(scheme.weights), []).append(scheme)
+    return list(alike.values())
 
 
 def _weight_variants(schemes: Sequence[Scheme], without: Container[str] = ()) -> list[Scheme]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.quant.observers import QParams
-from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
+from quantaudit.quant.schemes import FP8_STATIC, INT8_DYNAMIC, INT8_STATIC, MXFP4
+from quantaudit.simulate.quantized.plan import plan_weights
 from quantaudit.simulate.replay import replay_groups as block
 from quantaudit.simulate.replay.recorded_calls import record_calls
 from quantaudit.simulate.replay.replay_groups import block_damage, fisher_kl, steps
@@ -294,3 +297,25 @@ def test_every_static_scheme_uses_its_own_ranges(
     for scheme in (INT8_STATIC, INPUTS_ONLY):
         alone = damage_rows(tiny_loaded.model, architecture, samples[:1], [scheme], {scheme.name: mixed[scheme.name]})
         assert [row.damage for row in together if row.scheme == scheme.name] == [row.damage for row in alone]
+
+
+def test_weights_of_a_group_are_in_memory_under_one_format_at_a_time(
+    tiny_loaded: LoadedModel,
+    architecture: Architecture,
+    samples: list[TokenizedSample],
+    qparams: QParamsByGroup,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All experts of a layer are one group: five formats of it would be five times a block."""
+    made: list[ref[torch.Tensor]] = []
+
+    def counted(*arguments: Any) -> dict[str, torch.Tensor]:
+        assert not [weight for weight in made if weight() is not None]
+        weights = plan_weights(*arguments)
+        made.extend(map(ref, weights.values()))
+        return weights
+
+    monkeypatch.setattr(block, "plan_weights", counted)
+    formats = [INT8_STATIC, FP8_STATIC, INT8_DYNAMIC, MXFP4]
+    damage_rows(tiny_loaded.model, architecture, samples[:1], formats, by_scheme(qparams))
+    assert len(made) == 3 * sum(len(group.members) for group in architecture.groups if group.layer is not None)
