@@ -98,7 +98,7 @@ def uninterrupted(base: Path, folder: Path, command: Command) -> tuple[dict[str,
     shutil.copytree(base, folder)
     start = time.monotonic()
     code, said = run(folder, command.line)
-    assert code in (0, 1), said
+    assert code in (0, 1, 3), said  # the model is random: advice on it is inconclusive
     return state(folder, command), time.monotonic() - start
 
 
@@ -128,7 +128,7 @@ def kill_one(
         return "some places are old, and some new"
     seen[f"{verb}: {'new' if after == whole else 'old'} after the kill"] += 1
     code, said = run(folder, (*command.line, *(["--resume"] if command.resumes else [])))
-    if code not in (0, 1):
+    if code not in (0, 1, 3):
         return f"the next run ends in {code}: {said[-300:]}"
     if match := re.search(r"going on after ([\d,]+) finished units", said):
         seen[f"{verb}: resumed"] += 1
@@ -253,7 +253,7 @@ def build(folder: Path) -> Path:
         ("advise", "dynamic.yaml", *CARD, *TEXT, *GOAL[:-1], "9", "--out", "new.yaml"),
     ):
         code, said = run(folder, line)
-        assert code in (0, 1), said
+        assert code in (0, 1, 3), said  # the model is random: advice on it is inconclusive
     shutil.move(folder / "other" / "card.json", folder / "other.json")
     shutil.rmtree(folder / "other")
     return folder

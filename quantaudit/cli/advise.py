@@ -14,6 +14,7 @@ from quantaudit.settings import CardSpec, CaseSpec
 if TYPE_CHECKING:
     from quantaudit.advise.budget import Budget
     from quantaudit.advise.goal import Goal, Offers
+    from quantaudit.gate.report import GateReport
 
 EXAMPLE = (
     "Example: quantaudit advise --card card/card.json --max-bits 5.5 --out recipe.yaml; or quantaudit advise "
@@ -108,7 +109,8 @@ def run(
     """The best recipe within a budget of bytes or of KL, from the card alone, in seconds: estimated, to be verified.
 
     With RECIPE and --model: change as little of that recipe as a KL budget needs (other observers, smoothing, dynamic
-    scales; on request moving averages, or no quantization), simulated before it is given.
+    scales; on request moving averages, or no quantization), simulated before it is given. Exit 3 where the gate on it
+    is inconclusive.
     """
     from quantaudit.common.files import check_file
     from quantaudit.errors import UsageError
@@ -187,6 +189,7 @@ def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, pol
     allocated = write_allocation(allocation, goal, rules)
     allocated.write(out)
     show(allocated, goal, console.out, recipe=out, card=card)
+    _exit(allocated.report)
 
 
 def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bool, memory: int | None) -> None:
@@ -212,3 +215,20 @@ def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bo
     if advice.unmeasured and not offers.unquantized:
         console.say(f"left unquantized all the same, as nothing was measured of it: {', '.join(advice.unmeasured)}")
     console.say(f"wrote {out}, and the curve into {case.card}")
+
+    from quantaudit.card.schema import load_card
+    from quantaudit.cli.output.advise import gate_line
+    from quantaudit.gate.run import gate
+    from quantaudit.policy import load_policy
+
+    report = gate(out, load_card(case.card), load_policy("default"))
+    console.out.print(gate_line(report))
+    _exit(report)
+
+
+def _exit(report: GateReport) -> None:
+    """Advice that rests on what is not known is not done, however well it fits its budget; a gate that fails is within
+    what was asked for.
+    """
+    if report.outcome == "inconclusive":
+        raise typer.Exit(report.exit_code)

@@ -120,4 +120,6 @@ def write_allocation(allocation: Allocation, goal: str, policy: Policy) -> Alloc
     bare = recipe_text(allocation, [])
     report = judge(gather(parse_recipe(bare, "recipe.yaml"), allocation.card, policy, None))
     lines = header(allocation, goal, score_text(report.score, report.limits))
+    if report.outcome == "inconclusive":
+        lines.append(f"Not to be relied on, as the gate is inconclusive: {report.headline}")
     return AllocatedRecipe(allocation=allocation, text=recipe_text(allocation, lines), report=report)

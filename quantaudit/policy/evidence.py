@@ -10,6 +10,11 @@ from quantaudit.provenance import SplitInfo
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.stats.interval import MOST_SAMPLES, Interval, mean_interval, samples_to_decide
 
+HOPE = 2
+"""How many times the tokens that a corpus holds may be needed, for those to be worth a try: how much is needed is an
+estimate itself.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enough:
@@ -31,7 +36,8 @@ class Enough:
             )
         amount = f"{self.tokens:,} evaluation tokens (some {self.samples:,} samples)"
         if self.held is not None and self.tokens > self.held:
-            first = "" if self.evaluated >= self.held else f"those may do (--evaluation-tokens {self.held}); else "
+            tried = self.evaluated >= self.held or self.tokens > HOPE * self.held
+            first = "" if tried else f"those may do (--evaluation-tokens {self.held}); else "
             return (
                 f"About {amount} would most likely decide it, more than the {self.held:,} that this corpus holds for "
                 f"evaluation: {first}give more text, or a limit that is further away."

@@ -19,7 +19,14 @@ from tests.docs.pages import ROOT, Command, commands
 from tests.docs.workspace import MODELS, SMALL, quantaudit
 
 OPTION = r"--[a-z][a-z-]*"
-VERDICTS = {"gate": {0, 1, 3}, "verify": {0, 1, 3}, "conform": {0, 1, 3}, "insert": {0, 1}, "compare": {0, 1, 3}}
+VERDICTS = {
+    "gate": {0, 1, 3},
+    "verify": {0, 1, 3},
+    "advise": {0, 3},
+    "conform": {0, 1, 3},
+    "insert": {0, 1},
+    "compare": {0, 1, 3},
+}
 """Exit codes of the verbs whose code is the answer; a random model may deserve any."""
 TESTED_ELSEWHERE = {
     "make demo": "its command is that of `quantaudit report demo`; tests/integration/test_demo.py",

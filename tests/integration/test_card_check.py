@@ -134,7 +134,7 @@ def test_advice_that_was_added_leaves_a_card_equal_and_sealed(base: Path, folder
     card = folder / "card.json"
     given = ("advise", STATIC, "--card", card, "--model", base / "model", "--no-smoothing", *FEW)
     for name in ("one.yaml", "two.yaml"):
-        assert run(capsys, *given, "--out", folder.parent / name)[0] == 0
+        assert run(capsys, *given, "--out", folder.parent / name)[0] == 3  # advice on a random model is inconclusive
     assert load_card(card).advice
     code, out, err = run(capsys, "card", "--check", card)
     assert (code, err) == (0, "")
@@ -189,7 +189,7 @@ def test_every_verb_that_reads_a_card_says_that_it_was_edited(base: Path, folder
     assert said in run(capsys, "conform", base / "model", "--card", card)[2] or code in (0, 1, 3)
     given = ("advise", STATIC, "--card", card, "--model", base / "model", "--no-smoothing", *FEW)
     code, _, err = run(capsys, *given, "--out", folder.parent / "advised.yaml")
-    assert (code, said in err) == (0, True)
+    assert (code, said in err) == (3, True)
     assert "the card was edited" in run(capsys, "card", "--check", card)[2]
 
 

@@ -90,7 +90,7 @@ def test_of_two_advices_at_once_neither_is_lost(folder: Path) -> None:
         for name in ("static", "dynamic")
     ]
     said = [process.communicate()[0] for process in runs]
-    assert [process.returncode for process in runs] == [0, 0], said
+    assert [process.returncode for process in runs] == [3, 3], said  # advice on a random model is inconclusive
     card = load_card(folder / "card" / "card.json")
     assert sorted(row.recipe for row in card.advice) == ["dynamic", "static"]
     assert {"static-new", "dynamic-new"} <= {row.name for row in card.simulation.recipes}  # type: ignore[union-attr]

@@ -135,4 +135,5 @@ def test_what_the_corpus_holds_is_tried_before_more_text_is_asked_for() -> None:
     assert "more than the 4,000 that this corpus holds" in str(row)
     assert "those may do (--evaluation-tokens 4000); else give more text" in str(row)
     assert str(replace(row, evaluated=4000)).endswith("evaluation: give more text, or a limit that is further away.")
+    assert "those may do" not in str(replace(row, held=1294, tokens=20_000))
     assert str(replace(row, held=6000)).endswith("most likely decide it: --evaluation-tokens 5000.")

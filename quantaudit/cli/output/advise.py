@@ -14,7 +14,7 @@ from quantaudit.advise.allocate import Allocation
 from quantaudit.card.text import visible
 from quantaudit.cli.output.gate import OUTCOMES
 from quantaudit.common.rounding import significant
-from quantaudit.gate.report import score_text
+from quantaudit.gate.report import GateReport, score_text
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.pipeline.advise import AllocatedRecipe
 from quantaudit.simulate.allocation import UNQUANTIZED, Point
@@ -30,11 +30,16 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
     )
     console.print(Text(f"{score_text(report.score, report.limits)}."))
     console.print(_compared(allocation, report.limits.kl))
-    console.print(Text(f"gate: {report.outcome.upper()}  {report.headline}", style=OUTCOMES[report.outcome]))
+    console.print(gate_line(report))
     model = allocation.card.model
     spec = "MODEL" if model.fingerprint.startswith("memory:") else visible(model.spec)
     command = shlex.join(["quantaudit", "verify", str(recipe), spec, "--card", str(card)])
     console.print(Text(f"wrote {recipe}. It was not run: {command}"))
+
+
+def gate_line(report: GateReport) -> Text:
+    """What the gate says of a recipe that is advised."""
+    return Text(f"gate: {report.outcome.upper()}  {report.headline}", style=OUTCOMES[report.outcome])
 
 
 def _chosen(allocation: Allocation, goal: str) -> Table:
