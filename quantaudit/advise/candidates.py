@@ -23,6 +23,7 @@ from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.recipe.resolve import Resolution
+from quantaudit.simulate.cost import PRICING
 from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
@@ -157,7 +158,7 @@ def _price(
         if smoothable is None
         else {name: smoothable.factors[strength] for name, strength in strengths.items()},
         only=only,
-        progress=stages("pricing the menu", len(opened.samples) + ticks),
+        progress=stages(PRICING, len(opened.samples) + ticks),
     )
 
 

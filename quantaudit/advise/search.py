@@ -13,10 +13,12 @@ from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.smoothquant import Smoothable
 from quantaudit.card.schema import AdvicePoint
 from quantaudit.common.progress import Stages
+from quantaudit.common.ranks.team import deal
 from quantaudit.model.sites import Group
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.modifiers.smoothquant import identity as smoothing_identity
 from quantaudit.recipe.resolved import ResolvedRecipe
+from quantaudit.simulate.cost import CHOOSING
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.plan import Plan
@@ -24,6 +26,8 @@ from quantaudit.simulate.quantized.recipe_plan import recipe_plan
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.sensitivity.recipe_estimate import Simulated, fit_estimate
 
+ADVISED = "advised"
+"""Title of what is chosen."""
 ROUNDS = 4
 """How often a choice is simulated and, where it breaks its budget, made again with a smaller one."""
 
@@ -52,7 +56,8 @@ class Search:
         """
         plans = [self.plan(title, choice, exact_calibration=exact_calibration) for title, choice in choices.items()]
         samples = self.opened.samples
-        advance = self.stages("simulating choices", len(plans) * len(samples))
+        own = deal(samples, lambda sample: len(sample.ids))
+        advance = self.stages(CHOOSING, len(plans) * len(own))
         loaded = self.opened.loaded
         rows = score_plans(loaded.model, samples, plans, weights=loaded.weights, progress=advance)
         pairs = {title: (self.total(choices[title]), row.kl) for title, row in zip(choices, rows, strict=True)}
@@ -64,7 +69,10 @@ class Search:
         return points
 
     def confirmed(self, choice: Choice, simulated: tuple[AdvicePoint, RecipeRow]) -> tuple[AdvicePoint, RecipeRow]:
-        """The simulation of a choice; where it smooths, another one, in which it is calibrated by itself."""
+        """The simulation of a choice; where it smooths, another one, in which it is calibrated by itself.
+
+        That takes a pass over the calibration split or more, so that it is for what is about to be chosen.
+        """
         if not self.strengths(choice):
             return simulated
         ((point, row),) = self.simulate({simulated[0].name: choice}, exact_calibration=True).values()
@@ -75,25 +83,29 @@ class Search:
 
         simulated: sums of prices and KLs of other choices, on which estimates rest. A choice that breaks the budget is
         made again with as much less as it was over, until that is less than the cheapest choice, where nothing may be
-        left unquantized.
+        left unquantized. What is returned is `confirmed`.
         """
         items = [candidate.item_with_changes for candidate in self.candidates]
         cheapest_choice = [item.costs.index(min(item.costs)) for item in items]
         least = sum(min(item.costs) for item in items)
         allowed = min(budget, fit_estimate(simulated).total(budget))
-        best: tuple[Choice, AdvicePoint, RecipeRow] | None = None
+        best: tuple[Choice, tuple[AdvicePoint, RecipeRow], bool] | None = None
         for _ in range(ROUNDS):
             choice = least_lost(items, allowed) if allowed > least else cheapest_choice
-            point, row = self.simulate({"advised": choice}, simulated=simulated, exact_calibration=True)["advised"]
-            if point.kl is not None and point.kl <= budget:
-                return choice, point, row
-            if best is None or (point.kl or float("inf")) < (best[1].kl or float("inf")):
-                best = choice, point, row
+            found = self.simulate({ADVISED: choice}, simulated=simulated)[ADVISED]
+            promising = _within(found[0], budget)
+            if promising:
+                found = self.confirmed(choice, found)
+                if _within(found[0], budget):
+                    return choice, *found
+            if best is None or (found[0].kl or float("inf")) < (best[1][0].kl or float("inf")):
+                best = choice, found, promising
             if allowed <= least:
                 break
-            allowed *= 0.97 * budget / point.kl if point.kl else 0.5
+            allowed *= 0.97 * budget / found[0].kl if found[0].kl else 0.5
         assert best is not None
-        return best
+        choice, found, confirmed = best
+        return choice, *(found if confirmed else self.confirmed(choice, found))
 
     def plan(self, title: str, choice: Choice, *, exact_calibration: bool = False) -> Plan:
         """A choice as a plan that can be simulated.
@@ -104,7 +116,9 @@ class Search:
         recipe, groups = self.resolved(title, choice), [candidate.group for candidate in self.candidates]
         model, profile = self.opened.loaded.model, self.opened.profile
         if exact_calibration or not recipe.smooth or self.smoothable is None:
-            return recipe_plan(recipe, model, groups, profile, self.opened.corpus.samples, stages=self.stages)
+            known = None if self.smoothable is None else self.smoothable.ranges
+            samples = self.opened.corpus.samples
+            return recipe_plan(recipe, model, groups, profile, samples, ranges=known, stages=self.stages)
         plain = recipe_plan(replace(recipe, smooth=()), model, groups, profile)
         chosen = self.strengths(choice)
         ranges = {
@@ -165,3 +179,7 @@ class Search:
             top1=row.top1,
             options=dict(Counter(option.name for _, option in picked)),
         )
+
+
+def _within(point: AdvicePoint, budget: float) -> bool:
+    return point.kl is not None and point.kl <= budget

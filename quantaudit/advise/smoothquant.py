@@ -18,10 +18,12 @@ from quantaudit.quant.schemes import Scheme
 from quantaudit.recipe.modifiers.smoothquant import inferred
 from quantaudit.recipe.patterns import kind_and_numbers
 from quantaudit.recipe.resolved import SmoothQuant
+from quantaudit.simulate.cost import SMOOTHING
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.smoothquant import (
     CalibratedSmoothQuant,
     Ranges,
+    calibration_tokens,
     measured_smoothed,
     observed_ranges,
     smoothed,
@@ -84,8 +86,7 @@ def find_smoothable(
     mappings = reached(model, groups)
     if not mappings:
         return None
-    calibration = sum(sample.split == "calibration" for sample in samples)
-    advance = stages("calibrating smoothed inputs", calibration * (1 + len(strengths)), "samples")
+    advance = stages(SMOOTHING, calibration_tokens(samples) * (1 + len(strengths)), "tokens")
     ranges = observed_ranges(
         model, profile, samples, frozenset(norm for norm, _ in mappings.values()), progress=advance
     )

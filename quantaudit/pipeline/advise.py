@@ -10,7 +10,9 @@ from quantaudit.advise.allocate import Allocation
 from quantaudit.advise.allocated_recipe import header, recipe_text
 from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
+from quantaudit.advise.options import STRENGTHS
 from quantaudit.advise.run import Advice, advise, with_advice
+from quantaudit.advise.search import ADVISED
 from quantaudit.card.amend import amend_card
 from quantaudit.common.files import write_text
 from quantaudit.common.outputs.resume import RunState
@@ -71,6 +73,7 @@ def advise_case(
     if inputs.loaded.weights is not None and offers.smoothing:
         say("smoothing is not offered, as it needs the whole model in memory")
         offers = replace(offers, smoothing=False)
+    calibration = inputs.corpus.info.calibration.tokens if offers.smoothing else 0
     with inputs.computed():
         announce_stages(
             inputs,
@@ -80,10 +83,12 @@ def advise_case(
             partial(
                 advise_stages,
                 case.evaluated,
-                inputs.corpus.info.calibration.tokens,
+                advised=ADVISED,
+                smoothing=(1 + len(STRENGTHS)) * calibration,
+                calibrating_again=calibration,
                 sites=len(files.card.sites),
-                smoothing=offers.smoothing,
             ),
+            tapped=offers.smoothing,
             forks=fork_count(inputs),
         )
         about = {

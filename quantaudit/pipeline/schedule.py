@@ -37,6 +37,7 @@ from quantaudit.simulate.cost import (
     FIVE_MINUTES,
     Speed,
     Work,
+    calibrating,
     count_weights,
     expected_stages,
     forward_passes,
@@ -97,7 +98,7 @@ def schedule(
     """
     calibration = inputs.corpus.info.calibration.tokens
     calibrations = tuple(
-        (f"calibrating {recipe.name}", (len(recipe.smooth) + 1) * calibration)
+        (calibrating(recipe.name), recipe.calibration_passes * calibration)
         for recipe in inputs.recipes
         if recipe.smooth
     )
@@ -369,19 +370,26 @@ def announce_stages(
     what: str,
     expected: Callable[[Speed], Sequence[Stage]],
     *,
+    tapped: bool = False,
     forks: int = 1,
 ) -> None:
     """The same for other jobs. what: that it does, in words; expected: its stages, from the speed that was measured;
-    forks: processes that share the samples.
+    tapped: whether that of a pass with every site tapped is too; forks: processes that share the samples.
     """
     if not isinstance(stages, Job):
         return
     ranks = team().size
-    speed = _tried(partial(probe, inputs, tapped=False), stages, forks)
+    speed = _tried(partial(probe, inputs, tapped=tapped), stages, forks)
     scheduled = expected(speed.shared(max(ranks, forks)))
     spent = minutes(sum(stage.seconds for stage in scheduled))
     say(f"about {spent} from here: {what}{_sharing(ranks, forks)}")
     stages.expect(scheduled)
+
+
+def loading_seconds(stages: Stages) -> float:
+    """What loading models took, of stages that have ended."""
+    took: dict[str, float] = getattr(stages, "took", {})
+    return sum(seconds for title, seconds in took.items() if title.startswith("loading"))
 
 
 def _tried(measure: Callable[[], T], stages: Stages, forks: int) -> T:

@@ -9,9 +9,11 @@ from quantaudit.card.schema import Verification
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.pipeline.case import Case, CaseFiles, open_case
 from quantaudit.pipeline.prepare import Say, load_again, silent
-from quantaudit.pipeline.schedule import announce_stages
+from quantaudit.pipeline.schedule import announce_stages, loading_seconds
 from quantaudit.policy import load_policy
-from quantaudit.simulate.cost import RENDERING, verify_stages
+from quantaudit.recipe.parse import read_recipe
+from quantaudit.simulate.cost import AGAIN, RENDERING, calibrating, verify_stages
+from quantaudit.verify.predict import calibrates_again
 from quantaudit.verify.run import VerifyOptions, verify, with_verification
 
 
@@ -46,17 +48,21 @@ def _announce(case: Case, stages: Stages, say: Say) -> None:
     for change in case.opened.resolution.unsimulated:
         say(f"not in the prediction: {change.modifier}: {change.reason}")
     calibration = case.inputs.corpus.info.calibration.tokens
-    took: dict[str, float] = getattr(stages, "took", {})
+    recipe, modifiers = case.opened.resolution.as_recipe(case.opened.name), len(read_recipe(case.opened.path).modifiers)
+    calibrations = [(calibrating(recipe.name), recipe.calibration_passes * calibration)]
     announce_stages(
         case.inputs,
         stages,
         say,
         f"llm-compressor on {calibration:,} calibration tokens, and scores on {case.evaluated:,} evaluation tokens",
-        partial(
-            verify_stages,
+        lambda speed: verify_stages(
             case.evaluated,
-            calibration,
+            speed,
+            calibrations=calibrations,
+            again=[(AGAIN, calibration), *calibrations] if calibrates_again(case.opened) else [],
+            oneshot=modifiers * calibration,
             sites=len(case.files.card.sites),
-            loading=sum(seconds for title, seconds in took.items() if title.startswith("loading")),
+            loading=loading_seconds(stages),
         ),
+        tapped=True,
     )

@@ -5,12 +5,10 @@ What a simulation, an estimate or an advice needs of a recipe, whatever file it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
-
-from quantaudit.corpus.tokens import TokenizedSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ class ResolvedRecipe:
     smooth: tuple[SmoothQuant, ...] = ()
     unsimulated: tuple[str, ...] = ()
 
-    def calibration_samples(self, samples: Sequence[TokenizedSample]) -> int:
-        """How many samples a plan of this recipe will run: none where nothing is smoothed."""
-        calibration = sum(sample.split == "calibration" for sample in samples)
-        return calibration * (len(self.smooth) + 1) if self.smooth else 0
+    @property
+    def calibration_passes(self) -> int:
+        """How often a plan of this recipe runs the calibration split: never where nothing is smoothed."""
+        return len(self.smooth) + 1 if self.smooth else 0

@@ -1,7 +1,7 @@
 """What a job will take: forward passes, counted where they can be and measured else, and seconds, from a timed probe.
 
 Pure: it knows no model and no clock. Weights are in bare forward passes over the same tokens, without logits unless it
-says so, and stand here alone. RENDERED, MENU, CHOICES, SMOOTHED and ONESHOT are guesses; `benchmarks/estimate.py` sets
+says so, and stand here alone. RENDERED, MENU, CHOICES, ROUNDS and ONESHOT are guesses; `benchmarks/estimate.py` sets
 what is expected of a report against what it takes.
 """
 
@@ -42,19 +42,20 @@ RENDERED, RENDERED_SITE = 3.0, 0.03
 FIVE_MINUTES = 300.0
 MENU = 6.0
 """Replays of a fused group while it is priced for advice: one for each option that is offered."""
-CHOICES = 10
-"""Whole-model simulations of advice: the curve, its references, and one or two rounds of what is advised."""
-SMOOTHED = 3.5
-"""Passes over the calibration samples before SmoothQuant can be offered: ranges, and one for each strength."""
-ONESHOT = 2.0
-"""llm-compressor's calibration for one modifier that rounds to nearest; GPTQ and its like take many times as long."""
+CHOICES = 7
+"""Whole-model simulations of advice before anything is chosen: the recipe, its references, and the curve."""
+ROUNDS = 2
+"""How often what is chosen is simulated, and made again where it breaks its budget."""
+ONESHOT = 1.0
+"""llm-compressor's calibration for one modifier that rounds to nearest, of a pass with every site tapped; GPTQ and its
+like take many times as long."""
 
 MEASURING, GRADIENTS, REPLAYING = "measuring", "taking gradients", "replaying blocks"
 ROUNDING, SINGLE, SCORING = "measuring the rounding floor", "simulating single groups", "scoring the whole model"
 RENDERING = "writing the card"
 RATIOS = "taking ratios of tokens"
 SMOOTHING, PRICING, CHOOSING = "calibrating smoothed inputs", "pricing the menu", "simulating choices"
-PREDICTING, ONE_SHOT = "predicting", "running llm-compressor"
+PREDICTING, AGAIN, ONE_SHOT = "predicting", "calibrating again", "running llm-compressor"
 RELOADING, COMPARING = "loading the model again", "scoring the saved checkpoint"
 
 READS = {MEASURING: 3, GRADIENTS: 1, REPLAYING: 1, ROUNDING: 1, SINGLE: 2, SCORING: 1}
@@ -170,23 +171,55 @@ def rendering(sites: int) -> float:
     return RENDERED + RENDERED_SITE * sites
 
 
-def advise_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int, smoothing: bool) -> list[Stage]:
-    """Of advice. evaluated, calibration: tokens that choices are simulated on, and that smoothing is calibrated on.
-    sites: on the card.
+def calibrating(recipe: str) -> str:
+    """Title of the stage in which a recipe that smooths is calibrated on the model."""
+    return f"calibrating {recipe}"
+
+
+def advise_stages(
+    evaluated: int, speed: Speed, *, advised: str, smoothing: int, calibrating_again: int, sites: int
+) -> list[Stage]:
+    """Of advice. evaluated: tokens that choices are simulated on; advised: title of the one that is chosen; smoothing,
+    calibrating_again: tokens that are run before smoothing can be offered, and again for what is chosen, 0 where it is
+    not offered; sites: on the card.
     """
     bare, logits = speed.forward * evaluated, speed.scored * evaluated
-    stages = [Stage(SMOOTHING, SMOOTHED * speed.forward * calibration)] if smoothing else []
-    stages.append(Stage(PRICING, (gradient_passes(evaluated) + CLEAN + REPLAYED * MENU) * bare + logits))
-    stages.append(Stage(CHOOSING, (1 + SCORED * (CHOICES - 2)) * logits))
-    return [*stages, Stage(CHOOSING, (1 + SCORED * 2) * logits), Stage(RENDERING, rendering(sites))]
+    once_more = Stage(CHOOSING, (1 + SCORED) * logits)
+    stages = [
+        Stage(SMOOTHING, speed.measured * smoothing),
+        Stage(PRICING, (gradient_passes(evaluated) + CLEAN + REPLAYED * MENU) * bare + logits),
+        Stage(CHOOSING, (1 + SCORED * CHOICES) * logits),
+        *([once_more] * ROUNDS),
+        Stage(calibrating(advised), speed.measured * calibrating_again),
+        *([once_more] if calibrating_again else []),
+        Stage(RENDERING, rendering(sites)),
+    ]
+    return [stage for stage in stages if stage.seconds > 0]
 
 
-def verify_stages(evaluated: int, calibration: int, speed: Speed, *, sites: int, loading: float) -> list[Stage]:
-    """Of a verification. loading: seconds that it took to load the model the first time, as saving it does too."""
+def verify_stages(
+    evaluated: int,
+    speed: Speed,
+    *,
+    calibrations: Sequence[tuple[str, int]],
+    again: Sequence[tuple[str, int]],
+    oneshot: int,
+    sites: int,
+    loading: float,
+) -> list[Stage]:
+    """Of a verification. calibrations, again: title and tokens of what is run before the prediction, and after it;
+    oneshot: tokens that llm-compressor runs; loading: seconds that it took to load the model the first time, as saving
+    it does too.
+    """
     logits = speed.scored * evaluated
+    before, after = (
+        [Stage(title, speed.measured * tokens) for title, tokens in runs if tokens] for runs in (calibrations, again)
+    )
     return [
+        *before,
         Stage(PREDICTING, (1 + SCORED) * logits),
-        Stage(ONE_SHOT, ONESHOT * speed.forward * calibration + loading),
+        *after,
+        Stage(ONE_SHOT, ONESHOT * speed.measured * oneshot + loading),
         Stage(RELOADING, loading),
         Stage(COMPARING, 2 * (1 + SCORED) * logits + loading),
         Stage(RENDERING, rendering(sites)),

@@ -20,6 +20,7 @@ from quantaudit.quant.ranges import model_dtype
 from quantaudit.quant.schemes import INT8_STATIC, Scheme
 from quantaudit.recipe.resolved import ResolvedRecipe
 from quantaudit.simulate import evaluation
+from quantaudit.simulate.cost import REPLAYING, ROUNDING, SCORING
 from quantaudit.simulate.experiment import Experiment, GroupOptions, InputRanges
 from quantaudit.simulate.granularity import granularity_rows, taps, watch_inputs
 from quantaudit.simulate.group_effect import FinishedEffect, GroupEffect
@@ -90,7 +91,7 @@ def simulate(
         blocks=experiment.architecture.blocks,
         taps=taps(quantizable.groups, watched),
         weights=loaded.weights,
-        progress=stages("scoring the whole model", len(plans) * len(deal(chosen, lambda sample: len(sample.ids)))),
+        progress=stages(SCORING, len(plans) * len(deal(chosen, lambda sample: len(sample.ids)))),
     )
     return Simulation(
         fingerprint=profile.provenance.model.fingerprint,
@@ -148,7 +149,7 @@ def _called_groups(experiment: Experiment, profile: Profile) -> list[Group]:
 def _predict_groups(experiment: Experiment, quantizable: Experiment, options: GroupOptions, stages: Stages) -> _Groups:
     effects, draws, note = _replayed(experiment, options, stages)
     own = deal(experiment.samples, lambda sample: len(sample.ids))
-    tick = stages("measuring the rounding floor", len(own), "samples")
+    tick = stages(ROUNDING, len(own), "samples")
     floor = rounding_floor(
         experiment.model,
         experiment.architecture.blocks,
@@ -179,7 +180,7 @@ def _replayed(
         return [restored(experiment, row) for row in finished["effects"]], finished["draws"], finished["note"]
     recorded, note = record_pass(experiment, source=options.score, price_alone=options.price_alone, stages=stages)
     alone = options.price_alone if recorded.draws else frozenset()
-    tick = stages("replaying blocks", steps(experiment, price_alone=alone))
+    tick = stages(REPLAYING, steps(experiment, price_alone=alone))
     with closing(recorded):
         effects = replay_groups(experiment, recorded, tick, price_alone=alone, units=units)
     rows = [effect.finished for effect in effects]

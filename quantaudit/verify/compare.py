@@ -20,6 +20,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import ModelError
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import Policy, judge
+from quantaudit.simulate.cost import COMPARING
 from quantaudit.simulate.logits.score_plans import score_checkpoint, score_plans
 from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.records import RecipeRow
@@ -59,7 +60,7 @@ def compare(
     """
     folder, samples = checkpoint.folder, expected.samples
     saved = saved_parameters(folder)
-    advance = stages("scoring the saved checkpoint", 2, "models")
+    advance = stages(COMPARING, 2, "models")
     device = next(base.model.parameters()).device
     plan, predicted = expected.plan, expected.row
     actual = score_checkpoint(base.model, load_saved(folder, device), samples, plan)

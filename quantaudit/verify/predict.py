@@ -18,6 +18,7 @@ from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.attention import eager_attention
 from quantaudit.quant.schemes import global_scaled
 from quantaudit.quant.weights import weight_range
+from quantaudit.simulate.cost import AGAIN, PREDICTING
 from quantaudit.simulate.logits.score_plans import score_plans
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.quantized.plan import Plan
@@ -61,21 +62,28 @@ def predict(opened: OpenedRecipe, stages: Stages = silent_stages) -> Prediction:
     model, profile, samples = opened.loaded.model, opened.profile, opened.samples
     recipe, groups = opened.resolution.as_recipe(opened.name), opened.loaded.architecture.groups
     plan = recipe_plan(recipe, model, groups, profile, opened.corpus.samples, stages=stages)
-    advance = stages("predicting", len(samples), "samples")
+    advance = stages(PREDICTING, len(samples), "samples")
     (row,) = score_plans(model, samples, [plan], progress=advance)
     if not {change.modifier for change in opened.resolution.unsimulated} <= TRUE_TO_SCALE:
         return Prediction(samples=samples, plan=plan, row=row, inputs=None, weights=None, factors={})
     inputs = _input_scales(plan)
     calibrated = plan
-    environment, arithmetic = profile.provenance.environment, arithmetic_now(model)
-    alike = (environment.attention, environment.arithmetic) == (CALIBRATION_ATTENTION, arithmetic)
-    if (inputs or plan.smoothed) and not alike:
+    if calibrates_again(opened):
         as_calibrated = measure_as_calibrated(opened, stages)
         calibrated = recipe_plan(recipe, model, groups, as_calibrated, opened.corpus.samples, stages=stages)
         inputs = _input_scales(calibrated)
     with smoothed(model, calibrated.smoothed) as factors:
         weights = weight_scales(model, opened.resolution.schemes)
     return Prediction(samples=samples, plan=plan, row=row, inputs=inputs, weights=weights, factors=factors)
+
+
+def calibrates_again(opened: OpenedRecipe) -> bool:
+    """Whether what the recipe takes of the calibration samples was measured in another way than llm-compressor runs."""
+    environment, arithmetic = opened.profile.provenance.environment, arithmetic_now(opened.loaded.model)
+    alike = (environment.attention, environment.arithmetic) == (CALIBRATION_ATTENTION, arithmetic)
+    inputs = [scheme.input_activations for scheme in opened.resolution.schemes.values()]
+    taken = opened.resolution.smoothed or any(args is not None and args.dynamic is False for args in inputs)
+    return bool(taken) and not alike
 
 
 def measure_as_calibrated(opened: OpenedRecipe, stages: Stages = silent_stages) -> Profile:
@@ -85,7 +93,7 @@ def measure_as_calibrated(opened: OpenedRecipe, stages: Stages = silent_stages) 
     dtype.
     """
     calibration = tuple(sample for sample in opened.corpus.samples if sample.split == "calibration")
-    advance = stages("calibrating again", sum(len(sample.ids) for sample in calibration), "tokens")
+    advance = stages(AGAIN, sum(len(sample.ids) for sample in calibration), "tokens")
     with eager_attention(opened.loaded.model):
         return measure(
             opened.loaded,

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from quantaudit.common.progress import Stages, silent_stages
@@ -26,7 +25,7 @@ from quantaudit.model.loading.input_digests import template_digest
 from quantaudit.model.loading.load import LoadedModel, load_model, load_tokenizer, parse_device, tokenizer_of
 from quantaudit.pipeline.compare.files import ModelFiles
 from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
-from quantaudit.pipeline.schedule import announce_stages
+from quantaudit.pipeline.schedule import announce_stages, loading_seconds
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import ROUNDING, logits_stages
 from quantaudit.simulate.evaluation import Selection, choose
@@ -107,7 +106,6 @@ class _Run:
 
     def announce(self, labels: Sequence[str], say: Say) -> None:
         """How long it takes."""
-        took: dict[str, float] = getattr(self.stages, "took", {})
         tokens = sum(len(sample.ids) for sample in self.samples)
         others = [
             (_loading(checkpoint), _scoring(label))
@@ -118,12 +116,7 @@ class _Run:
             self.stages,
             say,
             f"{len(labels)} models on {tokens:,} evaluation tokens, two of them in memory at a time",
-            partial(
-                logits_stages,
-                tokens,
-                others=others,
-                loading=sum(seconds for title, seconds in took.items() if title.startswith("loading")),
-            ),
+            lambda speed: logits_stages(tokens, speed, others=others, loading=loading_seconds(self.stages)),
         )
 
     def side(self, checkpoint: Checkpoint, loaded: LoadedModel, label: str) -> LoadedSide:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.ranks.team import deal
+from quantaudit.simulate.cost import SINGLE
 from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.score_plans import score_plans
@@ -54,7 +55,7 @@ def simulate_alone(experiment: Experiment, chosen: Sequence[GroupEffect], *, sta
         for effect in pending
     ]
     own = deal(experiment.samples, lambda sample: len(sample.ids))
-    tick = stages("simulating single groups", len(plans) * len(own))
+    tick = stages(SINGLE, len(plans) * len(own))
     rows = score_plans(experiment.model, experiment.samples, plans, weights=experiment.weights, progress=tick)
     for effect, row in zip(pending, rows, strict=True):
         if not row.nonfinite:

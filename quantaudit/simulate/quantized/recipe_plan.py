@@ -17,8 +17,9 @@ from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
 from quantaudit.quant.support import approximations, obstacles
 from quantaudit.quant.weights import weight_out_in
 from quantaudit.recipe.resolved import ResolvedRecipe
+from quantaudit.simulate.cost import calibrating
 from quantaudit.simulate.quantized.plan import Plan
-from quantaudit.simulate.quantized.smoothquant import calibrate
+from quantaudit.simulate.quantized.smoothquant import Ranges, calibrate, calibration_tokens
 
 _EXPERTS = "static input scales of experts: from routed tokens, where llm-compressor calibrates every expert on all"
 _SMOOTHED_EXPERTS = "smoothing inside experts: from routed tokens, where llm-compressor calibrates every expert on all"
@@ -31,21 +32,23 @@ def recipe_plan(
     profile: Profile,
     samples: Sequence[TokenizedSample] = (),
     *,
+    ranges: Ranges | None = None,
     stages: Stages = silent_stages,
 ) -> Plan:
     """The plan of one recipe, static ranges from the profile's calibration split by the observers it names.
 
     A recipe that smooths is calibrated on the model itself: samples are then those of the profile, and all static
-    ranges are of the smoothed model. Modules that cannot be simulated are left alone and named. A range that is not
-    finite makes the row non-finite.
+    ranges are of the smoothed model; ranges: as for `calibrate`. Modules that cannot be simulated are left alone and
+    named. A range that is not finite makes the row non-finite.
     """
     sites, routed = _inputs(profile), _expert_sites(profile)
     schemes, left_out = _translated(recipe, model, sites)
     read = dict.fromkeys(sites[path] for path, scheme in schemes.items() if scheme.static)
     near = list(dict.fromkeys(_approximations(recipe, schemes, sites, routed)))
-    work = recipe.calibration_samples(samples)
-    tick = stages(f"calibrating {recipe.name}", work, "samples") if work else no_advance
-    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), progress=tick)
+    work = recipe.calibration_passes - (ranges is not None)
+    title = calibrating(recipe.name)
+    tick = stages(title, work * calibration_tokens(samples), "tokens") if work > 0 else no_advance
+    smoothed, calibration = calibrate(model, profile, samples, recipe.smooth, list(read), ranges=ranges, progress=tick)
     unsimulated = (*recipe.unsimulated, *(f"{_some(paths)}: {reason}" for reason, paths in left_out.items()))
     mark = ", simulated in part" if unsimulated else ", nearly as simulated" if near else ""
     return Plan(

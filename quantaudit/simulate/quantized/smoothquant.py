@@ -70,20 +70,25 @@ def calibrate(
     smooth: Sequence[SmoothQuant],
     sites: Sequence[str],
     *,
+    ranges: Ranges | None = None,
     progress: Advance = no_advance,
 ) -> tuple[tuple[CalibratedSmoothQuant, ...], Profile]:
     """What each step divides by, and the profile with the calibration statistics of `sites` on the smoothed model.
 
     samples: those of the profile; the calibration split is run once for every step, each on the model that the steps
     before have changed, and once more, where there are `sites`, for their statistics. Samples run one at a time with
-    the attention and the experts of the profile, as `oneshot` runs them. `progress` is called after each sample. Raises
-    CorpusError where there is something to smooth and no calibration sample.
+    the attention and the experts of the profile, as `oneshot` runs them. ranges: `observed_ranges` of the model as it
+    is, where they are known; the first step then runs nothing. `progress` is called after each sample, with its tokens.
+    Raises CorpusError where there is something to smooth and no calibration sample.
     """
     steps: tuple[CalibratedSmoothQuant, ...] = ()
     for spec in smooth:
-        with smoothed(model, steps):
-            ranges = observed_ranges(model, profile, samples, spec.smooth_layers, progress=progress)
-        steps = (*steps, CalibratedSmoothQuant(spec=spec, ranges=ranges))
+        if steps or ranges is None:
+            with smoothed(model, steps):
+                seen = observed_ranges(model, profile, samples, spec.smooth_layers, progress=progress)
+        else:
+            seen = {path: ranges[path] for path in spec.smooth_layers if path in ranges}
+        steps = (*steps, CalibratedSmoothQuant(spec=spec, ranges=seen))
     if not steps or not sites:
         return steps, profile
     return steps, measured_smoothed(model, profile, samples, steps, sites, progress=progress)
@@ -108,7 +113,7 @@ def observed_ranges(
                 if units.kept and pace.due:
                     with pace.keeping():
                         units.put(key, _kept(number, ranges))
-            progress()
+            progress(batch.tokens)
     return _over_all_ranks(ranges, device)
 
 
@@ -170,12 +175,15 @@ def measured_smoothed(
         last_logit_only(model),
     ):
         dealt = batches(_calibration(samples), 1, pad=0, device=next(model.parameters()).device)
-        run_batches(
-            model, gathered, dealt, fired=fired, ran=Counter(), progress=lambda _tokens=1: progress(), stage="smoothed"
-        )
+        run_batches(model, gathered, dealt, fired=fired, ran=Counter(), progress=progress, stage="smoothed")
     combine_ranks(gathered, fired, Counter())
     statistics = {key: value for key, value in gathered.result().items() if key[0] in measured}
     return replace(profile, statistics={**profile.statistics, **statistics})
+
+
+def calibration_tokens(samples: Sequence[TokenizedSample]) -> int:
+    """Tokens that one pass over the calibration split runs on this rank. Raises CorpusError where there are none."""
+    return sum(len(sample.ids) for sample in _calibration(samples))
 
 
 def _calibration(samples: Sequence[TokenizedSample]) -> list[TokenizedSample]:

@@ -13,6 +13,7 @@ from quantaudit.common.progress import Advance, Stages, no_advance, silent_stage
 from quantaudit.common.ranks.team import deal, team
 from quantaudit.errors import MeasurementError
 from quantaudit.model.sites import Group
+from quantaudit.simulate.cost import GRADIENTS
 from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.group_effect import GroupEffect
 from quantaudit.simulate.logits.one_group import simulate_alone
@@ -41,7 +42,7 @@ def record_pass(
     note: str | None = None
     if source != "damage":
         own = deal(experiment.samples, lambda sample: len(sample.ids))
-        tick = stages("taking gradients", len(own), "samples")
+        tick = stages(GRADIENTS, len(own), "samples")
         at_linears = experiment.only(outside_blocks(experiment))
         linears = LinearSensitivity(experiment=at_linears, only=_without_head(at_linears, price_alone))
         try:

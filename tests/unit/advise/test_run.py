@@ -15,6 +15,7 @@ from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.run import Advice, advise
+from quantaudit.common.progress import Advance
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import RecipeError, UsageError
@@ -26,6 +27,7 @@ from quantaudit.model.sites import discover
 from quantaudit.recipe.parse import parse_recipe, read_recipe
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.simulate import evaluation
+from quantaudit.simulate.cost import SMOOTHING
 from tests.builders import load, loaded_from, opened_recipe, random_corpus, save_checkpoint, tiny_model
 from tests.families import family_model
 
@@ -337,3 +339,31 @@ def test_a_recipe_that_cannot_be_simulated_is_refused(
     smooth = resolve(read_recipe(resource_dir("recipes") / "w8a8_smoothquant.yaml"), loaded.model)
     with pytest.raises(RecipeError, match="cannot be advised on"):
         advise(opened_recipe(loaded, profile, corpus, smooth, corpus.samples), Goal(max_kl=0.1), PLAIN)
+
+
+def test_every_stage_ends_where_it_said_and_what_is_chosen_is_calibrated_once(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    opened: list[tuple[str, int]] = []
+    passed: list[int] = []
+
+    def stages(title: str, total: int, unit: str = "steps") -> Advance:
+        opened.append((title, total))
+        passed.append(0)
+        place = len(passed) - 1
+
+        def advance(amount: int = 1) -> None:
+            passed[place] += amount
+
+        return advance
+
+    samples = evaluation.select(corpus.samples, 512)
+    offers = Offers(smoothing=True, moving_averages=False, unquantized=False)
+    case = opened_recipe(loaded, profile, corpus, resolution, samples)
+    found = advise(case, Goal(max_kl=0.3), offers, stages=stages)
+    assert passed == [total for _, total in opened]
+    assert found.info.met
+    assert found.smooth
+    first, *others = [title for title, _ in opened if title.startswith("calibrating")]
+    assert first == SMOOTHING
+    assert len(others) == 1  # of what is chosen, which several rounds have led to

@@ -80,19 +80,15 @@ def test_lengths_of_time_in_words(value: float, text: str) -> None:
 
 
 def test_advice_and_verification_name_the_stages_that_they_open() -> None:
-    advice = [stage.title for stage in cost.advise_stages(4096, 20_000, SPEED, sites=99, smoothing=True)]
-    assert advice == [cost.SMOOTHING, cost.PRICING, cost.CHOOSING, cost.CHOOSING, cost.RENDERING]
-    verified = [stage.title for stage in cost.verify_stages(4096, 20_000, SPEED, sites=99, loading=9.0)]
-    assert verified == [cost.PREDICTING, cost.ONE_SHOT, cost.RELOADING, cost.COMPARING, cost.RENDERING]
-
-
-def test_titles_are_those_that_the_code_opens_stages_under() -> None:
-    """Whoever renames a stage in one place would lose its expectation."""
-    from pathlib import Path
-
-    import quantaudit
-
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(quantaudit.__file__).parent.rglob("*.py"))
-    for name in ("GRADIENTS", "REPLAYING", "ROUNDING", "SINGLE", "SCORING", "SMOOTHING", "PRICING", "CHOOSING",
-                 "PREDICTING", "COMPARING"):  # fmt: skip
-        assert f'stages("{getattr(cost, name)}"' in sources, name
+    smoothing = {"advised": "advised", "smoothing": 60_000, "calibrating_again": 20_000, "sites": 99}
+    advice = [stage.title for stage in cost.advise_stages(4096, SPEED, **smoothing)]
+    once_more = ["calibrating advised", cost.CHOOSING]
+    choosing = [cost.PRICING, cost.CHOOSING, *[cost.CHOOSING] * cost.ROUNDS]
+    assert advice == [cost.SMOOTHING, *choosing, *once_more, cost.RENDERING]
+    plain = cost.advise_stages(4096, SPEED, **smoothing | {"smoothing": 0, "calibrating_again": 0})
+    assert [stage.title for stage in plain] == [*choosing, cost.RENDERING]
+    runs = {"calibrations": [("calibrating r", 40_000)], "again": [(cost.AGAIN, 20_000), ("calibrating r", 0)]}
+    verified = cost.verify_stages(4096, SPEED, **runs, oneshot=20_000, sites=99, loading=9.0)
+    titles = [cost.PREDICTING, cost.AGAIN, cost.ONE_SHOT, cost.RELOADING, cost.COMPARING, cost.RENDERING]
+    assert [stage.title for stage in verified] == ["calibrating r", *titles]
+    assert verified[0].seconds == 40_000 * SPEED.measured

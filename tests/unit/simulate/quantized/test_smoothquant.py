@@ -24,7 +24,13 @@ from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.resolved import SmoothQuant
 from quantaudit.simulate.logits.score_plans import score_checkpoint, score_plans
 from quantaudit.simulate.quantized.recipe_plan import recipe_plan
-from quantaudit.simulate.quantized.smoothquant import CalibratedSmoothQuant, calibrate, smoothed
+from quantaudit.simulate.quantized.smoothquant import (
+    CalibratedSmoothQuant,
+    calibrate,
+    calibration_tokens,
+    observed_ranges,
+    smoothed,
+)
 from quantaudit.verify.oneshot import load_saved, run_oneshot, saved_parameters
 from tests.builders import (
     differences,
@@ -166,6 +172,33 @@ def test_statistics_are_those_of_the_smoothed_model_for_the_sites_that_were_aske
     assert differences(smoothed_profile.statistics[key], profile.statistics[key])  # type: ignore[index]
     others = {name for name in profile.statistics if name != key}
     assert all(smoothed_profile.statistics[name] is profile.statistics[name] for name in others)
+
+
+def test_known_ranges_save_a_pass_and_change_nothing(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    chain, passes = [smooth(0.8), smooth(0.5)], calibration_tokens(corpus.samples)
+    ranges = observed_ranges(loaded.model, profile, corpus.samples, frozenset({NORM, "model.norm"}))
+    ran: dict[bool, int] = {}
+    calibrated = {}
+    for known in (False, True):
+        advances: list[int] = []
+        calibrated[known] = calibrate(
+            loaded.model,
+            profile,
+            corpus.samples,
+            chain,
+            [INPUT],
+            ranges=ranges if known else None,
+            progress=lambda amount=1, advances=advances: advances.append(amount),
+        )
+        ran[known] = sum(advances)
+    assert ran == {False: 3 * passes, True: 2 * passes}
+    for one, other in zip(calibrated[False][0], calibrated[True][0], strict=True):
+        assert one.ranges.keys() == other.ranges.keys() == {NORM}
+        assert all(torch.equal(*ends) for ends in zip(one.ranges[NORM], other.ranges[NORM], strict=True))
+    key = (INPUT, "calibration")
+    assert not differences(calibrated[False][1].statistics[key], calibrated[True][1].statistics[key])  # type: ignore[index]
 
 
 def test_steps_follow_one_another(loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus) -> None:
