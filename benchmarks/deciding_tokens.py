@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from quantaudit.corpus.load import Corpus, load_corpus
 from quantaudit.corpus.split import assign
-from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.model.forward.batches import batches, forward
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.policy import Policy, judge, load_policy
 from quantaudit.policy.evidence import Enough, enough
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo, SplitInfo
 from quantaudit.quant.schemes import INT8_DYNAMIC
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
@@ -67,7 +67,7 @@ def main(
     inputs = prepare(Settings.of(model=model, corpus="builtin"))
     with inputs.computed():
         scores = _kept(kept, inputs.loaded, inputs.corpus.samples)
-    bench = Bench(corpus=load_corpus("builtin"), samples=inputs.corpus.samples, scores=scores)
+    bench = Bench(corpus=load_corpus("builtin"), tokenized=inputs.corpus, scores=scores)
     whole = bench.row(inputs.corpus.samples)
     typer.echo(f"whole corpus: KL {whole.kl:.4f} ± {whole.kl_stderr:.4f} on {whole.tokens:,} tokens")
     cases = []
@@ -94,15 +94,16 @@ class Bench:
     """A corpus with the scores of its samples, to be split and judged again and again."""
 
     corpus: Corpus
-    samples: Sequence[TokenizedSample]
+    tokenized: TokenizedCorpus
     scores: Sequence[TokenScores]
 
-    def split(self, seed: int) -> tuple[list[TokenizedSample], SplitInfo]:
-        """All samples as this seed splits them, and how much of them evaluates."""
+    def split(self, seed: int) -> tuple[list[TokenizedSample], CorpusInfo]:
+        """All samples as this seed splits them, and what is said of them."""
         splits = assign(self.corpus.rows, seed)
-        placed = [replace(sample, split=split) for sample, split in zip(self.samples, splits, strict=True)]
+        placed = [replace(sample, split=split) for sample, split in zip(self.tokenized.samples, splits, strict=True)]
         held = [sample for sample in placed if sample.split == "evaluation"]
-        return placed, SplitInfo(samples=len(held), tokens=sum(len(sample.ids) for sample in held))
+        evaluated = SplitInfo(samples=len(held), tokens=sum(len(sample.ids) for sample in held))
+        return placed, self.tokenized.info.model_copy(update={"evaluation": evaluated})
 
     def judged(self, seed: int, tokens: int, policy: Policy) -> tuple[RecipeRow, str, Enough | None]:
         """The row on so many tokens, its status, and how many would decide it."""
@@ -176,7 +177,7 @@ def _token_scores(loaded: LoadedModel, samples: Sequence[TokenizedSample]) -> It
     weights, scratch = PlanWeights(), Scratch()
     with typer.progressbar(samples, label="samples") as bar:
         for sample in bar:
-            (batch,) = batches([sample], 1, pad=0, device=loaded.device)
+            (batch,) = batches([sample], device=loaded.device)
             targets = torch.from_numpy(sample.ids[1:])
             clean = forward(loaded.model, batch)[0]
             stats = token_stats(clean, targets, scratch)

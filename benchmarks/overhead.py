@@ -19,7 +19,7 @@ import typer
 from quantaudit.measure.collector import StatisticsCollector
 from quantaudit.measure.run import measure
 from quantaudit.model.forward.attention import eager_attention
-from quantaudit.model.forward.batches import batches, forward, last_logit_only
+from quantaudit.model.forward.batches import BatchLimit, batches, forward, last_logit_only
 from quantaudit.pipeline.prepare import AuditInputs, prepare
 from quantaudit.settings import Settings
 from quantaudit.stats.kernels import host
@@ -65,11 +65,11 @@ def main(
     def bare() -> None:
         """No logits, and the arithmetic and attention that measuring runs."""
         with last_logit_only(loaded.model):
-            for batch in batches(corpus.samples, batch_size, pad=0, device=loaded.device):
+            for batch in batches(corpus.samples, BatchLimit(batch_size), pad=0, device=loaded.device):
                 forward(loaded.model, batch)
 
     def measured() -> None:
-        measure(loaded, corpus, batch_size=batch_size)
+        measure(loaded, corpus, batch=BatchLimit(batch_size))
 
     with subject.computed(), eager_attention(loaded.model):
         for work in (bare, measured):
@@ -103,7 +103,7 @@ def seconds_in_taps(subject: AuditInputs, batch_size: int, parts: int) -> float:
         inside += perf_counter() - start
 
     with patch.object(StatisticsCollector, "receive", timed), patch.object(host, "_compiled", lambda: compiled):
-        measure(subject.loaded, subject.corpus, batch_size=batch_size)
+        measure(subject.loaded, subject.corpus, batch=BatchLimit(batch_size))
     return inside
 
 
@@ -124,7 +124,7 @@ def print_shares(subject: AuditInputs, bare: Callable[[], object], batch_size: i
                 rows.setdefault(title, []).append(taken)
         if run:
             bare_times.append(seconds(bare))
-            whole_times.append(seconds(lambda: measure(subject.loaded, subject.corpus, batch_size=batch_size)))
+            whole_times.append(seconds(lambda: measure(subject.loaded, subject.corpus, batch=BatchLimit(batch_size))))
     base, before = median(bare_times), 0.0
     for title, times in rows.items():
         print(f"{title:60} {(median(times) - before) / base:6.1%} of a bare pass")

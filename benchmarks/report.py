@@ -94,7 +94,7 @@ def main(
     loaded = subject.loaded
     stages("bare forward (reference)")
     with subject.computed(), torch.no_grad(), last_logit_only(loaded.model):
-        for batch in batches(subject.corpus.samples, 1, pad=0, device=loaded.device):
+        for batch in batches(subject.corpus.samples, device=loaded.device):
             forward(loaded.model, batch)
     stages("")
     plans = baseline_plans if every else default_plans

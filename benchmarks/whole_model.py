@@ -61,7 +61,7 @@ def main(
 
     @torch.no_grad()
     def bare() -> None:
-        for batch in batches(chosen, 1, pad=0, device=loaded.device):
+        for batch in batches(chosen, device=loaded.device):
             forward(loaded.model, batch)
 
     def scored(plan: Plan, times: int) -> None:

@@ -82,3 +82,9 @@ class RankError(QuantauditError):
 
 class AuditError(QuantauditError):
     """An audit inside llm-compressor that stops a recipe: it failed its policy, or could only come too late."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something failed for want of memory, be it the device's, as PyTorch says it."""
+    named = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
+    return isinstance(error, MemoryError) or named or "allocate memory" in str(error)

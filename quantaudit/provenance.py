@@ -209,7 +209,10 @@ class EnvironmentInfo(Row):
         description="how products of the model's dtype were computed: by the device's own kernels, or in float32 and "
         "rounded once to the dtype",
     )
-    batch_size: Count
+    batch_size: Count = Field(description="samples in a batch, at most")
+    batch_tokens: Count | None = Field(
+        default=None, description="tokens of a batch, padding included, by which samples were put together"
+    )
     seed: int
     timings: dict[str, Seconds]
 

@@ -71,14 +71,24 @@ class CorpusSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
-    """How samples are run while they are measured. Raises UsageError for unknown values."""
+    """How samples are run while they are measured. Raises UsageError for unknown values.
+
+    batch_size: samples in a forward pass; batch_tokens: instead, as many as have so many tokens, padding included.
+    """
 
     batch_size: int = 1
+    batch_tokens: int | None = None
     experts: Experts = "auto"
     attention: Attention = "auto"
 
     def __post_init__(self) -> None:
         check_count("batch-size", self.batch_size, 1)
+        if self.batch_tokens is not None:
+            check_count("batch-tokens", self.batch_tokens, 1)
+            if self.batch_size != 1:
+                raise UsageError(
+                    "says how large batches are, and so does --batch-size", where="--batch-tokens", hint="give one"
+                )
         check_choice("attention", self.attention, get_args(Attention))
         find_experts(self.experts)
 
@@ -124,6 +134,7 @@ class Options(TypedDict, total=False):
     corpus_tokenizer: str | None
     seed: int
     batch_size: int
+    batch_tokens: int | None
     experts: Experts
     attention: Attention
     evaluation_tokens: int

@@ -97,7 +97,7 @@ def build_card(
         experts=experts.experts_info(profile),
         landscape=landscape(sites, peak),
         findings=findings,
-        verdict=decide(sites, covered, simulation, findings, policy, provenance.corpus.evaluation),
+        verdict=decide(sites, covered, simulation, findings, policy, provenance.corpus),
     )
     if simulation is not None:
         check_simulation(simulation, card, where="simulation")

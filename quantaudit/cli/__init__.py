@@ -33,7 +33,7 @@ from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.ranks import processes as ranks
 from quantaudit.common.threads import set_up_threads
 from quantaudit.common.timing import hide_timings, show_timings
-from quantaudit.errors import QuantauditError, RankError
+from quantaudit.errors import QuantauditError, RankError, is_out_of_memory
 
 SHARED = ("report", "measure", "simulate", "advise")
 """Verbs whose work ranks share; any other is run by the first rank alone."""
@@ -115,6 +115,11 @@ def main() -> None:
             raise SystemExit(2) from error
         if usage := usage_error(error):
             _fail(str(usage), usage.exit_code, debug)
+        if is_out_of_memory(error):
+            remedy = (
+                "cut samples shorter with --max-length, run block by block with --memory-budget, or give more memory"
+            )
+            _fail(f"not enough memory for a forward or backward pass\n{remedy}", 2, debug)
         reason = str(error).strip().splitlines()[:1] or [""]
         _fail(f"unexpected {type(error).__name__}: {reason[0]}\nadd --debug for the traceback", 2, debug)
 

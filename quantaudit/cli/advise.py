@@ -116,7 +116,7 @@ def run(
     from quantaudit.errors import UsageError
     from quantaudit.model.blockwise.memory import parse_size
 
-    check_file(out, force=force)
+    check_file(out, force=force, resume=resume)
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     from_card = [
         name

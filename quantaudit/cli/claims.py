@@ -37,6 +37,7 @@ REPORT = ("card.json", "profile.safetensors", "scales.safetensors")
 
 def claiming(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb that runs only where its outputs are none of its inputs, and nobody else writes them."""
+    check = getattr(verb, "check", lambda _given: None)
     name = verb.__module__.rpartition(".")[2]
     if not OUTPUTS.keys() & inspect.signature(verb).parameters.keys():
         return verb
@@ -45,6 +46,7 @@ def claiming(verb: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         from quantaudit.common.outputs.claims import claimed
 
+        check(given)  # a wrong option is wrong at once, whoever else writes there
         if place().rank:  # the first rank holds the locks, and writes
             verb(**given)
             return

@@ -54,7 +54,7 @@ def run(
             where="--export-reference",
             hint="leave it out, or measure without --shard",
         )
-    check_file(out, force=force)
+    check_file(out, force=force, resume=resume)
     if export_reference is not None:
         check_file(export_reference, force=force)
     compile_ahead()

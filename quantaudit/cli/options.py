@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import wraps
 from pathlib import Path
@@ -56,6 +56,15 @@ CorpusTokenizer = Annotated[
 ]
 BatchSize = Annotated[
     int, typer.Option(metavar="N", min=1, help="Samples in one forward pass; one with images always runs alone.")
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="In place of --batch-size: as many samples in a forward pass as have this many tokens, padding included. "
+        "Where memory does not hold a batch, measuring begins again with half as many samples in each.",
+    ),
 ]
 Attention = Annotated[
     Literal["auto", "eager", "native"],
@@ -186,7 +195,7 @@ PARAMETERS: dict[type[Any], dict[str, Any]] = {
         "corpus_tokenizer": CorpusTokenizer,
         "seed": Seed,
     },
-    MeasureOptions: {"batch_size": BatchSize, "experts": Experts, "attention": Attention},
+    MeasureOptions: {"batch_size": BatchSize, "batch_tokens": BatchTokens, "experts": Experts, "attention": Attention},
     SimulateOptions: {
         "evaluation_tokens": EvaluationTokens,
         "score": Score,
@@ -211,7 +220,7 @@ def flattened(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb whose parameters that are parts (a key of PARAMETERS) are given as one option for each field.
 
     A field without a default has to be given, and so has the model of a part without one. `Annotated[Part, {name: …}]`
-    declares some fields otherwise.
+    declares some fields otherwise. Its `check` raises what a part says against its fields, and does nothing else.
     """
     hints = get_type_hints(verb, include_extras=True)
     signature = inspect.signature(verb)
@@ -225,12 +234,18 @@ def flattened(verb: Callable[..., None]) -> Callable[..., None]:
         parts[name] = part, [item.name for item in fields(part)]
         options += [_option(item, declared[item.name], parameter.default) for item in fields(part)]
 
+    def made(given: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: part(**{field: _value(given[field], PARAMETERS[part][field]) for field in names})
+            for name, (part, names) in parts.items()
+        }
+
     @wraps(verb)
     def run(**given: Any) -> None:
-        for name, (part, names) in parts.items():
-            given[name] = part(**{field: _value(given.pop(field), PARAMETERS[part][field]) for field in names})
-        verb(**given)
+        own = {name: value for name, value in given.items() if name in signature.parameters and name not in parts}
+        verb(**own, **made(given))
 
+    run.check = made  # type: ignore[attr-defined]
     run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
     run.__annotations__ = {option.name: option.annotation for option in options} | {"return": None}
     return run

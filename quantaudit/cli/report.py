@@ -47,7 +47,7 @@ def run(
 
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     folder = out or default_folder(model.model)
-    check_directory(folder, force=force)
+    check_directory(folder, force=force, resume=resume)
     compile_ahead()
 
     from quantaudit.card.render import write_card

@@ -37,7 +37,7 @@ def run(
     from quantaudit.model.blockwise.memory import parse_size
 
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
-    check_file(out, force=force)
+    check_file(out, force=force, resume=resume)
 
     from quantaudit.measure.profile import load_profile
     from quantaudit.pipeline.files import open_files

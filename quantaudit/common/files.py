@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from quantaudit.common.outputs.claims import Output
 from quantaudit.common.outputs.file_set import file_set
-from quantaudit.common.outputs.locks import PREFIX
+from quantaudit.common.outputs.locks import PREFIX, RESUME
 from quantaudit.errors import OutputError
 
 
@@ -24,25 +25,34 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def check_directory(path: Path, *, force: bool, option: str = "--out") -> None:
+def check_directory(path: Path, *, force: bool, option: str = "--out", resume: bool = False) -> None:
     """Make sure, before hours are spent, that files can be written under `path`; nothing is left behind.
 
-    Raises OutputError when it is a file, cannot be created or written, or holds files and `force` is off.
+    resume: whether an interrupted run is looked for there. Raises OutputError when it is a file, cannot be created or
+    written, or holds files and `force` is off.
     """
     if path.is_dir() and any(not child.name.startswith(PREFIX) for child in path.iterdir()) and not force:
         raise OutputError(
-            "folder exists and is not empty", where=str(path), hint=f"add --force, or choose another {option}"
+            "folder exists and is not empty",
+            where=str(path),
+            hint=_remedy(Output(option=option, path=path, folder=True), resume),
         )
     check_writable(path, option=option)
 
 
-def check_file(path: Path, *, force: bool) -> None:
+def check_file(path: Path, *, force: bool, resume: bool = False) -> None:
     """The same for a single file: raises OutputError when it is a folder, exists without `force`, or is unwritable."""
     if path.is_dir():
         raise OutputError("is a folder", where=str(path), hint="give a file with --out")
     if path.exists() and not force:
-        raise OutputError("file exists", where=str(path), hint="add --force, or choose another --out")
+        raise OutputError("file exists", where=str(path), hint=_remedy(Output(option="--out", path=path), resume))
     check_writable(path.parent)
+
+
+def _remedy(output: Output, resume: bool) -> str:
+    if resume and not output.hidden(RESUME).exists():
+        return f"no interrupted run is kept there: --force starts again, or choose another {output.option}"
+    return f"add --force, or choose another {output.option}"
 
 
 def check_writable(path: Path, *, option: str = "--out") -> None:

@@ -172,7 +172,7 @@ def gather(recipe: ParsedRecipe, card: Card, policy: Policy, simulation: Simulat
         simulation=next(iter(simulations), None),
         assignments=assignments,
         linears=len(linears),
-        score=score(resolution, assignments, simulations, measured, policy, card.corpus.evaluation),
+        score=score(resolution, assignments, simulations, measured, policy, card.corpus),
         measured=measured,
         smoothings=resolution.smoothings,
         shapes={

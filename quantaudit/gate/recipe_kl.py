@@ -10,7 +10,7 @@ from quantaudit.gate.group_assignment import GroupAssignment
 from quantaudit.gate.report import Score
 from quantaudit.policy import Policy
 from quantaudit.policy.evidence import enough, kl_interval, top1_interval
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo
 from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, Simulation
@@ -33,7 +33,7 @@ def score(
     simulations: Sequence[Simulation],
     measured: RecipeRow | None,
     policy: Policy,
-    text: SplitInfo,
+    text: CorpusInfo,
 ) -> Score:
     """What a recipe costs: measured; else estimated from prices; else why neither. Intervals are the policy's.
 
@@ -69,7 +69,7 @@ def uniform_digests(simulation: Simulation) -> dict[str, str]:
     }
 
 
-def _measured(row: RecipeRow, policy: Policy, text: SplitInfo) -> Score:
+def _measured(row: RecipeRow, policy: Policy, text: CorpusInfo) -> Score:
     """The score of a simulated recipe."""
     kl, top1 = kl_interval(row, policy.evaluation), top1_interval(row, policy.evaluation)
     wanted = enough(policy, row, text)

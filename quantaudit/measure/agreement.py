@@ -52,7 +52,7 @@ def run_differences(a: EnvironmentInfo, b: EnvironmentInfo) -> list[str]:
     """What two runs over one text differ in that changes numbers; empty where nothing does."""
     return [
         f"{name} ({getattr(a, name)}; {getattr(b, name)})"
-        for name in ("device", "attention", "arithmetic", "batch_size", "seed")
+        for name in ("device", "attention", "arithmetic", "batch_size", "batch_tokens", "seed")
         if getattr(a, name) != getattr(b, name)
     ]
 

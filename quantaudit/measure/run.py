@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import ExitStack
 from importlib import metadata
 from typing import Any
@@ -19,13 +19,14 @@ from quantaudit.common.ranks.team import deal
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector, never_fired, parents, token_text, unreadable
+from quantaudit.measure.dealt import Dealt, in_batches_that_fit
 from quantaudit.measure.finished_batches import combine_ranks, run_batches
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.shard import Shard
 from quantaudit.measure.undersampled_experts import run_undersampled_on_all_tokens
 from quantaudit.model.experts import calibrate_all_experts
 from quantaudit.model.forward.arithmetic import arithmetic_now
-from quantaudit.model.forward.batches import Batch, batch_sizes, batches, last_logit_only
+from quantaudit.model.forward.batches import ONE, BatchLimit, divide, last_logit_only, padded_tokens
 from quantaudit.model.forward.capture import calls, capture
 from quantaudit.model.forward.half_softmax import half_softmax
 from quantaudit.model.loading.load import LoadedModel
@@ -49,7 +50,7 @@ def measure(
     loaded: LoadedModel,
     corpus: TokenizedCorpus,
     *,
-    batch_size: int = 1,
+    batch: BatchLimit = ONE,
     seed: int = 0,
     experts: Experts = "routed",
     shard: Shard | None = None,
@@ -57,37 +58,39 @@ def measure(
 ) -> Profile:
     """One forward pass over the corpus with every site tapped. `progress` is given the tokens of each batch.
 
-    Samples with images run one at a time, whatever the batch size. experts: `all` runs experts on all tokens, as
-    `oneshot` calibrates them, and observes both; `auto` does so for those that saw too few tokens, in a second pass,
-    unless this is a shard, which cannot know. shard: run this part of the batches only; the profile says so.
-    Ranks share the batches, and each of them returns the whole profile.
+    Samples with images run one at a time, whatever `batch` says. Where memory does not hold a batch of several samples,
+    the pass begins again with half as many in each. experts: `all` runs experts on all tokens, as `oneshot` calibrates
+    them, and observes both; `auto` does so for those that saw too few tokens, in a second pass, unless this is a shard,
+    which cannot know. shard: run this part of the batches only; the profile says so. Ranks share the batches, and each
+    of them returns the whole profile.
     """
-    sizes = batch_sizes(corpus.samples, batch_size)
+    divided = divide(corpus.samples, batch)
+    size = batch.samples if batch.tokens is None else max(map(len, divided))
     if shard is not None:
-        shard.check(len(sizes))
+        shard.check(len(divided))
     architecture = loaded.architecture_on_all_tokens if experts == "all" else loaded.architecture
-    non_text = non_text_sites(loaded.model, architecture.sites)
-    collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
+    own = deal(divided if shard is None else list(shard.deal(divided)), padded_tokens)
 
-    def dealt() -> Iterator[Batch]:
-        numbers = range(len(sizes)) if shard is None else list(shard.deal(range(len(sizes))))
-        own = set(deal(numbers, sizes.__getitem__))
-        all_batches = batches(corpus.samples, batch_size, pad=padding_token(loaded) or 0, device=loaded.device)
-        return (batch for number, batch in enumerate(all_batches) if number in own)
+    def gathered(dealt: Dealt, advance: Advance) -> tuple[StatisticsCollector, Counter[str], Counter[str]]:
+        non_text = non_text_sites(loaded.model, architecture.sites)
+        collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
+        with ExitStack() as stack:
+            if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
+                stack.enter_context(calibrate_all_experts())
+            stack.enter_context(collector.routing.follow(loaded.model))
+            fired = stack.enter_context(capture(loaded.model, architecture.sites, collector.receive, collector.refuse))
+            ran = stack.enter_context(calls(loaded.model, parents(architecture)))
+            stack.enter_context(last_logit_only(loaded.model))
+            stack.enter_context(half_softmax(loaded.model))
+            if loaded.weights is not None:
+                run_by_block(loaded, loaded.weights, collector, dealt, advance)
+            else:
+                stage = f"measuring{dealt.name}"
+                run_batches(loaded.model, collector, dealt, fired=fired, ran=ran, progress=advance, stage=stage)
+        return collector, fired, ran
 
-    with ExitStack() as stack:
-        if experts == "all" and any(expert_list.linearized for expert_list in architecture.expert_lists):
-            stack.enter_context(calibrate_all_experts())
-        stack.enter_context(collector.routing.follow(loaded.model))
-        fired = stack.enter_context(capture(loaded.model, architecture.sites, collector.receive, collector.refuse))
-        ran = stack.enter_context(calls(loaded.model, parents(architecture)))
-        stack.enter_context(last_logit_only(loaded.model))
-        stack.enter_context(half_softmax(loaded.model))
-        if loaded.weights is not None:
-            run_by_block(loaded, loaded.weights, collector, dealt(), progress)
-        else:
-            run_batches(loaded.model, collector, dealt(), fired=fired, ran=ran, progress=progress)
-
+    whole = Dealt(divided=own, pad=padding_token(loaded) or 0, device=loaded.device)
+    (collector, fired, ran), dealt = in_batches_that_fit(gathered, whole, progress)
     combine_ranks(collector, fired, ran)
     statistics = collector.result()
     profile = Profile.assemble(
@@ -95,7 +98,7 @@ def measure(
             quantaudit_version=__version__,
             model=loaded.info,
             corpus=corpus.info.model_copy(update={"padded": padded_samples(loaded, corpus)}),
-            environment=environment(loaded, batch_size=batch_size, seed=seed),
+            environment=environment(loaded, batch_size=size, batch_tokens=batch.tokens, seed=seed),
             samples=corpus.sample_infos(),
             sites=list(architecture.sites),
             unmeasured=[
@@ -126,7 +129,7 @@ def _padded(ids: NDArray[np.int64], pad: int) -> bool:
     return bool((ids[:2] == pad).all() or (ids[-2:] == pad).all())
 
 
-def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> EnvironmentInfo:
+def environment(loaded: LoadedModel, *, batch_size: int, seed: int, batch_tokens: int | None = None) -> EnvironmentInfo:
     """What the numbers of this run depend on, in addition to the model and the text."""
     config: Any = loaded.model.config
     return EnvironmentInfo(
@@ -137,6 +140,7 @@ def environment(loaded: LoadedModel, *, batch_size: int, seed: int) -> Environme
         attention=str(config._attn_implementation),
         arithmetic=arithmetic_now(loaded.model),
         batch_size=batch_size,
+        batch_tokens=batch_tokens,
         seed=seed,
         timings={},
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
+from quantaudit.common.progress import Advance, no_advance
 from quantaudit.measure.block_by_block import run_by_block
 from quantaudit.measure.collector import StatisticsCollector
+from quantaudit.measure.dealt import Dealt, in_batches_that_fit
 from quantaudit.measure.finished_batches import combine_ranks, run_batches
 from quantaudit.measure.profile import Profile, tokens, undersampled_experts, undersampled_inputs
-from quantaudit.model.forward.batches import Batch, last_logit_only
+from quantaudit.model.forward.batches import last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.hooks import watch_inputs
 from quantaudit.model.loading.load import LoadedModel
@@ -36,13 +38,11 @@ def undersampled_lists(profile: Profile, architecture: Architecture) -> dict[str
     }
 
 
-def run_undersampled_on_all_tokens(
-    loaded: LoadedModel, profile: Profile, batches: Callable[[], Iterable[Batch]]
-) -> Profile:
+def run_undersampled_on_all_tokens(loaded: LoadedModel, profile: Profile, dealt: Dealt) -> Profile:
     """The profile, with what undersampled experts make of all tokens in sites of their own; itself without any.
 
     One more pass over the corpus, in which these experts alone do more work than they are routed. What the model
-    computes stays what it is. batches: gives the batches of the first pass once more, on each rank its own.
+    computes stays what it is. dealt: the batches of the first pass, on each rank its own.
     """
     if not undersampled_inputs(profile):
         return profile
@@ -56,19 +56,24 @@ def run_undersampled_on_all_tokens(
     ]
     if not inputs:
         return profile
-    collector = StatisticsCollector(
-        architecture, non_text=non_text_sites(loaded.model, architecture.sites), all_tokens=True
-    )
-    extra = _ExtraRuns(loaded.model, experts, collector)
-    with ExitStack() as stack:
-        stack.enter_context(collector.routing.follow(loaded.model))
-        fired = stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
-        stack.enter_context(last_logit_only(loaded.model))
-        extra.attach(stack)
-        if loaded.weights is not None:
-            run_by_block(loaded, loaded.weights, collector, batches())
-        else:
-            run_batches(loaded.model, collector, batches(), fired=fired, ran=Counter())
+
+    def gathered(dealt: Dealt, _progress: Advance) -> tuple[StatisticsCollector, Counter[str]]:
+        non_text = non_text_sites(loaded.model, architecture.sites)
+        collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=True)
+        extra = _ExtraRuns(loaded.model, experts, collector)
+        with ExitStack() as stack:
+            stack.enter_context(collector.routing.follow(loaded.model))
+            fired = stack.enter_context(capture(loaded.model, inputs, extra.receive, collector.refuse))
+            stack.enter_context(last_logit_only(loaded.model))
+            extra.attach(stack)
+            if loaded.weights is not None:
+                run_by_block(loaded, loaded.weights, collector, dealt)
+            else:
+                stage = f"experts on all tokens{dealt.name}"
+                run_batches(loaded.model, collector, dealt, fired=fired, ran=Counter(), stage=stage)
+        return collector, fired
+
+    (collector, fired), _ = in_batches_that_fit(gathered, dealt, no_advance)
     combine_ranks(collector, fired, Counter())
     names = {site.name for site in inputs}
     over_all = {key: value for key, value in collector.result().items() if key[0] in names}

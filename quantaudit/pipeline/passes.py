@@ -59,7 +59,7 @@ def measure_samples(
         return measure(
             inputs.loaded,
             corpus,
-            batch_size=inputs.settings.measure.batch_size,
+            batch=inputs.batch,
             seed=inputs.settings.corpus.seed,
             experts=inputs.settings.measure.experts,
             shard=shard,
@@ -80,9 +80,7 @@ def ratios_of_inputs(inputs: AuditInputs, stages: Stages = silent_stages) -> dic
     eager = measured_eagerly(inputs.settings, longest)
     advance = stages(RATIOS, inputs.corpus.info.tokens, "tokens")
     with inputs.computed(), eager_attention(inputs.loaded.model) if eager else nullcontext():
-        return token_ratios(
-            inputs.loaded, inputs.corpus, batch_size=inputs.settings.measure.batch_size, progress=advance
-        )
+        return token_ratios(inputs.loaded, inputs.corpus, batch=inputs.batch, progress=advance)
 
 
 def measure_inputs(inputs: AuditInputs, stages: Stages = silent_stages, shard: Shard | None = None) -> Profile:

@@ -24,6 +24,7 @@ from quantaudit.model.blockwise.budget import copies_bytes, fits, loaded_dtype, 
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.arithmetic import choose_arithmetic, choose_for, computed_in, is_slow
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.forward.float32_products import WEIGHT_BYTES
 from quantaudit.model.forward.hooks import time_first_call
 from quantaudit.model.loading.checkpoint import Checkpoint, locate
@@ -65,12 +66,22 @@ class AuditInputs:
         """The same under other settings; what has been loaded is not loaded again."""
         return replace(self, settings=self.settings.changed(**options))
 
+    @property
+    def batch(self) -> BatchLimit:
+        """How much runs in one forward pass while it is measured."""
+        return batch_limit(self.settings)
+
     def computed(self) -> AbstractContextManager[None]:
         """The context that every pass of the model belongs in."""
         # Of blocks that come and go, only those of one are of use, and the others would wait in memory.
         blocks = self.loaded.weights
         kept = WEIGHT_BYTES if blocks is None else copies_bytes(blocks.largest)
         return computed_in(self.arithmetic, self.loaded.model, weight_bytes=kept)
+
+
+def batch_limit(settings: Settings) -> BatchLimit:
+    """How much runs in one forward pass while a model is measured under these settings."""
+    return BatchLimit(settings.measure.batch_size, settings.measure.batch_tokens)
 
 
 def prepare(

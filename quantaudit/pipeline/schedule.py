@@ -22,6 +22,7 @@ from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import UNLIMITED
 from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import run_in_lockstep
+from quantaudit.model.blockwise.memory import available_bytes
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.sites import Architecture
@@ -175,14 +176,15 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
     Passes of the simulation are timed on what it will run on, which is cut shorter than what is measured.
     """
     loaded, nothing = inputs.loaded, float("nan")
-    count = max(PROBED, inputs.settings.measure.batch_size) + 1
+    info = inputs.corpus.info
+    count = max(PROBED, inputs.batch.rows(info.tokens // info.samples)) + 1
     samples = typical(inputs.corpus.samples, count)
     evaluated = typical(tuple(select(inputs.corpus.samples, inputs.settings.simulate.evaluation_tokens)), count)
     brief = evaluated[-1] if evaluated else samples[-1]  # to warm up
 
     def bare(chosen: list[TokenizedSample]) -> None:
         with last_logit_only(loaded.model):
-            for batch in batches(chosen, 1, pad=0, device=loaded.device):
+            for batch in batches(chosen, device=loaded.device):
                 forward(loaded.model, batch)
 
     def logits(chosen: list[TokenizedSample]) -> None:
@@ -215,33 +217,50 @@ def probe(inputs: AuditInputs, *, tapped: bool = True, scored: bool = True) -> S
 
 
 def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[TokenizedSample]) -> Speed:
-    """The speed of a model that runs block by block, from what two blocks take, when they are read and once more."""
-    loaded, few = inputs.loaded, samples[: inputs.settings.measure.batch_size]
+    """The speed of a model that runs block by block, from what two blocks take.
 
-    def two_blocks() -> None:
-        with last_logit_only(loaded.model), InputStore(loaded.model, UNLIMITED) as store:
-            waiting = batches(few, len(few), pad=0, device=loaded.device)
-            run_in_lockstep(
-                loaded.model, weights.blocks, waiting, partial(forward, loaded.model), store=store, only=_BLOCKS
-            )
-        weights.drop()
+    They run on one sample to warm up, and then on it and on more: what more tokens take is computing, and what is left
+    is reading, from the disk or from what of it is in memory, as it will be.
+    """
+    loaded = inputs.loaded
 
-    with _timed(loaded.device) as cold:
-        two_blocks()
-    with _timed(loaded.device) as warm:
-        two_blocks()
+    def two_blocks(chosen: Sequence[TokenizedSample]) -> float:
+        with _timed(loaded.device) as took:
+            with last_logit_only(loaded.model), InputStore(loaded.model, UNLIMITED) as store:
+                waiting = batches(chosen, inputs.batch, device=loaded.device)
+                run_in_lockstep(
+                    loaded.model, weights.blocks, waiting, partial(forward, loaded.model), store=store, only=_BLOCKS
+                )
+            weights.drop()
+        return took[0]
+
+    few = samples[:1]
+    tokens, all_tokens = (sum(len(sample.ids) for sample in chosen) for chosen in (few, samples))
+    cold, once, more = two_blocks(few), two_blocks(few), two_blocks(samples)
+    computing, reading = split_time(once, tokens, more, all_tokens)
+    if sum(weights.bytes) > available_bytes():  # the system's cache of files does not keep them
+        reading = max(reading, cold - computing * tokens)
     blocks = len(weights.blocks) / min(_BLOCKS, len(weights.blocks))
-    tokens, hidden = sum(len(sample.ids) for sample in few), hidden_size(loaded.model)
     head: Any = loaded.model.get_output_embeddings()  # type: ignore[operator]
     with _timed(loaded.device) as logits, torch.no_grad():
-        head(torch.zeros(1, tokens, hidden, dtype=head.weight.dtype, device=loaded.device))
-    forward_seconds = blocks * warm[0] / tokens
+        head(torch.zeros(1, tokens, hidden_size(loaded.model), dtype=head.weight.dtype, device=loaded.device))
     return Speed(
-        measured=TAPPED * forward_seconds,
-        forward=forward_seconds,
-        scored=forward_seconds + logits[0] / tokens,
-        reading=blocks * max(0.0, cold[0] - warm[0]),
+        measured=TAPPED * blocks * computing,
+        forward=blocks * computing,
+        scored=blocks * computing + logits[0] / tokens,
+        reading=blocks * reading,
     )
+
+
+def split_time(once: float, few: int, more: float, many: int) -> tuple[float, float]:
+    """Seconds a token, and seconds that do not depend on tokens, of two runs over `few` and over `many` of them.
+
+    Where the longer one took hardly longer, no more than all of it is either.
+    """
+    if many <= few:
+        return once / few, 0.0
+    each = min(max((more - once) / (many - few), 0.0), more / many)
+    return each, max(0.0, more - each * many)
 
 
 def typical(samples: tuple[TokenizedSample, ...], count: int) -> list[TokenizedSample]:

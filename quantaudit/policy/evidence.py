@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from quantaudit.policy.sections import EvidenceRules, Policy
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.stats.interval import MOST_SAMPLES, Interval, mean_interval, samples_to_decide
 
@@ -20,13 +20,16 @@ estimate itself.
 class Enough:
     """How much evaluation text most likely decides: samples and tokens, with those of a sample as now.
 
-    held: tokens that the corpus holds for evaluation; None where that is not known. evaluated: those that were.
+    held: tokens that the corpus holds for evaluation, or the part of it that was taken; None where that is not known.
+    evaluated: those that were. taken, available: samples of the corpus where a part of it was taken, and all of them.
     """
 
     samples: int
     tokens: int
     evaluated: int
     held: int | None = None
+    taken: int = 0
+    available: int = 0
 
     def __str__(self) -> str:
         """What to evaluate, as a sentence."""
@@ -35,6 +38,12 @@ class Enough:
                 "It lies so near the limit that more text cannot be expected to decide it: choose the limit knowingly."
             )
         amount = f"{self.tokens:,} evaluation tokens (some {self.samples:,} samples)"
+        if self.held is not None and self.tokens > self.held and self.taken < self.available:
+            return (
+                f"About {amount} would most likely decide it, more than the {self.held:,} that {self.taken:,} of "
+                f"{self.available:,} samples hold for evaluation: {self._more_of_it(self.held)}or a limit that is "
+                "further away."
+            )
         if self.held is not None and self.tokens > self.held:
             tried = self.evaluated >= self.held or self.tokens > HOPE * self.held
             first = "" if tried else f"those may do (--evaluation-tokens {self.held}); else "
@@ -43,6 +52,17 @@ class Enough:
                 f"evaluation: {first}give more text, or a limit that is further away."
             )
         return f"About {amount} would most likely decide it: --evaluation-tokens {self.tokens}."
+
+    def _more_of_it(self, held: int) -> str:
+        """How more of the corpus is taken, as far as it reaches. held: tokens of the part that was taken."""
+        most = held * self.available // self.taken
+        if self.tokens <= most:
+            count = min(math.ceil(self.taken * self.tokens / max(held, 1)), self.available)
+            return f"give --samples {count} --evaluation-tokens {self.tokens}, "
+        if self.tokens <= HOPE * most:
+            options = f"--samples {self.available} --evaluation-tokens {self.tokens}"
+            return f"all of them may do ({options}); else give more text, "
+        return "give more text, "
 
 
 def kl_interval(row: RecipeRow, rules: EvidenceRules) -> Interval | None:
@@ -104,10 +124,10 @@ def too_few(tokens: int, samples: int, rules: EvidenceRules) -> str | None:
     )
 
 
-def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> Enough | None:
+def enough(policy: Policy, row: RecipeRow, corpus: CorpusInfo | None = None) -> Enough | None:
     """How much text would most likely decide all that is open about a row; None where nothing is, or nobody knows.
 
-    corpus: how much of it there is for evaluation. A limit that cannot change the verdict, because top-1 is worse than
+    corpus: which text there is. A limit that cannot change the verdict, because top-1 is worse than
     it, is not waited for.
     """
     outlook = look(policy, row)
@@ -122,7 +142,9 @@ def enough(policy: Policy, row: RecipeRow, corpus: SplitInfo | None = None) -> E
         samples=wanted,
         tokens=_rounded_up(max(wanted * _tokens_of_a_sample(row, wanted, corpus), policy.evaluation.tokens)),
         evaluated=row.tokens,
-        held=None if corpus is None else corpus.tokens,
+        held=None if corpus is None else corpus.evaluation.tokens,
+        taken=0 if corpus is None else corpus.samples,
+        available=0 if corpus is None else corpus.available or 0,
     )
 
 
@@ -161,10 +183,11 @@ def look(policy: Policy, row: RecipeRow) -> Outlook | None:
     )
 
 
-def _tokens_of_a_sample(row: RecipeRow, samples: int, corpus: SplitInfo | None) -> float:
+def _tokens_of_a_sample(row: RecipeRow, samples: int, corpus: CorpusInfo | None) -> float:
     """Mean tokens of a sample. Of large budgets single samples are cut less, and may have the corpus' own length."""
     now = row.tokens / row.samples
-    whole = now if corpus is None or not corpus.samples else corpus.tokens / corpus.samples
+    text = None if corpus is None else corpus.evaluation
+    whole = now if text is None or not text.samples else text.tokens / text.samples
     return max(now, whole) if samples * now > CUT_ALIKE else now
 
 

@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.policy.evidence import Outlook, enough, look, too_few
 from quantaudit.policy.sections import Policy
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.stats.interval import Interval
 
@@ -21,12 +21,12 @@ def judge(
     obstacles: list[str],
     *,
     broken: bool = False,
-    corpus: SplitInfo | None = None,
+    corpus: CorpusInfo | None = None,
 ) -> tuple[Status, str]:
     """Status of one scheme and the reason in words. obstacles: why nothing can be concluded, if anything.
 
-    broken: whether the unquantized model has non-finite activations, be it in a few samples only. corpus: how much text
-    there is for evaluation. The worse of KL and top-1 decides, KL by its interval: one that crosses a limit leaves more
+    broken: whether the unquantized model has non-finite activations, be it in a few samples only. corpus: which text
+    there is. The worse of KL and top-1 decides, KL by its interval: one that crosses a limit leaves more
     than one status possible, and then none is given. Too little text can only show harm: an interval that lies
     beyond the limits is so wide for few samples that it says enough. What is non-finite is NOT READY even where much
     was not measured.
@@ -59,7 +59,7 @@ def passes(policy: Policy, recipe: RecipeRow) -> bool:
     return status in ("READY", "READY WITH CARE")
 
 
-def undecided(policy: Policy, recipe: RecipeRow, outlook: Outlook, corpus: SplitInfo | None) -> str:
+def undecided(policy: Policy, recipe: RecipeRow, outlook: Outlook, corpus: CorpusInfo | None) -> str:
     """What a row leaves possible, by which limit, and how much more text would decide it."""
     parts = [f"that of the KL crosses {limit_number(limit)}" for limit in outlook.open_kl]
     statuses = " or ".join(_status(rank) for rank in range(outlook.best, outlook.worst + 1))

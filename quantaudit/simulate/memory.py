@@ -23,6 +23,7 @@ from quantaudit.model.blockwise.budget import (
 )
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.experts import is_linearized
+from quantaudit.model.forward.batches import ONE, BatchLimit
 from quantaudit.model.sites import Architecture
 from quantaudit.model.structure import hidden_size, linears
 from quantaudit.simulate.logits.score_plans import KEPT_BYTES
@@ -115,15 +116,18 @@ class Lengths:
         samples: Sequence[TokenizedSample],
         evaluated: Sequence[TokenizedSample] = (),
         *,
-        batch_size: int = 1,
+        batch: BatchLimit = ONE,
         ranks: int = 1,
     ) -> Lengths:
         """Of a rank, where whole samples are dealt to several."""
         lengths, cut = [len(sample.ids) for sample in samples], [len(sample.ids) for sample in evaluated]
+        longest = max(lengths, default=0)
+        # Batches of shorter samples may have more tokens than that of the longest, up to all that are allowed.
+        rows = batch.samples if batch.tokens is None else -(-batch.tokens // max(longest, 1))
         return cls(
-            rows=min(batch_size, len(lengths)),
-            longest=max(lengths, default=0),
-            tokens=max(sum(lengths) // ranks, max(lengths, default=0)),
+            rows=min(rows, len(lengths)),
+            longest=longest,
+            tokens=max(sum(lengths) // ranks, longest),
             evaluated=max(sum(cut) // ranks, max(cut, default=0)),
             longest_evaluated=max(cut, default=0),
             draws=draws_for(sum(cut)),

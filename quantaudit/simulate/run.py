@@ -75,7 +75,7 @@ def simulate(
     selection = evaluation.choose(samples, evaluation_tokens, loaded.tokenizer)
     chosen = selection.samples
     if loaded.weights is not None:
-        check_side_by_side(loaded.model, loaded.weights, batches(chosen, 1, pad=0, device=loaded.device))
+        check_side_by_side(loaded.model, loaded.weights, batches(chosen, device=loaded.device))
     experiment = _experiment(loaded, profile, chosen, schemes)
     quantizable = experiment.only(_called_groups(experiment, profile))
     predicted = _predict_groups(experiment, quantizable, groups, stages)

@@ -26,6 +26,7 @@ from quantaudit.model.blockwise.input_store import Room
 from quantaudit.model.blockwise.memory import resident_bytes
 from quantaudit.model.forward.arithmetic import computed_in
 from quantaudit.model.forward.attention import eager_attention
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.pipeline.measure import measure as run_measure
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.settings import Settings
@@ -51,8 +52,8 @@ def same(folder: Path, experts: Experts = "auto", batch_size: int = 1) -> int:
     whole, parts = load(folder), load(folder, by_block=True)
     assert parts.info == whole.info
     assert parts.weights is not None, parts.runs_whole
-    expected = measure(whole, corpus, experts=experts, batch_size=batch_size)
-    found = measure(parts, corpus, experts=experts, batch_size=batch_size)
+    expected = measure(whole, corpus, experts=experts, batch=BatchLimit(batch_size))
+    found = measure(parts, corpus, experts=experts, batch=BatchLimit(batch_size))
     assert profile_bytes(found) == profile_bytes(expected)
     assert hooks(parts.model) == hooks(whole.model) + len(parts.weights.blocks)
     return parts.weights.loads

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from quantaudit import cli
 from quantaudit.card.schema import Card, load_card
 from quantaudit.common.choices import INT8_SCHEMES, STANDARD_SCHEMES
+from quantaudit.common.outputs.claims import Output, claimed
 from quantaudit.measure.profile import Profile, load_profile, save_profile
 from tests.builders import save_checkpoint, tiny_model
 
@@ -189,6 +190,33 @@ def test_a_report_refuses_to_overwrite_without_force(quantaudit: Quantaudit, tin
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize(("arguments", "whose"), [(["--dtype", "int3"], "--dtype"), ([], "another run writes there")])
+def test_a_wrong_option_is_said_before_one_is_told_to_wait(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path, arguments: list[str], whose: str
+) -> None:
+    with claimed([Output(option="--out", path=tmp_path / "card", folder=True)], {}):
+        code, _, err = quantaudit("report", tiny_folder, "--out", tmp_path / "card", *arguments)
+    assert code == 2
+    assert whose in err
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize(("verb", "name"), [("report", "card"), ("measure", "profile.safetensors")])
+def test_to_resume_what_has_ended_names_what_starts_again(
+    quantaudit: Quantaudit, tiny_folder: Path, tmp_path: Path, verb: str, name: str, kept: bool
+) -> None:
+    place = Output(option="--out", path=tmp_path / name, folder=verb == "report")
+    if place.folder:
+        place.path.mkdir()
+    (place.path / "card.json" if place.folder else place.path).write_text("{}")
+    if kept:
+        place.hidden("resume").mkdir()
+    code, _, err = quantaudit(verb, tiny_folder, "--out", place.path, "--resume")
+    assert code == 2
+    assert ("no interrupted run is kept there: --force starts again" in err) is not kept
+    assert "--force" in err
+
+
 def folder_without_config(tmp: Path, _: Path) -> list[object]:
     (tmp / "empty").mkdir()
     return ["report", tmp / "empty"]
@@ -310,6 +338,26 @@ def test_batch_size_changes_no_count_and_is_recorded(
         assert a is not None
         assert b is not None
         assert (a.tokens, a.distribution.counts.sum()) == (b.tokens, b.distribution.counts.sum())
+
+
+def test_batches_by_tokens_change_no_count_and_are_recorded(
+    quantaudit: Quantaudit, report: Path, tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "p.safetensors"
+    measure = ("measure", tiny_folder, "--corpus", corpus_file, "--out", out)
+    assert quantaudit(*measure, "--batch-tokens", 200)[0] == 0
+    one, several = load_profile(report / "profile.safetensors"), load_profile(out)
+    ran = several.provenance.environment
+    assert ran.batch_tokens == 200
+    assert 1 < ran.batch_size < len(one.provenance.samples)
+    for site in one.sites:
+        a, b = one.whole(site.name), several.whole(site.name)
+        assert a is not None
+        assert b is not None
+        assert (a.tokens, a.distribution.counts.sum()) == (b.tokens, b.distribution.counts.sum())
+    code, _, err = quantaudit(*measure, "--force", "--batch-tokens", 200, "--batch-size", 4)
+    assert code == 2
+    assert "--batch-tokens: says how large batches are, and so does --batch-size" in err
 
 
 def test_the_papers_statistics_are_written_beside_the_profile(

@@ -23,6 +23,7 @@ from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.measure.shard import Shard
 from quantaudit.model.experts import calibrate_all_experts, extra_work, linearize
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.pipeline.prepare import AuditInputs, check_profile
@@ -59,8 +60,8 @@ def loaded(tiny_loaded: LoadedModel) -> LoadedModel:
 @pytest.fixture(scope="module")
 def profiles(loaded: LoadedModel, corpus: TokenizedCorpus) -> dict[Experts, Profile]:
     return {
-        "routed": measure(loaded, corpus, batch_size=3, experts="routed"),
-        "all": measure(loaded, corpus, batch_size=3, experts="all"),
+        "routed": measure(loaded, corpus, batch=BatchLimit(3), experts="routed"),
+        "all": measure(loaded, corpus, batch=BatchLimit(3), experts="all"),
     }
 
 
@@ -164,7 +165,9 @@ def test_undersampled_experts_are_run_on_all_tokens_and_the_others_are_not(
     tiny_loaded: LoadedModel, short: TokenizedCorpus, name: str
 ) -> None:
     loaded = mixture(tiny_loaded, name)
-    routed, everywhere, auto = (measure(loaded, short, batch_size=2, experts=e) for e in ("routed", "all", "auto"))
+    routed, everywhere, auto = (
+        measure(loaded, short, batch=BatchLimit(2), experts=e) for e in ("routed", "all", "auto")
+    )
     assert undersampled(routed)
     assert not undersampled(auto)
     assert auto.experts == "routed"
@@ -193,12 +196,12 @@ def test_a_shard_cannot_know_which_experts_are_undersampled(tiny_loaded: LoadedM
 
 
 def card_of(loaded: LoadedModel, corpus: TokenizedCorpus, experts: Experts) -> Card:
-    profile = measure(loaded, corpus, batch_size=2, experts=experts)
+    profile = measure(loaded, corpus, batch=BatchLimit(2), experts=experts)
     return build_card(profile, [], None, load_policy("default"), timings={})
 
 
 def test_an_expert_that_one_split_does_not_reach_is_listed(tiny_loaded: LoadedModel, corpus: TokenizedCorpus) -> None:
-    profile = measure(mixture(tiny_loaded, "gpt-oss"), corpus, batch_size=2)
+    profile = measure(mixture(tiny_loaded, "gpt-oss"), corpus, batch=BatchLimit(2))
     missing = "layers.1.mlp.experts.2.down_proj.input"
     statistics = {key: value for key, value in profile.statistics.items() if key != (missing, "evaluation")}
     card = build_card(replace(profile, statistics=statistics), [], None, load_policy("default"), timings={})

@@ -19,6 +19,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.forward.capture import first_tensor, router_logits
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import Architecture, discover
@@ -60,7 +61,7 @@ def architecture(loaded: LoadedModel) -> Architecture:
 
 @pytest.fixture(scope="module")
 def profile(loaded: LoadedModel, corpus: TokenizedCorpus) -> Profile:
-    return measure(loaded, corpus, batch_size=3)
+    return measure(loaded, corpus, batch=BatchLimit(3))
 
 
 def linears(model: nn.Module) -> list[str]:
@@ -246,7 +247,7 @@ def test_a_planted_spike_is_found_where_it_was_planted(loaded: LoadedModel, arch
 
 
 def audited(loaded: LoadedModel, corpus: TokenizedCorpus) -> Card:
-    profile = measure(loaded, corpus, batch_size=2)
+    profile = measure(loaded, corpus, batch=BatchLimit(2))
     simulation = simulate(loaded, profile, corpus.samples, list(SCHEMES.values()), evaluation_tokens=64)
     return build_card(profile, [], simulation, load_policy("default"), timings={})
 
@@ -298,7 +299,7 @@ def test_stacked_experts_that_are_not_split_are_inconclusive(tiny_loaded: Loaded
 def test_padding_never_reaches_an_expert(tiny_loaded: LoadedModel) -> None:
     loaded = moe(tiny_loaded, "qwen3-moe")
     corpus = random_corpus([31, 5, 3, 2])
-    together = measure(loaded, corpus, batch_size=4)
+    together = measure(loaded, corpus, batch=BatchLimit(4))
     for name in ("layers.0.mlp.experts.down_proj.input", "layers.1.mlp.experts.gate_up_proj.input"):
         found = together.whole(name)
         assert found is not None

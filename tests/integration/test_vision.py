@@ -19,7 +19,7 @@ from quantaudit.errors import CorpusError, ModelError
 from quantaudit.measure.collector import PATCH
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
-from quantaudit.model.forward.batches import NO_TOKEN, arguments, batches
+from quantaudit.model.forward.batches import NO_TOKEN, BatchLimit, arguments, batches
 from quantaudit.model.loading.checkpoint import locate
 from quantaudit.model.loading.load import LoadedModel, load_skeleton
 from quantaudit.model.loading.processor import load_processor
@@ -218,7 +218,7 @@ def test_a_picture_is_a_turn_of_the_user_before_its_text(subject: AuditInputs) -
 def test_the_corpus_counts_its_images_and_any_batch_size_gives_the_same(subject: AuditInputs, profile: Profile) -> None:
     assert (subject.corpus.info.images, subject.corpus.info.samples) == (6, 12)
     with subject.computed():
-        again = measure(subject.loaded, subject.corpus, batch_size=4)
+        again = measure(subject.loaded, subject.corpus, batch=BatchLimit(4))
     vision = tower(subject.loaded.model)
     for site in profile.sites:
         a, b = profile.whole(site.name), again.whole(site.name)
@@ -297,7 +297,7 @@ def test_without_special_tokens_placeholders_stand_before_the_text(
 def test_a_checkpoint_without_template_takes_images_too(family: str, corpus_file: Path, tmp_path: Path) -> None:
     subject = prepare(settings(SAVE[family](tmp_path / "m", template=False), corpus_file))
     sample = next(s for s in subject.corpus.samples if s.pictures is not None)
-    (batch,) = batches([sample], 1, pad=0, device=torch.device("cpu"))
+    (batch,) = batches([sample], device=torch.device("cpu"))
     with torch.no_grad():
         logits = subject.loaded.model(**arguments(subject.loaded.model, batch)).logits
     assert logits.shape == (1, len(sample.ids), VOCABULARY)
@@ -312,10 +312,10 @@ def test_a_sample_is_cut_behind_its_images_only(subject: AuditInputs) -> None:
     (cut,) = select([sample], least + 3)
     assert len(cut.ids) == least + 3
     assert select([sample], least - 1) == []
-    (batch,) = batches([cut], 1, pad=0, device=torch.device("cpu"))
+    (batch,) = batches([cut], device=torch.device("cpu"))
     with torch.no_grad():
         short = subject.loaded.model(**arguments(subject.loaded.model, batch)).logits
-        (whole,) = batches([sample], 1, pad=0, device=torch.device("cpu"))
+        (whole,) = batches([sample], device=torch.device("cpu"))
         full = subject.loaded.model(**arguments(subject.loaded.model, whole)).logits
     torch.testing.assert_close(short[0], full[0, : least + 3], rtol=0.05, atol=0.05)
 

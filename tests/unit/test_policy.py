@@ -136,4 +136,10 @@ def test_what_the_corpus_holds_is_tried_before_more_text_is_asked_for() -> None:
     assert "those may do (--evaluation-tokens 4000); else give more text" in str(row)
     assert str(replace(row, evaluated=4000)).endswith("evaluation: give more text, or a limit that is further away.")
     assert "those may do" not in str(replace(row, held=1294, tokens=20_000))
+    part = replace(row, held=1294, taken=96, available=263)
+    assert "more than the 1,294 that 96 of 263 samples hold for evaluation: all of them may do (--samples 263 " in str(
+        part
+    )
+    assert "give --samples 186 --evaluation-tokens 2500, or a limit" in str(replace(part, tokens=2500))
+    assert "evaluation: give more text, or a limit" in str(replace(part, tokens=20_000))
     assert str(replace(row, held=6000)).endswith("most likely decide it: --evaluation-tokens 5000.")

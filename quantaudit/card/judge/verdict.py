@@ -12,7 +12,7 @@ from quantaudit.card.text import capital, counted, share_in_words
 from quantaudit.policy import Policy, Status, judge, passes, scores
 from quantaudit.policy.evidence import enough, kl_interval, look
 from quantaudit.policy.judge import kl_range
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation, TensorErrorRow
 from quantaudit.simulate.sensitivity.ranking import Measure, measure_of, shares, worst_first
 
@@ -32,11 +32,11 @@ def decide(
     simulation: Simulation | None,
     findings: Sequence[Finding],
     policy: Policy,
-    corpus: SplitInfo | None = None,
+    corpus: CorpusInfo | None = None,
 ) -> Verdict:
     """Verdict for every simulated scheme; without a simulation, one that says so.
 
-    corpus: how much text there is for evaluation.
+    corpus: which text there is.
     """
     named = {"policy": policy.name, "policy_digest": policy.digest, "extends": list(policy.extends)}
     if simulation is None:

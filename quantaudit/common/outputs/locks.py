@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PREFIX = ".quantaudit-"
 """Begins the names of all that this package keeps in a folder while it writes there."""
+RESUME = "resume"
+"""Ends the name of the folder that keeps what an interrupted run had finished."""
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 """What a file system without locks answers; a run there goes on without."""
 _LONGEST = 160

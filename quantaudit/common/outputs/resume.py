@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import Any
 
 from quantaudit.common.outputs.claims import Output
+from quantaudit.common.outputs.locks import RESUME
 from quantaudit.common.ranks.team import team
 from quantaudit.errors import OutputError
 
@@ -89,7 +90,7 @@ class RunState:
     """
 
     def __init__(self, output: Output, *, resume: bool, say: Callable[[str], None]) -> None:
-        self._folder = output.hidden("resume")
+        self._folder = output.hidden(RESUME)
         self._output, self._resume, self._say = output, resume, say
         self._stages: Counter[str] = Counter()
         self._file: sqlite3.Connection | None = None

@@ -16,7 +16,7 @@ from quantaudit.policy.evidence import look, too_few
 from quantaudit.policy.judge import UNKNOWN_ERROR
 from quantaudit.policy.judge import undecided as open_verdict
 from quantaudit.policy.sections import Ceiling
-from quantaudit.provenance import SplitInfo
+from quantaudit.provenance import CorpusInfo
 from quantaudit.simulate.records import RecipeRow
 from quantaudit.simulate.sensitivity.ranking import worst_first
 
@@ -201,9 +201,7 @@ def undecided(evidence: Evidence) -> Iterator[Hit]:
     few, outlook = thin(evidence), look(evidence.policy, row)
     if outlook is not None and outlook.harmful:
         return
-    text, severity = (
-        (few, INCONCLUSIVE) if few is not None else _left_open(row, evidence.policy, evidence.card.corpus.evaluation)
-    )
+    text, severity = (few, INCONCLUSIVE) if few is not None else _left_open(row, evidence.policy, evidence.card.corpus)
     if text is not None:
         yield Hit(message=text, value=score.kl, severity=severity, why=evidence.policy.evaluation.reason)
 
@@ -211,7 +209,7 @@ def undecided(evidence: Evidence) -> Iterator[Hit]:
 INCONCLUSIVE: GateSeverity = "inconclusive"
 
 
-def _left_open(row: RecipeRow, policy: Policy, text: SplitInfo) -> tuple[str | None, GateSeverity]:
+def _left_open(row: RecipeRow, policy: Policy, text: CorpusInfo) -> tuple[str | None, GateSeverity]:
     """What a measured row leaves open, as a clause, and how grave that is; None where it decides."""
     outlook = look(policy, row)
     if row.kl is None:

@@ -19,7 +19,7 @@ from quantaudit.measure.collector import by_token
 from quantaudit.measure.follower import Follower
 from quantaudit.measure.paper.reference import TokenRatios
 from quantaudit.measure.run import padding_token
-from quantaudit.model.forward.batches import batches, forward, last_logit_only
+from quantaudit.model.forward.batches import ONE, BatchLimit, batches, forward, last_logit_only
 from quantaudit.model.forward.capture import capture
 from quantaudit.model.forward.half_softmax import half_softmax
 from quantaudit.model.loading.load import LoadedModel
@@ -31,13 +31,13 @@ KINDS = ("embedding", "residual", "attention_output", "mlp_output", "final_norm"
 
 
 def token_ratios(
-    loaded: LoadedModel, corpus: TokenizedCorpus, *, batch_size: int = 1, progress: Advance = no_advance
+    loaded: LoadedModel, corpus: TokenizedCorpus, *, batch: BatchLimit = ONE, progress: Advance = no_advance
 ) -> dict[str, TokenRatios]:
     """Site → its ratios, of every site of these kinds that has a row for each token, and a median above zero."""
     non_text = non_text_sites(loaded.model, loaded.architecture.sites)
     sites = [site for site in loaded.architecture.sites if site.kind in KINDS and site.name not in non_text]
     collector = RatioCollector()
-    all_batches = batches(corpus.samples, batch_size, pad=padding_token(loaded) or 0, device=loaded.device)
+    all_batches = batches(corpus.samples, batch, pad=padding_token(loaded) or 0, device=loaded.device)
     with ExitStack() as stack:
         stack.enter_context(capture(loaded.model, sites, collector.receive, collector.refuse))
         stack.enter_context(last_logit_only(loaded.model))
@@ -45,10 +45,10 @@ def token_ratios(
         if loaded.weights is not None:
             run_by_block(loaded, loaded.weights, collector, all_batches, progress)
         else:
-            for batch in all_batches:
-                collector.batch = batch
-                forward(loaded.model, batch)
-                progress(batch.tokens)
+            for rows in all_batches:
+                collector.batch = rows
+                forward(loaded.model, rows)
+                progress(rows.tokens)
     return collector.result()
 
 

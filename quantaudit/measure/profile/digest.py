@@ -26,7 +26,7 @@ _CORPUS = {
     "images",
     "available",
 }
-_RUN = {"device", "attention", "arithmetic", "batch_size", "seed"}
+_RUN = {"device", "attention", "arithmetic", "batch_size", "batch_tokens", "seed"}
 _REDACTED_ARRAYS = {"peak_token", "peak_position"}
 
 

@@ -63,8 +63,11 @@ def _check_one_run(a: Provenance, b: Provenance) -> None:
             "profiles were measured with different arithmetic",
             hint="measure all shards alike: --arithmetic native, or float32",
         )
-    if (a.shards or b.shards) and a.environment.batch_size != b.environment.batch_size:
-        raise FormatError("shards were measured with different --batch-size", hint="measure all shards alike")
+    divided = [(p.environment.batch_size, p.environment.batch_tokens) for p in (a, b)]
+    if (a.shards or b.shards) and divided[0] != divided[1]:
+        raise FormatError(
+            "shards were measured with different --batch-size or --batch-tokens", hint="measure all shards alike"
+        )
 
 
 def _united_shards(a: ShardsInfo | None, b: ShardsInfo | None) -> ShardsInfo | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.errors import MeasurementError, QuantauditError
+from quantaudit.errors import MeasurementError, QuantauditError, is_out_of_memory
 from quantaudit.model.forward.hooks import replace_inputs
 from quantaudit.model.forward.routing import Routed
 from quantaudit.provenance import SPLITS
@@ -126,39 +126,68 @@ class Batch:
         return ((self.labels(), routed.chosen),)
 
 
-def batches(
-    samples: Sequence[TokenizedSample], size: int, *, pad: int, device: torch.device, side: PaddingSide = "right"
-) -> Iterator[Batch]:
-    """Groups of `size` samples, of similar length so that little is computed on padding.
+@dataclass(frozen=True, slots=True)
+class BatchLimit:
+    """How much runs in one forward pass. samples: at most so many. tokens: as many samples as have at most so many
+    tokens, padding included, or one that has more; None where samples alone are counted.
+    """
+
+    samples: int = 1
+    tokens: int | None = None
+
+    def rows(self, longest: int) -> int:
+        """Samples in a batch whose longest has so many tokens."""
+        return self.samples if self.tokens is None else max(1, self.tokens // max(longest, 1))
+
+
+ONE = BatchLimit()
+"""Samples one by one."""
+
+
+def divide(samples: Sequence[TokenizedSample], limit: BatchLimit = ONE) -> list[list[TokenizedSample]]:
+    """Samples by batch, longest first, of similar length in each so that little is computed on padding.
 
     A sample with images is a batch of its own: models join images to text in ways that differ, and none pads them.
     """
     order = sorted(samples, key=lambda sample: (-len(sample.ids), sample.index))
     text = [sample for sample in order if sample.pictures is None]
-    for start in range(0, len(text), size):
-        rows = text[start : start + size]
-        padded = Batch(samples=tuple(rows), input_ids=torch.full((len(rows), len(rows[0].ids)), pad), side=side)
-        for row, sample in zip(padded.input_ids, rows, strict=True):
-            row[padded.columns(sample)] = torch.from_numpy(sample.ids)
-        yield replace(padded, input_ids=padded.input_ids.to(device))
-    for sample in order:
-        if sample.pictures is not None:
-            inputs = {name: value.to(device) for name, value in sample.pictures.inputs(len(sample.ids)).items()}
-            yield Batch(samples=(sample,), input_ids=torch.from_numpy(sample.ids)[None].to(device), inputs=inputs)
+    divided = []
+    while text:
+        rows = limit.rows(len(text[0].ids))
+        divided.append(text[:rows])
+        text = text[rows:]
+    return divided + [[sample] for sample in order if sample.pictures is not None]
 
 
-def batch_sizes(samples: Sequence[TokenizedSample], size: int) -> list[int]:
-    """Tokens, padding included, of every batch that `batches` makes of these samples."""
-    text, pictures = (
-        sorted((len(sample.ids) for sample in samples if (sample.pictures is not None) is with_images), reverse=True)
-        for with_images in (False, True)
-    )
-    return [text[start] * len(text[start : start + size]) for start in range(0, len(text), size)] + pictures
+def padded_tokens(samples: Sequence[TokenizedSample]) -> int:
+    """Tokens of a batch of these samples, padding included."""
+    return len(samples) * max(len(sample.ids) for sample in samples)
 
 
-def count_batches(samples: Sequence[TokenizedSample], size: int) -> int:
-    """How many batches `batches` makes of these samples."""
-    return len(batch_sizes(samples, size))
+def batches(
+    samples: Sequence[TokenizedSample],
+    limit: BatchLimit = ONE,
+    *,
+    pad: int = 0,
+    device: torch.device,
+    side: PaddingSide = "right",
+) -> Iterator[Batch]:
+    """The batches that `divide` makes of samples, each padded with the token `pad` on one side."""
+    return (batch_of(rows, pad=pad, device=device, side=side) for rows in divide(samples, limit))
+
+
+def batch_of(
+    samples: Sequence[TokenizedSample], *, pad: int = 0, device: torch.device, side: PaddingSide = "right"
+) -> Batch:
+    """Samples, the longest first, as one batch; several, or one that may have images."""
+    first = samples[0]
+    if first.pictures is not None:
+        inputs = {name: value.to(device) for name, value in first.pictures.inputs(len(first.ids)).items()}
+        return Batch(samples=(first,), input_ids=torch.from_numpy(first.ids)[None].to(device), inputs=inputs)
+    padded = Batch(samples=tuple(samples), input_ids=torch.full((len(samples), len(first.ids)), pad), side=side)
+    for row, sample in zip(padded.input_ids, samples, strict=True):
+        row[padded.columns(sample)] = torch.from_numpy(sample.ids)
+    return replace(padded, input_ids=padded.input_ids.to(device))
 
 
 def arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
@@ -211,7 +240,7 @@ def forward(model: nn.Module, batch: Batch) -> Tensor:
 
 def _raised_by_the_model(error: Exception) -> bool:
     """Whether an error came from a model's code: not from a hook of ours, nor for want of memory."""
-    if isinstance(error, QuantauditError | MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if isinstance(error, QuantauditError) or is_out_of_memory(error):
         return False
     codes = [frame.f_code for frame, _line in traceback.walk_tb(error.__traceback__)][1:]
     # A mode that functions of PyTorch pass through calls them for the model.

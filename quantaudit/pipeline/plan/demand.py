@@ -9,6 +9,7 @@ from torch import nn
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Architecture
 from quantaudit.pipeline.passes import COPIES, measured_eagerly
+from quantaudit.pipeline.prepare import batch_limit
 from quantaudit.settings import Settings
 from quantaudit.simulate import memory
 from quantaudit.simulate.cost import MIXTURES, Work
@@ -34,7 +35,7 @@ class Demands:
         self._model, self._blocks = model, architecture.blocks
         self.sizes = ModelBytes.of(model, architecture, converted=converted, wide=wide)
         evaluated = select(samples, settings.simulate.evaluation_tokens) if work.evaluated else []
-        self.lengths = Lengths.of(samples, evaluated, batch_size=settings.measure.batch_size, ranks=ranks)
+        self.lengths = Lengths.of(samples, evaluated, batch=batch_limit(settings), ranks=ranks)
         self._eager = measured_eagerly(settings, self.lengths.longest)
         self._plans = work.schemes + MIXTURES + work.recipes
         self._copies = COPIES if work.evaluated else 1

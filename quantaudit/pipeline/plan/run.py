@@ -30,7 +30,7 @@ from quantaudit.pipeline.plan import probe
 from quantaudit.pipeline.plan.demand import Demands
 from quantaudit.pipeline.plan.record import AuditPlan, StageTime, Text, Way, WayName, Weights
 from quantaudit.pipeline.plan.text import count_tokens
-from quantaudit.pipeline.prepare import read_recipes, shapes_in_blocks, smoothing_recipe
+from quantaudit.pipeline.prepare import batch_limit, read_recipes, shapes_in_blocks, smoothing_recipe
 from quantaudit.pipeline.schedule import count_work, typical
 from quantaudit.quant.standard import ChosenSchemes, choose_schemes
 from quantaudit.settings import Settings
@@ -254,7 +254,8 @@ def _speed(subject: _Subject, machine: Machine, device: torch.device) -> Speed:
         return probe.speed_by_tokens(model, blocks, machine.tokens_per_second)
     dtype, shapes = next(model.parameters()).dtype, shapes_in_blocks(model, subject.architecture)
     rounding = probe.rounding_seconds(shapes, subject.chosen.schemes, dtype, device)
-    tokens = _typical_tokens(subject.corpus, subject.settings.measure.batch_size)
+    info = subject.corpus.info
+    tokens = _typical_tokens(subject.corpus, batch_limit(subject.settings).rows(info.tokens // info.samples))
     with computed_in(choose_for(subject.settings.model.arithmetic, dtype, device), model):
         return replace(probe.probed_speed(model, blocks, device, tokens), rounding=rounding)
 

@@ -52,7 +52,7 @@ def can_skip(model: nn.Module, blocks: Sequence[str], samples: Sequence[Tokenize
     Tried on the shortest sample.
     """
     shortest = min(samples, key=lambda sample: len(sample.ids))
-    (batch,) = batches([shortest], 1, pad=0, device=next(model.parameters()).device)
+    (batch,) = batches([shortest], device=next(model.parameters()).device)
     with remember_outputs(model, blocks) as outputs:
         clean = forward(model, batch)
     try:

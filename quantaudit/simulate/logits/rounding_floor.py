@@ -63,7 +63,7 @@ def rounding_floor(
     device = next(model.parameters()).device
     chosen = sorted({round(i * (len(blocks) - 1) / max(depths - 1, 1)) for i in range(depths)})
     units = units_of("rounding floor")
-    order = list(batches(samples, 1, pad=0, device=device))
+    order = list(batches(samples, device=device))
     kept = {_unit(batch): kls for batch in order if (kls := units.get_json(_unit(batch))) is not None}
     measured: dict[str, list[float]] = joint(kept)
     own = deal(order, lambda batch: batch.tokens)

@@ -325,7 +325,7 @@ def _targets(sample: TokenizedSample, logits: Tensor) -> Tensor:
 
 def logits_of(model: nn.Module, sample: TokenizedSample) -> Tensor:
     """Logits [tokens, vocabulary] in the model's dtype."""
-    (batch,) = batches([sample], 1, pad=0, device=next(model.parameters()).device)
+    (batch,) = batches([sample], device=next(model.parameters()).device)
     return forward(model, batch)[0]
 
 

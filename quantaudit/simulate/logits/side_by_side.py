@@ -46,7 +46,7 @@ Patched = Callable[[Job, int | None], AbstractContextManager[None]]
 def jobs_of(model: nn.Module, samples_by_variant: Sequence[Sequence[TokenizedSample]]) -> list[Job]:
     """All jobs. samples_by_variant: those of the unmodified model, which are all, then those of each variant."""
     device = next(model.parameters()).device
-    dealt = {batch.samples[0].index: batch for batch in batches(samples_by_variant[0], 1, pad=0, device=device)}
+    dealt = {batch.samples[0].index: batch for batch in batches(samples_by_variant[0], device=device)}
     return [
         Job(batch=dealt[sample.index], number=number, variant=variant)
         for variant, samples in enumerate(samples_by_variant)

@@ -107,7 +107,7 @@ def observed_ranges(
     key = f"samples{part_name()}"
     with _as_measured(model, profile), _observed(model, paths) as ranges, last_logit_only(model):
         finished = _restore(units.get(key), ranges, device)
-        for number, batch in enumerate(batches(_calibration(samples), 1, pad=0, device=device), 1):
+        for number, batch in enumerate(batches(_calibration(samples), device=device), 1):
             if number > finished:
                 forward(model, batch)
                 if units.kept and pace.due:
@@ -174,7 +174,7 @@ def measured_smoothed(
         capture(model, sites, gathered.receive) as fired,
         last_logit_only(model),
     ):
-        dealt = batches(_calibration(samples), 1, pad=0, device=next(model.parameters()).device)
+        dealt = batches(_calibration(samples), device=next(model.parameters()).device)
         run_batches(model, gathered, dealt, fired=fired, ran=Counter(), progress=progress, stage="smoothed")
     combine_ranks(gathered, fired, Counter())
     statistics = {key: value for key, value in gathered.result().items() if key[0] in measured}

@@ -108,7 +108,7 @@ class _Labels:
     def drawn(cls, experiment: Experiment, draws: int, seed: int) -> _Labels:
         """For all samples, the longest first."""
         generator = torch.Generator(experiment.device).manual_seed(seed)
-        order = [batch.tokens for batch in batches(experiment.samples, 1, pad=0, device=experiment.device)]
+        order = [batch.tokens for batch in batches(experiment.samples, device=experiment.device)]
         return cls(draws=draws, generator=generator, states=label_states(order, draws, generator))
 
     def of(self, number: int) -> torch.Generator:
@@ -216,7 +216,7 @@ def _guests(experiment: Experiment, dealt: Sequence[tuple[int, Batch]]) -> list[
     shortest = _shortest(experiment.samples)
     if any(batch.samples[0].index == shortest.index for _, batch in dealt):
         return []
-    everything = enumerate(batches(experiment.samples, 1, pad=0, device=experiment.device))
+    everything = enumerate(batches(experiment.samples, device=experiment.device))
     return [(number, batch) for number, batch in everything if batch.samples[0].index == shortest.index]
 
 

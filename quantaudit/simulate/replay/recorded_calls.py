@@ -39,7 +39,7 @@ Calls = dict[str, list[Call]]
 
 def dealt_batches(samples: Sequence[TokenizedSample], device: torch.device) -> list[tuple[int, Batch]]:
     """This rank's samples, each in a batch of its own, with its number: its place among all, the longest first."""
-    return deal(list(enumerate(batches(samples, 1, pad=0, device=device))), lambda numbered: numbered[1].tokens)
+    return deal(list(enumerate(batches(samples, device=device))), lambda numbered: numbered[1].tokens)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.command_line import run
 
@@ -50,6 +51,28 @@ def test_what_the_parser_refuses_is_said_as_everything_else(
     assert err.startswith("error: ")
     assert [part for part in said if part not in err] == []
     assert "unexpected" not in err.lower()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["of the device", "of the processor"],
+)
+def test_want_of_memory_is_said_with_what_takes_less(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("quantaudit.common.files.check_directory", fails)
+    code, out, err = run(capsys, "report", "demo")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: not enough memory")
+    assert "--max-length" in err
+    assert "unexpected" not in err
 
 
 def test_nothing_at_all_shows_the_help_and_no_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from quantaudit.measure.collector import by_token
 from quantaudit.measure.run import measure
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.loading.load import LoadedModel
 from tests.builders import loaded_from, random_corpus, tiny_model
 from tests.families import family_model
@@ -33,7 +34,7 @@ def test_streams_side_by_side_are_measured(tiny_loaded: LoadedModel) -> None:
     model.model.norm.register_forward_pre_hook(lambda _m, args: (args[0].mean(0),) if args[0].ndim == 4 else None)
     model.model.layers[2].register_forward_pre_hook(lambda _m, args: (args[0][0], *args[1:]))
     corpus = random_corpus([9, 7, 5])
-    profile = measure(loaded_from(model, tiny_loaded), corpus, batch_size=2)
+    profile = measure(loaded_from(model, tiny_loaded), corpus, batch=BatchLimit(2))
     one, three = profile.whole("layers.1.mlp.output"), profile.whole("layers.1.output")
     assert one is not None
     assert three is not None

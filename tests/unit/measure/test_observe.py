@@ -14,6 +14,7 @@ from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import MeasurementError
 from quantaudit.measure.profile import Profile, load_profile, save_profile
 from quantaudit.measure.run import measure
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.loading.load import LoadedModel
 from tests.builders import PAD, differences, hooks, load, random_corpus, save_checkpoint
 from tests.families import family_model
@@ -79,7 +80,7 @@ def test_padded_batches_with_a_mask_give_the_histograms_of_measure(
     order = sorted(own, key=lambda sample: (-len(sample.ids), sample.index))
     seen = loop(tiny_loaded, by_four(order))
     corpus = TokenizedCorpus(samples=tuple(own), info=tiny_corpus.info)
-    expected = measure(tiny_loaded, corpus, batch_size=4)
+    expected = measure(tiny_loaded, corpus, batch=BatchLimit(4))
     assert seen.statistics.keys() == expected.statistics.keys()
     for key, value in expected.statistics.items():
         assert not differences(seen.statistics[key].distribution, value.distribution), key
@@ -101,7 +102,7 @@ def test_experts_are_followed_through_a_masked_batch(tmp_path: Any) -> None:
     loaded = load(save_checkpoint(tmp_path / "moe", family_model("qwen3-moe")))
     corpus = random_corpus([30, 25, 25, 20, 9, 9])
     order = sorted(corpus.samples, key=lambda sample: (-len(sample.ids), sample.index))
-    expected = measure(loaded, corpus, batch_size=6)
+    expected = measure(loaded, corpus, batch=BatchLimit(6))
     with torch.no_grad(), quantaudit.observe(loaded.model) as observation:
         loaded.model(**padded(order, "right"))
     seen = observation.profile()

@@ -14,6 +14,7 @@ from quantaudit.measure.paper import reference, reference_json
 from quantaudit.measure.paper.reference import LEVELS, SUBSETS, TOP
 from quantaudit.measure.paper.token_ratios import KINDS, Moments, ratios_of, token_ratios
 from quantaudit.measure.profile import Profile
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.provenance import COMPONENTS, SampleInfo
 from tests.builders import accumulate, make_samples, provenance, site_info
@@ -118,7 +119,7 @@ def test_ratios_of_tokens_are_those_of_the_captured_tensors(
 ) -> None:
     kinds = {site.name: site.kind for site in tiny_loaded.architecture.sites}
     for batch_size in (1, 3):  # with padding
-        found = token_ratios(tiny_loaded, tiny_corpus, batch_size=batch_size)
+        found = token_ratios(tiny_loaded, tiny_corpus, batch=BatchLimit(batch_size))
         assert set(found) == {name for name in captured if kinds[name] in KINDS}
         for name, row in found.items():
             x = np.abs(torch.cat(list(captured[name].values())).double().numpy())

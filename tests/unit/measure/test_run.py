@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import MeasurementError, UsageError
-from quantaudit.measure import run
+from quantaudit.measure import dealt
 from quantaudit.measure.profile import Profile, merge, save_profile
 from quantaudit.measure.run import measure, padded_samples
 from quantaudit.measure.shard import Shard
-from quantaudit.model.forward.batches import Batch, PaddingSide, batches
+from quantaudit.model.forward.batches import Batch, BatchLimit, PaddingSide, batch_of
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
 from quantaudit.provenance import ShardsInfo
@@ -44,8 +44,8 @@ from tests.builders import (
 def measure_padded(loaded: LoadedModel, corpus: TokenizedCorpus, batch_size: int, side: PaddingSide) -> Profile:
     """`measure` with batches padded on this side, which it pads on the right."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "batches", partial(batches, side=side))
-        return measure(loaded, corpus, batch_size=batch_size)
+        patch.setattr(dealt, "batch_of", partial(batch_of, side=side))
+        return measure(loaded, corpus, batch=BatchLimit(batch_size))
 
 
 Captured = dict[str, dict[int, Tensor]]
@@ -179,7 +179,7 @@ def test_the_provenance_describes_the_run(
 
 def test_progress_is_given_every_token_once(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
     steps: list[int] = []
-    measure(tiny_loaded, tiny_corpus, batch_size=4, progress=lambda amount=1: steps.append(amount))
+    measure(tiny_loaded, tiny_corpus, batch=BatchLimit(4), progress=lambda amount=1: steps.append(amount))
     assert sum(steps) == tiny_corpus.info.tokens
     assert len(steps) == 5
 
@@ -234,9 +234,9 @@ def test_shards_of_the_corpus_merge_to_the_bytes_of_the_whole(
 def test_dealt_shards_merge_to_the_bytes_of_one_run(
     tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, count: int, batch_size: int, tmp_path: Path
 ) -> None:
-    whole = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
+    whole = measure(tiny_loaded, tiny_corpus, batch=BatchLimit(batch_size))
     parts = [
-        measure(tiny_loaded, tiny_corpus, batch_size=batch_size, shard=Shard(index, count))
+        measure(tiny_loaded, tiny_corpus, batch=BatchLimit(batch_size), shard=Shard(index, count))
         for index in range(1, count + 1)
     ]
     assert saved(reduce(merge, parts), tmp_path / "merged") == saved(whole, tmp_path / "whole")
@@ -248,7 +248,7 @@ def test_dealt_shards_merge_to_the_bytes_of_one_run(
 
 def test_more_shards_than_batches_are_refused(tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus) -> None:
     with pytest.raises(UsageError, match="cannot be divided into 6 shards"):
-        measure(tiny_loaded, tiny_corpus, batch_size=4, shard=Shard(1, 6))
+        measure(tiny_loaded, tiny_corpus, batch=BatchLimit(4), shard=Shard(1, 6))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -357,7 +357,7 @@ def test_both_padding_sides_count_the_same_in_families_that_place_tokens_otherwi
 def test_other_families_are_measured_like_llama(tiny_loaded: LoadedModel, name: str) -> None:
     corpus = random_corpus([20, 11, 6, 3])
     loaded = loaded_from(tiny_model(name), tiny_loaded)
-    profile, seen = measure(loaded, corpus, batch_size=2), plain_capture(loaded.model, corpus)
+    profile, seen = measure(loaded, corpus, batch=BatchLimit(2)), plain_capture(loaded.model, corpus)
     assert profile.provenance.unmeasured == []
     for site in profile.sites:
         actual = profile.whole(site.name)

@@ -18,6 +18,7 @@ from quantaudit.measure import collector as gather
 from quantaudit.measure.profile import Profile
 from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
+from quantaudit.model.forward.batches import BatchLimit
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.pipeline.passes import measure_inputs
 from quantaudit.pipeline.prepare import prepare
@@ -104,9 +105,9 @@ def test_the_count_notices_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_none_in_a_dense_model(
     tiny_loaded: LoadedModel, tiny_corpus: TokenizedCorpus, batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
+    host = measure(tiny_loaded, tiny_corpus, batch=BatchLimit(batch_size))
     with watched(monkeypatch) as waits:
-        actual = measure(tiny_loaded, tiny_corpus, batch_size=batch_size)
+        actual = measure(tiny_loaded, tiny_corpus, batch=BatchLimit(batch_size))
     assert waits.operations > 1000
     assert waits.found == []
     assert same(actual, host)
@@ -122,9 +123,9 @@ def test_none_in_a_mixture_of_experts(
     model = family_model(family)
     linearize(model)
     loaded, corpus = loaded_from(model, tiny_loaded), random_corpus([30, 21, 13, 8, 5, 3])
-    host = measure(loaded, corpus, batch_size=2, experts=experts)
+    host = measure(loaded, corpus, batch=BatchLimit(2), experts=experts)
     with watched(monkeypatch) as waits:
-        actual = measure(loaded, corpus, batch_size=2, experts=experts)
+        actual = measure(loaded, corpus, batch=BatchLimit(2), experts=experts)
     assert waits.operations > 1000
     assert waits.found == []
     assert same(actual, host)

@@ -54,6 +54,19 @@ def test_a_single_sample_is_timed_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert machine.passes == [1]
 
 
+@pytest.mark.parametrize("reading", [0.0, 0.4, 30.0])
+@pytest.mark.parametrize("each", [1e-4, 0.02])
+def test_reading_is_told_from_computing_by_runs_of_two_lengths(each: float, reading: float) -> None:
+    found = schedule.split_time(reading + 40 * each, 40, reading + 160 * each, 160)
+    assert found == (pytest.approx(each), pytest.approx(reading, abs=1e-9))
+
+
+def test_a_longer_run_that_was_faster_counts_as_reading_alone_and_a_single_sample_as_computing() -> None:
+    assert schedule.split_time(3.0, 40, 2.5, 160) == (0.0, 2.5)
+    assert schedule.split_time(3.0, 40, 100.0, 160) == (pytest.approx(0.625), 0.0)
+    assert schedule.split_time(3.0, 40, 3.0, 40) == (pytest.approx(0.075), 0.0)
+
+
 def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_token(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

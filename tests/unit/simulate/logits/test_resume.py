@@ -23,7 +23,7 @@ def blocks_run(model: Any, sample: TokenizedSample) -> list[str]:
         next(model.get_submodule(path).children()).register_forward_hook(lambda _m, _a, _o, path=path: ran.append(path))
         for path in discover(model).blocks
     ]
-    (batch,) = batches([sample], 1, pad=0, device=torch.device("cpu"))
+    (batch,) = batches([sample], device=torch.device("cpu"))
     forward(model, batch)
     for handle in handles:
         handle.remove()
