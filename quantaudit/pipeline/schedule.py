@@ -22,7 +22,7 @@ from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import UNLIMITED
 from quantaudit.model.blockwise.input_store import InputStore
 from quantaudit.model.blockwise.lockstep import run_in_lockstep
-from quantaudit.model.blockwise.memory import available_bytes
+from quantaudit.model.blockwise.memory import available_bytes, size_text
 from quantaudit.model.experts import extra_work
 from quantaudit.model.forward.batches import batches, forward, last_logit_only
 from quantaudit.model.sites import Architecture
@@ -377,6 +377,10 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
         each = " in each process, weights and program in common"
     say(describe(inputs, scheduled) + _sharing(ranks, forks))
     say(f"{scheduled.memory}{each}")
+    budget = inputs.loaded.weights.budget if inputs.loaded.weights is not None else None
+    if budget is not None and scheduled.memory.least > budget:
+        least = size_text(scheduled.memory.least)
+        say(f"{size_text(budget)} may not hold it: {least} would, or shorter samples (--max-length)")
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
     stages.expect(scheduled.stages)

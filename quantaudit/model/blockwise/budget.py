@@ -144,7 +144,7 @@ def room_for_inputs(budget: int, needed: Needs, device: torch.device) -> Room:
         raise UsageError(
             f"{what} does not fit: the model needs about {size_text(needed.least)}",
             where=f"--memory-budget {size_option(budget)}",
-            hint="give it more memory",
+            hint="give it more memory, or shorter samples with --max-length",
         )
     left = max(0, budget - needed.least)
     if device.type == "cpu":
