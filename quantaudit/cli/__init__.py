@@ -84,6 +84,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Loaders draw bars of their own over ours.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # llm-compressor logs to stdout from its import on, where results go.
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
     set_up_threads()
     if debug:
         show_timings()

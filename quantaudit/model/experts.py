@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from quantaudit.common.logs import stdout_to_stderr
 from quantaudit.model.declared import check_experts
 
 _TOKENS = 8
@@ -218,8 +219,9 @@ def _stacked(module: nn.Module) -> bool:
 
 def _linear_class(experts: nn.Module) -> Any | None:
     """The class by which `oneshot` replaces these experts; None where it leaves them alone."""
-    from llmcompressor.modeling.moe.helpers import FusedExpertsProtocol
-    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+    with stdout_to_stderr():
+        from llmcompressor.modeling.moe.helpers import FusedExpertsProtocol
+        from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
 
     # The registry first: it answers at once, the protocol parses the source of the class.
     if not LinearExperts2D.get_registration(type(experts)) and not isinstance(experts, FusedExpertsProtocol):

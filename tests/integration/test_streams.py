@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders import save_checkpoint
+from tests.families import family_model
+
 EXPLAIN = ("gate", "--explain", "QA501")
 MISTAKE = ("gate", "recipe\x1b[2J\u202e.txt", "--card", "card.json")
 
@@ -64,3 +67,26 @@ def test_a_terminal_without_unicode_or_width_is_enough(argv: tuple[str, ...]) ->
     assert done.returncode == (2 if argv == MISTAKE else 0)
     assert b"unexpected" not in done.stderr
     assert (done.stdout + done.stderr).isascii()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from quantaudit.cli import main; main()",
+        "import sys, quantaudit; quantaudit.measure(sys.argv[2], samples=2, max_length=8, progress=False)",
+    ],
+    ids=["command line", "Python"],
+)
+def test_no_library_logs_to_where_results_go(program: str, tmp_path: Path) -> None:
+    """Experts are looked at with llm-compressor, which logs to stdout from its import on."""
+    folder = save_checkpoint(tmp_path / "mixture", family_model("qwen3-moe"))
+    environment = {name: value for name, value in os.environ.items() if name != "LLM_COMPRESSOR_LOG_DISABLED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "sites", str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert "WARNING" not in done.stdout + done.stderr
+    assert not done.stdout or done.stdout.startswith("observed tensors")
