@@ -163,9 +163,11 @@ def save_checkpoint(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast
     return folder
 
 
-def load(folder: Path, dtype: str = "auto", *, by_block: bool = False) -> LoadedModel:
-    """Load a local checkpoint on the CPU."""
-    return load_model(locate(str(folder)), device=torch.device("cpu"), dtype=dtype, by_block=by_block)
+def load(
+    folder: Path, dtype: str = "auto", *, by_block: bool = False, device: str | torch.device = "cpu"
+) -> LoadedModel:
+    """Load a local checkpoint, on the CPU by default."""
+    return load_model(locate(str(folder)), device=torch.device(device), dtype=dtype, by_block=by_block)
 
 
 def loaded_from(model: Any, base: LoadedModel) -> LoadedModel:

@@ -124,7 +124,7 @@ def release(module: nn.Module) -> None:
     """
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
-            getattr(tensors, "offloaded_values", tensors).clear()
+            tensors.clear()
 
 
 def same_outputs(stacked: nn.Module, linear: nn.Module) -> bool:
@@ -251,7 +251,14 @@ def _linear(experts: nn.Module, config: Any) -> nn.Module | None:
 
 
 def _like(stacked: nn.Module, linear: nn.Module) -> nn.Module:
-    """Linear experts on the device and in the dtype of the stacked ones, for inference."""
+    """Linear experts on the device and in the dtype of the stacked ones, for inference.
+
+    Without the offloading that llm-compressor gives them: it would keep their weights where they are, whatever device
+    the model is moved to, and cannot leave values out.
+    """
+    from compressed_tensors.offload import remove_dispatch
+
+    remove_dispatch(linear)
     weight = next(stacked.parameters())
     return linear.eval().to(device=weight.device, dtype=weight.dtype)
 

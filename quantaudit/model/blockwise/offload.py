@@ -39,8 +39,6 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
         block = blocks.read(index, device)
         stored = odd_weights(block)
         part = linearize(block, config=model.config, classes=classes)
-        for inner in part.split:
-            _in_memory(block.get_submodule(inner))
         return block, stored, part
 
     for index, path in enumerate(blocks.blocks):
@@ -73,13 +71,6 @@ def offload_blocks(model: Any, blocks: CheckpointBlocks, device: torch.device) -
         ),
         sketches=kept,
     )
-
-
-def _in_memory(experts: nn.Module) -> None:
-    """Take away the offloading that llm-compressor gives to experts: it cannot leave values out."""
-    from compressed_tensors.offload import remove_dispatch
-
-    remove_dispatch(experts)
 
 
 def _under(path: str, part: Linearization) -> Linearization:
