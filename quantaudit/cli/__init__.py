@@ -28,6 +28,7 @@ from quantaudit.cli import (
 )
 from quantaudit.cli.claims import claiming
 from quantaudit.cli.usage import help_was_asked, usage_error
+from quantaudit.common.logs import switch_library_logs_off
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
 from quantaudit.common.ranks import processes as ranks
@@ -84,8 +85,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Loaders draw bars of their own over ours.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # llm-compressor logs to stdout from its import on, where results go.
-    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    switch_library_logs_off()
     set_up_threads()
     if debug:
         show_timings()

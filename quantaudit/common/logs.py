@@ -33,10 +33,18 @@ def no_bars() -> Iterator[None]:
         std.tqdm.__init__ = original
 
 
+def switch_library_logs_off() -> None:
+    """To be called before they are imported. llm-compressor logs to stdout, where results go; with it comes AutoRound,
+    which shows what transformers warns of once, whatever the level of transformers' own log is.
+    """
+    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    os.environ.setdefault("AR_LOG_LEVEL", "ERROR")
+
+
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
-    """llm-compressor logs to stdout, where results go: its log stays off unless asked for, prints go to stderr."""
-    os.environ.setdefault("LLM_COMPRESSOR_LOG_DISABLED", "true")
+    """llm-compressor's log stays off unless asked for, and its prints go to stderr."""
+    switch_library_logs_off()
     with redirect_stdout(sys.stderr):
         yield
 
