@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = torch.device("cuda", 0)
+NAME = "a pretended GPU"
+"""What it calls itself."""
 CPU = torch.device("cpu")
 aten: Any = torch.ops.aten
 _BETWEEN = {aten.copy_.default, aten._to_copy.default}
@@ -145,7 +147,7 @@ def pretend_device() -> Iterator[torch.device]:
     """Within the context there is the device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_lazy_init", lambda: None)
-        patch.setattr(torch.cuda, "get_device_name", lambda *_device: "a pretended GPU")
+        patch.setattr(torch.cuda, "get_device_name", lambda *_device: NAME)
         patch.setattr(torch, "Generator", _generator)
         patch.setattr(torch.accelerator, "is_available", lambda: True)
         patch.setattr(torch.accelerator, "current_accelerator", lambda *_check: DEVICE)
