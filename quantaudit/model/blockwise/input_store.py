@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.errors import OutputError
+from quantaudit.model.blockwise.memory import give_back
 
 SMALLEST = 4096
 """Bytes below which a tensor stays where it is."""
+TRIMMED = 1 << 25
+"""Bytes that are moved, away or back, before the system is given back what has gone meanwhile: else that would stay
+with the process, in pieces between others, and count as used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ class InputStore:
 
     def __init__(self, model: nn.Module, room: Room) -> None:
         self._room, self._model = room, model  # as long as it lives, nothing else has its memory
-        self._device, self._host, self._files = 0, 0, 0
+        self._device, self._host, self._files, self._moved = 0, 0, 0, 0
         tensors = (*model.parameters(), *model.buffers())
         self._own = {tensor.untyped_storage()._cdata for tensor in tensors if not tensor.is_meta}
         self._held: dict[int, _Held] = {}
@@ -128,6 +132,9 @@ class InputStore:
             moved.file = self._write(memory.cpu())
         for view in views:
             view.tensor.data = torch.empty(0, dtype=view.tensor.dtype, device=moved.device)
+        size = memory.nbytes
+        del memory
+        self._count(size)
         return moved
 
     def _bring(self, moved: _Moved) -> None:
@@ -140,10 +147,17 @@ class InputStore:
             assert moved.copy is not None
             memory = moved.copy
             self._host -= memory.nbytes
+        self._count(memory.nbytes)
         storage = memory.to(moved.device).untyped_storage()
         for view in moved.views:
             empty = torch.empty(0, dtype=view.tensor.dtype, device=moved.device)
             view.tensor.data = empty.set_(storage, view.offset, view.size, view.stride)
+
+    def _count(self, moved: int) -> None:
+        self._moved += moved
+        if self._moved >= TRIMMED:
+            self._moved = 0
+            give_back()
 
     def _write(self, memory: Tensor) -> Path:
         if self._folder is None:

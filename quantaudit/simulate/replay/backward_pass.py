@@ -18,6 +18,7 @@ from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.budget import UNLIMITED, half, logits_bytes, room_to_run
 from quantaudit.model.blockwise.input_store import InputStore, Room
+from quantaudit.model.blockwise.memory import give_back
 from quantaudit.model.forward.batches import Batch, batches, forward, last_logit_only
 from quantaudit.model.structure import hidden_size, token_shares
 from quantaudit.simulate.experiment import Experiment
@@ -179,7 +180,11 @@ def _backward_by_block(
     steps = in_steps(progress, (1 + draws) * len(dealt) * len(weights.blocks), len(dealt))
     roots: list[list[tuple[GradientEdge, Tensor]]] = [[] for _ in range(draws)]
     with ExitStack() as stack:
-        store = stack.enter_context(InputStore(model, _room_for_gradients(experiment, weights, dealt)))
+        room = _room_for_gradients(experiment, weights, dealt)
+        if linears is not None:  # gradients of logits are the largest of what it records
+            linears.most = min(linears.most, room.device // 4)
+            room = replace(room, device=room.device - linears.most)
+        store = stack.enter_context(InputStore(model, room))
         calls = StoredCalls(weights.blocks, store)
         probe = _number_of(_shortest(experiment.samples), [*dealt, *guests])
         run = StreamedPass(model, weights, experiment.architecture, [*dealt, *guests], calls, probe, steps)
@@ -208,6 +213,7 @@ def _backward_by_block(
                 torch.autograd.backward(edges, gradients, retain_graph=draw < draws)
         if linears is not None:
             linears.flush()
+        give_back()
         return RecordedPass(calls=calls, held=stack.pop_all(), branches=run.branches, draws=draws)
 
 

@@ -62,11 +62,13 @@ class LinearSensitivity:
 
     only: by group name, names of the schemes that it is priced under. Gradients have the dtype of what they are of,
     sums are float64. terms: what each input adds to a sum, with the number of its sample. number: of the one that runs.
+    most: bytes of what is recorded and not yet priced, beyond which it is.
     """
 
     experiment: Experiment
     only: Mapping[str, Container[str]] | None = None
     number: int = 0
+    most: int = field(default_factory=lambda: RECORD_BYTES)
     terms: dict[tuple[str, str], list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
     inputs: dict[str, list[RecordedInput]] = field(default_factory=lambda: defaultdict(list))
     aside: dict[int, dict[str, list[RecordedInput]]] = field(default_factory=dict)
@@ -80,13 +82,13 @@ class LinearSensitivity:
                 stack.enter_context(watch_outputs(module, hook))
 
     def flush(self, *, full: bool = True, pending: bool = False, inside: bool = False) -> None:
-        """Price what was recorded, group by group, and forget it. full: even where RECORD_BYTES are not yet held.
+        """Price what was recorded, group by group, and forget it. full: even where less than `most` is held.
 
         pending: whether inputs without a gradient wait for one; else they are forgotten too. inside: those of groups in
         the blocks alone.
         """
         held = sum(_size(recorded) for group_inputs in self.inputs.values() for recorded in group_inputs)
-        if not full and held <= RECORD_BYTES:
+        if not full and held <= self.most:
             return
         model, ranges = self.experiment.model, self.experiment.ranges
         for group in self.experiment.groups:

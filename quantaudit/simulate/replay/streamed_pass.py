@@ -156,10 +156,12 @@ class StreamedPass:
         back: dict[int, Tensor | None] = {}
         if pairs and leaves:
             tensors, given = zip(*pairs, strict=True)
-            back = dict(
-                zip(leaves, torch.autograd.grad(tensors, [*leaves.values()], given, allow_unused=True), strict=True)
-            )
+            found = torch.autograd.grad(tensors, [*leaves.values()], given, allow_unused=True)
+            back = dict(zip(leaves, found, strict=True))
+            del tensors, given
+        # Leaves are views of what the call was given, which stays where it is while anybody else looks at it.
         del made, outputs, pairs, output, args, kwargs
+        leaves.clear()
         self._calls.put_away(call)
         self._progress()
         self.returned(visit.number)
