@@ -88,6 +88,7 @@ class StreamedPass:
         self._batches = [batch for _, batch in batches]
         self._numbers = {id(batch): number for number, batch in batches}
         self.number = 0
+        self._last_returned: Call | None = None
         self.guests: set[int] = set()
         self._inside = False
         self._visits: dict[int, list[_Visit]] = {index: [] for index in range(len(weights.blocks))}
@@ -103,6 +104,7 @@ class StreamedPass:
         """Within the context blocks record their calls, and are single nodes of a graph where there is one."""
         with ExitStack() as stack:
             stack.callback(self._weights.drop)
+            stack.callback(self._put_last_away)
             for index, path in enumerate(self._weights.blocks):
                 replace_forward(stack, self._model.get_submodule(path), partial(self._called, index))
             yield
@@ -141,6 +143,7 @@ class StreamedPass:
     def with_graph(self, visit: _Visit, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients with respect to the inputs of a block, from those of its outputs; those inside are recorded."""
         path, call = self._weights.blocks[visit.index], visit.call
+        self._put_last_away()
         ends = self._ends(visit.index)
         self.turned(visit.number)
         self._calls.bring(call)
@@ -159,10 +162,8 @@ class StreamedPass:
             found = torch.autograd.grad(tensors, [*leaves.values()], given, allow_unused=True)
             back = dict(zip(leaves, found, strict=True))
             del tensors, given
-        # Leaves are views of what the call was given, which stays where it is while anybody else looks at it.
-        del made, outputs, pairs, output, args, kwargs
-        leaves.clear()
-        self._calls.put_away(call)
+        # A recorded gradient may be the one that came, which PyTorch refers to until this function returns.
+        self._last_returned = call
         self._progress()
         self.returned(visit.number)
         self._count_returned(visit)
@@ -219,6 +220,12 @@ class StreamedPass:
             for call in calls:
                 self._calls.put_away(call)
         return sorted({self.branches[group.name].path for group in groups})
+
+    def _put_last_away(self) -> None:
+        """The call that gradients have come back through last, to which nobody else refers any more."""
+        if self._last_returned is not None:
+            self._calls.put_away(self._last_returned)
+            self._last_returned = None
 
     def _count_returned(self, visit: _Visit) -> None:
         self._returned[visit.index] += 1

@@ -14,10 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama import modeling_llama
 
 from quantaudit.model.blockwise import budget
-from quantaudit.model.blockwise.input_store import Room
+from quantaudit.model.blockwise.input_store import SMALLEST, Room
 from quantaudit.simulate.experiment import Experiment
 from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backward
 from quantaudit.simulate.replay.linear_sensitivity import LinearSensitivity
+from quantaudit.simulate.replay.nested import tensors_in
 from quantaudit.simulate.sensitivity.prices import outside_blocks
 from tests.builders import hooks, load, random_corpus, save_checkpoint, tiny_model
 from tests.unit.simulate.reference import WEIGHTS_ONLY
@@ -74,6 +75,37 @@ def test_prices_and_gradients_are_those_of_one_graph(
     rounding = 2**-6 if forward is changed_in_place else 0.0
     assert same_gradients(parts, whole, rounding) == 3 * 3 * draws * 2
     parts.close()
+
+
+def test_what_is_recorded_keeps_to_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any, all lies on disk once gradients have come back, and of those of logits one sample's wait."""
+    monkeypatch.setattr(budget, "UNLIMITED", Room(device=0))
+    loaded = load(save_checkpoint(tmp_path / "m", tiny_model("llama")), by_block=True)
+    what = Experiment(
+        model=loaded.model,
+        architecture=loaded.architecture,
+        samples=random_corpus([60, 50, 40]).samples,
+        weights=loaded.weights,
+        schemes=[WEIGHTS_ONLY],
+    )
+    linears, held = LinearSensitivity(experiment=what.only(outside_blocks(what))), list[int]()
+    flush = linears.flush
+
+    def flushed(**options: bool) -> None:
+        flush(**options)
+        held.append(sum(map(len, linears.inputs.values())))
+
+    monkeypatch.setattr(LinearSensitivity, "flush", lambda _self, **options: flushed(**options))
+    recorded = record_backward(what, linears)
+    assert max(held) == 0
+    kept = []
+    for index in range(3):
+        for call in recorded.calls.of(f"model.layers.{index}"):  # type: ignore[union-attr]
+            # The last block's gradients are those that all begins from.
+            values = (call.args, call.kwargs, call.output_gradients if index < 2 else {})
+            kept += [tensor for tensor in tensors_in(values) if tensor.nbytes >= SMALLEST]
+    assert kept == []
+    recorded.close()
 
 
 def same_gradients(parts: RecordedPass, whole: RecordedPass, rounding: float) -> int:
