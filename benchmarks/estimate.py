@@ -60,12 +60,12 @@ def main(
     set_up_threads()
 
     from quantaudit.card.render import write_card
-    from quantaudit.pipeline import schedule
     from quantaudit.pipeline.audit import audit
+    from quantaudit.pipeline.plan import speed
     from quantaudit.settings import Settings
 
     clock = process_time if cpu_time else perf_counter
-    schedule.perf_counter = clock  # type: ignore[attr-defined]
+    speed.perf_counter = clock  # type: ignore[attr-defined]
     ended = Ended()
     job = Announced(ended, clock)
     settings = Settings.of(

@@ -72,6 +72,7 @@ def measure(
     own = deal(divided if shard is None else list(shard.deal(divided)), padded_tokens)
 
     def gathered(dealt: Dealt, advance: Advance) -> tuple[StatisticsCollector, Counter[str], Counter[str]]:
+        """Statistics of these batches, and how often tapped modules and those around them ran."""
         non_text = non_text_sites(loaded.model, architecture.sites)
         collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=experts == "all")
         with ExitStack() as stack:

@@ -58,6 +58,7 @@ def run_undersampled_on_all_tokens(loaded: LoadedModel, profile: Profile, dealt:
         return profile
 
     def gathered(dealt: Dealt, _progress: Advance) -> tuple[StatisticsCollector, Counter[str]]:
+        """Statistics of these batches, and how often tapped modules ran."""
         non_text = non_text_sites(loaded.model, architecture.sites)
         collector = StatisticsCollector(architecture, non_text=non_text, all_tokens=True)
         extra = _ExtraRuns(loaded.model, experts, collector)

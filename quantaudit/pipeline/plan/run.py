@@ -29,9 +29,10 @@ from quantaudit.pipeline.passes import COPIES
 from quantaudit.pipeline.plan import probe
 from quantaudit.pipeline.plan.demand import Demands
 from quantaudit.pipeline.plan.record import AuditPlan, StageTime, Text, Way, WayName, Weights
+from quantaudit.pipeline.plan.speed import typical
 from quantaudit.pipeline.plan.text import count_tokens
 from quantaudit.pipeline.prepare import batch_limit, read_recipes, shapes_in_blocks, smoothing_recipe
-from quantaudit.pipeline.schedule import count_work, typical
+from quantaudit.pipeline.schedule import count_work
 from quantaudit.quant.standard import ChosenSchemes, choose_schemes
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import Speed, Work, expected_stages, forward_passes

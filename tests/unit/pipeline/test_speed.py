@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.pipeline import schedule
+from quantaudit.pipeline.plan import speed
 from quantaudit.pipeline.prepare import prepare
 from quantaudit.settings import Settings
 from tests.builders import random_corpus
@@ -35,36 +35,36 @@ def test_what_a_first_pass_does_once_is_not_taken_for_its_pace(
     once: float, per_token: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(once=once, per_token=per_token)
-    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
+    monkeypatch.setattr(speed, "perf_counter", lambda: machine.now)
     samples = list(random_corpus([40, 36, 33, 30]).samples)
-    assert schedule._per_token(machine.work, samples, CPU) == pytest.approx(per_token)
+    assert speed._per_token(machine.work, samples, CPU) == pytest.approx(per_token)
 
 
 def test_a_slow_machine_is_kept_waiting_for_one_short_sample_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(once=0.0, per_token=1.0)
-    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
-    schedule._per_token(machine.work, list(random_corpus([40, 36, 33, 30]).samples), CPU)
+    monkeypatch.setattr(speed, "perf_counter", lambda: machine.now)
+    speed._per_token(machine.work, list(random_corpus([40, 36, 33, 30]).samples), CPU)
     assert machine.passes == [1, 1]
 
 
 def test_a_single_sample_is_timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(once=0.0, per_token=0.5)
-    monkeypatch.setattr(schedule, "perf_counter", lambda: machine.now)
-    assert schedule._per_token(machine.work, list(random_corpus([40, 30]).samples[:1]), CPU) == pytest.approx(0.5)
+    monkeypatch.setattr(speed, "perf_counter", lambda: machine.now)
+    assert speed._per_token(machine.work, list(random_corpus([40, 30]).samples[:1]), CPU) == pytest.approx(0.5)
     assert machine.passes == [1]
 
 
 @pytest.mark.parametrize("reading", [0.0, 0.4, 30.0])
 @pytest.mark.parametrize("each", [1e-4, 0.02])
 def test_reading_is_told_from_computing_by_runs_of_two_lengths(each: float, reading: float) -> None:
-    found = schedule.split_time(reading + 40 * each, 40, reading + 160 * each, 160)
+    found = speed.split_time(reading + 40 * each, 40, reading + 160 * each, 160)
     assert found == (pytest.approx(each), pytest.approx(reading, abs=1e-9))
 
 
 def test_a_longer_run_that_was_faster_counts_as_reading_alone_and_a_single_sample_as_computing() -> None:
-    assert schedule.split_time(3.0, 40, 2.5, 160) == (0.0, 2.5)
-    assert schedule.split_time(3.0, 40, 100.0, 160) == (pytest.approx(0.625), 0.0)
-    assert schedule.split_time(3.0, 40, 3.0, 40) == (pytest.approx(0.075), 0.0)
+    assert speed.split_time(3.0, 40, 2.5, 160) == (0.0, 2.5)
+    assert speed.split_time(3.0, 40, 100.0, 160) == (pytest.approx(0.625), 0.0)
+    assert speed.split_time(3.0, 40, 3.0, 40) == (pytest.approx(0.075), 0.0)
 
 
 def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_token(
@@ -82,6 +82,6 @@ def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_
         now += rows if rows > 1 else 0
 
     inputs.loaded.model.get_output_embeddings().register_forward_hook(counted)
-    monkeypatch.setattr(schedule, "perf_counter", lambda: now)
-    speed = schedule.probe(inputs, tapped=False)
-    assert (speed.forward, speed.scored) == (0.0, pytest.approx(1.0))
+    monkeypatch.setattr(speed, "perf_counter", lambda: now)
+    found = speed.probe(inputs, tapped=False)
+    assert (found.forward, found.scored) == (0.0, pytest.approx(1.0))
