@@ -1,6 +1,7 @@
 """The time that a report says beforehand against what it takes, by stage: where the weights of `cost.py` come from.
 
-    python benchmarks/estimate.py [MODEL] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D] [--cpu-time]
+    python benchmarks/estimate.py [MODEL] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D]
+        [--memory-budget SIZE] [--cpu-time]
 
 --cpu-time counts the process's own seconds, for a machine that is shared; run it with OMP_NUM_THREADS=1.
 
@@ -54,12 +55,14 @@ def main(
     evaluation_tokens: int = 4096,
     dtype: str = "auto",
     device: str = "auto",
+    memory_budget: str | None = None,
     cpu_time: bool = False,
 ) -> None:
     """Print expected and actual seconds of every stage, and of the whole."""
     set_up_threads()
 
     from quantaudit.card.render import write_card
+    from quantaudit.model.blockwise.memory import parse_size
     from quantaudit.pipeline.audit import audit
     from quantaudit.pipeline.plan import speed
     from quantaudit.settings import Settings
@@ -71,18 +74,16 @@ def main(
     settings = Settings.of(
         model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device
     )
+    memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     with tempfile.TemporaryDirectory() as folder:
-        result = audit(settings, stages=job, say=print)
+        result = audit(settings, stages=job, say=print, memory=memory)
         write_card(result.card, Path(folder))
     job.close()
     took = clock() - job.at
     said = sum(stage.seconds for stage in job.stages)
     for stage in job.stages:
-        actual = ended.stages.get(stage.title, 0.0)
-        print(
-            f"{stage.title:<30} expected {stage.seconds:7.1f} s   took {actual:7.1f} s   {actual / stage.seconds:.2f}"
-        )
-    print(f"{'the whole':<30} expected {said:7.1f} s   took {took:7.1f} s   {took / said:.2f}")
+        print(line(stage.title, stage.seconds, ended.stages.get(stage.title, 0.0)))
+    print(line("the whole", said, took))
     if not 1 / LIMIT <= took / said <= LIMIT:
         raise typer.Exit(1)
 
