@@ -1,7 +1,7 @@
 """The time that a report says beforehand against what it takes, by stage: where the weights of `cost.py` come from.
 
-    python benchmarks/estimate.py [MODEL] [--samples N] [--evaluation-tokens N] [--dtype D] [--device D]
-        [--memory-budget SIZE] [--cpu-time]
+    python benchmarks/estimate.py [MODEL] [--samples N] [--max-length N] [--evaluation-tokens N] [--dtype D]
+        [--device D] [--memory-budget SIZE] [--cpu-time]
 
 --cpu-time counts the process's own seconds, for a machine that is shared; run it with OMP_NUM_THREADS=1.
 
@@ -52,6 +52,7 @@ class Announced(Job):
 def main(
     model: Annotated[str, typer.Argument()] = "demo",
     samples: int | None = None,
+    max_length: int = 2048,
     evaluation_tokens: int = 4096,
     dtype: str = "auto",
     device: str = "auto",
@@ -72,7 +73,12 @@ def main(
     ended = Ended()
     job = Announced(ended, clock)
     settings = Settings.of(
-        model=model, samples=samples, evaluation_tokens=evaluation_tokens, dtype=dtype, device=device
+        model=model,
+        samples=samples,
+        max_length=max_length,
+        evaluation_tokens=evaluation_tokens,
+        dtype=dtype,
+        device=device,
     )
     memory = None if memory_budget is None else parse_size(memory_budget, "--memory-budget")
     with tempfile.TemporaryDirectory() as folder:

@@ -17,8 +17,9 @@ from quantaudit.measure.profile import Profile
 from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
-from quantaudit.pipeline.passes import COPIES, measure_inputs, simulate_inputs
-from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
+from quantaudit.pipeline.passes import measure_inputs, simulate_inputs
+from quantaudit.pipeline.plan.fit import prepare_within
+from quantaudit.pipeline.prepare import AuditInputs, Say, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.pipeline.settings_of_profile import recorded_arithmetic
 from quantaudit.policy import load_policy
@@ -112,7 +113,9 @@ def measure_and_simulate(
     def stage_done(stage: str) -> None:
         timings[stage] = perf_counter() - start - sum(timings.values())
 
-    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory), copies=COPIES)
+    inputs = prepare_within(
+        settings, memory_budget(memory), say, files=files, stages=stages, measured=profile is not None
+    )
     stage_done("loading")
     announce(inputs, stages, say, partial(schedule, inputs, measured=profile is not None, rendered=True))
     stage_done("timing")

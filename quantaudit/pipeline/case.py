@@ -67,11 +67,11 @@ def read_case(spec: CaseSpec, loaded: LoadedModel | None = None) -> CaseFiles:
 
 
 def open_case(files: CaseFiles, stages: Stages, say: Say, *, memory: int | None = None) -> Case:
-    """Load the model and its text as they were measured. memory: as for `prepare`, of a job that simulates the model.
+    """Load the model and its text as they were measured. memory: bytes for a job that can do without the whole model.
 
     Raises a QuantauditError where they are others.
     """
-    from quantaudit.pipeline.passes import COPIES
+    from quantaudit.pipeline.plan.fit import prepare_within
     from quantaudit.pipeline.prepare import check_profile, prepare
     from quantaudit.recipe.parse import read_recipe
     from quantaudit.recipe.resolve import resolve
@@ -79,7 +79,11 @@ def open_case(files: CaseFiles, stages: Stages, say: Say, *, memory: int | None 
     from quantaudit.simulate.opened_recipe import OpenedRecipe
 
     recipe = read_recipe(files.spec.recipe)
-    inputs = prepare(files.inputs.settings, say, files=files.inputs, stages=stages, memory=memory, copies=COPIES)
+    settings = files.inputs.settings
+    if memory is None:
+        inputs = prepare(settings, say, files=files.inputs, stages=stages)
+    else:
+        inputs = prepare_within(settings, memory, say, files=files.inputs, stages=stages, measured=True)
     check_profile(inputs, files.profile)
     opened = OpenedRecipe(
         path=files.spec.recipe,

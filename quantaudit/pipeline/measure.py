@@ -14,7 +14,8 @@ from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
 from quantaudit.pipeline.passes import measure_inputs, ratios_of_inputs
-from quantaudit.pipeline.prepare import AuditInputs, Say, prepare, silent
+from quantaudit.pipeline.plan.fit import prepare_within
+from quantaudit.pipeline.prepare import AuditInputs, Say, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.settings import Settings
 
@@ -36,7 +37,7 @@ def measure(
 
     Raises a QuantauditError that names cause and remedy.
     """
-    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory))
+    inputs = prepare_within(settings, memory_budget(memory), say, files=files, stages=stages, simulated=False)
     shards = 1 if shard is None else shard.count
     announce(inputs, stages, say, partial(schedule, inputs, simulated=False, shards=shards))
     return _measured(inputs, stages, state, shard)
@@ -52,7 +53,7 @@ def measure_as_published(
     memory: int | None = None,
 ) -> tuple[Profile, str]:
     """The profile, and the statistics of arXiv 2605.15572 as JSON: those of single tokens take a pass more."""
-    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory))
+    inputs = prepare_within(settings, memory_budget(memory), say, files=files, stages=stages, simulated=False)
     announce(inputs, stages, say, partial(schedule, inputs, simulated=False, ratios=True))
     profile = _measured(inputs, stages, state, None)
     return profile, reference_json(profile, ratios_of_inputs(inputs, stages))

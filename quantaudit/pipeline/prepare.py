@@ -92,12 +92,13 @@ def prepare(
     stages: Stages = silent_stages,
     memory: int | None = None,
     copies: int = 1,
+    by_block: bool = False,
 ) -> AuditInputs:
     """Check every option and file, cheapest first, then load. files: those of the settings, where they are open.
 
     memory: bytes that the process may use, for jobs that can do without the whole model; beyond, its decoder blocks are
-    left on disk. copies: of the weights that such a job would have at once. Raises a QuantauditError that names the
-    cause.
+    left on disk. copies: of the weights that such a job would have at once. by_block: leave them there even where the
+    weights fit, which is not said again. Raises a QuantauditError that names the cause.
     """
     imports_done()
     if torch.is_inference_mode_enabled():
@@ -110,7 +111,7 @@ def prepare(
     recipes = read_recipes(settings.simulate.recipes, [scheme.name for scheme in asked.schemes])
     files = files or open_files(settings)
     source, processor = _text_readers(files, settings, say)
-    limits = _Limits(memory=memory, copies=copies, smoothing=smoothing_recipe(recipes))
+    limits = _Limits(memory=memory, copies=copies, smoothing=smoothing_recipe(recipes), by_block=by_block)
     loaded = _with_processor(_in_memory(files, settings, stages, say, limits), files, processor)
     arithmetic = choose_arithmetic(settings.model.arithmetic, loaded.model)
     if arithmetic == "float32":
@@ -188,12 +189,13 @@ def _load(checkpoint: Checkpoint, settings: Settings, *, by_block: bool = False)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limits:
     """What decides whether blocks are left on disk. memory: bytes for the process, None for no limit; copies: of the
-    weights at once; smoothing: a recipe that needs the whole model.
+    weights at once; smoothing: a recipe that needs the whole model; by_block: whether that is decided.
     """
 
     memory: int | None
     copies: int
     smoothing: str | None
+    by_block: bool
 
 
 def _is_wide(checkpoint: Checkpoint, settings: Settings) -> bool:
@@ -209,6 +211,7 @@ def _in_memory(files: InputFiles, settings: Settings, stages: Stages, say: Say, 
     memory = limits.memory
     weights = 0 if memory is None else weight_bytes(files.model, settings.model.dtype)
     whole = memory is None or fits(weights, memory, copies=limits.copies, wide=_is_wide(files.model, settings))
+    whole = whole and not limits.by_block
     if team().combined(whole, all) or memory is None:  # all ranks run it one way
         return _load(files.model, settings)
     loaded = _load(files.model, settings, by_block=limits.smoothing is None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.experts import extra_work
 from quantaudit.model.sites import Architecture
 from quantaudit.pipeline.passes import fork_count
-from quantaudit.pipeline.plan.demand import Demands
+from quantaudit.pipeline.plan.demand import demand_of
 from quantaudit.pipeline.plan.speed import probe
 from quantaudit.pipeline.prepare import AuditInputs, Say
 from quantaudit.provenance import CorpusInfo
@@ -99,25 +98,7 @@ def schedule(
         ratios=work.tokens if ratios else 0,
     )
     speed = probe(inputs, tapped=not measured or bool(calibrations), scored=simulated)
-    return Schedule(work=work, speed=speed, memory=_demand(inputs, work))
-
-
-def _demand(inputs: AuditInputs, work: Work) -> Demand:
-    """The memory of the run, as `plan` says it."""
-    loaded, weights = inputs.loaded, inputs.loaded.weights
-    demands = Demands(
-        loaded.model,
-        loaded.architecture,
-        inputs.corpus.samples,
-        inputs.settings,
-        work,
-        converted=weights is not None and weights.converted,
-        wide=inputs.arithmetic == "float32",
-        ranks=team().size,
-    )
-    if weights is None:
-        return demands.whole
-    return demands.by_block(weights.budget or sys.maxsize)
+    return Schedule(work=work, speed=speed, memory=demand_of(inputs, work))
 
 
 def count_work(

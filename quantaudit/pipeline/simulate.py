@@ -11,8 +11,9 @@ from quantaudit.measure.profile import Profile
 from quantaudit.model.blockwise.memory import memory_budget
 from quantaudit.pipeline.files import InputFiles
 from quantaudit.pipeline.identity import resumable
-from quantaudit.pipeline.passes import COPIES, simulate_inputs
-from quantaudit.pipeline.prepare import Say, check_profile, prepare, silent
+from quantaudit.pipeline.passes import simulate_inputs
+from quantaudit.pipeline.plan.fit import prepare_within
+from quantaudit.pipeline.prepare import Say, check_profile, silent
 from quantaudit.pipeline.schedule import announce, schedule
 from quantaudit.settings import Settings
 from quantaudit.simulate.records import Simulation
@@ -35,7 +36,7 @@ def simulate(
 
     Raises FormatError where the profile is of another model or corpus, and other QuantauditErrors.
     """
-    inputs = prepare(settings, say, files=files, stages=stages, memory=memory_budget(memory), copies=COPIES)
+    inputs = prepare_within(settings, memory_budget(memory), say, files=files, stages=stages, measured=True)
     check_profile(inputs, profile)
     announce(inputs, stages, say, partial(schedule, inputs, measured=True))
     with resumable(state, inputs, profile, verb="simulate"):

@@ -19,6 +19,7 @@ from quantaudit.model.loading.checkpoint import locate
 from quantaudit.model.loading.load import load_skeleton
 from quantaudit.model.sites import discover
 from quantaudit.pipeline.passes import COPIES
+from quantaudit.pipeline.plan.fit import prepare_within
 from quantaudit.pipeline.plan.probe import flops, probed_speed, speed_by_flops, speed_by_tokens
 from quantaudit.pipeline.plan.run import Machine, plan
 from quantaudit.pipeline.prepare import prepare
@@ -95,6 +96,27 @@ def test_plan_and_report_say_the_same_of_memory(folder: Path, by_block: bool) ->
     )
     assert said[1].startswith(f"about {size_text(way.memory or 0)} of memory")
     assert ("temporary folder" in said[1]) == bool(way.disk)
+
+
+def test_where_weights_fit_and_a_run_does_not_blocks_are_left_on_disk(tmp_path: Path, capsys: Capture) -> None:
+    """A vocabulary far larger than the model: logits take what the weights leave."""
+    folder = save_checkpoint(tmp_path / "m", tiny_model("llama", vocab_size=1 << 17))
+    asked = ("plan", folder, "--device", "cpu", *GIVEN, "--format", "json")
+    ways = json.loads(run(capsys, *asked, "--memory-budget", "64GiB")[1])["ways"]
+    whole, parts = ways[0]["memory"], ways[1]["memory"]
+    budget = max(parts, resident_bytes() + 2 * PROGRAM)
+    assert budget < whole
+    code, out, _ = run(capsys, *asked, "--memory-budget", budget)
+    assert (code, json.loads(out)["chosen"]) == (0, "block by block")
+    settings, said = Settings.of(model=str(folder), device="cpu"), list[str]()
+    assert prepare(settings, memory=budget, copies=COPIES).loaded.weights is None  # by the size of its weights
+    inputs = prepare_within(settings, budget, said.append)
+    assert inputs.loaded.weights is not None
+    assert inputs.loaded.weights.budget == budget
+    assert said[-1].startswith(
+        f"a run of the whole model takes {size_text(whole)}, of {size_text(budget)}: run block by"
+    )
+    assert prepare_within(settings, whole).loaded.weights is None
 
 
 def test_a_budget_that_holds_no_block_is_said_and_the_least_that_does(config_alone: Path, capsys: Capture) -> None:

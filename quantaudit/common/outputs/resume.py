@@ -181,7 +181,7 @@ class RunState:
             self._drop()
             self._connect(identity)
         elif self._resume and (count := self._count()):
-            self._say(f"going on after {count:,} finished units of the interrupted run")
+            self._say(f"going on after {count:,} finished units of the interrupted run, which take no time again")
 
     def _reopen(self) -> None:
         """In a fork, which keeps what it finishes in a file of its own: its parent's it may not even close."""

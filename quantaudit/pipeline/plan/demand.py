@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from torch import nn
 
+from quantaudit.common.ranks.team import team
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.model.sites import Architecture
 from quantaudit.pipeline.passes import COPIES, measured_eagerly
-from quantaudit.pipeline.prepare import batch_limit
+from quantaudit.pipeline.prepare import AuditInputs, batch_limit
 from quantaudit.settings import Settings
 from quantaudit.simulate import memory
 from quantaudit.simulate.cost import MIXTURES, Work
@@ -45,6 +47,10 @@ class Demands:
         """With all weights in memory."""
         return memory.whole(self._model, self.sizes, self.lengths, eager=self._eager, copies=self._copies)
 
+    def fit_whole(self, budget: int) -> bool:
+        """Whether a run with all weights in memory keeps to a budget, or takes no more than one block by block."""
+        return self.whole.peak <= max(budget, self.by_block(budget).peak)
+
     def by_block(self, budget: int) -> Demand:
         """With one decoder block in memory, within a budget."""
         return memory.by_block(
@@ -56,3 +62,24 @@ class Demands:
             plans=self._plans,
             budget=budget,
         )
+
+
+def demands_of(inputs: AuditInputs, work: Work) -> Demands:
+    """Of a job whose model is loaded, on each rank."""
+    loaded = inputs.loaded
+    return Demands(
+        loaded.model,
+        loaded.architecture,
+        inputs.corpus.samples,
+        inputs.settings,
+        work,
+        converted=loaded.weights is not None and loaded.weights.converted,
+        wide=inputs.arithmetic == "float32",
+        ranks=team().size,
+    )
+
+
+def demand_of(inputs: AuditInputs, work: Work) -> Demand:
+    """The same as it runs, whole or block by block."""
+    weights, demands = inputs.loaded.weights, demands_of(inputs, work)
+    return demands.whole if weights is None else demands.by_block(weights.budget or sys.maxsize)

@@ -18,7 +18,6 @@ from quantaudit.corpus.load import Corpus
 from quantaudit.corpus.tokens import TokenizedCorpus
 from quantaudit.errors import ModelError, UsageError
 from quantaudit.model.blockwise.budget import fits
-from quantaudit.model.blockwise.checkpoint_blocks import why_whole
 from quantaudit.model.blockwise.memory import memory_budget, size_text
 from quantaudit.model.forward.arithmetic import choose_for, computed_in
 from quantaudit.model.loading.checkpoint import Checkpoint
@@ -28,6 +27,7 @@ from quantaudit.model.structure import context_length
 from quantaudit.pipeline.passes import COPIES
 from quantaudit.pipeline.plan import probe
 from quantaudit.pipeline.plan.demand import Demands
+from quantaudit.pipeline.plan.fit import only_whole
 from quantaudit.pipeline.plan.record import AuditPlan, StageTime, Text, Way, WayName, Weights
 from quantaudit.pipeline.plan.speed import typical
 from quantaudit.pipeline.plan.text import count_tokens
@@ -36,7 +36,6 @@ from quantaudit.pipeline.schedule import count_work
 from quantaudit.quant.standard import ChosenSchemes, choose_schemes
 from quantaudit.settings import Settings
 from quantaudit.simulate.cost import Speed, Work, expected_stages, forward_passes
-from quantaudit.simulate.memory import ModelBytes
 
 LOADING, LOOKING = "starting and loading", "looking at the blocks"
 
@@ -108,10 +107,13 @@ def plan(settings: Settings, checkpoint: Checkpoint, corpus: Corpus, machine: Ma
         ranks=machine.ranks,
     )
     sizes = demands.sizes
-    chosen = _chosen(subject, sizes, budget)
+    chosen = _chosen(subject, demands, budget, device)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     dtype = next(model.parameters()).dtype
-    ways = {"whole": _whole(subject, demands, budget), "block by block": _by_block(subject, demands, budget)}
+    ways = {
+        "whole": _whole(demands, budget, chosen=chosen == "whole"),
+        "block by block": _by_block(subject, demands, budget),
+    }
     speed = _speed(subject, machine, device)
     loading = seconds_since_start()
     reading = probe.reading_seconds(sizes.total)
@@ -168,7 +170,7 @@ def _subject(settings: Settings, checkpoint: Checkpoint, corpus: Corpus) -> tupl
         vocabulary=config.vocab_size,
         context=context_length(config),
     )
-    runs_whole = "GGUF files are dequantized as one" if checkpoint.gguf else why_whole(model, architecture.blocks)
+    runs_whole = only_whole(checkpoint, model, architecture.blocks)
     subject = _Subject(
         settings=settings,
         checkpoint=checkpoint,
@@ -203,15 +205,17 @@ def _in_dtype(model: Any, checkpoint: Checkpoint, dtype: str) -> None:
     model.to(said)
 
 
-def _chosen(subject: _Subject, sizes: ModelBytes, budget: int) -> WayName:
-    """How a report runs within a budget."""
-    whole = subject.runs_whole or fits(sizes.total, budget, copies=COPIES, wide=sizes.wide)
-    return "whole" if whole else "block by block"
+def _chosen(subject: _Subject, demands: Demands, budget: int, device: torch.device) -> WayName:
+    """How a report runs within a budget: as `prepare_within` decides."""
+    sizes = demands.sizes
+    whole = fits(sizes.total, budget, copies=COPIES, wide=sizes.wide)
+    whole = whole and (device.type != "cpu" or demands.fit_whole(budget))
+    return "whole" if subject.runs_whole or whole else "block by block"
 
 
-def _whole(subject: _Subject, demands: Demands, budget: int) -> Way:
+def _whole(demands: Demands, budget: int, *, chosen: bool) -> Way:
     demand, why_not = demands.whole, None
-    if demand.peak > budget or _chosen(subject, demands.sizes, budget) != "whole":
+    if demand.peak > budget or not chosen:
         why_not = f"does not fit into {size_text(budget)}"
     return Way(
         name="whole", memory=demand.peak, least_budget=demand.least, disk=demand.disk, stages=[], why_not=why_not

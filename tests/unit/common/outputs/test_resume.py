@@ -43,7 +43,7 @@ def test_units_are_found_by_stage_by_order_and_by_name(tmp_path: Path, folder: b
         assert (first.get("a"), second.get("a"), first.get("b")) == (b"1", b"2", None)
         assert other.get_json("a") == [float("inf"), 0.1, None]
         assert first.kept
-    assert run.said == ["going on after 3 finished units of the interrupted run"]
+    assert run.said == ["going on after 3 finished units of the interrupted run, which take no time again"]
     run.state.done()
     assert [path.name for path in tmp_path.rglob("*")] == (["out"] if folder else [])
 
