@@ -31,6 +31,8 @@ PROBED = 3
 """Samples that are timed."""
 _BLOCKS = 2
 """Decoder blocks that are timed of a model that runs block by block."""
+ENOUGH, MOST_TOKENS = 0.5, 8192
+"""Seconds that two blocks are to take for what they take to say something, and tokens that wait for them at most."""
 _NO_CHANGE = Plan(name="", title="", schemes={}, qparams={}, groups=0)
 PATIENCE = 2.5
 """Seconds that one kind of pass is timed for, about."""
@@ -101,9 +103,10 @@ def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[Tokenize
         return took[0]
 
     few = samples[:1]
-    tokens, all_tokens = (sum(len(sample.ids) for sample in chosen) for chosen in (few, samples))
-    cold, once, more = two_blocks(few), two_blocks(few), two_blocks(samples)
-    computing, reading = split_time(once, tokens, more, all_tokens)
+    tokens = len(few[0].ids)
+    cold, once = two_blocks(few), two_blocks(few)
+    more = enough(inputs.corpus.samples, samples, once / tokens)
+    computing, reading = split_time(once, tokens, two_blocks(more), sum(len(sample.ids) for sample in more))
     if sum(weights.bytes) > available_bytes():  # the system's cache of files does not keep them
         reading = max(reading, cold - computing * tokens)
     blocks = len(weights.blocks) / min(_BLOCKS, len(weights.blocks))
@@ -116,6 +119,13 @@ def _by_block(inputs: AuditInputs, weights: BlockWeights, samples: list[Tokenize
         scored=blocks * computing + logits[0] / tokens,
         reading=blocks * reading,
     )
+
+
+def enough(samples: tuple[TokenizedSample, ...], least: list[TokenizedSample], seconds: float) -> list[TokenizedSample]:
+    """Typical samples that take ENOUGH time at so many seconds a token; no fewer than `least`, MOST_TOKENS or all."""
+    each = sum(len(sample.ids) for sample in least) / len(least)
+    tokens = min(ENOUGH / max(seconds, 1e-9), MOST_TOKENS)
+    return typical(samples, max(len(least), min(int(tokens / each), len(samples))))
 
 
 def split_time(once: float, few: int, more: float, many: int) -> tuple[float, float]:

@@ -85,3 +85,18 @@ def test_passes_with_logits_are_timed_where_the_output_projection_runs_on_every_
     monkeypatch.setattr(speed, "perf_counter", lambda: now)
     found = speed.probe(inputs, tapped=False)
     assert (found.forward, found.scored) == (0.0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "count"),
+    [(1.0, 3), (0.5 / 400, 10), (1e-9, 20)],
+    ids=["slow: the least", "as many as take long enough", "fast: all that there are"],
+)
+def test_short_samples_are_timed_until_that_says_something(seconds: float, count: int) -> None:
+    samples = tuple(random_corpus([40] * 20).samples)
+    assert len(speed.enough(samples, list(samples[:3]), seconds)) == count
+
+
+def test_no_more_tokens_wait_for_two_blocks_than_a_machine_holds() -> None:
+    samples = tuple(random_corpus([2000] * 20).samples)
+    assert len(speed.enough(samples, list(samples[:3]), 1e-9)) == speed.MOST_TOKENS // 2000
