@@ -39,6 +39,8 @@ def prepare_within(
     files = files or open_files(settings)
     copies = COPIES if simulated else 1
     inputs = prepare(settings, say, files=files, stages=stages, memory=memory, copies=copies)
+    if not isinstance(files.model, Checkpoint):  # it was given in memory
+        return inputs
     needed = _beyond(inputs, memory, measured=measured, simulated=simulated)
     needed = team().combined(needed, max)  # all ranks run it one way
     if needed == 0:
@@ -60,10 +62,8 @@ def prepare_within(
     return inputs
 
 
-def only_whole(checkpoint: object, model: nn.Module, blocks: Sequence[str]) -> str | None:
+def only_whole(checkpoint: Checkpoint, model: nn.Module, blocks: Sequence[str]) -> str | None:
     """Why a model cannot run block by block; None where it can."""
-    if not isinstance(checkpoint, Checkpoint):
-        return "it was given in memory"
     return "GGUF files are dequantized as one" if checkpoint.gguf else why_whole(model, blocks)
 
 
