@@ -25,7 +25,7 @@ def audit(
     progress: bool | None = None,
     **options: Unpack[Options],
 ) -> Audit:
-    """Measure a model, predict what INT8 does to it, and judge it: `quantaudit report` without its files.
+    """Measure a model, predict what each scheme does to it, and judge it: `quantaudit report` without its files.
 
     model: Hub id, folder, .gguf file, `demo`, or a model of transformers in evaluation mode, with its tokenizer.
     corpus: `builtin` where None. profile: one measured before, to skip measuring; its text and how it was run are what

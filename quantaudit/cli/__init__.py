@@ -49,8 +49,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Tells, before an open-weight LLM is released or quantized, whether low-bit activations will work on it, "
     "where they break, and what avoids it.",
-    epilog="Exit codes: 0 done · 1 gate failed · 2 bad usage or input · 3 inconclusive · 130 interrupted · "
-    "141 closed pipe. --debug anywhere shows tracebacks, and how long loading took by stage.",
+    epilog="Exit codes: 0 done · 1 gate failed, limit passed, plan does not run · 2 bad usage or input · "
+    "3 inconclusive · 130 interrupted · 141 closed pipe. --debug anywhere shows tracebacks, and how long loading took "
+    "by stage.",
 )
 _FILES = (report, plan, sites, measure, merge, scales, simulate, render, insert, atlas)
 _ANSWERS = (gate, advise, verify, conform, compare, card)

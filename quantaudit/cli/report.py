@@ -37,7 +37,7 @@ def run(
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
-    """Measure a checkpoint, predict what INT8 does to it, and write its activation card."""
+    """Measure a checkpoint, predict what each scheme does to it, and write its activation card."""
     from quantaudit.cli import console
     from quantaudit.common.files import check_directory
     from quantaudit.common.outputs.claims import Output

@@ -13,7 +13,7 @@ from quantaudit.common.choices import find_single
 from quantaudit.common.progress import Job, Stage, Stages
 from quantaudit.common.ranks.forked import one_thread
 from quantaudit.common.ranks.team import alone, team
-from quantaudit.model.blockwise.memory import size_text
+from quantaudit.model.blockwise.memory import size_option, size_text
 from quantaudit.model.experts import extra_work
 from quantaudit.model.sites import Architecture
 from quantaudit.pipeline.passes import fork_count
@@ -200,8 +200,8 @@ def announce(inputs: AuditInputs, stages: Stages, say: Say, plan: Callable[[], S
     say(f"{scheduled.memory}{each}")
     budget = inputs.loaded.weights.budget if inputs.loaded.weights is not None else None
     if budget is not None and scheduled.memory.least > budget:
-        least = size_text(scheduled.memory.least)
-        say(f"{size_text(budget)} may not hold it: {least} would, or shorter samples (--max-length)")
+        least = size_option(scheduled.memory.least)
+        say(f"{size_text(budget)} may not hold it: --memory-budget {least} would, or shorter samples (--max-length)")
     if shorter := advise_samples(inputs, scheduled):
         say(shorter)
     stages.expect(scheduled.stages)

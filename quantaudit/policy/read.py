@@ -83,9 +83,16 @@ def _policy_path(spec: str, extending: Path | None = None) -> Path:
         return Path(spec) if extending is None else extending.parent / spec
     shipped = resource_dir("recipes") / "policies" / f"{spec}.yaml"
     kind = special_kind(Path(spec))
-    if kind is not None and not shipped.exists():
-        raise FormatError(f"{kind}, not a file", where=spec, hint=HINT)
+    if not shipped.exists():
+        problem = "no such policy" if kind is None else f"{kind}, not a file"
+        raise FormatError(problem, where=spec, hint=HINT if kind else _choices())
     return shipped
+
+
+def _choices() -> str:
+    """What may be given for a policy."""
+    shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
+    return f"{shipped}, or a .yaml file"
 
 
 def _read(path: Path) -> Any:
@@ -94,7 +101,6 @@ def _read(path: Path) -> Any:
     try:
         text = read_text(path, RECIPE_BYTES)
     except (OSError, ValueError) as error:
-        shipped = ", ".join(f"`{file.stem}`" for file in sorted((resource_dir("recipes") / "policies").glob("*.yaml")))
         problem = "no such policy" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise FormatError(problem, where=str(path), hint=f"{shipped}, or a .yaml file") from error
+        raise FormatError(problem, where=str(path), hint=_choices()) from error
     return read_yaml(text, str(path), FormatError).data

@@ -205,7 +205,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
     code, said = run("1MiB")
     assert code == 2
-    assert "--memory-budget 1MiB: a single block does not fit: the model needs about" in said
+    assert "--memory-budget 1MiB: a single block does not fit give it the budget that" in said
     code, said = run("lots")
     assert code == 2
     assert "--memory-budget lots: not an amount of memory" in said

@@ -257,7 +257,7 @@ def test_the_command_line(verb: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     given += ["--evaluation-tokens", "16", "--schemes", "int8", "--out", str(tmp_path / "out")]
     code, _, said = run(capsys, verb, *given, "--memory-budget", "1MiB")
     assert code == 2
-    assert "does not fit: the model needs about" in " ".join(said.split())
+    assert "does not fit give it the budget that `quantaudit plan` names" in " ".join(said.split())
     code, _, said = run(capsys, verb, *given, "--memory-budget", resident_bytes() + PROGRAM // 2)
     assert code == 0
     assert "run block by block" in " ".join(said.split())

@@ -77,4 +77,4 @@ def _cells(way: Way) -> list[str]:
     if way.memory is None:
         return ["—", "—", "—", "—"]
     disk = size_text(way.disk) if way.disk else "—"
-    return [size_text(way.memory), size_text(way.least_budget), disk, minutes(way.seconds)]
+    return [size_text(way.memory), size_option(way.least_budget), disk, minutes(way.seconds)]

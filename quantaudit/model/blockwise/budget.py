@@ -13,7 +13,7 @@ from torch import Tensor
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise.block_weights import BlockWeights
 from quantaudit.model.blockwise.input_store import Room
-from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_option, size_text
+from quantaudit.model.blockwise.memory import give_back, resident_bytes, size_option
 from quantaudit.model.forward.arithmetic import arithmetic_now
 from quantaudit.model.forward.float32_products import WEIGHT_BYTES
 from quantaudit.model.loading.checkpoint import Checkpoint
@@ -142,9 +142,9 @@ def room_for_inputs(budget: int, needed: Needs, device: torch.device) -> Room:
     if needed.present + needed.block + needed.logits > budget:
         what = "a single block, with the logits of a sample," if needed.logits else "a single block"
         raise UsageError(
-            f"{what} does not fit: the model needs about {size_text(needed.least)}",
+            f"{what} does not fit",
             where=f"--memory-budget {size_option(budget)}",
-            hint="give it more memory, or shorter samples with --max-length",
+            hint="give it the budget that `quantaudit plan` names, or shorter samples with --max-length",
         )
     left = max(0, budget - needed.least)
     if device.type == "cpu":

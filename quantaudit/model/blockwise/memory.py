@@ -44,6 +44,12 @@ def size_text(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
+def sizes_apart(one: int, other: int) -> tuple[str, str]:
+    """Two amounts in words; in whole MiB where they would read the same."""
+    texts = size_text(one), size_text(other)
+    return texts if texts[0] != texts[1] else (f"{-(-one // 2**20):,} MiB", f"{other // 2**20:,} MiB")
+
+
 def size_option(size: int) -> str:
     """An amount of memory as an option takes it, at least this much, in one word: 586KiB, 2.9GiB."""
     unit, name = next(((unit, name) for unit, name in _WRITTEN if size >= unit), (1, "B"))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import modeling_gguf_pytorch_utils
 
 from quantaudit.errors import ModelError
-from quantaudit.model.loading.weight_files import AGAIN
+from quantaudit.model.loading.weight_files import AGAIN, CUT_SHORT
 
 _LENGTH = struct.Struct("=Q")
 
@@ -92,7 +92,7 @@ class _Readers:
             try:
                 self.readers[key] = QuickReader(path)
             except (ValueError, LookupError, OverflowError, struct.error) as error:  # whatever reads beyond its end
-                raise ModelError("GGUF file is cut short, or damaged", where=str(path), hint=AGAIN) from error
+                raise ModelError(CUT_SHORT, where=str(path), hint=AGAIN) from error
         return self.readers[key]
 
 

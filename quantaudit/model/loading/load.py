@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,7 @@ from quantaudit.model.loading.stored_tensors import (
     watch_files,
     watch_unused,
 )
+from quantaudit.model.loading.weight_files import AGAIN, CUT_SHORT
 from quantaudit.model.loading.weights import OddWeights, odd_weights
 from quantaudit.model.sites import Architecture, discover
 from quantaudit.model.tokenizer_files import load_problem
@@ -351,6 +353,8 @@ def explained(checkpoint: Checkpoint, part: str, *, trust_remote_code: bool = Fa
         if "trust_remote_code" in str(error):
             reason, hint = "its code is not part of transformers", "if you trust its author, add --trust-remote-code"
         place = checkpoint.folder / checkpoint.gguf if checkpoint.gguf else checkpoint.folder
+        if checkpoint.gguf and isinstance(error, struct.error):  # transformers reads its head by itself
+            raise ModelError(CUT_SHORT, where=str(place), hint=AGAIN) from error
         raise ModelError(f"{part} cannot be loaded: {reason}", where=str(place), hint=hint) from error
 
 

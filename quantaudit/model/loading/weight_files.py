@@ -13,6 +13,7 @@ from quantaudit.common.reading.regular_files import CARD_BYTES, read_text
 from quantaudit.errors import ModelError
 
 AGAIN = "download the checkpoint again"
+CUT_SHORT = "GGUF file is cut short, or damaged"
 COMPLETE = "give a complete checkpoint"
 ADAPTER = "adapter_config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -10,7 +10,7 @@ from torch import nn
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.common.ranks.team import team
 from quantaudit.model.blockwise.checkpoint_blocks import why_whole
-from quantaudit.model.blockwise.memory import give_back, size_text
+from quantaudit.model.blockwise.memory import give_back, sizes_apart
 from quantaudit.model.loading.checkpoint import Checkpoint
 from quantaudit.pipeline.files import InputFiles, open_files
 from quantaudit.pipeline.passes import COPIES
@@ -45,7 +45,8 @@ def prepare_within(
     needed = team().combined(needed, max)  # all ranks run it one way
     if needed == 0:
         return inputs
-    loaded, sizes = inputs.loaded, f"a run of the whole model takes {size_text(needed)}, of {size_text(memory)}"
+    loaded, (takes, of) = inputs.loaded, sizes_apart(needed, memory)
+    sizes = f"a run of the whole model takes {takes}, of {of}"
     reason = only_whole(files.model, loaded.model, loaded.architecture.blocks)
     if reason is None and any(recipe.smooth for recipe in inputs.recipes):
         reason = "a recipe smooths it"

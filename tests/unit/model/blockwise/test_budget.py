@@ -46,7 +46,7 @@ def test_room_is_what_a_run_leaves_of_its_budget() -> None:
     cpu = torch.device("cpu")
     assert room_for_inputs(needed.least + 123, needed, cpu).device == 123
     assert room_for_inputs(needed.least - 1, needed, cpu).device == 0
-    with pytest.raises(UsageError, match=r"a single block does not fit: the model needs about 1\.8 GiB"):
+    with pytest.raises(UsageError, match=r"a single block does not fit"):
         room_for_inputs((1 << 30) + (1 << 29) - 1, needed, cpu)
 
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from quantaudit.errors import UsageError
 from quantaudit.model.blockwise import memory
-from quantaudit.model.blockwise.memory import available_bytes, parse_size, resident_bytes, size_option, size_text
+from quantaudit.model.blockwise.memory import (
+    available_bytes,
+    parse_size,
+    resident_bytes,
+    size_option,
+    size_text,
+    sizes_apart,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +107,8 @@ def test_limits_of_every_control_group_around_it_count(
 
     monkeypatch.setattr(memory, "Path", under)
     assert available_bytes() == 1000 - 700 + 50
+
+
+def test_two_amounts_that_would_read_the_same_are_told_apart() -> None:
+    assert sizes_apart(1_112_359_936, 1040 << 20) == ("1,061 MiB", "1,040 MiB")
+    assert sizes_apart(3 << 30, 1 << 30) == ("3.0 GiB", "1.0 GiB")
