@@ -13,6 +13,7 @@ import torch
 
 from quantaudit.common.progress import Job, Snapshot
 from quantaudit.corpus.load import load_corpus
+from quantaudit.model.blockwise import budget as blockwise_budget
 from quantaudit.model.blockwise.budget import PROGRAM
 from quantaudit.model.blockwise.memory import resident_bytes, size_text
 from quantaudit.model.loading.checkpoint import locate
@@ -98,13 +99,16 @@ def test_plan_and_report_say_the_same_of_memory(folder: Path, by_block: bool) ->
     assert ("temporary folder" in said[1]) == bool(way.disk)
 
 
-def test_where_weights_fit_and_a_run_does_not_blocks_are_left_on_disk(tmp_path: Path, capsys: Capture) -> None:
-    """A vocabulary far larger than the model: logits take what the weights leave."""
+def test_where_weights_fit_and_a_run_does_not_blocks_are_left_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """A vocabulary far larger than the model: logits take what the weights leave of a process that holds little yet."""
+    monkeypatch.setattr(blockwise_budget, "resident_bytes", lambda: 600 << 20)
     folder = save_checkpoint(tmp_path / "m", tiny_model("llama", vocab_size=1 << 17))
     asked = ("plan", folder, "--device", "cpu", *GIVEN, "--format", "json")
     ways = json.loads(run(capsys, *asked, "--memory-budget", "64GiB")[1])["ways"]
     whole, parts = ways[0]["memory"], ways[1]["memory"]
-    budget = max(parts, resident_bytes() + 2 * PROGRAM)
+    budget = max(parts, (600 << 20) + 2 * PROGRAM)
     assert budget < whole
     code, out, _ = run(capsys, *asked, "--memory-budget", budget)
     assert (code, json.loads(out)["chosen"]) == (0, "block by block")
