@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,9 @@ EXAMPLE = (
     "recipes/w8a8_static.yaml --card card/card.json --model demo --out advised.yaml --as-good-as dynamic"
 )
 
+
+TOO_LITTLE_TEXT = ("QA516",)
+"""A budget of KL is kept or not on the tokens that were asked for; whether these are enough for a verdict is said."""
 
 Recipe = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="llm-compressor recipe to change; needs --model.")
@@ -110,7 +114,7 @@ def run(
 
     With RECIPE and --model: change as little of that recipe as a KL budget needs (other observers, smoothing, dynamic
     scales; on request moving averages, or no quantization), simulated before it is given. Exit 3 where the gate on it
-    is inconclusive.
+    is inconclusive, but for too little text alone, which is said.
     """
     from quantaudit.common.files import check_file
     from quantaudit.errors import UsageError
@@ -189,7 +193,7 @@ def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, pol
     allocated = write_allocation(allocation, goal, rules)
     allocated.write(out)
     show(allocated, goal, console.out, recipe=out, card=card)
-    _exit(allocated.report)
+    exit_unless_known(allocated.report)
 
 
 def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bool, memory: int | None) -> None:
@@ -223,12 +227,13 @@ def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bo
 
     report = gate(out, load_card(case.card), load_policy("default"))
     console.out.print(gate_line(report))
-    _exit(report)
+    exit_unless_known(report, accepted=TOO_LITTLE_TEXT)
 
 
-def _exit(report: GateReport) -> None:
+def exit_unless_known(report: GateReport, *, accepted: Sequence[str] = ()) -> None:
     """Advice that rests on what is not known is not done, however well it fits its budget; a gate that fails is within
-    what was asked for.
+    what was asked for. accepted: codes of findings that leave its verdict open, and not what was asked for.
     """
-    if report.outcome == "inconclusive":
+    undecided = [finding for finding in report.findings if finding.severity == "inconclusive"]
+    if report.outcome == "inconclusive" and any(finding.code not in accepted for finding in undecided):
         raise typer.Exit(report.exit_code)

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks/README.md"])
-PROGRAMS = ("quantaudit", "python", "make", "pip", "optimum-cli")
+PROGRAMS = ("quantaudit", "python", "make", "pip", "optimum-cli", "hf")
 _PLACEHOLDER = re.compile(r"…|\[|\||\.\.\.")
 
 

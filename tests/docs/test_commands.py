@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import runpy
 import shutil
@@ -83,6 +84,23 @@ def test_a_synopsis_names_a_verb_and_its_options(command: Command) -> None:
         return
     options = {option for parameter in verbs()[verb].params for option in parameter.opts}
     assert set(re.findall(OPTION, command.text)) <= options
+
+
+@pytest.mark.parametrize("command", of("hf", synopsis=False))
+def test_a_command_of_the_hub_is_one_that_it_knows(command: Command, tmp_path: Path) -> None:
+    """A job is resolved, and not submitted; what it runs there is a verb with its options."""
+    hf, (verb, *rest) = Path(sys.executable).with_name("hf"), command.words[1:]
+    submits = [verb, *rest[:1]] == ["jobs", "run"]
+    words = [verb, "run", "--dry-run", *rest[1:]] if submits else [verb, *rest, "--help"]
+    environment = {**os.environ, "HF_TOKEN": "hf_none", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([hf, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if not submits:
+        return
+    assert "Job not submitted" in done.stdout + done.stderr
+    inside = next(part.split() for part in command.words[-1].split(" && ") if part.startswith("quantaudit "))
+    options = {option for parameter in verbs()[inside[1]].params for option in parameter.opts}
+    assert {word for word in inside if word.startswith("--")} <= options
 
 
 @pytest.mark.parametrize("command", of("make", "pip", synopsis=False))

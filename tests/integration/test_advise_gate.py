@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import typer
 
 from quantaudit import cli
 from quantaudit.card.schema import load_card
+from quantaudit.cli.advise import TOO_LITTLE_TEXT, exit_unless_known
 from quantaudit.common.resources import resource_dir
+from quantaudit.gate.report import GateFinding, GateReport
 from tests.builders import save_checkpoint, tiny_model
 
 
@@ -44,6 +48,20 @@ def test_the_gate_knows_an_advised_recipe_by_its_score(tmp_path: Path, capsys: p
     assert judged["score"]["kl"] == row.kl
     assert judged["score"]["source"] == "measured"
     assert "QA417" not in {finding["code"] for finding in judged["findings"]}
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [(["QA516"], 0), (["QA516", "QA515"], 3), (["QA514"], 3), ([], 0)], ids=str
+)
+def test_what_was_asked_of_little_text_is_answered_and_what_is_not_known_is_not(
+    codes: list[str], expected: int
+) -> None:
+    findings = [GateFinding.model_construct(code=code, severity="inconclusive") for code in codes]
+    outcome = "inconclusive" if codes else "pass"
+    report = GateReport.model_construct(findings=findings, outcome=outcome)
+    with pytest.raises(typer.Exit) if expected else nullcontext() as stop:
+        exit_unless_known(report, accepted=TOO_LITTLE_TEXT)
+    assert (stop.value.exit_code if stop else 0) == expected
 
 
 def test_advice_from_a_card_that_cannot_be_trusted_is_inconclusive(
