@@ -48,8 +48,7 @@ def prepare_within(
     loaded, (takes, of) = inputs.loaded, sizes_apart(needed, memory)
     sizes = f"a run of the whole model takes {takes}, of {of}"
     reason = only_whole(files.model, loaded.model, loaded.architecture.blocks)
-    if reason is None and any(recipe.smooth for recipe in inputs.recipes):
-        reason = "a recipe smooths it"
+    reason = reason or next((f"{recipe.name} smooths it" for recipe in inputs.recipes if recipe.smooth), None)
     if reason is not None:
         say(f"{sizes}, and this model runs whole: {reason}")
         return inputs
