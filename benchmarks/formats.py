@@ -7,7 +7,8 @@ drawn at random: how many estimates are within 35 % of the KL, and how many inte
 of 4.5 to 8 bits a weight, chosen by prices as `quantaudit advise` does, and greedily by brute force. Exits with 1 where
 a target is missed, and prints which.
 
-    python benchmarks/formats.py [MODEL] [--evaluation-tokens N] [--samples N] [--schemes a,b] [--out RESULT.json]
+    python benchmarks/formats.py [MODEL] [--evaluation-tokens N] [--samples N] [--dtype float32] [--schemes a,b]
+        [--out RESULT.json]
 
 It takes about as many forward passes over the evaluation tokens as the model has fused groups, for each scheme.
 """
@@ -57,6 +58,7 @@ def main(
     samples: int | None = 96,
     corpus: str = "builtin",
     device: str = "auto",
+    dtype: str = "auto",
     schemes: str = "standard",
     profile: Path | None = None,
     out: Path | None = None,
@@ -68,6 +70,7 @@ def main(
         samples=samples,
         evaluation_tokens=evaluation_tokens,
         device=device,
+        dtype=dtype,
         scheme_set=schemes,
     )
     subject = prepare(settings)

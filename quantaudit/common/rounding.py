@@ -13,7 +13,10 @@ FINEST = 1100
 
 def significant(value: float, *limits: float, digits: int = 3) -> str:
     """`digits` significant digits, and more where these would not lie on the value's side of every limit."""
-    return _clear_of(value, limits, digits, lambda count: f"{value:.{count}g}", Decimal)
+    # With its zeros: 1.10 is known to three digits, and 1.1 beside it would be another number to a reader.
+    return _clear_of(
+        value, limits, digits, lambda count: f"{value:#.{count}g}".removesuffix(".") if value else "0", Decimal
+    )
 
 
 def decimals(value: float, *limits: float, digits: int = 2) -> str:

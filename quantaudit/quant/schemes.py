@@ -103,11 +103,11 @@ INT8_ASYMMETRIC_DYNAMIC = replace(
     input_activations=INT8_PER_TOKEN.model_copy(update={"symmetric": False}),
 )
 INT8_WEIGHTS = replace(
-    INT8_DYNAMIC, name="int8_weights", title="INT8 weights per channel, activations as they are", input_activations=None
+    INT8_DYNAMIC, name="int8_weights", title="W8A16: INT8 weights per channel", input_activations=None
 )
 FP8_STATIC = _preset("FP8", "fp8_e4m3_static_per_tensor", "FP8 E4M3 static per-tensor")
 FP8_DYNAMIC = _preset("FP8_DYNAMIC", "fp8_e4m3_dynamic_per_token", "FP8 E4M3 dynamic per-token")
-INT4_WEIGHTS = _preset("W4A16", "int4_weights_group_128", "INT4 weights in groups of 128, activations as they are")
+INT4_WEIGHTS = _preset("W4A16", "int4_weights_group_128", "W4A16: INT4 weights in groups of 128")
 INT4_WEIGHTS_INT8_DYNAMIC = _preset(
     "W4A8",
     "int4_weights_group_128_int8_dynamic_per_token",

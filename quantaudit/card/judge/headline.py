@@ -10,7 +10,6 @@ from quantaudit.simulate.records import SchemeInfo
 
 MANY = 6
 """Schemes of one status up to which each is named; beyond, they are counted."""
-_ALONE = "weights alone"
 _FIXED = "with one fixed scale for each tensor"
 _TOKEN = "with a scale for each token"
 _NAMED_FORMATS = {("tensor_group", 16): "NVFP4", ("group", 32): "MXFP4"}
@@ -39,7 +38,13 @@ def headline(verdicts: Sequence[SchemeVerdict], infos: Sequence[SchemeInfo], sit
     if "NOT READY" in by_status:
         several = len(by_status["NOT READY"]) > 1
         broken = f"{_capital(listed('NOT READY', 'and'))} break{'' if several else 's'} it"
-        sentences.append(f"{broken}{_where(by_status['NOT READY'], several, sites)}.")
+        located = next((verdict for verdict in by_status["NOT READY"] if verdict.worst_groups), None)
+        where = _where(located.worst_groups, sites) if located else ""
+        if located and several:
+            where = f". {_capital(_listed([names[located.scheme]], 'and'))} does so{where}"
+        elif located:
+            where = f", first{where}"
+        sentences.append(f"{broken}{where}.")
     if "INCONCLUSIVE" in by_status:
         sentences.append(f"Undecided: {listed('INCONCLUSIVE', 'and')}.")
     return " ".join(sentences)
@@ -57,10 +62,11 @@ def plain_name(info: SchemeInfo) -> tuple[str, str]:
     number = _format(weights)
     if number == "FP4" and inputs is not None:
         return four_bit_float or info.title, ""
+    bits = weights.get("num_bits", 8)
     if inputs is None:
-        return number, _ALONE
+        return f"W{bits}A16 ({number} weights alone)", ""
     if _format(inputs) != number:
-        return f"W{weights.get('num_bits', 8)}A{inputs.get('num_bits', 8)}", ""
+        return f"W{bits}A{inputs.get('num_bits', 8)}", ""
     dynamic, strategy = inputs.get("dynamic", False) is True, inputs.get("strategy")
     if dynamic and strategy == "token":
         return number, _TOKEN
@@ -102,16 +108,13 @@ def _joined(items: Sequence[str], joint: str) -> str:
     return f"{', '.join(items[:-1])}{comma} {joint} {items[-1]}"
 
 
-def _where(broken: Sequence[SchemeVerdict], several: bool, sites: Mapping[str, SiteRow]) -> str:
-    """The groups at which the first that has any breaks, and whether its inputs peak on the first token."""
-    groups: Sequence[WorstGroup] = next((verdict.worst_groups for verdict in broken if verdict.worst_groups), [])
-    if not groups:
-        return ""
+def _where(groups: Sequence[WorstGroup], sites: Mapping[str, SiteRow]) -> str:
+    """The groups at which a scheme breaks the model, and whether their inputs peak on the first token."""
     peaks = [site.peaks[0].position for group in groups if (site := sites.get(f"{group.group}.input")) and site.peaks]
     on_first = len(peaks) == len(groups) and not any(peaks) and None not in peaks
     names = _joined([f"`{group.group}`" for group in groups], "and")
     whose = f", {'whose input peaks' if len(groups) == 1 else 'whose inputs peak'} on the first token"
-    return f", {'the first of them ' if several else 'first '}at {names}{whose if on_first else ''}"
+    return f" at {names}{whose if on_first else ''}"
 
 
 def _capital(text: str) -> str:

@@ -4,7 +4,7 @@ A token that all later ones attend to, as the first one often is, counts once fo
 is priced by the square of one number, which varies as χ² of one degree of freedom does. Few samples need more draws.
 """
 
-MOST = 3
+MOST = 6
 """Draws; more hardly change a price (docs/prediction.md)."""
 TOKENS = 8192
 """Tokens that labels are drawn for, all draws together, where there are that many samples to draw for anyway."""

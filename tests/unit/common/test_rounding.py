@@ -44,8 +44,10 @@ def test_a_value_next_to_its_own_limit_is_told_from_it(limit: float, step: float
 
 
 @given(NUMBERS)
-def test_without_a_limit_nothing_is_added(value: float) -> None:
-    assert significant(value, digits=3) == f"{value:.3g}"
+def test_without_a_limit_it_has_so_many_digits_zeros_among_them(value: float) -> None:
+    text = significant(value, digits=3)
+    assert Decimal(text) == Decimal(f"{value:.3g}")
+    assert len(text.partition("e")[0].replace(".", "").lstrip("0")) == 3
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,10 @@ def test_without_a_limit_nothing_is_added(value: float) -> None:
         (percentage(0.8, 0.8, digits=0), "80%"),
         (percentage(0.95012, 0.95, digits=1), "95.01%"),
         (significant(0.05004, 0.05, digits=3), "0.05004"),
-        (significant(0.05, 0.05, digits=3), "0.05"),
+        (significant(0.05, 0.05, digits=3), "0.0500"),
+        (significant(1.1, digits=3), "1.10"),
+        (significant(155.2, digits=3), "155"),
+        (significant(0.0), "0"),
         (decimals(1.9999, 2.0), "1.9999"),
         (limit_percentage(0.8), "80%"),
         (limit_percentage(0.995), "99.5%"),

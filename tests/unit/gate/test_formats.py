@@ -155,7 +155,7 @@ def test_text_shows_every_finding_and_reads_no_markup(example: GateReport) -> No
     text = out.getvalue()
     assert text.startswith(example.outcome.upper())
     assert all(row.code in text for row in example.findings)
-    assert "KL 0.5 ± 0.01 nats per token, 70.0% of top-1 tokens kept: measured" in text
+    assert "KL 0.500 ± 0.01 nats per token, 70.0% of top-1 tokens kept: measured" in text
     if example is REPORTS[1]:
         assert "[bold]" in text
 

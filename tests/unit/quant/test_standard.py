@@ -23,7 +23,7 @@ def test_integer_weights_take_the_largest_group_size_that_divides_and_say_so() -
     assert "int4_weights_group_64" in names
     assert "int4_weights_group_64_int8_dynamic_per_token" in names
     titles = {scheme.name: scheme.title for scheme in chosen.schemes}
-    assert titles["int4_weights_group_64"] == "INT4 weights in groups of 64, activations as they are"
+    assert titles["int4_weights_group_64"] == "W4A16: INT4 weights in groups of 64"
     sizes = {scheme.name: scheme.weights.group_size for scheme in chosen.schemes if scheme.weights}
     assert (sizes["int4_weights_group_64"], sizes["nvfp4"], sizes["mxfp4"]) == (64, 16, 32)
     assert chosen.left_out == ()

@@ -19,10 +19,10 @@ NAMES = {
     "int8_asymmetric_static_per_tensor": "INT8 with one fixed scale for each tensor",
     "int8_dynamic_per_token": "INT8 with a scale for each token",
     "int8_asymmetric_dynamic_per_token": "INT8 with a scale for each token",
-    "int8_weights": "INT8 weights alone",
+    "int8_weights": "W8A16 (INT8 weights alone)",
     "fp8_e4m3_static_per_tensor": "FP8 with one fixed scale for each tensor",
     "fp8_e4m3_dynamic_per_token": "FP8 with a scale for each token",
-    "int4_weights_group_128": "INT4 weights alone",
+    "int4_weights_group_128": "W4A16 (INT4 weights alone)",
     "int4_weights_group_128_int8_dynamic_per_token": "W4A8",
     "nvfp4": "NVFP4",
     "mxfp4": "MXFP4",
@@ -68,7 +68,7 @@ def test_best_first_formats_that_are_scaled_alike_together(card: Card) -> None:
         int8_weights="READY",
     )
     assert said == (
-        "Run it as INT8 weights alone. With care: INT8 or FP8 with a scale for each token. "
+        "Run it as W8A16 (INT8 weights alone). With care: INT8 or FP8 with a scale for each token. "
         "NVFP4, and INT8 with one fixed scale for each tensor break it."
     )
 
@@ -84,6 +84,15 @@ def test_schemes_of_one_plain_name_that_end_otherwise_have_their_titles(card: Ca
     assert said == f"Run it as {info('int8_static_per_tensor').title}. INT8 asymmetric static per-tensor breaks it."
     both = sentence(card, int8_static_per_tensor="READY", int8_asymmetric_static_per_tensor="READY")
     assert both == "Run it as INT8 with one fixed scale for each tensor."
+
+
+def test_of_several_that_break_it_the_one_whose_groups_are_named_is_said(card: Card) -> None:
+    groups = card.verdict.schemes[0].worst_groups[:1]
+    rows = [verdict(card, "mxfp4", "NOT READY"), verdict(card, "int8_static_per_tensor", "NOT READY", groups)]
+    assert headline(rows, [info(row.scheme) for row in rows], {}) == (
+        "MXFP4, and INT8 with one fixed scale for each tensor break it. "
+        f"INT8 with one fixed scale for each tensor does so at `{groups[0].group}`."
+    )
 
 
 def test_many_are_counted(card: Card) -> None:
