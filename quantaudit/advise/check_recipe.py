@@ -71,7 +71,7 @@ def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
         lines.append('pipeline="independent", as "basic" and "sequential" would do both at once.')
     if not advice.met:
         reached = () if advice.advised.kl is None else (advice.advised.kl,)
-        budget = significant(advice.budget or 0.0, *reached, digits=4)
+        budget = significant(advice.budget or 0.0, *reached, digits=4, zeros=False)
         lines.append(f"The goal was NOT met: the budget was a KL of {budget}.")
     return lines
 

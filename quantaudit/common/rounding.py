@@ -11,12 +11,13 @@ FINEST = 1100
 """Digits after the point with which every double is exact."""
 
 
-def significant(value: float, *limits: float, digits: int = 3) -> str:
-    """`digits` significant digits, and more where these would not lie on the value's side of every limit."""
-    # With its zeros: 1.10 is known to three digits, and 1.1 beside it would be another number to a reader.
-    return _clear_of(
-        value, limits, digits, lambda count: f"{value:#.{count}g}".removesuffix(".") if value else "0", Decimal
-    )
+def significant(value: float, *limits: float, digits: int = 3, zeros: bool = True) -> str:
+    """`digits` significant digits, and more where these would not lie on the value's side of every limit.
+
+    zeros: whether to end in them, as a measured number does; what somebody asked for is as they wrote it.
+    """
+    kept = "#" if zeros and value else ""
+    return _clear_of(value, limits, digits, lambda count: f"{value:{kept}.{count}g}".removesuffix("."), Decimal)
 
 
 def decimals(value: float, *limits: float, digits: int = 2) -> str:

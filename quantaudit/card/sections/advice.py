@@ -14,7 +14,7 @@ def advised(advice: AdviceInfo) -> str:
         return f"{kept}; its KL is not finite."
     # Rounded to what can be read, but each on its own side of the budget, which has the fewest digits for that.
     budget = advice.budget or 0.0
-    goal = significant(budget, advice.before.kl, advice.advised.kl)
+    goal = significant(budget, advice.before.kl, advice.advised.kl, zeros=False)
     before, after = (significant(kl, budget) for kl in (advice.before.kl, advice.advised.kl))
     text = (
         f"{kept}, and the KL goes from {before} to {after} "

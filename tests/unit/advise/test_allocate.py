@@ -12,6 +12,7 @@ import yaml
 from quantaudit.advise.allocate import Allocation, allocate
 from quantaudit.advise.budget import Budget, offered_schemes
 from quantaudit.card.schema import Card
+from quantaudit.common.rounding import significant
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.gate.run import gate
 from quantaudit.pipeline.advise import AllocatedRecipe, write_allocation
@@ -73,7 +74,7 @@ def test_the_gate_says_of_the_written_file_what_advice_said(tmp_path: Any) -> No
         assert report.score.kl_low == pytest.approx(point.kl_low, rel=1e-12)
         assert report.score.kl_high == pytest.approx(point.kl_high, rel=1e-12)
         assert "estimated, not simulated" in result.text
-        assert f"KL {report.score.kl:.3g} nats per token" in result.text
+        assert f"KL {significant(report.score.kl)} nats per token" in result.text
     assert report.outcome == "pass"
     assert report.score.kl_high is not None
     assert report.score.kl_high <= POLICY.kl.ready

@@ -13,6 +13,7 @@ from quantaudit.card.judge.evidence import CardEvidence
 from quantaudit.card.judge.findings import find
 from quantaudit.card.judge.verdict import decide, explain_group
 from quantaudit.card.schema import Card, Coverage, Finding, SiteRow, Verdict
+from quantaudit.common.rounding import significant
 from quantaudit.policy import judge, load_policy
 from quantaudit.provenance import Provenance, Unmeasured
 from quantaudit.simulate.records import RecipeRow, Simulation
@@ -385,7 +386,9 @@ def test_a_verdict_on_few_tokens_says_so(card: Card, tokens: int, samples: int) 
 def test_a_kl_near_a_limit_is_given_with_its_error(card: Card, kl: float, error: float, reported: bool) -> None:
     matching = few_tokens(card, 256, 4, kl=kl, kl_stderr=error, top1=0.95 if kl < 0.03 else 0.85)
     assert [row.severity for row in matching] == ["info"] * reported
-    assert all(f"{kl:.3g} nats with a standard error of {error:.2g}, too near" in row.message for row in matching)
+    assert all(
+        f"{significant(kl)} nats with a standard error of {error:.2g}, too near" in row.message for row in matching
+    )
 
 
 def test_without_a_standard_error_only_tokens_and_samples_count(card: Card) -> None:

@@ -23,7 +23,7 @@ def card() -> Card:
 
 def test_the_sentence_tells_what_is_kept_and_what_is_gained() -> None:
     assert advised(make_advice()) == (
-        "78% of the quantized Linears’ MACs keep the format of `w8a8_static`, and the KL goes from 1.3 to 0.039 "
+        "78% of the quantized Linears’ MACs keep the format of `w8a8_static`, and the KL goes from 1.30 to 0.0390 "
         "(goal: as good as dynamic everywhere, 0.04), simulated on 4,096 tokens."
     )
     assert advised(make_advice(met=False)).startswith("The goal was not met.")
