@@ -171,7 +171,7 @@ def check_static(name: str) -> str:
 def check_scheme(spec: str, option: str = "--scheme") -> str:
     """Check the names in `NAME` or `NAME:OBSERVER`; whether they fit, the scheme itself shows. Raises UsageError."""
     name, _, observer = spec.partition(":")
-    if name not in SCHEMES and name.upper() not in PRESETS:
+    if usual_group_size(name) not in SCHEMES and name.upper() not in PRESETS:
         raise UsageError(
             "unknown scheme",
             where=f"{option} {spec}",
@@ -197,6 +197,14 @@ def parse_scheme_set(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         else:
             names[check_scheme(part, "--schemes")] = None
     return tuple(names), tuple(of_sets)
+
+
+def usual_group_size(name: str) -> str:
+    """The scheme of whose name this is the one with another of GROUP_SIZES, itself among them; else the name."""
+    match = re.fullmatch(r"(.*group_)(\d+)(.*)", name)
+    if match is None or match[2] not in map(str, GROUP_SIZES):
+        return name
+    return f"{match[1]}{GROUP_SIZES[0]}{match[3]}"
 
 
 def of_any_group_size(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from compressed_tensors.quantization import (
     preset_name_to_scheme,
 )
 
-from quantaudit.common.choices import check_scheme, check_static
+from quantaudit.common.choices import check_scheme, check_static, usual_group_size
 from quantaudit.errors import UsageError
 from quantaudit.quant.observers import observer_of
 
@@ -151,13 +152,14 @@ def find_static(name: str) -> QuantizationArgs:
 
 
 def find_scheme(spec: str) -> Scheme:
-    """A scheme by `NAME` or `NAME:OBSERVER`: a named one, or a preset of compressed_tensors. Raises UsageError.
+    """A scheme by `NAME` or `NAME:OBSERVER`: a named one, in any of GROUP_SIZES, or a preset of compressed_tensors.
 
-    An observer replaces that of a scheme whose input scale is static.
+    An observer replaces that of a scheme whose input scale is static. Raises UsageError.
     """
     name, _, observer = check_scheme(spec).partition(":")
-    if name in NAMED:
-        scheme = NAMED[name]
+    usual = usual_group_size(name)
+    if usual in NAMED:
+        scheme = NAMED[usual] if name == usual else in_groups(NAMED[usual], group_size(name))
     else:
         scheme = _preset(name, name.lower(), f"{name.upper()} (preset of compressed-tensors)")
     if not observer:
@@ -170,6 +172,24 @@ def find_scheme(spec: str) -> Scheme:
             hint=f"--scheme {name}",
         )
     return replace(scheme, name=spec, title=f"{scheme.title}, {observer}", observer=observer)
+
+
+def in_groups(scheme: Scheme, size: int) -> Scheme:
+    """The same with weights in groups of so many columns, which its name and title say."""
+    args = scheme.weights
+    if args is None or args.group_size == size:
+        return scheme
+    return replace(
+        scheme,
+        name=re.sub(r"group_\d+", f"group_{size}", scheme.name),
+        title=re.sub(r"groups of \d+", f"groups of {size}", scheme.title),
+        weights=args.model_copy(update={"group_size": size}),
+    )
+
+
+def group_size(name: str) -> int:
+    """The one that a scheme's name says."""
+    return int(name.split("group_")[1].partition("_")[0])
 
 
 def dump_args(args: QuantizationArgs | None) -> dict[str, Any] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, QuantizationStrategy
+from compressed_tensors.quantization import QuantizationScheme, QuantizationStrategy
 
 from quantaudit.common.choices import GROUP_SIZES, INT8_SCHEMES, parse_scheme_set
-from quantaudit.quant.schemes import Scheme, find_scheme
+from quantaudit.errors import UsageError
+from quantaudit.quant.schemes import NAMED, Scheme, find_scheme, in_groups
 from quantaudit.quant.support import obstacles
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -35,6 +36,8 @@ def choose_schemes(scheme_set: str, asked: Iterable[str], shapes: Shapes) -> Cho
     """
     named, standard = parse_scheme_set(scheme_set)
     explicit = [find_scheme(name) for name in (*(name for name in named if name not in standard), *asked)]
+    for scheme in explicit:
+        check_shapes(scheme, shapes)
     kept: list[Scheme] = []
     left_out: list[tuple[Scheme, str]] = []
     for scheme in map(find_scheme, standard):
@@ -56,7 +59,7 @@ def choose_schemes(scheme_set: str, asked: Iterable[str], shapes: Shapes) -> Cho
 
 def fit(scheme: Scheme, shapes: Shapes) -> tuple[Scheme, str | None]:
     """The scheme in the largest group size that divides all weights; and where none does, the reason."""
-    sizes = [_in_groups(scheme, size) for size in GROUP_SIZES] if _resizable(scheme) else [scheme]
+    sizes = [in_groups(scheme, size) for size in GROUP_SIZES] if _resizable(scheme) else [scheme]
     reason = None
     for candidate in sizes:
         reason = _obstacle(candidate, shapes)
@@ -65,19 +68,33 @@ def fit(scheme: Scheme, shapes: Shapes) -> tuple[Scheme, str | None]:
     return scheme, reason
 
 
+def check_shapes(scheme: Scheme, shapes: Shapes) -> None:
+    """Raises UsageError where a scheme does not fit these Linears; where another group size does, it says which."""
+    reason = _obstacle(scheme, shapes)
+    if reason is None:
+        return
+    smaller, left = fit(scheme, shapes)
+    name = _name_of(smaller) if left is None else None
+    raise UsageError(
+        reason,
+        where=f"--scheme {scheme.name}",
+        hint=f"--scheme {name}, or a recipe that leaves such modules out, given with --recipe"
+        if name
+        else "write a recipe that leaves such modules out, and give it with --recipe",
+    )
+
+
+def _name_of(scheme: Scheme) -> str | None:
+    """The name, with its group size, of the scheme that does the same as this one; None where none does."""
+    sized = (in_groups(NAMED[name], size) for name in NAMED if "group_" in name for size in GROUP_SIZES)
+    same = (scheme.weights, scheme.input_activations)
+    return next((one.name for one in sized if (one.weights, one.input_activations) == same), None)
+
+
 def _resizable(scheme: Scheme) -> bool:
     """Whether the group size is a choice: of integer weights, but not of formats that have a size of their own."""
     args = scheme.weights
     return args is not None and args.strategy == QuantizationStrategy.GROUP and args.type == "int"
-
-
-def _in_groups(scheme: Scheme, size: int) -> Scheme:
-    args = scheme.weights
-    if args is None or args.group_size == size:
-        return scheme
-    old, new = f"{args.group_size}", f"{size}"
-    changed: QuantizationArgs = args.model_copy(update={"group_size": size})
-    return replace(scheme, name=scheme.name.replace(old, new), title=scheme.title.replace(old, new), weights=changed)
 
 
 def _obstacle(scheme: Scheme, shapes: Shapes) -> str | None:

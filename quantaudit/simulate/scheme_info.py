@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
@@ -16,8 +15,8 @@ from quantaudit.errors import FormatError, UsageError
 from quantaudit.model.sites import Group
 from quantaudit.provenance import explain
 from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
-from quantaudit.quant.schemes import NAMED, Scheme, dump_args, find_scheme
-from quantaudit.quant.support import obstacles
+from quantaudit.quant.schemes import NAMED, Scheme, dump_args, find_scheme, group_size, in_groups
+from quantaudit.quant.standard import check_shapes
 from quantaudit.quant.weights import weight_out_in
 from quantaudit.simulate.records import SchemeInfo
 
@@ -62,14 +61,9 @@ def _named(name: str) -> Scheme | None:
     """The scheme that a name of ours stands for, in groups of the size that the name gives; None for other names."""
     usual = next((one for one in NAMED if of_any_group_size(one) == of_any_group_size(name)), name)
     try:
-        scheme = find_scheme(usual)
+        return in_groups(find_scheme(usual), group_size(name)) if usual != name else find_scheme(name)
     except UsageError:
         return None
-    if usual == name or scheme.weights is None:
-        return scheme
-    size = int(name.split("group_")[1].partition("_")[0])
-    args: QuantizationArgs = scheme.weights.model_copy(update={"group_size": size})
-    return replace(scheme, name=name, title=re.sub(r"groups of \d+", f"groups of {size}", scheme.title), weights=args)
 
 
 def _sizeless(title: str) -> str:
@@ -82,18 +76,13 @@ def _definition(args: QuantizationArgs | None) -> tuple[object, ...] | None:
 
 def check_fit(scheme: Scheme, model: nn.Module, groups: Sequence[Group]) -> None:
     """Raises UsageError where a scheme's groups do not divide the columns of a Linear in the decoder blocks."""
-    resolved = QuantizationScheme(
-        targets=["Linear"], weights=scheme.weights, input_activations=scheme.input_activations
-    )
     members = [member for group in groups if group.layer is not None for member in group.members]
-    for member in members:
-        shape = tuple(weight_out_in(model.get_submodule(member)).shape)
-        if reasons := obstacles(resolved, shape):
-            raise UsageError(
-                f"{member}: {reasons[0]}",
-                where=f"--scheme {scheme.name}",
-                hint="write a recipe that leaves such modules out, and give it with --recipe",
-            )
+    check_shapes(scheme, {member: _shape(model.get_submodule(member)) for member in members})
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    rows, columns = weight_out_in(module).shape
+    return rows, columns
 
 
 def scheme_info(scheme: Scheme) -> SchemeInfo:

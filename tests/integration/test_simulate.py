@@ -106,6 +106,7 @@ def test_a_report_tells_what_single_groups_cost_and_correlates_with_their_kl(
         (["--single-groups", "most"], "not a number of fused groups"),
         (["--scheme", "int8_dynamic_per_token:mse"], "no static input scale"),
         (["--scheme", "W4A16"], "64 columns do not divide into groups of 128"),
+        (["--scheme", "W4A8"], "--scheme int4_weights_group_64_int8_dynamic_per_token, or a recipe"),
     ],
 )
 def test_bad_recipes_and_schemes_exit_2(
@@ -118,4 +119,4 @@ def test_bad_recipes_and_schemes_exit_2(
 ) -> None:
     out = tmp_path / "s.json"
     code, _, err = quantaudit("simulate", tiny_folder, "--profile", profile, "--out", out, *arguments)
-    assert (code, message in err, out.exists()) == (2, True, False), err
+    assert (code, message in " ".join(err.split()), out.exists()) == (2, True, False), err

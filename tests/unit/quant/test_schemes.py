@@ -10,6 +10,7 @@ from compressed_tensors.quantization import (
     QuantizationType,
 )
 
+from quantaudit.common.choices import GROUP_SIZES
 from quantaudit.errors import UsageError
 from quantaudit.quant.schemes import (
     INT8_DYNAMIC,
@@ -82,6 +83,19 @@ def test_presets_are_found_in_any_case() -> None:
     assert scheme.weights is not None
     assert scheme.weights.strategy == QuantizationStrategy.BLOCK
     assert scheme.name == "fp8_block"
+
+
+@pytest.mark.parametrize("size", GROUP_SIZES)
+def test_integer_weights_are_found_in_every_usual_group_size(size: int) -> None:
+    for name in ("int4_weights_group_{}", "int4_weights_group_{}_int8_dynamic_per_token"):
+        scheme = find_scheme(name.format(size))
+        assert scheme.name == name.format(size)
+        assert f"groups of {size}" in scheme.title
+        assert scheme.weights is not None
+        assert scheme.weights.group_size == size
+    for other in ("int4_weights_group_48", "int4_weights_group_", f"int4_weights_group_0{size}", f"group_{size}"):
+        with pytest.raises(UsageError, match="unknown scheme"):
+            find_scheme(other)
 
 
 def test_an_observer_can_be_chosen_for_a_static_scheme_alone() -> None:

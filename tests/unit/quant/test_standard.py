@@ -47,7 +47,7 @@ def test_a_set_is_narrowed_or_widened_by_names() -> None:
     one = choose_schemes("fp8_e4m3_dynamic_per_token", (), NARROW)
     assert [scheme.name for scheme in one.schemes] == ["fp8_e4m3_dynamic_per_token"]
     assert one.price_alone == frozenset()
-    wide = choose_schemes("int8, FP8_BLOCK", ("MXFP8",), NARROW)
+    wide = choose_schemes("int8, FP8_BLOCK", ("MXFP8",), {"a": (128, 256)})
     assert [scheme.name for scheme in wide.schemes] == [*INT8_SCHEMES, "fp8_block", "mxfp8"]
 
 
@@ -57,6 +57,23 @@ def test_what_is_asked_for_by_another_name_is_simulated_once_and_in_full() -> No
     assert "fp8_dynamic" in names
     assert "fp8_e4m3_dynamic_per_token" not in names
     assert "fp8_dynamic" not in chosen.price_alone
+
+
+@pytest.mark.parametrize("name", ["int4_weights_group_128", "W4A16"])
+def test_what_is_asked_for_and_does_not_fit_is_refused_with_the_size_that_does(name: str) -> None:
+    with pytest.raises(UsageError) as error:
+        choose_schemes("int8", (name,), WIDE)
+    assert "b: 576 columns do not divide into groups of 128" in str(error.value)
+    assert (
+        error.value.hint
+        == "--scheme int4_weights_group_64, or a recipe that leaves such modules out, given with --recipe"
+    )
+    (*_, fitted) = choose_schemes("int8", ("int4_weights_group_64",), WIDE).schemes
+    assert fitted.name == "int4_weights_group_64"
+    for other, shapes in ((name, ODD), ("nvfp4", ODD), ("FP8_BLOCK", NARROW)):
+        with pytest.raises(UsageError) as error:
+            choose_schemes("int8", (other,), shapes)
+        assert error.value.hint.startswith("write a recipe")
 
 
 @pytest.mark.parametrize("text", ["", "int8,", "int9", "standard,int8_static_per_tensor:median"])
