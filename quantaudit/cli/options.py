@@ -121,8 +121,8 @@ Schemes = Annotated[
     typer.Option(
         "--scheme",
         metavar="SCHEME",
-        help="Simulate this scheme in addition: a name such as int4_weights_group_32, NAME:OBSERVER, or a preset such as "
-        "FP8_BLOCK. Repeatable.",
+        help="Simulate this scheme in addition: a name such as int4_weights_group_32, NAME:OBSERVER, or a preset such "
+        "as FP8_BLOCK. Repeatable.",
     ),
 ]
 Recipes = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from quantaudit.card.schema import SchemeVerdict, SiteRow, WorstGroup
+from quantaudit.card.schema import SchemeVerdict, SiteRow
 from quantaudit.policy import Status
 from quantaudit.simulate.records import SchemeInfo
 
@@ -36,15 +36,9 @@ def headline(verdicts: Sequence[SchemeVerdict], infos: Sequence[SchemeInfo], sit
         begin = "With care" if sentences else "It runs with care"
         sentences.append(f"{begin}: {listed('READY WITH CARE', 'or')}.")
     if "NOT READY" in by_status:
-        several = len(by_status["NOT READY"]) > 1
-        broken = f"{_capital(listed('NOT READY', 'and'))} break{'' if several else 's'} it"
-        located = next((verdict for verdict in by_status["NOT READY"] if verdict.worst_groups), None)
-        where = _where(located.worst_groups, sites) if located else ""
-        if located and several:
-            where = f". {_capital(_listed([names[located.scheme]], 'and'))} does so{where}"
-        elif located:
-            where = f", first{where}"
-        sentences.append(f"{broken}{where}.")
+        broken = by_status["NOT READY"]
+        verb = "break" if len(broken) > 1 else "breaks"
+        sentences.append(f"{_capital(listed('NOT READY', 'and'))} {verb} it{_where(broken, names, sites)}.")
     if "INCONCLUSIVE" in by_status:
         sentences.append(f"Undecided: {listed('INCONCLUSIVE', 'and')}.")
     return " ".join(sentences)
@@ -108,13 +102,19 @@ def _joined(items: Sequence[str], joint: str) -> str:
     return f"{', '.join(items[:-1])}{comma} {joint} {items[-1]}"
 
 
-def _where(groups: Sequence[WorstGroup], sites: Mapping[str, SiteRow]) -> str:
-    """The groups at which a scheme breaks the model, and whether their inputs peak on the first token."""
+def _where(broken: Sequence[SchemeVerdict], names: Mapping[str, tuple[str, str]], sites: Mapping[str, SiteRow]) -> str:
+    """The groups at which the first that has any breaks, and whether their inputs peak on the first token."""
+    located = next((verdict for verdict in broken if verdict.worst_groups), None)
+    if located is None:
+        return ""
+    groups = located.worst_groups
     peaks = [site.peaks[0].position for group in groups if (site := sites.get(f"{group.group}.input")) and site.peaks]
     on_first = len(peaks) == len(groups) and not any(peaks) and None not in peaks
-    names = _joined([f"`{group.group}`" for group in groups], "and")
     whose = f", {'whose input peaks' if len(groups) == 1 else 'whose inputs peak'} on the first token"
-    return f" at {names}{whose if on_first else ''}"
+    at = f"at {_joined([f'`{group.group}`' for group in groups], 'and')}{whose if on_first else ''}"
+    if len(broken) == 1:
+        return f", first {at}"
+    return f". {_capital(_listed([names[located.scheme]], 'and'))} does so {at}"
 
 
 def _capital(text: str) -> str:
