@@ -172,10 +172,13 @@ def check_scheme(spec: str, option: str = "--scheme") -> str:
     """Check the names in `NAME` or `NAME:OBSERVER`; whether they fit, the scheme itself shows. Raises UsageError."""
     name, _, observer = spec.partition(":")
     if usual_group_size(name) not in SCHEMES and name.upper() not in PRESETS:
+        sizes = ", ".join(map(str, GROUP_SIZES))
+        sets = f"the set {' or '.join(SCHEME_SETS)}, or " if option == "--schemes" else ""
         raise UsageError(
             "unknown scheme",
             where=f"{option} {spec}",
-            hint=f"one of {', '.join(SCHEMES)}, or a preset of compressed-tensors such as FP8_BLOCK",
+            hint=f"{sets}one of {', '.join(SCHEMES)} (integer groups of {sizes}), or a preset of compressed-tensors such "
+            "as FP8_BLOCK",
         )
     if observer:
         check_observer(observer, where=f"{option} {spec}")

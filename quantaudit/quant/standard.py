@@ -35,9 +35,12 @@ def choose_schemes(scheme_set: str, asked: Iterable[str], shapes: Shapes) -> Cho
     standard ones in the largest group size that divides all weights. Raises UsageError for an unknown name.
     """
     named, standard = parse_scheme_set(scheme_set)
-    explicit = [find_scheme(name) for name in (*(name for name in named if name not in standard), *asked)]
-    for scheme in explicit:
-        check_shapes(scheme, shapes)
+    by_option = {"--schemes": [name for name in named if name not in standard], "--scheme": asked}
+    explicit = []
+    for option, names in by_option.items():
+        for name in names:
+            explicit.append(find_scheme(name))
+            check_shapes(explicit[-1], shapes, option)
     kept: list[Scheme] = []
     left_out: list[tuple[Scheme, str]] = []
     for scheme in map(find_scheme, standard):
@@ -68,8 +71,11 @@ def fit(scheme: Scheme, shapes: Shapes) -> tuple[Scheme, str | None]:
     return scheme, reason
 
 
-def check_shapes(scheme: Scheme, shapes: Shapes) -> None:
-    """Raises UsageError where a scheme does not fit these Linears; where another group size does, it says which."""
+def check_shapes(scheme: Scheme, shapes: Shapes, option: str = "--scheme") -> None:
+    """Raises UsageError where a scheme does not fit these Linears; where another group size does, it says which.
+
+    option: that it was asked for with.
+    """
     reason = _obstacle(scheme, shapes)
     if reason is None:
         return
@@ -77,8 +83,8 @@ def check_shapes(scheme: Scheme, shapes: Shapes) -> None:
     name = _name_of(smaller) if left is None else None
     raise UsageError(
         reason,
-        where=f"--scheme {scheme.name}",
-        hint=f"--scheme {name}, or a recipe that leaves such modules out, given with --recipe"
+        where=f"{option} {scheme.name}",
+        hint=f"{option} {name}, or a recipe that leaves such modules out, given with --recipe"
         if name
         else "write a recipe that leaves such modules out, and give it with --recipe",
     )

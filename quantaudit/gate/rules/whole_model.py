@@ -158,7 +158,7 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
     else:
         detail = ": this policy wants it measured" if undecided else ""
     yield Hit(
-        message=f"KL {_kl(score, limits)} is estimated from prices, not measured{detail}",
+        message=f"KL {_kl(score, limits)} is estimated from prices, not measured, and top-1 is not known{detail}",
         value=score.kl,
         threshold=limit,
         severity="inconclusive" if undecided else "info",
