@@ -177,8 +177,8 @@ def check_scheme(spec: str, option: str = "--scheme") -> str:
         raise UsageError(
             "unknown scheme",
             where=f"{option} {spec}",
-            hint=f"{sets}one of {', '.join(SCHEMES)} (integer groups of {sizes}), or a preset of compressed-tensors such "
-            "as FP8_BLOCK",
+            hint=f"{sets}one of {', '.join(SCHEMES)} (integer groups of {sizes}), or a preset of compressed-tensors "
+            "such as FP8_BLOCK",
         )
     if observer:
         check_observer(observer, where=f"{option} {spec}")
