@@ -105,23 +105,25 @@ def conclude(
 ) -> tuple[bool | None, Outcome, str]:
     """Whether the result is as predicted (None where the prediction leaves something out), what follows, and why.
 
-    What is broken fails. What was predicted is held against the prediction alone: that a recipe is harmful was known
-    before. What was not is held against the policy's limits, and within them nothing is concluded.
+    What is broken fails. What was predicted passes by the prediction alone, as that a recipe is harmful was known
+    before, and is told what the policy says of it. What was not predicted is held against the policy's limits, and
+    within them nothing is concluded.
     """
     incomplete = bool(predicted.unsimulated)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors or actual.kl is None:
         what = f"{errors[0].code} {errors[0].message}" if errors else "its logits are NaN or infinite"
         return None if incomplete else False, "fail", f"What was saved is broken: {what}."
+    status, why = judge(policy, actual, [])
+    judged = f"{status} under the policy `{policy.name}`: {why}"
     if incomplete:
-        status, why = judge(policy, actual, [])
-        judged = f"What was saved is {status} under the policy `{policy.name}`: {why}"
         if status == "NOT READY":
-            return None, "fail", judged
-        return None, "inconclusive", f"Part of the recipe is in no prediction, so there is none to agree with. {judged}"
+            return None, "fail", f"What was saved is {judged}"
+        nothing = "Part of the recipe is in no prediction, so there is none to agree with."
+        return None, "inconclusive", f"{nothing} What was saved is {judged}"
     agrees = predicted.kl == actual.kl if kl_error is None else kl_error <= tolerance
     word = "agrees" if agrees else "does not agree"
-    return agrees, "pass" if agrees else "fail", f"What was saved {word} with the prediction."
+    return agrees, "pass" if agrees else "fail", f"What was saved {word} with the prediction. It is {judged}"
 
 
 def compare_scales(predicted: Scales, saved: Mapping[str, Tensor], leaf: str) -> ScaleComparison:

@@ -271,6 +271,8 @@ def test_what_follows_from_a_kl(actual: float | None, left_out: list[str]) -> No
     else:
         assert (agrees, outcome) == ((True, "pass") if actual == 0.5 else (False, "fail"))
     assert ("NaN or infinite" in reason) == (actual is None)
+    assert ("is NOT READY under the policy `default`" in reason) == (actual == 0.5)
+    assert ("is READY under the policy `default`" in reason) == (actual in (0.01, 0.02))
 
 
 def test_the_worst_difference_is_relative_and_names_its_module() -> None:
