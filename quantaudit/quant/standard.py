@@ -32,7 +32,8 @@ def choose_schemes(scheme_set: str, asked: Iterable[str], shapes: Shapes) -> Cho
     """The schemes of a set (`--schemes`) and those that are asked for one by one (`--scheme`).
 
     Where both hold the same scheme, it is the one asked for. Schemes that are asked for are taken as they are; the
-    standard ones in the largest group size that divides all weights. Raises UsageError for an unknown name.
+    standard ones in the largest group size that divides all weights. Raises UsageError for an unknown name, and for
+    what is asked for and does not fit.
     """
     named, standard = parse_scheme_set(scheme_set)
     by_option = {"--schemes": [name for name in named if name not in standard], "--scheme": asked}

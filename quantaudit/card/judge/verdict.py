@@ -24,8 +24,8 @@ FEW = 3
 """Remedies that are named."""
 _BETTER = 0.75
 """A remedy is named where it brings the KL below this share of the scheme's own."""
-LEAST_ZEROED = 0.00005
-"""Share of values from which on rounding to zero is worth a word: less would read 0.00%."""
+_LEAST_ZEROED = 0.00005
+"""Share of values that round to zero from which on that is said: less would read 0.00%."""
 
 
 def decide(
@@ -127,7 +127,7 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"
     if error is not None and error.zeroed_fraction is not None and error.scale is not None:
-        if error.zeroed_fraction >= LEAST_ZEROED:
+        if error.zeroed_fraction >= _LEAST_ZEROED:
             zeroed = share_in_words(error.zeroed_fraction)
             text += f"; at a scale of {error.scale:.3g}, {zeroed} of its values round to zero"
         if error.sqnr_db is not None and error.sqnr_db >= GOOD_SQNR_DB and error.zeroed_fraction > 0.5:

@@ -355,6 +355,19 @@ def test_a_group_whose_input_was_not_measured_says_so(card: Card) -> None:
     assert explain_group(card.simulation.groups[0], None, None) == "Its input was not measured."
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.0, None), (0.00004, None), (0.0001, "0.01%"), (0.25, "25.00%")])
+def test_values_that_round_to_zero_are_said_where_there_are_any_to_speak_of(
+    card: Card, share: float, said: str | None
+) -> None:
+    assert card.simulation is not None
+    error = next(row for row in card.simulation.sites if row.scale is not None)
+    changed = error.model_copy(update={"zeroed_fraction": share})
+    site = next(site for site in card.sites if site.name == error.site)
+    text = explain_group(card.simulation.groups[0], site, changed)
+    assert ("round to zero" in text) == (said is not None)
+    assert said is None or f"{said} of its values round to zero" in text
+
+
 def test_without_a_simulation_there_is_no_verdict(card: Card) -> None:
     verdict = decide(card.sites, card.coverage, None, [], POLICY)
     assert (verdict.schemes, "no verdict" in verdict.headline) == ([], True)
