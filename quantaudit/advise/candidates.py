@@ -15,6 +15,7 @@ from quantaudit.advise.options import AS_WRITTEN, Option, fits, options_for
 from quantaudit.advise.smoothquant import Smoothable
 from quantaudit.card.schema import AdviceChange
 from quantaudit.common.progress import Stages, silent_stages
+from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import RecipeError
 from quantaudit.measure.profile import Profile
 from quantaudit.model.loading.load import LoadedModel
@@ -22,15 +23,19 @@ from quantaudit.model.sites import Group
 from quantaudit.quant.observers import QParams
 from quantaudit.quant.ranges import site_qparams
 from quantaudit.quant.schemes import Scheme, scheme_from_compressed_tensors
+from quantaudit.recipe.digest import identity
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.cost import PRICING
 from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.opened_recipe import OpenedRecipe
+from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.replay.linear_sensitivity import PriceList
 from quantaudit.simulate.replay.replay_groups import steps
+from quantaudit.simulate.scheme_info import info_scheme
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.stats.site import summary
 
+_NOTHING: Mapping[tuple[str, str], float] = {}
 CHANGE = 0.001
 """Share of the MACs that a changed group must buy: what buys less stays as it is written."""
 
@@ -63,12 +68,37 @@ Choice = list[int]
 """Index of an option for each candidate."""
 
 
+SimulatedPrices = Mapping[tuple[str, str], float]
+"""By fused group and identity of a scheme, prices that rest on the group simulated alone: nats per token."""
+
+
+def simulated_prices(simulation: Simulation | None, samples: Sequence[TokenizedSample]) -> SimulatedPrices:
+    """Those of a card's simulation, where it was evaluated on these very samples."""
+    if simulation is None:
+        return {}
+    of, tokens = simulation.evaluation, sum(len(sample.ids) for sample in samples)
+    if (of.tokens, of.samples) != (tokens, [sample.id for sample in samples]):
+        return {}
+    identities = {info.name: identity(info_scheme(info)) for info in simulation.schemes}
+    return {
+        (row.group, identities[row.scheme]): row.price
+        for row in simulation.groups
+        if row.price_simulated and row.price is not None and row.scheme in identities
+    }
+
+
 def find_candidates(
-    opened: OpenedRecipe, offers: Offers, smoothable: Smoothable | None = None, *, stages: Stages = silent_stages
+    opened: OpenedRecipe,
+    offers: Offers,
+    smoothable: Smoothable | None = None,
+    *,
+    simulated: SimulatedPrices = _NOTHING,
+    stages: Stages = silent_stages,
 ) -> list[Candidate]:
     """Groups that the recipe quantizes, each with its options and their prices, in nats per token.
 
     smoothable: what is known of groups that could be smoothed, which are then offered it; None offers it to none.
+    simulated: prices that are known better than gradients tell.
 
     A group of which only some members are quantized, or not all alike, is taken whole: serving engines run it as one.
     Raises RecipeError where a group must be quantized (`unquantized` is off) and cannot be, as the recipe has it.
@@ -81,7 +111,13 @@ def find_candidates(
     prices = _price(opened, groups, options, schemes, smoothable, stages)
     macs = [multiplications(loaded, profile, group) for group, _ in groups]
     candidates = [
-        _candidate(loaded, group, count / sum(macs), options[id(scheme)], _prices(group, scheme, schemes, prices))
+        _candidate(
+            loaded,
+            group,
+            count / sum(macs),
+            options[id(scheme)],
+            _prices(group, scheme, schemes, prices) | _known(group, options[id(scheme)], simulated),
+        )
         for (group, scheme), count in zip(groups, macs, strict=True)
     ]
     stuck = [c.group.name for c in candidates if not any(option.is_named(AS_WRITTEN) for option in c.options)]
@@ -247,6 +283,16 @@ def _prices(
     """By option; those without a price, for want of a finite range, are left out. Unquantized costs nothing."""
     by_option = {option: prices[group.name, row.name] for (key, option), row in schemes.items() if key == id(scheme)}
     return {option: price for option, price in by_option.items() if price is not None} | {"unquantized": 0.0}
+
+
+def _known(group: Group, offered: Sequence[Option], simulated: SimulatedPrices) -> dict[str, float]:
+    """By option, prices that were simulated; what is smoothed first was not."""
+    keys = {
+        option.name: (group.name, identity(option.scheme))
+        for option in offered
+        if option.scheme is not None and option.strength is None
+    }
+    return {name: simulated[key] for name, key in keys.items() if key in simulated}
 
 
 def _shapes(loaded: LoadedModel, group: Group) -> list[tuple[int, ...]]:

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from compressed_tensors.quantization import QuantizationScheme
 
-from quantaudit.advise.candidates import CHANGE, Candidate, Choice, changes, find_candidates, quantized_groups, uniform
+from quantaudit.advise.candidates import (
+    CHANGE,
+    Candidate,
+    Choice,
+    changes,
+    find_candidates,
+    quantized_groups,
+    simulated_prices,
+    uniform,
+)
 from quantaudit.advise.goal import REFERENCES, Goal, Offers
 from quantaudit.advise.knapsack import cheapest
 from quantaudit.advise.options import AS_WRITTEN, STRENGTHS, options_for
@@ -48,9 +57,17 @@ class Advice:
     unmeasured: tuple[str, ...]
 
 
-def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, stages: Stages = silent_stages) -> Advice:
+def advise(
+    opened: OpenedRecipe,
+    goal: Goal,
+    offers: Offers | None = None,
+    *,
+    simulation: Simulation | None = None,
+    stages: Stages = silent_stages,
+) -> Advice:
     """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
 
+    simulation: the card's, whose prices of groups simulated alone are taken over where it is of the same samples.
     Where smoothing is offered, the profile's calibration split is run three times, and three times more for every
     advised choice that smooths. Raises RecipeError where the recipe does what cannot be simulated, UsageError where it
     has no alternative that the goal names.
@@ -59,7 +76,8 @@ def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, st
     _check(opened)
     _check_alternative(goal, opened.resolution.schemes.values())
     smoothable = _smoothable(opened, offers, stages) if offers.smoothing else None
-    candidates = find_candidates(opened, offers, smoothable, stages=stages)
+    simulated = simulated_prices(simulation, opened.samples)
+    candidates = find_candidates(opened, offers, smoothable, simulated=simulated, stages=stages)
     if not candidates:
         raise RecipeError("quantizes nothing that was measured", where=opened.name, hint="see `quantaudit gate`")
     if all(len(candidate.options) == 1 for candidate in candidates):
@@ -70,15 +88,15 @@ def advise(opened: OpenedRecipe, goal: Goal, offers: Offers | None = None, *, st
         )
     search = Search(opened, candidates, smoothable, stages)
     choices = _choices(candidates)
-    simulated = search.simulate(choices.all, basis={WRITTEN, *choices.references})
-    points = {title: point for title, (point, _) in simulated.items()}
+    tried = search.simulate(choices.all, basis={WRITTEN, *choices.references})
+    points = {title: point for title, (point, _) in tried.items()}
     budget = _budget(goal, points, opened.name)
     pairs = [(search.total(choice), points[title].kl) for title, choice in choices.all.items()]
     chosen, advised, row = search.within(budget, pairs)
     # Prices may rule out what was simulated already and is better, such as the recipe as written.
     for title, point in points.items():
         if _better(point, advised, budget):
-            confirmed, confirmed_row = search.confirmed(choices.all[title], simulated[title])
+            confirmed, confirmed_row = search.confirmed(choices.all[title], tried[title])
             if _better(confirmed, advised, budget):
                 chosen, row = choices.all[title], confirmed_row
                 advised = confirmed.model_copy(update={"name": advised.name})
@@ -112,16 +130,12 @@ def with_advice(card: Card, advice: Advice, name: str) -> Card:
     """
     key = (advice.info.recipe, advice.info.goal)
     others = [row for row in card.advice if (row.recipe, row.goal) != key]
-    simulation = card.simulation and with_recipe(card.simulation, advice.row, name)
+    simulation = card.simulation
+    if simulation is not None:
+        schemes = {scheme.name for scheme in simulation.schemes}
+        titled = advice.row.model_copy(update={"title": f"recipe {name}"})
+        simulation = simulation.with_recipe(titled, f"{name} advised" if name in schemes else name)
     return card.model_copy(update={"advice": [*others, advice.info], "simulation": simulation})
-
-
-def with_recipe(simulation: Simulation, row: RecipeRow, name: str) -> Simulation:
-    """A simulation with the advised recipe's score, for a gate to find by its digest; it replaces one of its name."""
-    schemes = {scheme.name for scheme in simulation.schemes}
-    named = row.model_copy(update={"name": f"{name} advised" if name in schemes else name, "title": f"recipe {name}"})
-    others = [other for other in simulation.recipes if other.name != named.name]
-    return simulation.model_copy(update={"recipes": [*others, named]})
 
 
 def _check(opened: OpenedRecipe) -> None:

@@ -97,7 +97,10 @@ def advise_case(
             "offers": asdict(offers),
         }
         with resumable(state, inputs, files.profile, verb="advise", **about):
-            advice = shared(inputs, lambda shown: advise(case.opened, goal, offers, stages=shown), stages)
+            simulation = files.card.simulation
+            advice = shared(
+                inputs, lambda shown: advise(case.opened, goal, offers, simulation=simulation, stages=shown), stages
+            )
         team().only_first_goes_on()
         stages(RENDERING, 0)
         text = amended(advice, files.card.model, inputs.loaded.model)

@@ -145,8 +145,7 @@ def describe(inputs: AuditInputs, plan: Schedule) -> str:
         parts.append(f"{passes} passes over {info.calibration.tokens:,} calibration tokens to smooth")
     if work.evaluated:
         simulating = f"about {forward_passes(work):.0f} passes over {work.evaluated:,} evaluation tokens"
-        if work.single:
-            simulating += f", {single_passes(work.single)} of them for single groups"
+        simulating += f", {single_passes(work)} of them for single groups"
         if not work.by_damage:
             simulating += f", {draws_for(work.evaluated)} of them backward too"
         if work.priced_alone:

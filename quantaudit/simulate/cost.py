@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from quantaudit.common.progress import Stage
 from quantaudit.simulate.sensitivity.draws import draws_for
 from quantaudit.simulate.sensitivity.from_damage import ANCHORS
+from quantaudit.simulate.sensitivity.uncertain import MOST as UNCERTAIN
 
 if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
@@ -110,9 +111,9 @@ def count_weights(schemes: Sequence[Scheme]) -> int:
 
 
 def forward_passes(work: Work) -> float:
-    """Of the simulation, over its evaluation tokens; where prices rest on groups simulated alone, it takes less."""
-    recorded = 1 + 1 + ANCHORS if work.by_damage else 1 + gradient_passes(work.evaluated)
-    return recorded + replay_passes(work) + FLOOR + single_passes(work.single) + score_passes(work)
+    """Of the simulation, over its evaluation tokens, at most."""
+    recorded = 1.0 if work.by_damage else 1 + gradient_passes(work.evaluated)
+    return recorded + replay_passes(work) + FLOOR + single_passes(work) + score_passes(work)
 
 
 def gradient_passes(evaluated: int) -> float:
@@ -137,15 +138,17 @@ def scheme_seconds(work: Work, speed: Speed) -> float:
     return (PRICED * speed.forward + SCORED_OTHER * speed.scored) * work.evaluated
 
 
-def single_passes(count: int) -> int:
-    """One forward pass for each group that is simulated alone, and one of the unmodified model."""
-    return 1 + count if count else 0
+def single_passes(work: Work) -> int:
+    """At most: one forward pass for each group that is simulated alone, as asked for or as prices rest on it, and one
+    of the unmodified model each time.
+    """
+    counts = [work.single, ANCHORS] if work.by_damage else [work.single + UNCERTAIN]
+    return sum(1 + count for count in counts if count)
 
 
 def expected_stages(work: Work, speed: Speed) -> list[Stage]:
     """Every stage of a report or a simulation, in its order, with the seconds that it will take."""
     bare, logits = speed.forward * work.evaluated, speed.scored * work.evaluated
-    single = single_passes(work.single) + (single_passes(ANCHORS) if work.by_damage else 0)
     floor = FLOOR if not speed.reading else FLOOR_UNSKIPPED
     stages = {
         MEASURING: speed.measured * work.tokens,
@@ -153,7 +156,7 @@ def expected_stages(work: Work, speed: Speed) -> list[Stage]:
         GRADIENTS: 0.0 if work.by_damage else gradient_passes(work.evaluated) * bare + logits,
         REPLAYING: (replay_passes(work) + work.by_damage) * bare + work.formats * speed.rounding,
         ROUNDING: floor * logits,
-        SINGLE: SCORED * single * logits,
+        SINGLE: SCORED * single_passes(work) * logits,
         **{title: speed.measured * tokens for title, tokens in work.calibrations},
         SCORING: score_passes(work) * logits + (work.formats + work.recipes) * speed.rounding,
         RENDERING: rendering(work.rendered) if work.rendered else 0.0,

@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from quantaudit.quant.schemes import Scheme
 
 
-FinishedEffect = tuple[str, str, float | None, float | None, float | None]
-"""(group name, scheme name, damage, damage of weights only, price): what replays make of an effect."""
+FinishedEffect = tuple[str, str, float | None, float | None, float | None, float | None]
+"""(group name, scheme name, damage, damage of weights only, price, its error): what replays make of an effect."""
 
 
 @dataclass(slots=True, kw_only=True)
 class GroupEffect:
     """The effect on the model of quantizing one fused group alone, filled in by one stage after the other.
 
-    None where it is not measured, or not finite. Units and meanings are those of `GroupRow`.
+    None where it is not measured, or not finite. Units and meanings are those of `GroupRow`. price_stderr: of a price
+    from gradients, nats per token, by chance of the labels that were drawn.
     """
 
     group: Group
@@ -28,6 +29,8 @@ class GroupEffect:
     damage: float | None = None
     damage_weights_only: float | None = None
     price: float | None = None
+    price_stderr: float | None = None
+    price_simulated: bool = False
     price_low: float | None = None
     price_high: float | None = None
     kl: float | None = None
@@ -42,7 +45,7 @@ class GroupEffect:
     @property
     def finished(self) -> FinishedEffect:
         """What a run that is interrupted keeps after replays."""
-        return *self.key, self.damage, self.damage_weights_only, self.price
+        return *self.key, self.damage, self.damage_weights_only, self.price, self.price_stderr
 
     @property
     def in_block(self) -> bool:
@@ -60,6 +63,7 @@ class GroupEffect:
             damage=self.damage,
             damage_weights_only=self.damage_weights_only,
             price=self.price,
+            price_simulated=self.price_simulated,
             price_low=self.price_low,
             price_high=self.price_high,
             kl=self.kl,

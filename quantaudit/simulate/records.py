@@ -88,6 +88,11 @@ class GroupRow(Row):
     damage: Magnitude
     damage_weights_only: Magnitude
     price: Magnitude = Field(description="estimated logits KL in nats per token; null where it was not priced")
+    price_simulated: bool = Field(
+        default=False,
+        description="whether the price is `kl` less the rounding floor at its depth, as the labels that gradients were "
+        "drawn from left their estimate to chance",
+    )
     price_low: Magnitude = Field(default=None, description="95 % interval of a price from damage; null for the others")
     price_high: Magnitude = None
     kl: Magnitude = Field(
@@ -252,6 +257,11 @@ class Simulation(Row):
         if problems:
             raise ValueError("; ".join(problems[:5]))
         return self
+
+    def with_recipe(self, row: RecipeRow, name: str) -> Simulation:
+        """With the score of a recipe, for a gate to find by its digest, in place of another of its name."""
+        others = [other for other in self.recipes if other.name != name]
+        return self.model_copy(update={"recipes": [*others, row.model_copy(update={"name": name})]})
 
     def _of_unknown_schemes(self) -> Iterator[str]:
         names = {scheme.name for scheme in self.schemes}

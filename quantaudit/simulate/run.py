@@ -34,6 +34,7 @@ from quantaudit.simulate.replay.replay_groups import replay_groups, steps
 from quantaudit.simulate.scheme_info import check_fit, scheme_info
 from quantaudit.simulate.sensitivity.prices import price_from_damage, record_pass
 from quantaudit.simulate.sensitivity.recipe_estimate import with_estimates
+from quantaudit.simulate.sensitivity.uncertain import price_by_kl, uncertain
 from quantaudit.simulate.tensors import error_rows
 from quantaudit.stats.unigram import unigram_perplexity
 
@@ -157,7 +158,11 @@ def _predict_groups(experiment: Experiment, quantizable: Experiment, options: Gr
         weights=experiment.weights,
         progress=tick,
     )
-    simulate_alone(quantizable, sample_groups(effects, INT8_STATIC.name, options.single), stages=stages)
+    left_to_chance = uncertain(quantizable, effects, floor)
+    simulate_alone(
+        quantizable, [*sample_groups(effects, INT8_STATIC.name, options.single), *left_to_chance], stages=stages
+    )
+    price_by_kl(left_to_chance, floor)
     if not draws:
         price_from_damage(quantizable, effects, floor, stages=stages)
     source: PriceSource | None = "gradient" if draws else "damage"
@@ -190,10 +195,17 @@ def _replayed(
 
 def restored(experiment: Experiment, row: FinishedEffect) -> GroupEffect:
     """The effect of which `row` is what an interrupted run kept."""
-    name, scheme_name, damage, damage_weights_only, price = row
+    name, scheme_name, damage, damage_weights_only, price, price_stderr = row
     group = next(group for group in experiment.groups if group.name == name)
     scheme = next(scheme for scheme in experiment.schemes if scheme.name == scheme_name)
-    return GroupEffect(group=group, scheme=scheme, damage=damage, damage_weights_only=damage_weights_only, price=price)
+    return GroupEffect(
+        group=group,
+        scheme=scheme,
+        damage=damage,
+        damage_weights_only=damage_weights_only,
+        price=price,
+        price_stderr=price_stderr,
+    )
 
 
 def _unigram_perplexity(

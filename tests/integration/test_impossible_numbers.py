@@ -308,6 +308,13 @@ CARDS: list[tuple[str, Change, int, str]] = [
     ("less of a sample than was taken", evaluation(max_tokens_per_sample=1), 2, "1 at most"),
     ("an interval upside down", verdict(kl_low=0.2, kl_high=0.1), 2, "not within its interval"),
     ("an interval that its value is not in", verdict(top1_low=0.1, top1_high=0.2), 2, "not within its interval"),
+    ("a price simulated with no KL", first("simulation.groups", price_simulated=True, kl=None), 2, "KL beside it"),
+    (
+        "a price above the KL that it is of",
+        first("simulation.groups", price_simulated=True, kl=0.1, price=0.2),
+        2,
+        "KL beside it",
+    ),
     ("a price outside of its interval", first("simulation.groups", price_low=1.0, price_high=2.0), 2, "interval"),
     ("an SQNR that rounding cannot have", first("simulation.sites", sqnr_db=-500.0), 2, "-500 dB"),
     ("a fingerprint of other files", model(files={"model.gguf": "0" * 64}), 3, "fingerprint"),

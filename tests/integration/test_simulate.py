@@ -9,6 +9,7 @@ import pytest
 
 from quantaudit.common.resources import resource_dir
 from quantaudit.simulate.records import Simulation
+from quantaudit.simulate.sensitivity.uncertain import MOST as UNCERTAIN
 from tests.integration.test_cli import Quantaudit, corpus_file, main, quantaudit, report  # noqa: F401
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
@@ -90,7 +91,7 @@ def test_a_report_tells_what_single_groups_cost_and_correlates_with_their_kl(
     assert {row["scheme"] for row in alone} == {"int8_static_per_tensor"}
     assert {row["group"] for row in alone} == {row["group"] for row in rows}
     assert all(row["kl"] > 0 for row in alone)
-    assert f"{len(alone) + 1} of them for single groups" in " ".join(err.split())
+    assert f"{len(alone) + UNCERTAIN + 1} of them for single groups" in " ".join(err.split())
     (found,) = (row for row in card["correlation"] if (row["outcome"], row["predictor"]) == ("kl", "amax")
                 and row["scope"] == "all")  # fmt: skip
     assert (found["scheme"], found["n"]) == ("int8_static_per_tensor", len(alone))

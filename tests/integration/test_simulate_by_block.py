@@ -37,6 +37,7 @@ from quantaudit.simulate.quantized.plan import Plan
 from quantaudit.simulate.records import Simulation
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.sensitivity.draws import draws_for
+from quantaudit.simulate.sensitivity.uncertain import MOST as UNCERTAIN
 from tests.builders import hooks, load, random_corpus, save_checkpoint, tiny_model
 from tests.command_line import run
 from tests.families import FAMILIES, family_model
@@ -97,7 +98,7 @@ def test_prices_from_gradients(family: str, tmp_path: Path) -> None:
     parts = same(save_checkpoint(tmp_path / "m", family_model(family)))
     assert parts.weights is not None
     least = (6 + draws_for(sum(LENGTHS))) * len(parts.weights.blocks)
-    assert least <= parts.weights.loads <= least + 2
+    assert least <= parts.weights.loads <= least + 2 + UNCERTAIN
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -28,6 +28,8 @@ def simulation_problems(model: ModelInfo, corpus: CorpusInfo, simulation: Simula
     for row in simulation.groups:
         if not _ordered(row.price_low, row.price, row.price_high):
             yield f"simulation.groups: {row.group} under {row.scheme}: its price lies outside of its interval"
+        if row.price_simulated and (row.kl is None or row.price is None or not _ordered(row.price, row.kl)):
+            yield f"simulation.groups: {row.group} under {row.scheme}: its price is not that of the KL beside it"
     known = {module.name for module in model.modules}
     strange = next((member for row in simulation.groups for member in row.members if member not in known), None)
     if known and strange is not None:

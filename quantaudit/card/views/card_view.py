@@ -99,6 +99,17 @@ class CardView:
         return [line for line in self.groups if line.kl is not None]
 
     @cached_property
+    def sampled(self) -> int:
+        """How many of these correlations rest on."""
+        return sum(line.sampled for line in self.singles)
+
+    @cached_property
+    def simulated_prices(self) -> int:
+        """How many prices, over all schemes, are of a group simulated alone."""
+        simulation = self.card.simulation
+        return sum(row.price_simulated for row in simulation.groups) if simulation is not None else 0
+
+    @cached_property
     def granularities(self) -> list[GranularityRow]:
         """Comparisons of the worst groups, worst first; of those whose three errors are known."""
         return groups.worst_granularities(self.card, self.groups)

@@ -14,7 +14,7 @@ from quantaudit.pipeline.passes import COPIES, measured_eagerly
 from quantaudit.pipeline.prepare import AuditInputs, batch_limit
 from quantaudit.settings import Settings
 from quantaudit.simulate import memory
-from quantaudit.simulate.cost import MIXTURES, Work
+from quantaudit.simulate.cost import MIXTURES, Work, single_passes
 from quantaudit.simulate.evaluation import select
 from quantaudit.simulate.memory import Demand, Lengths, ModelBytes
 
@@ -39,7 +39,7 @@ class Demands:
         evaluated = select(samples, settings.simulate.evaluation_tokens) if work.evaluated else []
         self.lengths = Lengths.of(samples, evaluated, batch=batch_limit(settings), ranks=ranks)
         self._eager = measured_eagerly(settings, self.lengths.longest)
-        self._plans = work.schemes + MIXTURES + work.recipes
+        self._plans = max(work.schemes + MIXTURES + work.recipes, single_passes(work))
         self._copies = COPIES if work.evaluated else 1
 
     @property

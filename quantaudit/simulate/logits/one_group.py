@@ -39,10 +39,11 @@ def even_ranks(effects: Sequence[GroupEffect], scheme: str, count: int | None) -
 def simulate_alone(experiment: Experiment, chosen: Sequence[GroupEffect], *, stages: Stages = silent_stages) -> None:
     """Fill in the KL of each chosen group quantized alone, under its scheme.
 
-    What has a KL already is not simulated again; what did not stay finite, or has no calibrated range, keeps None.
+    What has a KL already, or was chosen twice, is not simulated again; what did not stay finite, or has no calibrated
+    range, keeps None.
     Costs a forward pass for each chosen group, and one without a change.
     """
-    pending = [effect for effect in chosen if effect.kl is None]
+    pending = list({effect.key: effect for effect in chosen if effect.kl is None}.values())
     if not pending:
         return
     plans = [

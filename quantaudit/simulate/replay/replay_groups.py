@@ -48,7 +48,7 @@ from quantaudit.simulate.replay.replayed_sums import (
 from quantaudit.simulate.replay.residual_branch import ResidualBranch, ResidualBranches
 
 _NOTHING: Mapping[str, Mapping[str, Tensor]] = {}
-_UNKNOWN = ReplayedError(None, None)
+_UNKNOWN = ReplayedError(None, None, None)
 
 
 def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ def block_damage(clean: Tensor, changed: Tensor) -> Tensor:
 
 
 def fisher_kl(gradients: Tensor, clean: Tensor, changed: Tensor) -> Tensor:
-    """Σ over tokens of ½·(g·Δy)²: a float64 scalar, in nats, to be divided by the number of tokens.
+    """½·(g·Δy)² of every token: float64 [batch, tokens] or [tokens], in nats. Their mean is a price.
 
     gradients: g, shaped as the tensors compared, [batch, tokens, …, hidden] or [tokens, hidden]; products in float32.
     """
     products = gradients.float() * (changed.float() - clean.float())
     directional = products.flatten(min(2, products.ndim - 1)).sum(-1)
-    return 0.5 * directional.double().square().sum()
+    return 0.5 * directional.double().square()
 
 
 @torch.no_grad()
@@ -157,9 +157,10 @@ def _effects(
             effects.append(effect)
             if scheme in replayed:
                 error, alone = errors.get(scheme.name, _UNKNOWN), errors.get(_weights_alone(scheme), _UNKNOWN)
-                effect.damage, effect.price = error.damage, error.price
+                effect.damage, effect.price, effect.price_stderr = error.damage, error.price, error.price_stderr
                 effect.damage_weights_only = None if scheme.name in price_alone else alone.damage
-            effect.price = recorded.prices.get(effect.key, effect.price)
+            if effect.key in recorded.prices:
+                effect.price, effect.price_stderr = recorded.prices[effect.key], None
     return effects
 
 
@@ -297,14 +298,18 @@ class _Replay:
         """One call against its clean run. output, y: of block and residual branch; None for what did not run."""
         gradients, clean = run.call.output_gradients.get(self.branch.path), self.clean_branch_output(run)
         prices = None if gradients is None else list[Tensor]()
+        squares = None
         if gradients is not None and clean is not None and y is not None:
-            prices = [fisher_kl(gradient, clean, y) for gradient in gradients]
+            terms = [fisher_kl(gradient, clean, y) for gradient in gradients]
+            prices = [term.sum() for term in terms]
+            squares = torch.stack([term.square().sum() for term in terms]).sum()
         return PendingCall(
             number=run.call.number,
             rows=run.output.shape[:-1].numel(),
             tokens=run.output.shape[:2].numel(),
             damage=None if output is None else block_damage(run.output, output),
             prices=prices,
+            squares=squares,
         )
 
     def run_block(self, block: nn.Module, run: CleanRun) -> tuple[Tensor, Tensor | None]:

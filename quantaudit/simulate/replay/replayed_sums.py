@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,8 @@ class CallSums(NamedTuple):
     """One replayed call. number: of its sample. rows, tokens: of the block's output, and of the sample.
 
     damage: Σ over rows of ‖Δh‖² / ‖h‖², None where it was not measured. prices: Σ over tokens of ½·(g·Δy)², in nats,
-    one for each draw; None where no gradient came.
+    one for each draw; None where no gradient came. squares: Σ over tokens and draws of the squares of these terms, None
+    where the residual branch did not run.
     """
 
     number: int
@@ -25,6 +27,7 @@ class CallSums(NamedTuple):
     tokens: int
     damage: float | None
     prices: list[float] | None
+    squares: float | None
 
 
 Variants = dict[str, list[CallSums]]
@@ -33,10 +36,15 @@ Variants = dict[str, list[CallSums]]
 
 @dataclass(frozen=True, slots=True)
 class ReplayedError:
-    """What one replay measured; None where it was not measured or not finite. price: nats per token."""
+    """What one replay measured; None where it was not measured or not finite. price, price_stderr: nats per token.
+
+    The standard error is that of the labels that gradients are drawn from. Over draws g·Δy is nearly normal around
+    zero, and the variance of half its square two thirds of the mean square of that.
+    """
 
     damage: float | None
     price: float | None
+    price_stderr: float | None
 
     @classmethod
     def of(cls, calls: Sequence[CallSums], draws: int) -> ReplayedError:
@@ -45,9 +53,11 @@ class ReplayedError:
         rows, tokens = sum(call.rows for call in calls), sum(call.tokens for call in calls)
         with_gradient = any(call.prices is not None for call in calls)
         price = in_order(value for call in calls for value in call.prices or ())
+        squares = [call.squares for call in calls if call.squares is not None]
         return cls(
             finite_mean(in_order(damages), rows) if damages else None,
             finite_mean(price, tokens * draws) if with_gradient else None,
+            finite_mean(math.sqrt(in_order(squares) * 2 / 3), tokens * draws) if squares else None,
         )
 
 
@@ -60,12 +70,13 @@ class PendingCall:
     tokens: int
     damage: Tensor | None
     prices: list[Tensor] | None
+    squares: Tensor | None
 
 
 def fetched(calls: Sequence[PendingCall]) -> list[CallSums]:
     """The numbers, brought to the host at once."""
     scalars = [
-        value for call in calls for value in ([] if call.damage is None else [call.damage]) + (call.prices or [])
+        value for call in calls for value in (call.damage, *(call.prices or ()), call.squares) if value is not None
     ]
     values = iter(torch.stack(scalars).tolist() if scalars else [])
     return [
@@ -75,6 +86,7 @@ def fetched(calls: Sequence[PendingCall]) -> list[CallSums]:
             call.tokens,
             None if call.damage is None else next(values),
             None if call.prices is None else [next(values) for _ in call.prices],
+            None if call.squares is None else next(values),
         )
         for call in calls
     ]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from quantaudit.advise.candidates import find_candidates, multiplications
+from quantaudit.advise.candidates import find_candidates, multiplications, simulated_prices
 from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.knapsack import least_lost
@@ -24,10 +24,12 @@ from quantaudit.measure.run import measure
 from quantaudit.model.experts import linearize
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.model.sites import discover
+from quantaudit.quant.schemes import INT8_DYNAMIC, INT8_STATIC
 from quantaudit.recipe.parse import parse_recipe, read_recipe
 from quantaudit.recipe.resolve import Resolution, resolve
 from quantaudit.simulate import evaluation
 from quantaudit.simulate.cost import SMOOTHING
+from quantaudit.simulate.run import simulate
 from tests.builders import load, loaded_from, opened_recipe, random_corpus, save_checkpoint, tiny_model
 from tests.families import family_model
 
@@ -92,6 +94,29 @@ def test_most_of_the_model_keeps_its_format_and_the_culprit_does_not_stay_as_it_
     assert "layers.1.mlp.down_proj" in changed
     assert advice.info.changes[0].group == "layers.1.mlp.down_proj"
     assert not changed["layers.1.mlp.down_proj"].keeps
+
+
+def test_a_price_is_the_cards_where_that_simulated_the_group_on_the_same_samples(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    simulation = simulate(loaded, profile, corpus.samples, [INT8_STATIC, INT8_DYNAMIC], evaluation_tokens=512)
+    rows = {(row.group, row.scheme): row for row in simulation.groups}
+    assert any(row.price_simulated for row in rows.values())
+
+    samples = evaluation.select(corpus.samples, 512)
+    known = simulated_prices(simulation, samples)
+    names = {"as written": INT8_STATIC.name, "dynamic": INT8_DYNAMIC.name}
+    subject = opened_recipe(loaded, profile, corpus, resolution, samples)
+    prices = {
+        (candidate.group.name, names[option.name]): price
+        for candidate in find_candidates(subject, PLAIN, simulated=known)
+        for option, price in zip(candidate.options, candidate.prices, strict=True)
+        if option.name in names
+    }
+    assert prices == {key: rows[key].price for key in prices}
+    assert any(rows[key].price_simulated for key in prices)
+    assert simulated_prices(simulation, evaluation.select(corpus.samples, 20)) == {}
+    assert simulated_prices(None, samples) == {}
 
 
 def test_the_curve_falls_as_less_is_kept(advice: Advice) -> None:

@@ -21,7 +21,7 @@ def test_a_measurement_alone_is_its_tokens_times_the_measured_speed() -> None:
 def test_a_report_has_every_stage_in_the_order_in_which_it_runs() -> None:
     titles = [stage.title for stage in expected_stages(REPORT, SPEED)]
     assert titles == [
-        cost.MEASURING, cost.GRADIENTS, cost.REPLAYING, cost.ROUNDING, cost.SCORING, cost.RENDERING
+        cost.MEASURING, cost.GRADIENTS, cost.REPLAYING, cost.ROUNDING, cost.SINGLE, cost.SCORING, cost.RENDERING
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from quantaudit.simulate.replay.backward_pass import RecordedPass, record_backwa
 from quantaudit.simulate.run import simulate
 from quantaudit.simulate.sensitivity.draws import MOST
 from quantaudit.simulate.sensitivity.recipe_estimate import REACH, AdditivityCurve
+from quantaudit.simulate.sensitivity.uncertain import MOST as UNCERTAIN
 from tests.builders import random_corpus
 from tests.unit.simulate.reference import damage_rows, price_groups, ranges
 
@@ -101,7 +102,9 @@ def test_prices_stand_beside_damage_with_every_schemes_own_ranges(
     expected = price_groups(
         tiny_loaded.model, architecture, chosen, list(SCHEMES.values()), {INT8_STATIC.name: watched}
     )
-    assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
+    by_gradients = {(row.group, row.scheme): row.price for row in simulation.groups if not row.price_simulated}
+    assert by_gradients == {key: price for key, price in expected.items() if key in by_gradients}
+    assert len(by_gradients) >= len(expected) - UNCERTAIN
     assert all(price is not None and price > 0 for price in expected.values())
     assert simulation.evaluation.priced
     assert simulation.evaluation.note is None
@@ -164,7 +167,9 @@ def test_where_several_draws_do_not_fit_one_is_taken(
     assert simulation.evaluation.draws == 1
     chosen = select(tiny_corpus.samples, BUDGET)
     expected = price_groups(tiny_loaded.model, architecture, chosen, [INT8_DYNAMIC], {}, draws=1)
-    assert {(row.group, row.scheme): row.price for row in simulation.groups} == expected
+    by_gradients = {(row.group, row.scheme): row.price for row in simulation.groups if not row.price_simulated}
+    assert by_gradients == {key: price for key, price in expected.items() if key in by_gradients}
+    assert len(by_gradients) >= len(expected) - UNCERTAIN
 
 
 @pytest.mark.parametrize("score", ["damage", "auto", "gradient"])
@@ -240,6 +245,7 @@ def test_the_cost_counts_the_forward_passes_that_are_made(
     hooks = (cost.SCORED - 1) * 4
     back = 0 if by_damage else cost.gradient_passes(256)
     structure = 0 if by_damage else 1 / len(simulation.evaluation.samples)  # one sample shows where groups join
+    fewer = 0 if by_damage else UNCERTAIN - sum(row.price_simulated and not row.sampled for row in simulation.groups)
     # Passes that begin at a block embed their tokens too; one sample, twice, shows whether they can.
     skipped = 4 - cost.FLOOR + 2 / len(simulation.evaluation.samples)
-    assert passes == pytest.approx(expected - blocks - hooks - back + structure + skipped)
+    assert passes == pytest.approx(expected - blocks - hooks - back - fewer + structure + skipped)

@@ -81,7 +81,7 @@ def test_a_price_is_half_the_squared_product_token_by_token() -> None:
     for shape in ((2, 7, 64), (2, 7, 3, 64), (14, 64)):
         gradients, clean, changed = (torch.randn(shape, generator=generator) for _ in range(3))
         by_token = (gradients.double() * (changed.double() - clean.double())).numpy().reshape(14, -1).sum(-1)
-        price = fisher_kl(gradients, clean, changed)
+        price = fisher_kl(gradients, clean, changed).sum()
         assert price.dtype == torch.float64
         assert float(price) == pytest.approx(0.5 * (by_token**2).sum(), rel=1e-5)
 
