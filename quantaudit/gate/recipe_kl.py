@@ -24,7 +24,7 @@ from quantaudit.simulate.sensitivity.recipe_estimate import (
 
 def measured_row(resolution: Resolution, simulations: Sequence[Simulation]) -> RecipeRow | None:
     """The first row that was measured on the same assignment of schemes."""
-    return next((row for simulation in simulations for row in _rows(simulation, resolution.digest)), None)
+    return next((row for simulation in simulations for row in rows_of(simulation, resolution.digest)), None)
 
 
 def score(
@@ -48,7 +48,8 @@ def score(
     return result.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
 
 
-def _rows(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
+def rows_of(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
+    """Scores of a simulation that are of the recipe with this digest."""
     uniform = uniform_digests(simulation)
     yield from (row for row in simulation.recipes if (row.digest or uniform.get(row.name)) == digest)
 

@@ -37,10 +37,10 @@ def verify_case(
         # Quantized in place: before two more models are loaded, this one goes, so that nothing here may refer to it.
         del case
         reload = partial(load_again, files.inputs.settings, files.profile.provenance.model)
-        result = verify(opened, reload, files.card, rules, options, stages=stages)
+        verified = verify(opened, reload, files.card, rules, options, stages=stages)
     stages(RENDERING, 0)
-    amend_card(files.spec.card, partial(with_verification, result=result), of=files.card.created)
-    return result
+    amend_card(files.spec.card, partial(with_verification, verified=verified), of=files.card.created)
+    return verified.result
 
 
 def _announce(case: Case, stages: Stages, say: Say) -> None:

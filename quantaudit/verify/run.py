@@ -13,10 +13,12 @@ from quantaudit.common.outputs.file_set import file_set
 from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
+from quantaudit.gate.recipe_kl import rows_of
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import Policy
 from quantaudit.simulate.cost import ONE_SHOT, RELOADING
 from quantaudit.simulate.opened_recipe import OpenedRecipe
+from quantaudit.simulate.records import RecipeRow
 from quantaudit.verify.compare import TOLERANCE, SavedCheckpoint, compare
 from quantaudit.verify.oneshot import Pipeline, run_oneshot
 from quantaudit.verify.predict import predict
@@ -34,6 +36,14 @@ class VerifyOptions:
     tolerance: float = TOLERANCE
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What came of a recipe, and the score that was predicted of it."""
+
+    result: Verification
+    predicted: RecipeRow
+
+
 def verify(
     opened: OpenedRecipe,
     reload: Callable[[], LoadedModel],
@@ -42,7 +52,7 @@ def verify(
     options: VerifyOptions | None = None,
     *,
     stages: Stages = silent_stages,
-) -> Verification:
+) -> Verified:
     """Run a recipe for real, and compare scales, KL and perplexity with what the card's profile predicts.
 
     opened: its model is quantized in place and then released, so that no more than two are in memory at a time; whoever
@@ -57,14 +67,24 @@ def verify(
         checkpoint = save_over(folder, partial(_make, opened, options.pipeline))
         opened.release()
         stages(RELOADING, 0)
-        return compare(reload(), checkpoint, expected, card, policy, tolerance=options.tolerance, stages=stages)
+        tolerance = options.tolerance
+        result = compare(reload(), checkpoint, expected, card, policy, tolerance=tolerance, stages=stages)
+    return Verified(result=result, predicted=expected.row)
 
 
-def with_verification(card: Card, result: Verification) -> Card:
-    """The card with a result, in place of an earlier one of the same recipe and pipeline."""
+def with_verification(card: Card, verified: Verified) -> Card:
+    """The card with a result, in place of an earlier one of the same recipe and pipeline.
+
+    Where what was saved is as predicted, the predicted score joins the card's simulation, for a gate to find, unless it
+    holds one of this very recipe already.
+    """
+    result, simulation = verified.result, card.simulation
     key = (result.recipe, result.pipeline)
     others = [row for row in card.verification if (row.recipe, row.pipeline) != key]
-    return card.model_copy(update={"verification": [*others, result]})
+    if simulation is not None and result.agrees and not any(rows_of(simulation, result.digest)):
+        row = verified.predicted.model_copy(update={"title": f"recipe {result.recipe}", "digest": result.digest})
+        simulation = simulation.with_recipe(row, f"{result.recipe} verified")
+    return card.model_copy(update={"verification": [*others, result], "simulation": simulation})
 
 
 def save_over(folder: Path, make: Callable[[Path], SavedCheckpoint]) -> SavedCheckpoint:

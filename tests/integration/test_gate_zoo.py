@@ -15,8 +15,12 @@ import pytest
 from quantaudit import cli
 from quantaudit.card.schema import Card, ExceedanceInfo, ExceedanceRow, Finding, PeakSummary, StabilityInfo, dump_card
 from quantaudit.card.seal import seal
+from quantaudit.gate.evidence import gather
 from quantaudit.gate.rules import RULES
+from quantaudit.policy import load_policy
 from quantaudit.provenance import Unmeasured
+from quantaudit.recipe.parse import parse_recipe
+from tests.card_factory import make_verification
 from tests.recipe_cards import STATIC, card_of, coverage, modules_and_groups, recipe_row, scales_of
 
 ZOO = Path(__file__).parent.parent / "zoo"
@@ -123,6 +127,15 @@ def contradictory() -> Card:
     return card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": rows})})
 
 
+def disproved() -> Card:
+    """A card whose verification of the static recipe saved something else."""
+    card, recipe = with_static_row(kl=0.01), ZOO / "broken" / "disproved.yaml"
+    digest = gather(parse_recipe(recipe.read_text(encoding="utf-8"), "r.yaml"), card, load_policy(), None)
+    reason = "What was saved does not agree with the prediction."
+    row = make_verification(digest=digest.resolution.digest, agrees=False, reason=reason)
+    return card.model_copy(update={"verification": [row]})
+
+
 def undersampled() -> Card:
     row = Unmeasured(
         module="model.layers.0.mlp.experts.3.down_proj", reason="expert saw 9 tokens, fewer than 16", weights=True
@@ -145,6 +158,7 @@ CARDS: dict[str, Callable[[], Card]] = {
     "llama-fp16": fp16,
     "llama-undecided": lambda: with_static_row(kl=0.14, kl_stderr=0.02, top1=0.9),
     "llama-contradictory": contradictory,
+    "llama-disproved": disproved,
     "qwen3-moe-undersampled": undersampled,
 }
 

@@ -25,6 +25,20 @@ from tests.command_line import Capture, run
 
 STATIC = resource_dir("recipes") / "w8a8_static.yaml"
 DYNAMIC = resource_dir("recipes") / "w8a8_dynamic.yaml"
+MIXED = """
+quant_stage:
+  quant_modifiers:
+    QuantizationModifier:
+      ignore: [lm_head]
+      config_groups:
+        attention:
+          targets: ['re:.*attn.*']
+          weights: {num_bits: 8, strategy: channel}
+          input_activations: {num_bits: 8, strategy: token, dynamic: true}
+        mlp:
+          targets: ['re:.*mlp.*']
+          weights: {num_bits: 8, strategy: channel}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +114,39 @@ def test_verify_frees_the_model_it_quantized_and_adds_to_the_card_alone(
     assert seal_state(after) == "sealed"
     assert dump_card(seal(after.model_copy(update={"verification": []}))) == before
     assert not (folder / "card.json").exists()
+
+
+def test_the_gate_takes_the_score_of_a_recipe_that_was_verified(
+    model: Path, texts: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Estimated before, measured after; a recipe that the card knows joins it no second time."""
+    card, recipe = tmp_path / "card" / "card.json", tmp_path / "mixed.yaml"
+    recipe.write_text(MIXED, encoding="utf-8")
+    code, _, err = run(capsys, "report", model, "--corpus", texts, "--evaluation-tokens", 64, "--out", card.parent)
+    assert code == 0, err
+    before = load_card(card)
+
+    def source() -> str:
+        _, out, _ = run(capsys, "gate", recipe, "--card", card, "--format", "json")
+        return str(json.loads(out)["score"]["source"])
+
+    assert source() == "estimated"
+    code, out, _ = run(capsys, "verify", recipe, model, "--card", card)
+    assert code == 0, out
+    assert source() == "measured"
+    after = load_card(card)
+    assert before.simulation is not None
+    assert after.simulation is not None
+    (new,) = after.simulation.recipes[len(before.simulation.recipes) :]
+    (result,) = after.verification
+    assert (new.name, new.title, new.digest) == ("mixed verified", "recipe mixed", result.digest)
+    assert (new.kl, new.top1) == (result.predicted.kl, result.predicted.top1)
+    assert new.kl_stderr is not None
+    run(capsys, "verify", DYNAMIC, model, "--card", card)
+    run(capsys, "verify", recipe, model, "--card", card)
+    known = load_card(card).simulation
+    assert known is not None
+    assert known.recipes == after.simulation.recipes
 
 
 def test_a_recipe_that_is_not_predicted_ends_inconclusively(

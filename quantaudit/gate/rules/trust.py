@@ -1,4 +1,4 @@
-"""QA515 and QA519: whether the model that was measured, and the text that scores rest on, can be trusted."""
+"""QA515, QA519 and QA520: whether the model that was measured, the text, and the prediction can be trusted."""
 
 from __future__ import annotations
 
@@ -71,3 +71,17 @@ def repeats(evidence: Evidence) -> Iterator[Hit]:
             value=float(evaluation.left_out),
             threshold=0.0,
         )
+
+
+@rule(
+    "QA520",
+    "What llm-compressor saved was not what was predicted",
+    severity="inconclusive",
+    why="The verification of this very recipe did not agree with the simulation that the score comes from.",
+    remedy="See why under the card's verification, mend the recipe or llm-compressor's run, and verify it again.",
+)
+def disproved(evidence: Evidence) -> Iterator[Hit]:
+    """The card holds a verification of the recipe, by some pipeline, that failed although all of it was predicted."""
+    for row in evidence.card.verification:
+        if row.digest == evidence.resolution.digest and row.agrees is False:
+            yield Hit(message=f"`{row.recipe}` in the {row.pipeline} pipeline: {row.reason}", value=row.kl_error)

@@ -19,6 +19,7 @@ from quantaudit.policy import Policy, load_policy
 from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.skeleton import skeleton_model
+from tests.card_factory import make_verification
 from tests.recipe_cards import CALM, DYNAMIC, SCHEMES, STATIC, card_of, modules_and_groups, recipe_row, scales_of
 from tests.skeletons import FAMILIES, skeleton
 
@@ -100,6 +101,23 @@ def test_a_row_is_found_by_its_digest() -> None:
     assert (gathered.source, gathered.kl, gathered.top1) == ("measured", 0.025, 1 - 0.025 / 2)
     # A row that names another assignment is not taken for what its name says.
     assert evidence(ALL_STATIC, card).score.source == "estimated"
+
+
+@pytest.mark.parametrize("agrees", [True, False, None])
+def test_a_recipe_that_was_verified_in_vain_is_not_passed(agrees: bool | None) -> None:
+    """By this very recipe's verification alone; what no prediction holds did not contradict one."""
+    digest = evidence(ALL_STATIC, card_of()).resolution.digest
+    card = with_rows(card_of(), recipe_row(STATIC, 0.01), recipe_row(DYNAMIC, 0.01))
+    card = card.model_copy(
+        update={"verification": [make_verification("mine", digest=digest, agrees=agrees, reason="It is broken.")]}
+    )
+    report = judged(ALL_STATIC, card)
+    assert ("QA520" in codes(report)) == (agrees is False)
+    assert report.outcome == ("inconclusive" if agrees is False else "pass")
+    if agrees is False:
+        (finding,) = (row for row in report.findings if row.code == "QA520")
+        assert finding.message == "`mine` in the basic pipeline: It is broken."
+    assert judged(ALL_DYNAMIC, card).outcome == "pass"
 
 
 def test_a_row_that_left_something_out_decides_nothing() -> None:
