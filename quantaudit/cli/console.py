@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantaudit.card.seal import IN_WORDS
-from quantaudit.card.text import counted, sample_count
+from quantaudit.card.text import counted, number, sample_count
 from quantaudit.common.display import progress as show_progress
 from quantaudit.common.printing.console import InertConsole, ResultsConsole
 from quantaudit.common.ranks.processes import joined
@@ -87,7 +87,7 @@ def show_verdict(card: Card) -> None:
             f"[bold {COLOURS[verdict.status]}]{verdict.status}[/]",
             "—" if verdict.kl is None else significant(verdict.kl, *card.verdict.limits.kl),
             "—" if verdict.top1 is None else percentage(verdict.top1, *card.verdict.limits.top1),
-            f"{_number(verdict.perplexity_base)} → {_number(verdict.perplexity)}",
+            f"{number(verdict.perplexity_base)} → {number(verdict.perplexity)}",
         )
     out.print(table)
     out.print(escape(card.verdict.headline), style="bold", highlight=False)
@@ -108,10 +108,6 @@ def show_verdict(card: Card) -> None:
         out.print(escape(f"\n{row.title}: not judged, as it does not fit this model ({row.reason})"), highlight=False)
 
 
-def _number(value: float | None) -> str:
-    return "—" if value is None else f"{value:,.4g}"
-
-
 def _with_error(value: float | None, error: float | None, form: str) -> str:
     if value is None:
         return "—"
@@ -128,7 +124,7 @@ def recipe_table(simulation: Simulation) -> Table:
             escape(row.title),
             _with_error(row.kl, row.kl_stderr, ".3g"),
             "—" if row.top1 is None else f"{row.top1:.1%}",
-            f"{_number(row.perplexity_base)} → {_number(row.perplexity)}",
+            f"{number(row.perplexity_base)} → {number(row.perplexity)}",
         )
     return table
 
@@ -145,7 +141,7 @@ def advice_table(advice: AdviceInfo) -> Table:
             escape(point.name),
             "—" if point.kept is None else f"{point.kept:.1%}",
             _with_error(point.kl, point.kl_stderr, ".4f"),
-            _number(point.estimated_kl),
+            number(point.estimated_kl),
             "—" if point.top1 is None else f"{point.top1:.1%}",
             style="bold green" if point is advice.advised and advice.met else None,
         )
@@ -170,7 +166,9 @@ def show_verification(result: Verification) -> None:
     for title, score in scores.items():
         if score is not None:
             top1 = "—" if score.top1 is None else f"{score.top1:.1%}"
-            table.add_row(title, _number(score.kl), top1, _number(score.perplexity))
+            before = "" if score.perplexity_base is None else f"{number(score.perplexity_base)} → "
+            kl = "—" if score.kl is None else f"{score.kl:,.4g}"
+            table.add_row(title, kl, top1, f"{before}{number(score.perplexity)}")
     out.print(table)
     for name, scales in (("input", result.input_scales), ("weight", result.weight_scales)):
         if scales.compared:

@@ -14,14 +14,16 @@ from quantaudit.quant.observers import observer_of
 class SchemeSummary:
     """One way to quantize Linears.
 
-    static: calibration fixes the input range; observer: the card's name for how. weight_strategy: what one scale of the
-    weights is for (`tensor`, `channel`, `group`, …), None where they are not quantized. bits: of the weights.
+    static: calibration fixes the input range; local: for all groups of an input together, whose own scales are found as
+    the model runs. observer: the card's name for how. weight_strategy: what one scale of the weights is for (`tensor`,
+    `channel`, `group`, …), None where they are not quantized. bits: of the weights.
     """
 
     title: str
     weights: bool
     inputs: bool
     static: bool
+    local: bool
     observer: str | None
     observer_in_recipe: str | None
     group_size: int | None
@@ -42,6 +44,7 @@ def describe(scheme: QuantizationScheme) -> SchemeSummary:
         weights=weights is not None,
         inputs=inputs is not None,
         static=static,
+        local=inputs is not None and text(inputs.dynamic) == "local",
         observer=observer_of(inputs) if static and inputs is not None else None,
         observer_in_recipe=(inputs.observer or "minmax") if static and inputs is not None else None,
         group_size=weights.group_size if weights is not None and _grouped(weights) else None,

@@ -165,4 +165,4 @@ def _rescaled(
 
 
 def _score(row: RecipeRow) -> VerifiedScore:
-    return VerifiedScore(kl=row.kl, top1=row.top1, perplexity=row.perplexity)
+    return VerifiedScore(kl=row.kl, top1=row.top1, perplexity=row.perplexity, perplexity_base=row.perplexity_base)

@@ -56,6 +56,7 @@ class VerifiedScore(Row):
     kl: Magnitude
     top1: Share
     perplexity: Perplexity
+    perplexity_base: Perplexity = Field(default=None, description="the original's; null in older cards")
 
 
 class ScaleComparison(Row):

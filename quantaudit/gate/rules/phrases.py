@@ -19,7 +19,7 @@ def gentler(schemes: Iterable[SchemeSummary], what: str) -> str:
     """
     schemes = list(schemes)
     options = []
-    if any(scheme.static for scheme in schemes):
+    if any(scheme.static and not scheme.local for scheme in schemes):
         options.append(f"quantize static inputs of {what} dynamically per token")
     elif any(scheme.inputs for scheme in schemes):
         options.append(f"quantize the weights of {what} alone")

@@ -10,6 +10,7 @@ from quantaudit.common.findings import Hit, rule
 from quantaudit.common.outcome import GateSeverity
 from quantaudit.common.rounding import limit_number, limit_percentage, percentage, significant
 from quantaudit.gate.report import Score
+from quantaudit.gate.rules.calibration import indivisible
 from quantaudit.gate.rules.phrases import gentler
 from quantaudit.policy import Policy
 from quantaudit.policy.evidence import look, too_few
@@ -163,7 +164,7 @@ def estimated(evidence: Evidence) -> Iterator[Hit]:
         threshold=limit,
         severity="inconclusive" if undecided else "info",
         why=rules.reason,
-        remedy=SIMULATE.format(recipe=evidence.recipe.path),
+        remedy=_how_to_know(evidence),
     )
 
 
@@ -178,7 +179,14 @@ def unknown(evidence: Evidence) -> Iterator[Hit]:
     """Neither measured nor estimated, or measured without a result."""
     score = evidence.score
     if evidence.resolution.schemes and score.kl is None and not score.nonfinite and not evidence.incomplete:
-        yield Hit(message=score.note, remedy=SIMULATE.format(recipe=evidence.recipe.path))
+        yield Hit(message=score.note, remedy=_how_to_know(evidence))
+
+
+def _how_to_know(evidence: Evidence) -> str:
+    """The commands that simulate this recipe; what cannot be simulated has to be mended first."""
+    if any(indivisible(evidence)):
+        return "No simulation takes group sizes that do not divide a weight: mend what QA413 says first."
+    return SIMULATE.format(recipe=evidence.recipe.path)
 
 
 @rule(

@@ -120,6 +120,14 @@ def test_a_recipe_that_was_verified_in_vain_is_not_passed(agrees: bool | None) -
     assert judged(ALL_DYNAMIC, card).outcome == "pass"
 
 
+@pytest.mark.parametrize(("size", "says"), [(32, "quantaudit simulate"), (48, "QA413")])
+def test_what_no_simulation_takes_is_not_sent_to_one(size: int, says: str) -> None:
+    weights = f"weights: {{num_bits: 4, strategy: group, group_size: {size}}}"
+    recipe = ALL_STATIC.replace(WEIGHTS, weights)
+    (unknown,) = (row for row in judged(recipe, card_of()).findings if row.code == "QA514")
+    assert says in unknown.remedy
+
+
 def test_a_row_that_left_something_out_decides_nothing() -> None:
     row = recipe_row(STATIC, 5.0, unsimulated=["lm_head: not measured"], approximate=["observer mse: nearly"])
     report = judged(ALL_STATIC, with_rows(card_of(), row))
