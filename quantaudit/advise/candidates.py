@@ -35,7 +35,6 @@ from quantaudit.simulate.scheme_info import info_scheme
 from quantaudit.simulate.sensitivity.prices import price_groups
 from quantaudit.stats.site import summary
 
-_NOTHING: Mapping[tuple[str, str], float] = {}
 CHANGE = 0.001
 """Share of the MACs that a changed group must buy: what buys less stays as it is written."""
 
@@ -70,6 +69,7 @@ Choice = list[int]
 
 SimulatedPrices = Mapping[tuple[str, str], float]
 """By fused group and identity of a scheme, prices that rest on the group simulated alone: nats per token."""
+_NOTHING: SimulatedPrices = {}
 
 
 def simulated_prices(simulation: Simulation | None, samples: Sequence[TokenizedSample]) -> SimulatedPrices:

@@ -75,13 +75,14 @@ def verify(
 def with_verification(card: Card, verified: Verified) -> Card:
     """The card with a result, in place of an earlier one of the same recipe and pipeline.
 
-    Where what was saved is as predicted, the predicted score joins the card's simulation, for a gate to find, unless it
-    holds one of this very recipe already.
+    Where what was saved is as predicted, the predicted score joins the card's simulation, for a gate to find: unless it
+    holds one of this very recipe already, or rests on more tokens than this one.
     """
     result, simulation = verified.result, card.simulation
     key = (result.recipe, result.pipeline)
     others = [row for row in card.verification if (row.recipe, row.pipeline) != key]
-    if simulation is not None and result.agrees and not any(rows_of(simulation, result.digest)):
+    enough = simulation is not None and verified.predicted.tokens >= simulation.evaluation.tokens
+    if simulation is not None and enough and result.agrees and not any(rows_of(simulation, result.digest)):
         row = verified.predicted.model_copy(update={"title": f"recipe {result.recipe}", "digest": result.digest})
         simulation = simulation.with_recipe(row, f"{result.recipe} verified")
     return card.model_copy(update={"verification": [*others, result], "simulation": simulation})

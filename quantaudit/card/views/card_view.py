@@ -100,7 +100,7 @@ class CardView:
 
     @cached_property
     def sampled(self) -> int:
-        """How many of these correlations rest on."""
+        """How many of these are the fair choice that correlations rest on."""
         return sum(line.sampled for line in self.singles)
 
     @cached_property

@@ -40,8 +40,7 @@ def simulate_alone(experiment: Experiment, chosen: Sequence[GroupEffect], *, sta
     """Fill in the KL of each chosen group quantized alone, under its scheme.
 
     What has a KL already, or was chosen twice, is not simulated again; what did not stay finite, or has no calibrated
-    range, keeps None.
-    Costs a forward pass for each chosen group, and one without a change.
+    range, keeps None. Costs a forward pass for each chosen group, and one without a change.
     """
     pending = list({effect.key: effect for effect in chosen if effect.kl is None}.values())
     if not pending:

@@ -299,7 +299,7 @@ class _Replay:
         gradients, clean = run.call.output_gradients.get(self.branch.path), self.clean_branch_output(run)
         prices = None if gradients is None else list[Tensor]()
         squares = None
-        if gradients is not None and clean is not None and y is not None:
+        if gradients and clean is not None and y is not None:
             terms = [fisher_kl(gradient, clean, y) for gradient in gradients]
             prices = [term.sum() for term in terms]
             squares = torch.stack([term.square().sum() for term in terms]).sum()
