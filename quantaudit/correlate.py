@@ -28,7 +28,7 @@ OUTCOMES: dict[Outcome, str] = {
     "bulk_sqnr_db": "bulk SQNR",
     "relative_mae": "relative MAE",
     "zeroed_fraction": "zeroed fraction",
-    "effective_levels": "effective levels",
+    "effective_levels": "number of effective levels",
 }
 PREDICTORS: dict[Predictor, str] = {"amax": "peak", "peak_over_rms": "peak over RMS", "kurtosis": "kurtosis"}
 FEW_OUTCOMES: tuple[Outcome, ...] = ("damage", "price", "kl", "relative_mae", "zeroed_fraction")

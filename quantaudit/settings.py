@@ -199,20 +199,21 @@ class CardSpec:
     """Where a card and its profile lie, and how its model is run as it was measured.
 
     profile: in the card's folder by default. corpus: only where it has moved. evaluation_tokens: that predictions are
-    taken on.
+    taken on; None for those that the card was simulated on.
     """
 
     card: Path
     profile: Path | None = None
     corpus: str | None = None
-    evaluation_tokens: int = 4096
+    evaluation_tokens: int | None = None
     arithmetic: ArithmeticChoice = "auto"
     device: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        check_count("evaluation-tokens", self.evaluation_tokens, 16)
+        if self.evaluation_tokens is not None:
+            check_count("evaluation-tokens", self.evaluation_tokens, 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

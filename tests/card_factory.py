@@ -147,7 +147,7 @@ def make_verification(recipe: str = "w8a8_static", *, agrees: bool = True, **cha
         tokens=4096,
         input_scales=ScaleComparison(compared=8, worst=1e-6, module="model.layers.1.mlp.down_proj"),
         weight_scales=ScaleComparison(compared=8, worst=0.0, module=None),
-        predicted=VerifiedScore(kl=1.31, top1=0.43, perplexity=60.0),
+        predicted=VerifiedScore(kl=1.31, top1=0.43, perplexity=60.0, perplexity_base=16.9),
         with_saved_scales=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
         actual=VerifiedScore(kl=1.32, top1=0.43, perplexity=60.5),
         kl_error=0.0076,

@@ -48,15 +48,17 @@ def recipe_text(allocation: Allocation, header: Sequence[str]) -> str:
     return text
 
 
-def header(allocation: Allocation, goal: str, score: str) -> list[str]:
-    """What the recipe is, for whom, and how much of that is known. score: its KL in words."""
+def header(allocation: Allocation, goal: str, score: str, *, measured: bool) -> list[str]:
+    """What the recipe is, for whom, and how much of that is known. score: its KL in words; measured: whether the card
+    holds a simulation of this very recipe.
+    """
     model, point = allocation.card.model, allocation.point
     lines = [
         f"Schemes for {model.name} (weights {model.fingerprint[:16]}): {goal}.",
         f"{point.bits:.4g} bits for each quantizable weight, scales included; {size_text(point.size)} of weights.",
         f"{score}.",
     ]
-    if point.source == "estimated":
+    if not measured:
         lines.append("This recipe was estimated, not simulated: verify it with `quantaudit verify`.")
     if allocation.calibrated:
         lines.append("Some inputs have static ranges: run `oneshot` on calibration samples.")

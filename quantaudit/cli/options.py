@@ -91,6 +91,14 @@ Experts = Annotated[
 EvaluationTokens = Annotated[
     int, typer.Option(metavar="TOKENS", min=16, help="Tokens that damage and whole-model scores are taken on.")
 ]
+CardTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="TOKENS",
+        min=16,
+        help="Tokens that scores are taken on; by default those that the card was simulated on.",
+    ),
+]
 Score = Annotated[
     str,
     typer.Option(
@@ -209,7 +217,7 @@ PARAMETERS: dict[type[Any], dict[str, Any]] = {
         "card": CaseCard,
         "profile": CardProfile,
         "corpus": MovedCorpus,
-        "evaluation_tokens": EvaluationTokens,
+        "evaluation_tokens": CardTokens,
     }
     | RUN,
 }

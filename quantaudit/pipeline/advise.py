@@ -127,7 +127,9 @@ def write_allocation(allocation: Allocation, goal: str, policy: Policy) -> Alloc
     """
     bare = recipe_text(allocation, [])
     report = judge(gather(parse_recipe(bare, "recipe.yaml"), allocation.card, policy, None))
-    lines = header(allocation, goal, score_text(report.score, report.limits))
+    lines = header(
+        allocation, goal, score_text(report.score, report.limits), measured=report.score.source == "measured"
+    )
     if report.outcome == "inconclusive":
         lines.append(f"Not to be relied on, as the gate is inconclusive: {report.headline}")
     return AllocatedRecipe(allocation=allocation, text=recipe_text(allocation, lines), report=report)

@@ -11,7 +11,7 @@ from quantaudit.measure.profile import Profile, load_profile
 from quantaudit.pipeline.files import InputFiles, open_files
 from quantaudit.pipeline.settings_of_profile import settings_of_profile
 from quantaudit.recipe.parse import check_recipe
-from quantaudit.settings import CaseSpec
+from quantaudit.settings import CaseSpec, SimulateOptions
 
 if TYPE_CHECKING:
     from quantaudit.common.progress import Stages
@@ -61,9 +61,14 @@ def read_case(spec: CaseSpec, loaded: LoadedModel | None = None) -> CaseFiles:
         arithmetic=spec.arithmetic,
         device=spec.device,
         trust_remote_code=spec.trust_remote_code,
-        evaluation_tokens=spec.evaluation_tokens,
+        evaluation_tokens=spec.evaluation_tokens or _tokens_of(card),
     )
     return CaseFiles(spec=spec, card=card, profile=profile, inputs=open_files(settings, loaded))
+
+
+def _tokens_of(card: Card) -> int:
+    """Evaluation tokens that a card's predictions were taken on; the usual number where it holds none."""
+    return SimulateOptions().evaluation_tokens if card.simulation is None else card.simulation.evaluation.budget
 
 
 def open_case(files: CaseFiles, stages: Stages, say: Say, *, memory: int | None = None) -> Case:
@@ -91,6 +96,8 @@ def open_case(files: CaseFiles, stages: Stages, say: Say, *, memory: int | None 
         loaded=inputs.loaded,
         profile=files.profile,
         corpus=inputs.corpus,
-        samples=evaluation.choose(inputs.corpus.samples, files.spec.evaluation_tokens, inputs.loaded.tokenizer).samples,
+        samples=evaluation.choose(
+            inputs.corpus.samples, settings.simulate.evaluation_tokens, inputs.loaded.tokenizer
+        ).samples,
     )
     return Case(files=files, inputs=inputs, opened=opened)

@@ -10,6 +10,7 @@ from quantaudit.corpus.repeats.find import repeats_of
 from quantaudit.corpus.split import round_robin
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.errors import CorpusError
+from quantaudit.simulate.records import LEAST_CAP, PARTS
 
 SHORTEST = 2
 """A sample below two tokens predicts nothing."""
@@ -17,7 +18,7 @@ SHORTEST = 2
 
 def sample_cap(budget: int) -> int:
     """Tokens taken from one sample at most, so that no long text decides alone."""
-    return max(256, budget // 16)
+    return max(LEAST_CAP, budget // PARTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

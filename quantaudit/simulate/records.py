@@ -21,6 +21,8 @@ Outcome = Literal[
 PriceSource = Literal["gradient", "damage"]
 Cause = Literal["outlier channel", "massive token", "either", "neither"]
 Predictor = Literal["amax", "peak_over_rms", "kurtosis"]
+LEAST_CAP, PARTS = 256, 16
+"""Of one evaluation sample at most so many tokens are taken, or that part of all that are asked for, if it is more."""
 RECIPES_SHOWN = 6
 """Recipes that a simulation's `repr` names."""
 
@@ -228,6 +230,12 @@ class Evaluation(Row):
         default=None, description="KL of the least change at the first block, by rounding in the model's dtype alone"
     )
 
+    @property
+    def budget(self) -> int:
+        """Evaluation tokens to ask for, so that the same ones are taken of each sample again."""
+        capped = self.max_tokens_per_sample * PARTS if self.max_tokens_per_sample > LEAST_CAP else 0
+        return max(self.tokens, capped)
+
 
 class Simulation(Row):
     """What quantizing would do: tensor by tensor, group by group, and to the whole model."""
@@ -260,8 +268,12 @@ class Simulation(Row):
 
     def with_recipe(self, row: RecipeRow, name: str) -> Simulation:
         """With the score of a recipe, for a gate to find by its digest, in place of another of its name."""
-        others = [other for other in self.recipes if other.name != name]
+        others = self.without_recipe(name).recipes
         return self.model_copy(update={"recipes": [*others, row.model_copy(update={"name": name})]})
+
+    def without_recipe(self, name: str) -> Simulation:
+        """Without the score of this name."""
+        return self.model_copy(update={"recipes": [row for row in self.recipes if row.name != name]})
 
     def _of_unknown_schemes(self) -> Iterator[str]:
         names = {scheme.name for scheme in self.schemes}

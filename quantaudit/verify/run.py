@@ -76,7 +76,8 @@ def with_verification(card: Card, verified: Verified) -> Card:
     """The card with a result, in place of an earlier one of the same recipe and pipeline.
 
     Where what was saved is as predicted, the predicted score joins the card's simulation, for a gate to find: unless it
-    holds one of this very recipe already, or rests on more tokens than this one.
+    holds one of this very recipe already, or rests on more tokens than this one. Where it is not, what an earlier
+    verification had added goes.
     """
     result, simulation = verified.result, card.simulation
     key = (result.recipe, result.pipeline)
@@ -85,6 +86,8 @@ def with_verification(card: Card, verified: Verified) -> Card:
     if simulation is not None and enough and result.agrees and not any(rows_of(simulation, result.digest)):
         row = verified.predicted.model_copy(update={"title": f"recipe {result.recipe}", "digest": result.digest})
         simulation = simulation.with_recipe(row, f"{result.recipe} verified")
+    elif simulation is not None and result.agrees is False:
+        simulation = simulation.without_recipe(f"{result.recipe} verified")
     return card.model_copy(update={"verification": [*others, result], "simulation": simulation})
 
 

@@ -122,7 +122,7 @@ def test_the_gate_takes_the_score_of_a_recipe_that_was_verified(
     """Estimated before, measured after; a recipe that the card knows joins it no second time."""
     card, recipe = tmp_path / "card" / "card.json", tmp_path / "mixed.yaml"
     recipe.write_text(MIXED, encoding="utf-8")
-    code, _, err = run(capsys, "report", model, "--corpus", texts, "--evaluation-tokens", 64, "--out", card.parent)
+    code, _, err = run(capsys, "report", model, "--corpus", texts, "--evaluation-tokens", 512, "--out", card.parent)
     assert code == 0, err
     before = load_card(card)
 
@@ -144,6 +144,7 @@ def test_the_gate_takes_the_score_of_a_recipe_that_was_verified(
     assert (new.name, new.title, new.digest) == ("mixed verified", "recipe mixed", result.digest)
     assert (new.kl, new.top1) == (result.predicted.kl, result.predicted.top1)
     assert new.kl_stderr is not None
+    assert new.tokens == before.simulation.evaluation.tokens  # by default those of the card
     run(capsys, "verify", DYNAMIC, model, "--card", card)
     run(capsys, "verify", recipe, model, "--card", card)
     known = load_card(card).simulation

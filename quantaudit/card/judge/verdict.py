@@ -91,13 +91,26 @@ def worst(scheme: SchemeInfo, simulation: Simulation, sites: Mapping[str, SiteRo
         row.group: row for row in simulation.sites if row.scheme == scheme.name and row.observer == scheme.observer
     }
     return [
-        _worst_group(row, sites.get(f"{row.group}.input"), errors.get(row.group), share, measure_of(rows))
+        _worst_group(
+            row,
+            sites.get(f"{row.group}.input"),
+            errors.get(row.group),
+            share,
+            measure_of(rows),
+            inputs=scheme.input_activations is not None,
+        )
         for row, share in list(zip(rows, shares(rows), strict=True))[:count]
     ]
 
 
 def _worst_group(
-    row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, share: float, measure: Measure
+    row: GroupRow,
+    site: SiteRow | None,
+    error: TensorErrorRow | None,
+    share: float,
+    measure: Measure,
+    *,
+    inputs: bool,
 ) -> WorstGroup:
     return WorstGroup(
         group=row.group,
@@ -107,12 +120,15 @@ def _worst_group(
         share=share,
         amax=site.amax if site else None,
         zeroed_fraction=error.zeroed_fraction if error else None,
-        explanation=explain_group(row, site, error),
+        explanation=explain_group(row, site, error, inputs=inputs),
     )
 
 
-def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None) -> str:
-    """Why one group is damaged: its peak, where it sits, and what the scale leaves of ordinary values."""
+def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | None, *, inputs: bool = True) -> str:
+    """Why one group is damaged: its peak, where it sits, and what the scale leaves of ordinary values.
+
+    inputs: whether the scheme quantizes them; else they multiply what rounding the weights leaves out.
+    """
     if site is None or site.amax is None or not site.peaks:
         return "Its input was not measured."
     peak = site.peaks[0]
@@ -126,6 +142,8 @@ def explain_group(row: GroupRow, site: SiteRow | None, error: TensorErrorRow | N
     text = f"Its input peaks at {site.amax:,.4g} on {place}{token}, channel {peak.channel:,}"
     if site.median:
         text += f", {site.amax / site.median:,.0f} times the median"
+    if not inputs:
+        return f"{text}: it is not quantized, and multiplies the rounding errors of the weights."
     if error is not None and error.zeroed_fraction is not None and error.scale is not None:
         if error.zeroed_fraction >= _LEAST_ZEROED:
             zeroed = share_in_words(error.zeroed_fraction)

@@ -34,7 +34,8 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
     model = allocation.card.model
     spec = "MODEL" if model.fingerprint.startswith("memory:") else visible(model.spec)
     command = shlex.join(["quantaudit", "verify", str(recipe), spec, "--card", str(card)])
-    console.print(Text(f"wrote {recipe}. It was not run: {command}"))
+    verified = any(row.digest == report.digest for row in allocation.card.verification)
+    console.print(Text(f"wrote {recipe}. It was {'run before; once more' if verified else 'not run'}: {command}"))
 
 
 def gate_line(report: GateReport) -> Text:

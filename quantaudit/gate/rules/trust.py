@@ -11,6 +11,7 @@ from quantaudit.card.judge.text import on_calibration_text
 from quantaudit.card.judge.verdict import BROKEN, STOPPERS
 from quantaudit.card.text import counted
 from quantaudit.common.findings import Hit, find_rule, rule
+from quantaudit.common.rounding import significant
 
 if TYPE_CHECKING:
     from quantaudit.gate.evidence import Evidence
@@ -84,4 +85,10 @@ def disproved(evidence: Evidence) -> Iterator[Hit]:
     """The card holds a verification of the recipe, by some pipeline, that failed although all of it was predicted."""
     for row in evidence.card.verification:
         if row.digest == evidence.resolution.digest and row.agrees is False:
-            yield Hit(message=f"`{row.recipe}` in the {row.pipeline} pipeline: {row.reason}", value=row.kl_error)
+            scores = f"KL {significant(row.predicted.kl or 0.0)} predicted, {_saved(row.actual.kl)}"
+            message = f"`{row.recipe}` in the {row.pipeline} pipeline: {scores}. {row.reason.removesuffix('.')}"
+            yield Hit(message=message, value=row.kl_error)
+
+
+def _saved(kl: float | None) -> str:
+    return "no finite one saved" if kl is None else f"{significant(kl)} saved"

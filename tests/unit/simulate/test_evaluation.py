@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from quantaudit.corpus.tokens import TokenizedSample
 from quantaudit.simulate.evaluation import SHORTEST, choose, sample_cap, select
 from tests.builders import sample
+from tests.card_factory import make_card
 
 rows = st.tuples(st.integers(1, 700), st.sampled_from("abc"), st.sampled_from(["evaluation", "calibration"]))
 
@@ -57,6 +58,17 @@ def test_domains_take_turns(samples: list[TokenizedSample], budget: int) -> None
         taken[s.domain] += 1
         waiting = [domain for domain in usable if taken[domain] < usable[domain]]
         assert all(taken[domain] >= taken[s.domain] - 1 for domain in waiting)
+
+
+@given(st.lists(rows, min_size=1, max_size=25).map(make), st.integers(SHORTEST, 12_000))
+def test_what_a_card_was_simulated_on_is_taken_again(samples: list[TokenizedSample], budget: int) -> None:
+    chosen = select(samples, budget)
+    taken = sum(len(s.ids) for s in chosen)
+    evaluation = make_card().simulation
+    assert evaluation is not None
+    recorded = evaluation.evaluation.model_copy(update={"tokens": taken, "max_tokens_per_sample": sample_cap(budget)})
+    again = select(samples, recorded.budget)
+    assert [(s.index, len(s.ids)) for s in again] == [(s.index, len(s.ids)) for s in chosen]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 100, 4096, 100_000])

@@ -368,6 +368,15 @@ def test_values_that_round_to_zero_are_said_where_there_are_any_to_speak_of(
     assert said is None or f"{said} of its values round to zero" in text
 
 
+def test_inputs_that_are_not_quantized_are_no_cause_of_their_own(card: Card) -> None:
+    assert card.simulation is not None
+    row = card.simulation.groups[0]
+    site = next(site for site in card.sites if site.name == f"{row.group}.input")
+    text = explain_group(row, site, None, inputs=False)
+    assert text.endswith("it is not quantized, and multiplies the rounding errors of the weights.")
+    assert "not quantized" not in explain_group(row, site, None)
+
+
 def test_without_a_simulation_there_is_no_verdict(card: Card) -> None:
     verdict = decide(card.sites, card.coverage, None, [], POLICY)
     assert (verdict.schemes, "no verdict" in verdict.headline) == ([], True)

@@ -83,10 +83,10 @@ def test_a_recipe_that_is_not_in_the_prediction_is_neither_agreed_nor_disagreed_
         ]
     )
     section, _ = render_markdown(card)
-    assert re.search(r"\| gptq \| sequential \| not predicted \|.*\| 4 \|\n", section)
-    assert re.search(r"\| plain \| basic \| NO \|.*\| 0 \|\n", section)
+    assert re.search(r"\| gptq \| sequential \| 4,096 \| not predicted \|.*\| 4 \|\n", section)
+    assert re.search(r"\| plain \| basic \| 4,096 \| NO \|.*\| 0 \|\n", section)
     assert f"gptq, sequential: There is `none`. Not in the prediction: {reason}." in section
     assert "plain, basic" not in section
     page = render_html(card)
-    assert '<td class="text">sequential</td><td class="text">not predicted</td>' in page
+    assert '<td class="text">sequential</td><td>4,096</td><td class="text">not predicted</td>' in page
     assert f"There is <code>none</code>. Not in the prediction: {reason}." in page
