@@ -214,14 +214,18 @@ def _change(case: CaseSpec, goal: Goal, offers: Offers, out: Path, *, resume: bo
         advised = advise_case(files, goal, offers, stages=stages, say=console.say, state=state, memory=memory)
         advised.write(out, case.card)
         state.done()
+
+    from quantaudit.cli.output.advise import changes_in_words, gate_line
+
     advice = advised.advice
     console.out.print(console.advice_table(advice.info))
+    for line in changes_in_words(advice.info, len(advice.groups)):
+        console.out.print(line, highlight=False, markup=False)
     if advice.unmeasured and not offers.unquantized:
         console.say(f"left unquantized all the same, as nothing was measured of it: {', '.join(advice.unmeasured)}")
     console.say(f"wrote {out}, and the curve into {case.card}")
 
     from quantaudit.card.schema import load_card
-    from quantaudit.cli.output.advise import gate_line
     from quantaudit.gate.run import gate
     from quantaudit.policy import load_policy
 

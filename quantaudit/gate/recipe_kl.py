@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from quantaudit.card.text import counted
@@ -11,10 +11,9 @@ from quantaudit.gate.report import Score
 from quantaudit.policy import Policy
 from quantaudit.policy.evidence import enough, kl_interval, top1_interval
 from quantaudit.provenance import CorpusInfo
-from quantaudit.recipe.digest import scheme_digest
 from quantaudit.recipe.resolve import Resolution
 from quantaudit.simulate.records import RecipeRow, Simulation
-from quantaudit.simulate.scheme_info import info_scheme
+from quantaudit.simulate.scheme_info import rows_of
 from quantaudit.simulate.sensitivity.recipe_estimate import (
     RecipeEstimate,
     estimate_factor,
@@ -46,28 +45,6 @@ def score(
     left_out = list(dict.fromkeys([*(change.reason for change in resolution.unsimulated), *result.left_out]))
     notes = [result.note, *(f"nearly: {text}" for text in result.approximate), *(f"but {text}" for text in left_out)]
     return result.model_copy(update={"note": "; ".join(notes), "left_out": left_out})
-
-
-def rows_of(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
-    """Scores of a simulation that are of the recipe with this digest."""
-    uniform = uniform_digests(simulation)
-    yield from (row for row in simulation.recipes if (row.digest or uniform.get(row.name)) == digest)
-
-
-def uniform_digests(simulation: Simulation) -> dict[str, str]:
-    """Digests of the rows that give every group inside the decoder layers one scheme and are named as that scheme."""
-    return {
-        info.name: scheme_digest(
-            {
-                member: scheme
-                for row in simulation.groups
-                if row.scheme == info.name and row.layer is not None
-                for member in row.members
-            }
-        )
-        for info in simulation.schemes
-        for scheme in [info_scheme(info)]
-    }
 
 
 def _measured(row: RecipeRow, policy: Policy, text: CorpusInfo) -> Score:

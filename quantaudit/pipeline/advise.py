@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from quantaudit.advise.allocate import Allocation
-from quantaudit.advise.allocated_recipe import header, recipe_text
-from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.options import STRENGTHS
 from quantaudit.advise.run import Advice, advise, with_advice
 from quantaudit.advise.search import ADVISED
+from quantaudit.advise.written.allocated_recipe import header, recipe_text
+from quantaudit.advise.written.amended_recipe import amended
 from quantaudit.card.amend import amend_card
 from quantaudit.common.files import write_text
 from quantaudit.common.outputs.resume import RunState
@@ -91,8 +91,9 @@ def advise_case(
             tapped=offers.smoothing,
             forks=fork_count(inputs),
         )
+        original = files.spec.recipe.read_text(encoding="utf-8")
         about = {
-            "recipe": files.spec.recipe.read_text(encoding="utf-8"),
+            "recipe": original,
             "goal": asdict(goal),
             "offers": asdict(offers),
         }
@@ -103,7 +104,7 @@ def advise_case(
             )
         team().only_first_goes_on()
         stages(RENDERING, 0)
-        text = amended(advice, files.card.model, inputs.loaded.model)
+        text = amended(advice, files.card.model, inputs.loaded.model, original)
         return AdvisedRecipe(advice=advice, text=text, card_created=files.card.created)
 
 

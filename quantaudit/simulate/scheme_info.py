@@ -1,4 +1,4 @@
-"""Quantization schemes on a model: how a card lists them, and whether they fit every Linear."""
+"""Quantization schemes on a model: how a card lists them, whether they fit every Linear, and whose scores are whose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from quantaudit.quant.observers import LLM_COMPRESSOR_NAMES
 from quantaudit.quant.schemes import NAMED, Scheme, dump_args, find_scheme, group_size, in_groups
 from quantaudit.quant.standard import check_shapes
 from quantaudit.quant.weights import weight_out_in
-from quantaudit.simulate.records import SchemeInfo
+from quantaudit.recipe.digest import scheme_digest
+from quantaudit.simulate.records import RecipeRow, SchemeInfo, Simulation
 
 _OURS = {ours: theirs for theirs, ours in LLM_COMPRESSOR_NAMES.items()}
 
@@ -112,3 +113,25 @@ def info_scheme(info: SchemeInfo) -> QuantizationScheme:
 
 def _args(data: Mapping[str, Any] | None) -> QuantizationArgs | None:
     return None if data is None else QuantizationArgs.model_validate(data)
+
+
+def rows_of(simulation: Simulation, digest: str) -> Iterator[RecipeRow]:
+    """Scores of a simulation that are of the recipe with this digest."""
+    uniform = uniform_digests(simulation)
+    yield from (row for row in simulation.recipes if (row.digest or uniform.get(row.name)) == digest)
+
+
+def uniform_digests(simulation: Simulation) -> dict[str, str]:
+    """Digests of the rows that give every group inside the decoder layers one scheme and are named as that scheme."""
+    return {
+        info.name: scheme_digest(
+            {
+                member: scheme
+                for row in simulation.groups
+                if row.scheme == info.name and row.layer is not None
+                for member in row.members
+            }
+        )
+        for info in simulation.schemes
+        for scheme in [info_scheme(info)]
+    }

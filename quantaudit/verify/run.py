@@ -13,12 +13,12 @@ from quantaudit.common.outputs.file_set import file_set
 from quantaudit.common.outputs.scratch import scratch_folder
 from quantaudit.common.progress import Stages, silent_stages
 from quantaudit.corpus.tokens import TokenizedSample
-from quantaudit.gate.recipe_kl import rows_of
 from quantaudit.model.loading.load import LoadedModel
 from quantaudit.policy import Policy
 from quantaudit.simulate.cost import ONE_SHOT, RELOADING
 from quantaudit.simulate.opened_recipe import OpenedRecipe
 from quantaudit.simulate.records import RecipeRow
+from quantaudit.simulate.scheme_info import rows_of
 from quantaudit.verify.compare import TOLERANCE, SavedCheckpoint, compare
 from quantaudit.verify.oneshot import Pipeline, run_oneshot
 from quantaudit.verify.predict import predict

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
 
-from quantaudit.advise.check_recipe import header, targets_of
-from quantaudit.advise.write_recipe import config_groups, write_recipe
+from quantaudit.advise.written.amended_recipe import header, targets_of
+from quantaudit.advise.written.write_recipe import config_groups, write_recipe
 from quantaudit.card.readme.document import with_section
 from quantaudit.card.readme.section import RECIPE, section
 from quantaudit.card.render import render_markdown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from quantaudit.advise.allocate import Allocation
-from quantaudit.card.text import visible
+from quantaudit.card.schema import AdviceInfo
+from quantaudit.card.text import counted, visible
 from quantaudit.cli.output.gate import OUTCOMES
 from quantaudit.common.rounding import significant
 from quantaudit.gate.report import GateReport, score_text
@@ -36,6 +38,15 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
     command = shlex.join(["quantaudit", "verify", str(recipe), spec, "--card", str(card)])
     verified = any(row.digest == report.digest for row in allocation.card.verification)
     console.print(Text(f"wrote {recipe}. It was {'run before; once more' if verified else 'not run'}: {command}"))
+
+
+def changes_in_words(advice: AdviceInfo, groups: int) -> list[str]:
+    """`23 of 120 groups: dynamic per token, in place of what was written`, a line for each way in which they change."""
+    counts = Counter(change.title for change in advice.changes)
+    return [
+        f"{count:,} of {counted(groups, 'group')}: {title}, in place of what was written"
+        for title, count in counts.most_common()
+    ] or ["no group is changed"]
 
 
 def gate_line(report: GateReport) -> Text:

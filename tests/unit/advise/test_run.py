@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from quantaudit.advise.candidates import find_candidates, multiplications, simulated_prices
-from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.run import Advice, advise
+from quantaudit.advise.written.amended_recipe import amended
 from quantaudit.common.progress import Advance
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
@@ -94,6 +94,65 @@ def test_most_of_the_model_keeps_its_format_and_the_culprit_does_not_stay_as_it_
     assert "layers.1.mlp.down_proj" in changed
     assert advice.info.changes[0].group == "layers.1.mlp.down_proj"
     assert not changed["layers.1.mlp.down_proj"].keeps
+
+
+WITH_PATTERNS = """\
+# Ours, for the release.
+quant_stage:
+  quant_modifiers:
+    QuantizationModifier:
+      ignore: [lm_head]  # as every recipe does
+      config_groups:
+        attention:  # the calm part
+          targets: ['re:.*self_attn.*']
+          weights: &weights {num_bits: 8, strategy: channel}
+          input_activations: &inputs {num_bits: 8, strategy: tensor, observer: static_minmax}
+        # Where peaks are.
+        mlp:
+          targets: ['re:.*mlp.*']
+          weights: *weights
+          input_activations: *inputs
+"""
+PRESET = """\
+# Ours, for the release.
+quant_stage: {quant_modifiers: {QuantizationModifier: {scheme: W8A8, targets: [Linear], ignore: [lm_head]}}}
+"""
+
+
+@pytest.mark.parametrize("original", [STATIC.read_text(encoding="utf-8"), WITH_PATTERNS], ids=["class", "patterns"])
+@pytest.mark.parametrize("unquantized", [True, False])
+def test_a_recipe_keeps_what_its_author_wrote(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, original: str, unquantized: bool
+) -> None:
+    samples = evaluation.select(corpus.samples, 512)
+    written = resolve(parse_recipe(original, "mine.yaml"), loaded.model)
+    subject = opened_recipe(loaded, profile, corpus, written, samples)
+    result = advise(subject, Goal(as_good_as="dynamic"), PLAIN if unquantized else QUANTIZED)
+    assert result.info.changes
+    text = amended(result, loaded.info, loaded.model, original)
+    resolved = resolve(parse_recipe(text, "advised.yaml"), loaded.model)
+    assert resolved.digest == result.row.digest
+    assert not resolved.overlaps
+    assert [row.text for row in resolved.unmatched] == [row.text for row in written.unmatched]
+    body = text[text.index(original.splitlines()[0]) :].splitlines()
+    lost = [line for line in original.splitlines() if line not in body]
+    left_out = unquantized and any(change.option == "unquantized" for change in result.info.changes)
+    assert all("targets:" in line or (left_out and "ignore:" in line) for line in lost), lost
+    kept = [line for line in body if line in set(original.splitlines())]
+    assert kept == [line for line in original.splitlines() if line not in lost]
+    assert "# the calm part" in text or original != WITH_PATTERNS
+
+
+def test_a_preset_is_written_out_under_its_authors_comment(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus
+) -> None:
+    original = PRESET.replace("scheme: W8A8", "scheme: FP8")
+    written = resolve(parse_recipe(original, "mine.yaml"), loaded.model)
+    subject = opened_recipe(loaded, profile, corpus, written, evaluation.select(corpus.samples, 512))
+    result = advise(subject, Goal(as_good_as="dynamic"), PLAIN)
+    text = amended(result, loaded.info, loaded.model, original)
+    assert resolve(parse_recipe(text, "advised.yaml"), loaded.model).digest == result.row.digest
+    assert "# Ours, for the release." in text.splitlines()
 
 
 def test_a_price_is_the_cards_where_that_simulated_the_group_on_the_same_samples(

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from quantaudit.advise.check_recipe import amended
 from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.options import STRENGTHS
 from quantaudit.advise.run import Advice, advise
 from quantaudit.advise.smoothquant import Smoothable, find_smoothable, reached
-from quantaudit.advise.write_recipe import smooth_groups, write_recipe
+from quantaudit.advise.written.amended_recipe import amended
+from quantaudit.advise.written.write_recipe import smooth_groups, write_recipe
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus, TokenizedSample
 from quantaudit.errors import RecipeError

@@ -198,10 +198,10 @@ def test_where_nothing_can_be_trusted_no_advice_but_the_remedy_is_given(code: st
 
 
 def test_the_recipe_quantizes_what_was_simulated() -> None:
-    from quantaudit.gate.recipe_kl import uniform_digests
     from quantaudit.recipe.parse import parse_recipe
     from quantaudit.recipe.resolve import resolve
     from quantaudit.recipe.skeleton import skeleton_model
+    from quantaudit.simulate.scheme_info import uniform_digests
 
     for family in ("llama", "qwen3-moe"):
         card = card_of(family)

@@ -147,7 +147,7 @@ def write_recipe(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"comment": _comment, "flow": _flow, "quoted": _quoted}
+    environment.filters |= {"comment": comment, "flow": _flow, "quoted": _quoted}
     return environment.get_template(TEMPLATE).render(groups=groups, header=header, left=left, smooth=smooth)
 
 
@@ -167,6 +167,6 @@ def _quoted(text: str) -> str:
     return quoted.strip()
 
 
-def _comment(text: str) -> str:
+def comment(text: str) -> str:
     """On one line: module names and reasons come from a checkpoint."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from compressed_tensors.quantization import QuantizationScheme
 
 from quantaudit.advise.allocate import Allocation, simulation_of
-from quantaudit.advise.write_recipe import ConfigGroup, Target, arguments, write_recipe
+from quantaudit.advise.written.write_recipe import ConfigGroup, Target, arguments, write_recipe
 from quantaudit.card.text import counted
 from quantaudit.errors import RecipeError
 from quantaudit.model.blockwise.memory import size_text

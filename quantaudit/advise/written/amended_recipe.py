@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 
 from torch import nn
 
 from quantaudit.advise.run import Advice
-from quantaudit.advise.write_recipe import Target, config_groups, smooth_groups, write_recipe
+from quantaudit.advise.written.edited_recipe import edited
+from quantaudit.advise.written.write_recipe import Target, config_groups, smooth_groups, write_recipe
 from quantaudit.card.schema import AdviceChange, AdviceInfo, AdvicePoint
 from quantaudit.common.rounding import decimals, significant
 from quantaudit.errors import RecipeError
 from quantaudit.model.engine_units import engine_name
 from quantaudit.model.sites import Group
 from quantaudit.provenance import ModelInfo
+from quantaudit.recipe.digest import identity
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.patterns import exact_patterns
-from quantaudit.recipe.resolve import resolve
+from quantaudit.recipe.resolve import Resolution, resolve
 
 
-def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
-    """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one."""
+def amended(advice: Advice, info: ModelInfo, model: nn.Module, original: str = "") -> str:
+    """YAML of the advised recipe. Raises RecipeError should it not resolve to the simulated one.
+
+    original: the recipe as it was written, which is edited where that does; without one, or else, all is written anew
+    under the comments that the original begins with.
+    """
+    for text in _texts(advice, info, model, original):
+        resolved = resolve(parse_recipe(text, "advised recipe"), model)
+        reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
+        alike = resolved.digest == advice.row.digest and reached == advice.smooth
+        if alike and not (resolved.unsimulated or resolved.overlaps):
+            return text
+    raise RecipeError(
+        "the advised recipe does not resolve to what was simulated",
+        where=advice.info.recipe,
+        hint="please report this with the model's name",
+    )
+
+
+def _texts(advice: Advice, info: ModelInfo, model: nn.Module, original: str) -> Iterator[str]:
+    """Ways to write it, the best first: layers that are smoothed alike are named together; or each by itself, where
+    llm-compressor puts norms and Linears of some together otherwise.
+    """
     changes = {change.group: change for change in advice.info.changes}
     modules = {module.name for module in info.modules}
     targets = partial(targets_of, changes=changes, info=info)
@@ -33,23 +57,46 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module) -> str:
     def reason(names: Sequence[str]) -> str:
         return explain([changes[name] for name in names if name in changes])
 
-    # Layers together; where llm-compressor puts norms and Linears of some together otherwise, each by itself.
-    for among in (modules, ()):
-        text = write_recipe(
-            config_groups(advice.groups.values(), targets),
-            header=header(advice.info, info),
-            left=left,
-            smooth=smooth_groups(advice.smooth, groups, reason, among),
-        )
-        resolved = resolve(parse_recipe(text, "advised recipe"), model)
-        reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
-        if resolved.digest == advice.row.digest and reached == advice.smooth and not resolved.unsimulated:
-            return text
-    raise RecipeError(
-        "the advised recipe does not resolve to what was simulated",
-        where=advice.info.recipe,
-        hint="please report this with the model's name",
-    )
+    smoothed = [smooth_groups(advice.smooth, groups, reason, among) for among in (modules, ())]
+    lines = header(advice.info, info)
+    if original:
+        parsed = parse_recipe(original, advice.info.recipe)
+        written = resolve(parsed, model)
+        schemes = {name: identity(scheme) for name, scheme in written.schemes.items()}
+        changed = {
+            group.name: (group, scheme)
+            for group, scheme in advice.groups.values()
+            if scheme is not None and any(schemes.get(member) != identity(scheme) for member in group.members)
+        }
+        kept = {
+            entry: targets([group for group in of if group.name not in changed])
+            for entry, of in _by_pattern(groups, written).items()
+            if any(group.name in changed for group in of)
+        }
+        rows = config_groups(changed.values(), targets)
+        for smooth in smoothed:
+            text = edited(original, parsed, header=lines, changed=rows, kept=kept, left=left, smooth=smooth)
+            if text is not None:
+                yield text
+    lines += _leading_comments(original)
+    for smooth in smoothed:
+        yield write_recipe(config_groups(advice.groups.values(), targets), header=lines, left=left, smooth=smooth)
+
+
+def _by_pattern(groups: Sequence[Group], written: Resolution) -> dict[str, list[Group]]:
+    """Fused groups by the entry of `config_groups` that names them, or matches them by a pattern; not by a class."""
+    named: dict[str, list[Group]] = {}
+    for group in groups:
+        origin = written.origins.get(group.members[0])
+        if origin is not None and (origin.target.startswith("re:") or origin.target in group.members):
+            named.setdefault(origin.group, []).append(group)
+    return named
+
+
+def _leading_comments(text: str) -> list[str]:
+    """The comment that a recipe begins with, line by line."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return [line.removeprefix("#").removeprefix(" ") for line in lines]
 
 
 def header(advice: AdviceInfo, model: ModelInfo) -> list[str]:
