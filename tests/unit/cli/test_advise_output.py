@@ -11,7 +11,7 @@ def test_changes_are_counted_by_kind_the_most_frequent_first() -> None:
     others = [change.model_copy(update={"title": "dynamic per token"}) for _ in range(2)]
     advice = make_advice().model_copy(update={"changes": [change, *others]})
     assert changes_in_words(advice, 1200) == [
-        "2 of 1,200 groups: dynamic per token, in place of what was written",
-        "1 of 1,200 groups: left unquantized, in place of what was written",
+        "2 of 1,200 groups changed: dynamic per token",
+        "1 of 1,200 groups changed: left unquantized",
     ]
     assert changes_in_words(make_advice().model_copy(update={"changes": []}), 12) == ["no group is changed"]
