@@ -43,10 +43,9 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
 def changes_in_words(advice: AdviceInfo, groups: int) -> list[str]:
     """`23 of 120 groups changed: dynamic per token`, a line for each way in which they are."""
     counts = Counter(change.title for change in advice.changes)
-    return [
-        f"{count:,} of {counted(groups, 'group')} changed: {title}"
-        for title, count in counts.most_common()
-    ] or ["no group is changed"]
+    return [f"{count:,} of {counted(groups, 'group')} changed: {title}" for title, count in counts.most_common()] or [
+        "no group is changed"
+    ]
 
 
 def gate_line(report: GateReport) -> Text:
