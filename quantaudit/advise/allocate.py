@@ -63,13 +63,13 @@ def allocate(
         schemes=schemes,
         unquantized=unquantized,
     )
-    limit = budget.limit(every, policy)
+    limit = budget.limit(every, policy, simulation_of(card))
     try:
         menu, point = solve_plainly(every, limit)
     except UsageError as error:
         raise UsageError(error.message, where=str(budget), hint=error.hint) from error
     if all(scheme is None for scheme in point.schemes.values()):
-        if budget.max_kl is not None or budget.verdict is not None:
+        if budget.max_bits is None and budget.max_bytes is None:
             raise UsageError(
                 "no scheme on the menu is within it, for any group: only the unquantized model is",
                 where=str(budget),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compressed_tensors.quantization import QuantizationScheme
 
 READY, CARE = "ready", "care"
-OPTIONS = "--max-bits, --max-bytes, --max-kl, --verdict"
+OPTIONS = "--max-bits, --max-bytes, --max-kl, --as-good-as, --verdict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,16 +28,18 @@ class Budget:
     """What an allocation of schemes may cost: one of these. Raises UsageError for none, several, or what is no budget.
 
     max_bits: for each quantizable weight, scales included. max_bytes: of all weights of the checkpoint. max_kl: the
-    estimate, nats per token. verdict: `ready` or `care`, the policy's limit that the estimate's interval lies below.
+    estimate, nats per token. as_good_as: name of a scheme, in all groups of which the card has a KL that is not to be
+    exceeded. verdict: `ready` or `care`, the policy's limit that the estimate's interval lies below.
     """
 
     max_bits: float | None = None
     max_bytes: int | None = None
     max_kl: float | None = None
+    as_good_as: str | None = None
     verdict: str | None = None
 
     def __post_init__(self) -> None:
-        given = [self.max_bits, self.max_bytes, self.max_kl, self.verdict]
+        given = [self.max_bits, self.max_bytes, self.max_kl, self.as_good_as, self.verdict]
         if given.count(None) != len(given) - 1:
             raise UsageError(
                 "one budget is needed, and no more", where=OPTIONS, hint="such as --max-bits 5.5, or --verdict ready"
@@ -58,12 +60,18 @@ class Budget:
             return f"--max-bytes {self.max_bytes}"
         options = (("bits", self.max_bits), ("kl", self.max_kl))
         given = [f"--max-{name} {value:.12g}" for name, value in options if value is not None]
+        if self.as_good_as is not None:
+            return f"--as-good-as {self.as_good_as}"
         return given[0] if given else f"--verdict {self.verdict}"
 
-    def limit(self, menu: Menu, policy: Policy) -> Limit:
-        """The limit for a solver. Raises UsageError where the policy has none of that name."""
+    def limit(self, menu: Menu, policy: Policy, simulation: Simulation) -> Limit:
+        """The limit for a solver. simulation: the card's. Raises UsageError where the policy, or the card, has none of
+        that name.
+        """
         if self.max_bits is not None:
             return Limit(max_size=size_of_bits(menu, self.max_bits))
+        if self.as_good_as is not None:
+            return Limit(max_kl=_kl_of(self.as_good_as, simulation))
         if self.verdict is None:
             return Limit(max_size=self.max_bytes, max_kl=self.max_kl)
         limit = self._of(policy)
@@ -79,10 +87,29 @@ class Budget:
             return f"at most {self.max_bytes:,} bytes of weights"
         if self.max_kl is not None:
             return f"a KL of at most {self.max_kl:g}"
+        if self.as_good_as is not None:
+            return f"as good as {self.as_good_as} in all groups"
         return f"a KL surely within {limit_number(self._of(policy))} ({self.verdict} under policy {policy.name})"
 
     def _of(self, policy: Policy) -> float:
         return policy.kl.ready if self.verdict == READY else policy.kl.care
+
+
+def _kl_of(name: str, simulation: Simulation) -> float:
+    """KL of all groups in one scheme, as it was simulated. Raises UsageError where it was not, or came to nothing."""
+    simulated = {row.name: row.kl for row in simulation.recipes if row.kl and not row.nonfinite}
+    infos = [info for info in simulation.schemes if info.name in simulated]
+    try:
+        found = next(_alike(name, infos), None)
+    except UsageError as error:
+        raise UsageError(error.message, where=f"--as-good-as {name}", hint=error.hint) from error
+    if found is None:
+        raise UsageError(
+            "this card has no KL of it",
+            where=f"--as-good-as {name}",
+            hint=f"one of {', '.join(info.name for info in infos)}, or `quantaudit report --scheme {name}` first",
+        )
+    return simulated[found] or 0.0
 
 
 def offered_schemes(simulation: Simulation, text: str | None) -> list[str] | None:

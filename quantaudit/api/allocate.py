@@ -18,6 +18,7 @@ class BudgetOptions(TypedDict, total=False):
     max_bits: float
     max_bytes: int | str
     max_kl: float
+    as_good_as: str
     verdict: str
 
 
@@ -33,9 +34,10 @@ def allocate(
     """The best recipe within a budget, from a card alone: what `quantaudit advise` does without a recipe.
 
     budget: max_bits a quantizable weight, scales included; max_bytes of all weights, such as "9GiB"; max_kl as
-    estimated, nats per token; or verdict, `ready` or `care`, whose limit the whole interval lies below. schemes: with
-    commas, all by default whose ranges do not depend on the order of samples. unquantized: whether groups may be left
-    as they are. out: file to write. Raises UsageError where nothing is within the budget, and other QuantauditErrors.
+    estimated, nats per token; as_good_as a scheme in all groups, by name; or verdict, `ready` or `care`, whose limit
+    the whole interval lies below. schemes: with commas, all by default whose ranges do not depend on the order of
+    samples. unquantized: whether groups may be left as they are. out: file to write. Raises UsageError where nothing is
+    within the budget, and other QuantauditErrors.
 
     >>> allocated = quantaudit.allocate("quantaudit-demo/card.json", max_bits=9)
     >>> allocated.allocation.point.bits <= 9
@@ -56,6 +58,7 @@ def allocate(
         max_bits=budget.get("max_bits"),
         max_bytes=parse_size(size, "max_bytes") if isinstance(size, str) else size,
         max_kl=budget.get("max_kl"),
+        as_good_as=budget.get("as_good_as"),
         verdict=budget.get("verdict"),
     )
     rules, read = load_policy(str(policy)), card_of(card)

@@ -83,7 +83,9 @@ def run(
     as_good_as: Annotated[
         str | None,
         typer.Option(
-            metavar="WHAT", help="Accept the KL of an alternative everywhere: `dynamic`, the default with RECIPE."
+            metavar="WHAT",
+            help="Accept the KL of a scheme in all groups, such as FP8_DYNAMIC; with RECIPE of an alternative "
+            "everywhere: `dynamic`, its default.",
         ),
     ] = None,
     moving_averages: Annotated[
@@ -134,15 +136,13 @@ def run(
         if value is not None
     ]
     if recipe is None and model is None:
-        if as_good_as is not None:
-            raise UsageError("is for a RECIPE, with --model", where="--as-good-as", hint="give --max-kl")
         if memory is not None:
             raise UsageError("is for a RECIPE, with --model", where="--memory-budget", hint="leave it out")
 
         from quantaudit.advise.budget import Budget
 
         size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
-        budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, verdict=verdict)
+        budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, as_good_as=as_good_as, verdict=verdict)
         left = unquantized is not False
         _allocate(files.card, budget, out, schemes=schemes, policy=policy or "default", unquantized=left)
         return

@@ -175,6 +175,24 @@ def test_an_impossible_budget_is_refused_by_its_option(budget: Budget, options: 
         allocate(priced(), budget, POLICY, **options)
 
 
+def test_a_scheme_that_was_simulated_is_a_budget() -> None:
+    """By any of its names; the least bytes whose estimate is no worse."""
+    card = priced(seed=2)
+    assert card.simulation is not None
+    (kl,) = (row.kl for row in card.simulation.recipes if row.name == "nvfp4")
+    assert kl is not None
+    for name in ("nvfp4", "NVFP4"):
+        budget = Budget(as_good_as=name)
+        found, same = (allocate(card, budget, POLICY) for budget in (budget, Budget(max_kl=kl)))
+        assert found.point.schemes == same.point.schemes
+        assert found.point.kl <= kl
+        assert (str(budget), budget.in_words(POLICY)) == (f"--as-good-as {name}", f"as good as {name} in all groups")
+    with pytest.raises(UsageError, match=r"--as-good-as mxfp4: this card has no KL of it"):
+        allocate(card, Budget(as_good_as="mxfp4"), POLICY)
+    with pytest.raises(UsageError, match=r"--as-good-as gold: unknown scheme"):
+        allocate(card, Budget(as_good_as="gold"), POLICY)
+
+
 @pytest.mark.parametrize("values", [{}, {"max_bits": 5.0, "max_kl": 0.1}, {"max_bits": -1.0}, {"verdict": "good"}])
 def test_what_is_no_budget_is_refused(values: Any) -> None:
     with pytest.raises(UsageError):
