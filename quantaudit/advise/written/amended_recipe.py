@@ -30,7 +30,10 @@ def amended(advice: Advice, info: ModelInfo, model: nn.Module, original: str = "
     under the comments that the original begins with.
     """
     for text in _texts(advice, info, model, original):
-        resolved = resolve(parse_recipe(text, "advised recipe"), model)
+        try:
+            resolved = resolve(parse_recipe(text, "advised recipe"), model)
+        except RecipeError:  # the next way to write it may be read
+            continue
         reached = tuple(smoothing.spec for smoothing in resolved.smoothings)
         alike = resolved.digest == advice.row.digest and reached == advice.smooth
         if alike and not (resolved.unsimulated or resolved.overlaps):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import SingleQuotedScalarString
 
 from quantaudit.advise.written.write_recipe import ConfigGroup, SmoothGroup, Target, comment
@@ -31,17 +32,21 @@ def edited(
     original, parsed: the recipe as it was written, and read. header: comment lines that go before it. changed: groups
     that are quantized otherwise; left: that are to be ignored; kept: by name, entries whose patterns would match the
     changed ones too, with the targets that stay theirs. smooth: what is to come before quantization.
-    None where there is no text to keep: not one modifier that quantizes by `config_groups`.
+    None where there is no text to keep: not one modifier that quantizes by `config_groups`, or YAML of another version.
     """
     writer = YAML()
     writer.preserve_quotes, writer.width = True, WIDTH
     writer.indent(mapping=2, sequence=4, offset=2)
-    document = writer.load(original)
     match parsed.modifiers:
         case (ParsedModifier(name="QuantizationModifier", keys=(stage, name, own)),):
-            modifier = document[stage][name][own]
+            pass
         case _:
             return None
+    try:
+        document = writer.load(original)
+        modifier = document[stage][name][own]
+    except (YAMLError, KeyError):  # it reads YAML 1.2, llm-compressor 1.1
+        return None
     groups = modifier.get("config_groups")
     if not isinstance(groups, CommentedMap):
         return None

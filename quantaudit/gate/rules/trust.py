@@ -85,10 +85,10 @@ def disproved(evidence: Evidence) -> Iterator[Hit]:
     """The card holds a verification of the recipe, by some pipeline, that failed although all of it was predicted."""
     for row in evidence.card.verification:
         if row.digest == evidence.resolution.digest and row.agrees is False:
-            scores = f"KL {significant(row.predicted.kl or 0.0)} predicted, {_saved(row.actual.kl)}"
+            scores = f"{_kl(row.predicted.kl)} predicted, {_kl(row.actual.kl)} saved"
             message = f"`{row.recipe}` in the {row.pipeline} pipeline: {scores}. {row.reason.removesuffix('.')}"
             yield Hit(message=message, value=row.kl_error)
 
 
-def _saved(kl: float | None) -> str:
-    return "no finite one saved" if kl is None else f"{significant(kl)} saved"
+def _kl(kl: float | None) -> str:
+    return "no finite KL" if kl is None else f"KL {significant(kl)}"

@@ -15,6 +15,7 @@ from quantaudit.advise.goal import Goal, Offers
 from quantaudit.advise.knapsack import least_lost
 from quantaudit.advise.run import Advice, advise
 from quantaudit.advise.written.amended_recipe import amended
+from quantaudit.advise.written.edited_recipe import edited
 from quantaudit.common.progress import Advance
 from quantaudit.common.resources import resource_dir
 from quantaudit.corpus.tokens import TokenizedCorpus
@@ -153,6 +154,14 @@ def test_a_preset_is_written_out_under_its_authors_comment(
     text = amended(result, loaded.info, loaded.model, original)
     assert resolve(parse_recipe(text, "advised.yaml"), loaded.model).digest == result.row.digest
     assert "# Ours, for the release." in text.splitlines()
+
+
+def test_what_cannot_be_edited_is_written_anew() -> None:
+    """A recipe that is read as other YAML, or whose modifier stands elsewhere there, has no text to keep."""
+    parsed = parse_recipe(WITH_PATTERNS, "mine.yaml")
+    for original in ("a: [", "quant_stage: {}", PRESET):
+        assert edited(original, parsed, header=[], changed=[], kept={}, left=[]) is None
+    assert edited(WITH_PATTERNS, parsed, header=["x"], changed=[], kept={}, left=[]) == f"# x\n#\n{WITH_PATTERNS}"
 
 
 def test_a_price_is_the_cards_where_that_simulated_the_group_on_the_same_samples(

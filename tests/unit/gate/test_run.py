@@ -116,7 +116,7 @@ def test_a_recipe_that_was_verified_in_vain_is_not_passed(agrees: bool | None) -
     assert report.outcome == ("inconclusive" if agrees is False else "pass")
     if agrees is False:
         (finding,) = (row for row in report.findings if row.code == "QA520")
-        assert finding.message == "`mine` in the basic pipeline: KL 1.31 predicted, 1.32 saved. It is broken"
+        assert finding.message == "`mine` in the basic pipeline: KL 1.31 predicted, KL 1.32 saved. It is broken"
     assert judged(ALL_DYNAMIC, card).outcome == "pass"
 
 
