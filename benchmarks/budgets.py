@@ -15,8 +15,8 @@ from brute_force import Case, Scores
 from quantaudit.errors import UsageError
 from quantaudit.quant.schemes import Scheme
 from quantaudit.simulate.allocation.menu import Menu, Unit, menu_of
-from quantaudit.simulate.allocation.plain import Limit, solve_plainly
-from quantaudit.simulate.allocation.solve import Point, point_of, size_of_bits
+from quantaudit.simulate.allocation.plain import solve_plainly
+from quantaudit.simulate.allocation.solve import Limit, Point, point_of, size_of_bits
 from quantaudit.simulate.records import Simulation
 
 BITS = (4.5, 5.0, 6.0, 8.0)

@@ -47,8 +47,8 @@ from quantaudit.quant.standard import ChosenSchemes, Shapes, fit
 from quantaudit.quant.weight_bytes import weight_bytes
 from quantaudit.settings import Settings
 from quantaudit.simulate import evaluation
-from quantaudit.simulate.allocation import UNQUANTIZED, Menu, Point, menu_of
-from quantaudit.simulate.allocation.plain import Limit, solve_plainly
+from quantaudit.simulate.allocation import UNQUANTIZED, Limit, Menu, Point, menu_of
+from quantaudit.simulate.allocation.plain import solve_plainly
 from quantaudit.simulate.allocation.solve import point_of
 from quantaudit.simulate.experiment import Experiment, InputRanges
 from quantaudit.simulate.records import Simulation

@@ -9,14 +9,14 @@ from quantaudit.advise.budget import Budget
 from quantaudit.card.schema import Card
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.policy import Policy
-from quantaudit.simulate.allocation import Menu, Point, menu_of, solve, uniform
+from quantaudit.simulate.allocation import Hardware, Limit, Menu, Point, Serving, menu_of, solve, uniform
 from quantaudit.simulate.allocation.plain import solve_plainly
 from quantaudit.simulate.records import Simulation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """All groups in one scheme, and what a mixture of the menu comes to in as many bytes."""
+    """All groups in one scheme, and what a mixture of the menu comes to in as many bytes, and as much compute."""
 
     title: str
     point: Point
@@ -49,12 +49,23 @@ class Allocation:
 
 
 def allocate(
-    card: Card, budget: Budget, policy: Policy, *, schemes: Sequence[str] | None = None, unquantized: bool = True
+    card: Card,
+    budget: Budget,
+    policy: Policy,
+    *,
+    schemes: Sequence[str] | None = None,
+    unquantized: bool = True,
+    hardware: Hardware | None = None,
 ) -> Allocation:
     """The best schemes within a budget. schemes, unquantized: as for `menu_of`; intervals are the policy's.
 
-    Raises FormatError for a card without prices, UsageError for a budget that no recipe of this menu is within.
+    hardware: what the recipe is to run on; what that does not run is not offered. Raises FormatError for a card without
+    prices, UsageError for a budget that no recipe of this menu is within, and for one of compute without hardware.
     """
+    if budget.of_compute and hardware is None:
+        raise UsageError(
+            "compute is that of a machine", where=str(budget), hint="say which: --hardware hopper, or a .yaml table"
+        )
     every = menu_of(
         simulation_of(card),
         card.model,
@@ -62,6 +73,7 @@ def allocate(
         margin=policy.gate.estimate.margin,
         schemes=schemes,
         unquantized=unquantized,
+        serving=None if hardware is None else Serving(hardware, _tokens(card)),
     )
     limit = budget.limit(every, policy, simulation_of(card))
     try:
@@ -69,7 +81,7 @@ def allocate(
     except UsageError as error:
         raise UsageError(error.message, where=str(budget), hint=error.hint) from error
     if all(scheme is None for scheme in point.schemes.values()):
-        if budget.max_bits is None and budget.max_bytes is None:
+        if budget.of_kl:
             raise UsageError(
                 "no scheme on the menu is within it, for any group: only the unquantized model is",
                 where=str(budget),
@@ -92,8 +104,17 @@ def simulation_of(card: Card) -> Simulation:
     return card.simulation
 
 
+def _tokens(card: Card) -> dict[str, int]:
+    """By Linear, how many tokens it, or the experts that it is the first of, read of the card's corpus."""
+    return {site.module: site.tokens for site in card.sites if site.tap == "input"}
+
+
 def _references(menu: Menu) -> Iterator[Reference]:
     for name, info in menu.schemes.items():
         point = uniform(menu, name)
         if point is not None:
-            yield Reference(title=info.title, point=point, mixture=solve(menu, max_size=point.size))
+            yield Reference(
+                title=info.title,
+                point=point,
+                mixture=solve(menu, Limit(max_size=point.size, max_compute=point.compute)),
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from quantaudit.api.arguments import card_of, path_of
 
@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 
 class BudgetOptions(TypedDict, total=False):
-    """One of these, as `advise` has them."""
+    """One of these, as `advise` has them; max_compute alone or with another, minimize with one of KL."""
 
     max_bits: float
     max_bytes: int | str
     max_kl: float
     as_good_as: str
     verdict: str
+    max_compute: float
+    minimize: Literal["bytes", "compute"]
 
 
 def allocate(
@@ -27,6 +29,7 @@ def allocate(
     *,
     schemes: str | None = None,
     unquantized: bool = True,
+    hardware: str | Path | None = None,
     policy: str | Path = "default",
     out: str | Path | None = None,
     **budget: Unpack[BudgetOptions],
@@ -35,9 +38,11 @@ def allocate(
 
     budget: max_bits a quantizable weight, scales included; max_bytes of all weights, such as "9GiB"; max_kl as
     estimated, nats per token; as_good_as a scheme in all groups, by name; or verdict, `ready` or `care`, whose limit
-    the whole interval lies below. schemes: with commas, all by default whose ranges do not depend on the order of
-    samples. unquantized: whether groups may be left as they are. out: file to write. Raises UsageError where nothing is
-    within the budget, and other QuantauditErrors.
+    the whole interval lies below. Alone or with one of these, max_compute, the time of multiply-accumulates on the
+    hardware as a share of the unquantized model's; with one of KL, minimize "bytes" or "compute". schemes: with commas,
+    all by default whose ranges do not depend on the order of samples. unquantized: whether groups may be left as they
+    are. hardware: where it is to run, by name or as a .yaml table; what that does not run is not offered. out: file to
+    write. Raises UsageError where nothing is within the budget, and other QuantauditErrors.
 
     >>> allocated = quantaudit.allocate("quantaudit-demo/card.json", max_bits=9)
     >>> allocated.allocation.point.bits <= 9
@@ -49,6 +54,7 @@ def allocate(
     from quantaudit.errors import UsageError
     from quantaudit.model.blockwise.memory import parse_size
     from quantaudit.policy import load_policy
+    from quantaudit.simulate.allocation import load_hardware
 
     if unknown := budget.keys() - BudgetOptions.__annotations__.keys():
         known = ", ".join(BudgetOptions.__annotations__)
@@ -60,10 +66,13 @@ def allocate(
         max_kl=budget.get("max_kl"),
         as_good_as=budget.get("as_good_as"),
         verdict=budget.get("verdict"),
+        max_compute=budget.get("max_compute"),
+        minimize=budget.get("minimize", "bytes"),
     )
+    machine = None if hardware is None else load_hardware(str(hardware))
     rules, read = load_policy(str(policy)), card_of(card)
     names = None if read.simulation is None else offered_schemes(read.simulation, schemes)
-    allocation = run(read, chosen, rules, schemes=names, unquantized=unquantized)
+    allocation = run(read, chosen, rules, schemes=names, unquantized=unquantized, hardware=machine)
 
     from quantaudit.pipeline.advise import write_allocation
 

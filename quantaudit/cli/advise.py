@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +80,29 @@ def run(
         str | None,
         typer.Option(metavar="POLICY", help="`default`, `strict`, `lenient`, or a .yaml file. Without RECIPE."),
     ] = None,
+    max_compute: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Budget of the time of multiply-accumulates on --hardware, as a share of the unquantized model's, "
+            "experts by the tokens routed to them; alone or with another budget. Without RECIPE.",
+        ),
+    ] = None,
+    minimize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COST",
+            help="What is kept low within a budget of KL: `bytes`, the default, or `compute`. Without RECIPE.",
+        ),
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACHINE",
+            help="Where the recipe is to run: what that does not run fast is not offered. `ampere`, `ada`, `hopper`, "
+            "`blackwell`, `mi300`, `amx`, `arm`, or a .yaml file in the form of recipes/hardware.yaml. Without RECIPE.",
+        ),
+    ] = None,
     as_good_as: Annotated[
         str | None,
         typer.Option(
@@ -112,7 +135,7 @@ def run(
     force: options.Force = False,
     resume: options.Resume = False,
 ) -> None:
-    """The best recipe within a budget of bytes or of KL, from the card alone, in seconds: estimated, to be verified.
+    """The best recipe within a budget of bytes, compute or KL, from the card alone, in seconds: estimated, unverified.
 
     With RECIPE and --model: change as little of that recipe as a KL budget needs (other observers, smoothing, dynamic
     scales; on request moving averages, or no quantization), simulated before it is given. Exit 3 where the gate on it
@@ -132,6 +155,9 @@ def run(
             ("--verdict", verdict),
             ("--schemes", schemes),
             ("--policy", policy),
+            ("--max-compute", max_compute),
+            ("--minimize", minimize),
+            ("--hardware", hardware),
         )
         if value is not None
     ]
@@ -142,9 +168,17 @@ def run(
         from quantaudit.advise.budget import Budget
 
         size = None if max_bytes is None else parse_size(max_bytes, "--max-bytes")
-        budget = Budget(max_bits=max_bits, max_bytes=size, max_kl=max_kl, as_good_as=as_good_as, verdict=verdict)
-        left = unquantized is not False
-        _allocate(files.card, budget, out, schemes=schemes, policy=policy or "default", unquantized=left)
+        budget = Budget(
+            max_bits=max_bits,
+            max_bytes=size,
+            max_kl=max_kl,
+            as_good_as=as_good_as,
+            verdict=verdict,
+            max_compute=max_compute,
+            minimize=minimize or "bytes",  # type: ignore[arg-type]
+        )
+        menu = _Menu(schemes=schemes, unquantized=unquantized is not False, hardware=hardware)
+        _allocate(files.card, budget, out, menu=menu, policy=policy or "default")
         return
     if recipe is None or model is None:
         raise UsageError(
@@ -167,7 +201,16 @@ def run(
     _change(case, goal, offers, out, resume=resume, memory=memory)
 
 
-def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, policy: str, unquantized: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Menu:
+    """What may be chosen, as it is asked for."""
+
+    schemes: str | None
+    unquantized: bool
+    hardware: str | None
+
+
+def _allocate(card: Path, budget: Budget, out: Path, *, menu: _Menu, policy: str) -> None:
     """Write the best recipe within a budget, and say what it is, and what it compares with."""
     from quantaudit.advise.allocate import allocate
     from quantaudit.advise.budget import offered_schemes
@@ -176,14 +219,16 @@ def _allocate(card: Path, budget: Budget, out: Path, *, schemes: str | None, pol
     from quantaudit.cli import console
     from quantaudit.common.ranks.processes import place
     from quantaudit.policy import load_policy
+    from quantaudit.simulate.allocation import load_hardware
 
     if place().rank:  # nothing to share
         return
-    rules, read = load_policy(policy), load_card(card)
-    names = None if read.simulation is None else offered_schemes(read.simulation, schemes)
+    rules, machine = load_policy(policy), None if menu.hardware is None else load_hardware(menu.hardware)
+    read = load_card(card)
+    names = None if read.simulation is None else offered_schemes(read.simulation, menu.schemes)
     console.say_seal(seal_state(read), card)
 
-    allocation = allocate(read, budget, rules, schemes=names, unquantized=unquantized)
+    allocation = allocate(read, budget, rules, schemes=names, unquantized=menu.unquantized, hardware=machine)
 
     # From here on llm-compressor, and with it torch, is needed.
     from quantaudit.cli.output.advise import show

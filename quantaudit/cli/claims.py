@@ -28,6 +28,7 @@ INPUTS = {
     "corpus": "--corpus",
     "corpus_tokenizer": "--corpus-tokenizer",
     "policy": "--policy",
+    "hardware": "--hardware",
     "template_dir": "--template-dir",
 }
 """Parameters that name what is read, where something of the name exists."""

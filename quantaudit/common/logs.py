@@ -72,10 +72,11 @@ def without_library_logs() -> Iterator[None]:
 
 
 @contextmanager
-def compiled_prints_aside() -> Iterator[None]:
+def compiled_prints_aside(*, shown: bool = True) -> Iterator[None]:
     """What compiled code prints to stdout within the context goes to stderr, inert, as its text may be a file's.
 
-    The tokenizers library so prints options that it does not know, past Python's streams.
+    The tokenizers library so prints options that it does not know, past Python's streams; HiGHS prints what concerns
+    its developers alone (shown=False).
     """
     with ExitStack() as stack:
         aside: Any = None
@@ -93,5 +94,6 @@ def compiled_prints_aside() -> Iterator[None]:
         finally:
             os.dup2(stdout, 1)
             aside.seek(0)
-            if text := aside.read(_PRINTED).decode("utf-8", "replace").strip():
+            text = aside.read(_PRINTED).decode("utf-8", "replace").strip()
+            if text and shown:
                 print(inert(text), file=sys.stderr)

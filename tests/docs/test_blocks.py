@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from quantaudit.simulate.allocation import load_hardware
 from tests.builders import load, random_corpus, save_checkpoint, tiny_model
 from tests.docs.pages import Block, blocks
 from tests.docs.workspace import RECIPES, ROOT
@@ -45,7 +46,7 @@ def test_a_block_of_python_runs(block: Block, namespace: dict[str, Any], capsys:
 
 
 @pytest.mark.parametrize("block", of("yaml"))
-def test_a_block_of_yaml_is_a_recipe_or_steps_of_a_workflow(block: Block, tmp_path: Path) -> None:
+def test_a_block_of_yaml_is_a_recipe_a_machine_or_steps_of_a_workflow(block: Block, tmp_path: Path) -> None:
     content = yaml.safe_load(block.text)
     if isinstance(content, list):
         assert all(set(step) == {"run"} for step in content)
@@ -55,4 +56,7 @@ def test_a_block_of_yaml_is_a_recipe_or_steps_of_a_workflow(block: Block, tmp_pa
 
     path = tmp_path / "recipe.yaml"
     path.write_text(block.text)
+    if any("mac_time" in part for part in content.values()):
+        assert load_hardware(str(path)).mac_time
+        return
     assert read_recipe(path).modifiers

@@ -41,6 +41,12 @@ quant_stage:
     AWQModifier: {duo_scaling: false, ignore: [lm_head]}
     GPTQModifier: {targets: Linear, scheme: W4A16, ignore: [lm_head], block_size: 64}
 """
+HARDWARE = """\
+ours:
+  devices: what we serve on
+  mac_time: {weights_only: 1.0, int8: 0.55, fp8: 0.5}
+  reason: measured
+"""
 POLICY = """\
 extends: default
 name: drafts
@@ -94,6 +100,7 @@ def build_without_running(folder: Path) -> None:
     (folder / "gptq.yaml").write_text(GPTQ, encoding="utf-8")
     (folder / "recipe.json").write_text(json.dumps(_as_json(RECIPE)), encoding="utf-8")
     (folder / "policy.yaml").write_text(POLICY, encoding="utf-8")
+    (folder / "hardware.yaml").write_text(HARDWARE, encoding="utf-8")
     plain = RECIPE.replace("    SmoothQuantModifier: {smoothing_strength: 0.8, ignore: []}\n", "")
     (folder / "plain.yaml").write_text(plain, encoding="utf-8")
     (folder / "README.md").write_text(README, encoding="utf-8")

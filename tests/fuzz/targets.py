@@ -41,6 +41,7 @@ TARGETS = (
     Target(name="recipe-calibrated", file="gptq.yaml", kind="yaml", argv=("gate", "gptq.yaml", "--card", "card.json")),
     Target(name="recipe-json", file="recipe.json", kind="json", argv=("gate", "recipe.json", "--card", "card.json")),
     Target(name="policy", file="policy.yaml", kind="yaml", argv=(*GATE, "--policy", "policy.yaml"), weight=8),
+    Target(name="hardware", file="hardware.yaml", kind="yaml", argv=(*BUDGET, "--hardware", "hardware.yaml")),
     Target(name="card-gate", file="card.json", kind="json", argv=GATE, weight=8),
     Target(name="card-sarif", file="card.json", kind="json", argv=(*GATE, "--format", "sarif"), weight=2),
     Target(name="card-junit", file="card.json", kind="json", argv=(*GATE, "--format", "junit"), weight=2),

@@ -9,7 +9,7 @@ from compressed_tensors.quantization import QuantizationScheme
 
 from quantaudit.advise.allocate import Allocation, simulation_of
 from quantaudit.advise.written.write_recipe import ConfigGroup, Target, arguments, write_recipe
-from quantaudit.card.text import counted
+from quantaudit.card.text import counted, visible
 from quantaudit.errors import RecipeError
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.model.engine_units import engine_name
@@ -18,7 +18,7 @@ from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.patterns import exact_patterns
 from quantaudit.recipe.resolve import resolve
 from quantaudit.recipe.skeleton import skeleton_model
-from quantaudit.simulate.allocation import UNQUANTIZED
+from quantaudit.simulate.allocation import UNQUANTIZED, Hardware
 from quantaudit.simulate.scheme_info import info_scheme
 
 Schemes = Mapping[str, QuantizationScheme]
@@ -48,6 +48,14 @@ def recipe_text(allocation: Allocation, header: Sequence[str]) -> str:
     return text
 
 
+def compute_text(compute: float, hardware: Hardware) -> str:
+    """What multiply-accumulates take, as a sentence."""
+    return (
+        f"Multiply-accumulates of these Linears take {100 * compute:.3g}% of the unquantized model's time on "
+        f"{visible(hardware.name)}, by its table."
+    )
+
+
 def header(allocation: Allocation, goal: str, score: str, *, measured: bool) -> list[str]:
     """What the recipe is, for whom, and how much of that is known. score: its KL in words; measured: whether the card
     holds a simulation of this very recipe.
@@ -58,6 +66,8 @@ def header(allocation: Allocation, goal: str, score: str, *, measured: bool) -> 
         f"{point.bits:.4g} bits for each quantizable weight, scales included; {size_text(point.size)} of weights.",
         f"{score}.",
     ]
+    if allocation.menu.serving is not None and point.compute is not None:
+        lines.insert(2, compute_text(point.compute, allocation.menu.serving.hardware))
     if not measured:
         lines.append("This recipe was estimated, not simulated: verify it with `quantaudit verify`.")
     if allocation.calibrated:

@@ -12,8 +12,8 @@ from quantaudit.card.text import USUAL_LEVEL, counted, number, visible
 from quantaudit.card.views.schemes import titles
 from quantaudit.errors import QuantauditError
 from quantaudit.model.blockwise.memory import size_text
-from quantaudit.simulate.allocation import UNQUANTIZED, Menu, Point, frontier, menu_of, size_of_bits, uniform
-from quantaudit.simulate.allocation.plain import Limit, solve_plainly
+from quantaudit.simulate.allocation import UNQUANTIZED, Limit, Menu, Point, frontier, menu_of, size_of_bits, uniform
+from quantaudit.simulate.allocation.plain import solve_plainly
 
 MOST_POINTS = 80
 """Of the line: a model of many layers has thousands, which no eye tells apart."""

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from quantaudit.advise.allocate import Allocation
+from quantaudit.advise.allocate import Allocation, simulation_of
+from quantaudit.advise.written.allocated_recipe import compute_text
 from quantaudit.card.schema import AdviceInfo
 from quantaudit.card.text import counted, visible
 from quantaudit.cli.output.gate import OUTCOMES
@@ -20,6 +21,7 @@ from quantaudit.gate.report import GateReport, score_text
 from quantaudit.model.blockwise.memory import size_text
 from quantaudit.pipeline.advise import AllocatedRecipe
 from quantaudit.simulate.allocation import UNQUANTIZED, Point
+from quantaudit.simulate.allocation.hardware import PRESETS, operands_of
 
 
 def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Path, card: Path) -> None:
@@ -30,6 +32,8 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
     console.print(
         Text(f"{point.bits:.4g} bits for each quantizable weight, {size_text(point.size)} of weights in all.")
     )
+    for line in hardware_lines(allocation):
+        console.print(Text(line))
     console.print(Text(f"{score_text(report.score, report.limits)}."))
     console.print(_compared(allocation, report.limits.kl))
     console.print(gate_line(report))
@@ -38,6 +42,26 @@ def show(allocated: AllocatedRecipe, goal: str, console: Console, *, recipe: Pat
     command = shlex.join(["quantaudit", "verify", str(recipe), spec, "--card", str(card)])
     verified = any(row.digest == report.digest for row in allocation.card.verification)
     console.print(Text(f"wrote {recipe}. It was {'run before; once more' if verified else 'not run'}: {command}"))
+
+
+def hardware_lines(allocation: Allocation) -> list[str]:
+    """What multiply-accumulates take on the hardware, which schemes it does not run, and which that it runs have no
+    prices; nothing without hardware.
+    """
+    serving, compute = allocation.menu.serving, allocation.point.compute
+    if serving is None or compute is None:
+        return []
+    lines = [compute_text(compute, serving.hardware)]
+    if allocation.menu.not_run:
+        lines.append(f"Not run on {serving.hardware.name}: {visible(', '.join(allocation.menu.not_run), limit=400)}.")
+    priced = {operands_of(info) for info in simulation_of(allocation.card).schemes}
+    missing = [PRESETS[operands] for operands in serving.hardware.mac_time if operands not in priced]
+    if missing:
+        lines.append(
+            f"Run on {serving.hardware.name}, but without prices on this card: {', '.join(missing)} "
+            f"(quantaudit report --scheme {missing[0]})."
+        )
+    return lines
 
 
 def changes_in_words(advice: AdviceInfo, groups: int) -> list[str]:
@@ -72,15 +96,17 @@ def _chosen(allocation: Allocation, goal: str) -> Table:
 
 
 def _compared(allocation: Allocation, limits: list[float]) -> Table:
-    """Every scheme in all groups, and the mixture of as many bytes."""
+    """Every scheme in all groups, and the mixture of as many bytes, and as much compute where that is known."""
     table = Table(title="in comparison", title_justify="left")
     table.add_column("all groups in")
-    for column in ("bits", "KL", "best mixture of its bytes"):
-        table.add_column(column, justify="right", no_wrap=column != "best mixture of its bytes")
+    served = allocation.menu.serving is not None
+    mixture = f"best mixture of its bytes{' and compute' if served else ''}"
+    for column in ("bits", *(["compute"] if served else []), "KL", mixture):
+        table.add_column(column, justify="right", no_wrap=column != mixture)
     for row in sorted(allocation.references, key=lambda row: (row.point.size, row.point.kl)):
-        table.add_row(
-            escape(visible(row.title)), f"{row.point.bits:.4g}", _kl(row.point, limits), _kl(row.mixture, limits)
-        )
+        compute = [f"{100 * (row.point.compute or 0):.3g}%"] if served else []
+        numbers = (f"{row.point.bits:.4g}", *compute, _kl(row.point, limits), _kl(row.mixture, limits))
+        table.add_row(escape(visible(row.title)), *numbers)
     return table
 
 

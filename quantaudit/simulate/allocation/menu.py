@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.model.engine_units import built_unquantized, fuse
 from quantaudit.provenance import ModelInfo
 from quantaudit.quant.weight_bytes import weight_bytes
+from quantaudit.simulate.allocation.compute import Serving
+from quantaudit.simulate.allocation.hardware import PRESETS
 from quantaudit.simulate.records import GroupRow, RecipeRow, SchemeInfo, Simulation
 from quantaudit.simulate.sensitivity.recipe_estimate import (
     RecipeEstimate,
@@ -32,12 +34,14 @@ class Unit:
     """Fused groups that must share a scheme, mostly one.
 
     schemes: its options by name, UNQUANTIZED among them where that is offered. sizes: bytes of its weights with scales,
-    by option. prices: nats per token, by option.
+    by option. compute: the time of its multiply-accumulates, by option, in billionths of what the unquantized model
+    takes; zeros where no hardware is given. prices: nats per token, by option.
     """
 
     groups: tuple[str, ...]
     schemes: tuple[str | None, ...]
     sizes: tuple[int, ...]
+    compute: tuple[int, ...]
     prices: tuple[float, ...]
 
 
@@ -46,9 +50,10 @@ class Menu:
     """All units of a model, and how sums of their prices become KL.
 
     members: by fused group, its Linears. weights: how many these have, the quantizable ones. rest: bytes of all other
-    parameters, which stay as they are. schemes: those on the menu, by name. estimate: from a sum of prices to KL;
-    factor: by which it may miss to either side, at `level`, None where that is not known. measured: simulated recipes
-    that give all groups one scheme, by its name.
+    parameters, which stay as they are. schemes: those on the menu, by name. serving: the hardware, None where none is
+    given. not_run: titles of the schemes that it does not run, and that are not on the menu for it. estimate: from a
+    sum of prices to KL; factor: by which it may miss to either side, at `level`, None where that is not known.
+    measured: simulated recipes that give all groups one scheme, by its name.
     """
 
     units: tuple[Unit, ...]
@@ -60,6 +65,8 @@ class Menu:
     level: float
     factor: float | None
     measured: Mapping[str, RecipeRow]
+    serving: Serving | None
+    not_run: tuple[str, ...]
 
 
 def menu_of(
@@ -70,13 +77,15 @@ def menu_of(
     margin: float | None = None,
     schemes: Collection[str] | None = None,
     unquantized: bool = True,
+    serving: Serving | None = None,
 ) -> Menu:
     """Every fused group in the decoder blocks whose Linears an engine runs quantized, with the schemes that are priced.
 
     schemes: names of those that are offered; by default all whose ranges do not depend on the order of calibration
-    samples. unquantized: whether groups may be left as they are. level, margin: as for `estimate_factor`. A scheme in
-    which some group of a unit has no price is not offered to it; embeddings and output projection stay as they are.
-    Raises FormatError where nothing is priced, UsageError where no scheme is left or some group has no option.
+    samples. unquantized: whether groups may be left as they are. serving: the hardware; what that does not run is not
+    offered. level, margin: as for `estimate_factor`. A scheme in which some group of a unit has no price is not offered
+    to it; embeddings and output projection stay as they are. Raises FormatError where nothing is priced, UsageError
+    where no scheme is left or some group has no option.
     """
     if not any(row.price is not None for row in simulation.groups):
         raise FormatError(
@@ -84,7 +93,8 @@ def menu_of(
             where="the card's simulation",
             hint="make the card again with `quantaudit report`, of a model that fits a backward pass",
         )
-    infos = {info.name: info for info in simulation.schemes if _offered(info, schemes)}
+    offered = [info for info in simulation.schemes if _offered(info, schemes)]
+    infos = {info.name: info for info in offered if serving is None or serving.runs(info)}
     shapes = {
         info.name: (info.weight_shape[0], info.weight_shape[1])
         for info in model.modules
@@ -98,12 +108,21 @@ def menu_of(
     never = _never_quantized([info.name for info in model.modules], model.model_type)
     members = {group: paths for group, paths in members.items() if never.isdisjoint(paths)}
     sizes = _Sizes(shapes, _ITEM_BYTES.get(model.dtype, 2))
+    counts = {path: sizes.count(path) for paths in members.values() for path in paths}
+    shares = {} if serving is None else dict(zip(members, serving.shares(members.values(), counts), strict=True))
     units = tuple(
-        _unit(groups, members, rows, infos, sizes, unquantized)
+        _with_compute(_unit(groups, members, rows, infos, sizes, unquantized), infos, shares, serving)
         for groups in _tied(members, list(shapes), model.model_type)
     )
-    weights = sum(sizes.count(path) for paths in members.values() for path in paths)
+    weights = sum(counts.values())
     if not any(scheme is not UNQUANTIZED for unit in units for scheme in unit.schemes):
+        if serving is not None and offered:
+            raise UsageError(
+                f"runs none of {', '.join(info.name for info in offered)}",
+                where=f"--hardware {serving.hardware.name}",
+                hint="give prices of what it runs: `quantaudit report --scheme "
+                f"{', '.join(PRESETS[operands] for operands in serving.hardware.mac_time)}`",
+            )
         priced = sorted({row.scheme for row in simulation.groups if row.price is not None})
         raise UsageError("no scheme to choose from is priced", where="--schemes", hint=f"one of {', '.join(priced)}")
     return Menu(
@@ -116,6 +135,8 @@ def menu_of(
         level=level,
         factor=estimate_factor([simulation], level, margin),
         measured={row.name: row for row, _ in uniform_recipes(simulation) if row.groups == len(members)},
+        serving=serving,
+        not_run=tuple(info.title for info in offered if info.name not in infos),
     )
 
 
@@ -178,7 +199,19 @@ def _unit(
         groups=tuple(groups),
         schemes=tuple(name for name, _, _ in options),
         sizes=tuple(size for _, size, _ in options),
+        compute=(0,) * len(options),
         prices=tuple(price for _, _, price in options),
+    )
+
+
+def _with_compute(
+    unit: Unit, infos: Mapping[str, SchemeInfo], shares: Mapping[str, float], serving: Serving | None
+) -> Unit:
+    if serving is None:
+        return unit
+    share = sum(shares[group] for group in unit.groups)
+    return replace(
+        unit, compute=tuple(serving.cost(share, None if name is None else infos[name]) for name in unit.schemes)
     )
 
 

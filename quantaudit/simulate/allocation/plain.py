@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quantaudit.errors import UsageError
 from quantaudit.simulate.allocation.menu import Menu
-from quantaudit.simulate.allocation.solve import Point, solve
+from quantaudit.simulate.allocation.solve import Limit, Point, solve
 
 WORTH = 0.01
 """Share of the summed prices, or of the bytes, that a scheme has to save to be chosen: estimates are far less exact."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """One limit on an allocation, as `solve` takes it."""
-
-    max_size: float | None = None
-    max_kl: float | None = None
-    max_kl_high: float | None = None
-
-    def solve(self, menu: Menu) -> Point:
-        """The best allocation within it. Raises as `solve`."""
-        return solve(menu, max_size=self.max_size, max_kl=self.max_kl, max_kl_high=self.max_kl_high)
 
 
 def solve_plainly(menu: Menu, limit: Limit) -> tuple[Menu, Point]:
     """The best allocation of few schemes, and the menu that it is the best of: that without those that hardly matter.
 
     Of the schemes that the best of all uses the one whose loss costs least is given up, then others, for as long as the
-    sum of prices (under a limit of bytes), or the bytes (under one of KL), stays within 1 + WORTH of the best of all.
+    sum of prices (under a limit of bytes or of compute), or what is kept low under one of KL, stays within 1 + WORTH of
+    the best of all.
     Raises as `solve`.
     """
-    point = limit.solve(menu)
+    point = solve(menu, limit)
     menu = _restricted(menu, set(point.schemes.values()))
     most = _cost(limit, menu, point) * (1 + WORTH)
     while fewer := list(_with_one_less(menu, limit)):
@@ -51,7 +39,7 @@ def _with_one_less(menu: Menu, limit: Limit) -> Iterator[tuple[Menu, Point]]:
         smaller = _restricted(menu, schemes - {scheme})
         if all(unit.schemes for unit in smaller.units):
             try:
-                yield smaller, limit.solve(smaller)
+                yield smaller, solve(smaller, limit)
             except UsageError:
                 continue
 
@@ -65,6 +53,7 @@ def _restricted(menu: Menu, schemes: Collection[str | None]) -> Menu:
                 unit,
                 schemes=tuple(unit.schemes[option] for option in kept),
                 sizes=tuple(unit.sizes[option] for option in kept),
+                compute=tuple(unit.compute[option] for option in kept),
                 prices=tuple(unit.prices[option] for option in kept),
             )
         )
@@ -73,4 +62,6 @@ def _restricted(menu: Menu, schemes: Collection[str | None]) -> Menu:
 
 
 def _cost(limit: Limit, menu: Menu, point: Point) -> float:
-    return point.price if limit.max_size is not None else point.size - menu.rest
+    if not limit.of_kl:
+        return point.price
+    return point.size - menu.rest if limit.least == "bytes" or point.compute is None else point.compute

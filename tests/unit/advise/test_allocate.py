@@ -21,6 +21,7 @@ from quantaudit.provenance import ModuleInfo
 from quantaudit.recipe.digest import identity
 from quantaudit.recipe.parse import parse_recipe
 from quantaudit.recipe.resolve import resolve
+from quantaudit.simulate.allocation import load_hardware
 from quantaudit.simulate.scheme_info import info_scheme
 from tests.card_factory import make_card
 from tests.priced_cards import priced
@@ -125,8 +126,8 @@ def test_a_recipe_for_thirty_layers_fits_on_a_page_at_any_budget() -> None:
 
 
 def test_few_schemes_cost_hardly_anything() -> None:
-    from quantaudit.simulate.allocation import menu_of, size_of_bits, solve
-    from quantaudit.simulate.allocation.plain import WORTH, Limit, solve_plainly
+    from quantaudit.simulate.allocation import Limit, menu_of, size_of_bits, solve
+    from quantaudit.simulate.allocation.plain import WORTH, solve_plainly
 
     for seed in range(4):
         card = priced(seed=seed)
@@ -134,7 +135,7 @@ def test_few_schemes_cost_hardly_anything() -> None:
         menu = menu_of(card.simulation, card.model, margin=2.0)
         for bits in np.linspace(4.5, 12, 6):
             size = size_of_bits(menu, float(bits))
-            best, (_, plain) = solve(menu, max_size=size), solve_plainly(menu, Limit(max_size=size))
+            best, (_, plain) = solve(menu, Limit(max_size=size)), solve_plainly(menu, Limit(max_size=size))
             assert plain.size <= size
             assert best.price <= plain.price * (1 + 1e-9) <= best.price * (1 + WORTH) * (1 + 2e-9)
             assert set(plain.schemes.values()) <= set(best.schemes.values())
@@ -193,10 +194,35 @@ def test_a_scheme_that_was_simulated_is_a_budget() -> None:
         allocate(card, Budget(as_good_as="gold"), POLICY)
 
 
-@pytest.mark.parametrize("values", [{}, {"max_bits": 5.0, "max_kl": 0.1}, {"max_bits": -1.0}, {"verdict": "good"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"max_bits": 5.0, "max_kl": 0.1},
+        {"max_bits": -1.0},
+        {"verdict": "good"},
+        {"max_compute": 0.0},
+        {"max_bits": 5.0, "minimize": "compute"},
+        {"max_kl": 0.1, "minimize": "money"},
+    ],
+)
 def test_what_is_no_budget_is_refused(values: Any) -> None:
     with pytest.raises(UsageError):
         Budget(**values)
+
+
+def test_compute_is_that_of_a_machine_and_stands_in_the_recipe() -> None:
+    card, hopper = priced(), load_hardware("hopper")
+    budget = Budget(max_bits=7.0, max_compute=1.0)
+    with pytest.raises(UsageError, match="--hardware hopper"):
+        allocate(card, budget, POLICY)
+    result = advised(card, budget, hardware=hopper)
+    assert set(result.allocation.point.schemes.values()) <= {"int8_weights", "int4_weights", None}
+    assert "# Multiply-accumulates of these Linears take 100% of the unquantized model's time on hopper" in result.text
+    assert budget.in_words(POLICY) == "at most 7 bits a weight and at most 1 of the unquantized compute"
+    assert str(Budget(max_compute=0.6)) == "--max-compute 0.6"
+    assert Budget(max_compute=0.6).in_words(POLICY) == "at most 0.6 of the unquantized compute"
+    assert all(row.mixture.kl <= row.point.kl for row in result.allocation.references)
 
 
 def test_a_card_without_a_simulation_is_refused() -> None:

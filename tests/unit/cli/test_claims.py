@@ -15,7 +15,7 @@ VERBS = {command.name or "": command.callback for command in cli.app.registered_
 WRITING = sorted(name for name, verb in VERBS.items() if OUTPUTS.keys() & inspect.signature(verb).parameters.keys())
 NO_FILES = {"dtype", "device", "revision", "arithmetic", "special_tokens", "score", "single_groups", "schemes"} | {
     *("experts", "attention", "shard", "scheme", "observer", "pipeline", "as_good_as", "memory_budget"),
-    *("fail_on", "output", "push", "scheme_set", "max_bytes", "verdict"),
+    *("fail_on", "output", "push", "scheme_set", "max_bytes", "verdict", "minimize"),
 }
 """Parameters that are text, and name no file."""
 

@@ -15,8 +15,8 @@ from quantaudit.card.schema import Card, VerdictLimits
 from quantaudit.card.vega.image import svg
 from quantaudit.card.views.card_view import CardView
 from quantaudit.card.views.frontier import MOST_POINTS, Frontier
-from quantaudit.simulate.allocation import frontier, menu_of, size_of_bits, solve
-from quantaudit.simulate.allocation.plain import Limit, solve_plainly
+from quantaudit.simulate.allocation import Limit, frontier, menu_of, size_of_bits, solve
+from quantaudit.simulate.allocation.plain import solve_plainly
 from tests.unit.simulate.allocation.test_solve import priced
 
 
@@ -45,7 +45,7 @@ def test_the_advised_recipe_is_the_smallest_within_the_limit_and_what_its_comman
     reached = point.kl if menu.factor is None else point.kl_high
     assert reached is not None
     assert reached <= 0.02
-    smaller = solve(menu, max_size=size_of_bits(menu, bits - 0.02))
+    smaller = solve(menu, Limit(max_size=size_of_bits(menu, bits - 0.02)))
     assert (smaller.kl if menu.factor is None else smaller.kl_high or 0) > 0.02
     assert f"whose estimated KL is READY takes {point.bits:.3g} bits" in found.reading
     assert sum(scheme is None for scheme in point.schemes.values()) < len(point.schemes)

@@ -12,7 +12,7 @@ from quantaudit.card.schema import Card
 from quantaudit.errors import FormatError, UsageError
 from quantaudit.quant.weight_bytes import weight_bytes
 from quantaudit.simulate.allocation.menu import Menu, menu_of
-from quantaudit.simulate.allocation.solve import Point, frontier, point_of, size_of_bits, solve, uniform
+from quantaudit.simulate.allocation.solve import Limit, Point, frontier, point_of, size_of_bits, solve, uniform
 from tests.priced_cards import priced
 
 
@@ -75,10 +75,10 @@ def test_no_other_choice_within_a_budget_is_better(family: str) -> None:
     points = _sampled(choices)
     for bits in (4.6, 5.3, 7.0, 8.6, 12.0):
         limit = size_of_bits(choices, bits)
-        best = solve(choices, max_size=limit)
+        best = solve(choices, Limit(max_size=limit))
         assert best.size <= limit
         assert best.price <= min((p.price for p in points if p.size <= limit), default=np.inf) * (1 + 1e-9)
-        smallest = solve(choices, max_kl=best.kl)
+        smallest = solve(choices, Limit(max_kl=best.kl))
         assert smallest.kl <= best.kl
         assert smallest.size <= min(point.size for point in [*points, best] if point.kl <= best.kl)
 
@@ -92,7 +92,7 @@ def test_no_choice_can_be_undone_with_the_budget_still_held() -> None:
     choices = menu(priced(seed=5))
     for bits in np.linspace(4.5, 15, 12):
         limit = size_of_bits(choices, float(bits))
-        point = solve(choices, max_size=limit)
+        point = solve(choices, Limit(max_size=limit))
         for unit in choices.units:
             index = unit.schemes.index(point.schemes[unit.groups[0]])
             for option in range(len(unit.schemes)):
@@ -107,14 +107,14 @@ def test_the_frontier_rises_in_size_and_falls_in_price_and_holds_what_solve_find
         assert smaller.size < larger.size
         assert smaller.price > larger.price
     for point in points:
-        assert solve(choices, max_size=point.size).price == pytest.approx(point.price)
+        assert solve(choices, Limit(max_size=point.size)).price == pytest.approx(point.price)
     assert points[-1].kl == 0
     assert set(points[-1].schemes.values()) == {None}
 
 
 def test_the_upper_end_of_the_interval_can_be_what_is_limited() -> None:
     choices = menu(priced(seed=2))
-    sure, likely = solve(choices, max_kl_high=0.01), solve(choices, max_kl=0.01)
+    sure, likely = solve(choices, Limit(max_kl_high=0.01)), solve(choices, Limit(max_kl=0.01))
     assert sure.kl_high is not None
     assert sure.kl_high <= 0.01
     assert likely.kl <= 0.01
@@ -158,7 +158,7 @@ def test_a_group_without_a_price_under_a_scheme_is_not_given_it() -> None:
 )
 def test_an_impossible_budget_says_what_is_possible(options: Any, limit: Any, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        solve(menu(priced(), **options), **limit)
+        solve(menu(priced(), **options), Limit(**limit))
 
 
 def test_a_card_without_prices_is_refused_and_so_is_an_empty_menu() -> None:
@@ -178,4 +178,4 @@ def test_a_least_kl_without_an_interval_is_no_crash() -> None:
     rows = [row.model_copy(update={"samples": 1, "kl_stderr": None}) for row in card.simulation.recipes]
     alone = card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": rows})})
     with pytest.raises(UsageError, match="the least is not known so surely"):
-        solve(menu(alone, schemes=["nvfp4"], unquantized=False), max_kl_high=1e-9)
+        solve(menu(alone, schemes=["nvfp4"], unquantized=False), Limit(max_kl_high=1e-9))
