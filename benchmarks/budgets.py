@@ -30,7 +30,8 @@ Truth = Mapping[str, Scores]
 
 def by_budget(case: Case, schemes: Sequence[Scheme], simulation: Simulation, truth: Truth) -> list[dict[str, Any]]:
     """For each budget: bits and KL of both choices, and how many groups differ; none where nothing is so small."""
-    menu = menu_of(simulation, case.subject.loaded.info, schemes=[scheme.name for scheme in schemes])
+    names = [scheme.name for scheme in schemes]
+    menu = menu_of(simulation, case.subject.loaded.info, schemes=names, unquantized=True)
     choices: dict[tuple[float, str], Point] = {}
     for bits in BITS:
         size = size_of_bits(menu, bits)

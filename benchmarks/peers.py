@@ -139,7 +139,7 @@ def main(
     watch.lap("ranges")
     simulation = simulate_inputs(subject.inputs, measured)
     watch.lap("scores")
-    menu = menu_of(simulation, subject.inputs.loaded.info)
+    menu = menu_of(simulation, subject.inputs.loaded.info, unquantized=True)
     points = {(bits, PEER): point_with(menu, schemes) for bits, schemes in searched.choices.items()}
     points |= {(bits, OWN): within(menu, points[bits, PEER]) for bits in searched.choices}
     watch.lap("choices")

@@ -54,7 +54,7 @@ def allocate(
     policy: Policy,
     *,
     schemes: Sequence[str] | None = None,
-    unquantized: bool = True,
+    unquantized: bool = False,
     hardware: Hardware | None = None,
 ) -> Allocation:
     """The best schemes within a budget. schemes, unquantized: as for `menu_of`; intervals are the policy's.
@@ -88,7 +88,9 @@ def allocate(
                 hint="allow a larger KL",
             )
         raise UsageError(
-            "nothing has to be quantized for it", where=str(budget), hint="give a smaller budget, or --no-unquantized"
+            "nothing has to be quantized for it",
+            where=str(budget),
+            hint="give a smaller one, or leave --unquantized out",
         )
     return Allocation(card=card, menu=menu, point=point, references=tuple(_references(every)))
 

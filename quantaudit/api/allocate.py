@@ -28,7 +28,7 @@ def allocate(
     card: Card | str | Path,
     *,
     schemes: str | None = None,
-    unquantized: bool = True,
+    unquantized: bool = False,
     hardware: str | Path | None = None,
     policy: str | Path = "default",
     out: str | Path | None = None,

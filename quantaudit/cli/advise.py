@@ -118,13 +118,9 @@ def run(
         ),
     ] = False,
     unquantized: Annotated[
-        bool | None,
-        typer.Option(
-            help="Offer to leave groups unquantized, which not every engine runs together with quantized ones. Without "
-            "RECIPE it is offered unless this says no.",
-            show_default=False,
-        ),
-    ] = None,
+        bool,
+        typer.Option(help="Offer to leave groups unquantized, next to quantized ones, which not every engine runs."),
+    ] = False,
     smoothing: Annotated[
         bool,
         typer.Option(
@@ -177,7 +173,7 @@ def run(
             max_compute=max_compute,
             minimize=minimize or "bytes",  # type: ignore[arg-type]
         )
-        menu = _Menu(schemes=schemes, unquantized=unquantized is not False, hardware=hardware)
+        menu = _Menu(schemes=schemes, unquantized=unquantized, hardware=hardware)
         _allocate(files.card, budget, out, menu=menu, policy=policy or "default")
         return
     if recipe is None or model is None:
@@ -196,7 +192,7 @@ def run(
     from quantaudit.advise.goal import Goal, Offers
 
     goal = Goal(max_kl=max_kl, as_good_as=as_good_as or (None if max_kl is not None else "dynamic"))
-    offers = Offers(moving_averages=moving_averages, unquantized=bool(unquantized), smoothing=smoothing)
+    offers = Offers(moving_averages=moving_averages, unquantized=unquantized, smoothing=smoothing)
     case = CaseSpec(recipe=recipe, model=model, **asdict(files))
     _change(case, goal, offers, out, resume=resume, memory=memory)
 

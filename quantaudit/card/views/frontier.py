@@ -51,18 +51,19 @@ def frontier_of(card: Card) -> Frontier | None:
     """From the card alone; None where groups have no prices, or the shapes of their weights are not known."""
     if card.simulation is None:
         return None
+    level = card.verdict.limits.level or USUAL_LEVEL
     try:
-        menu = menu_of(card.simulation, card.model, level=card.verdict.limits.level or USUAL_LEVEL)
+        menus = {u: menu_of(card.simulation, card.model, level=level, unquantized=u) for u in (False, True)}
     except QuantauditError:
         return None
     names = titles(card)
-    alone = ((visible(names[scheme], limit=60), uniform(menu, scheme)) for scheme in menu.schemes)
+    alone = ((visible(names[scheme], limit=60), uniform(menus[False], scheme)) for scheme in menus[False].schemes)
     limits = tuple((s, kl) for s, kl in zip(STATUSES, card.verdict.limits.kl, strict=False) if 0 < kl < math.inf)
-    line = frontier(menu)
-    found = (_advised(menu, status, kl, most_bits=line[-1].bits) for status, kl in limits)
-    advised = next(filter(None, found), None)
+    # Groups that stay unquantized are for limits that no schemes alone reach.
+    found = ((islands, _advised(menus[islands], status, kl, islands)) for status, kl in limits for islands in menus)
+    islands, advised = next(((islands, one) for islands, one in found if one is not None), (False, None))
     return Frontier(
-        line=_thinned(line),
+        line=_thinned(frontier(menus[islands])),
         uniform=tuple((title, point) for title, point in alone if point is not None),
         limits=limits,
         advised=advised,
@@ -70,9 +71,9 @@ def frontier_of(card: Card) -> Frontier | None:
     )
 
 
-def _advised(menu: Menu, status: str, limit: float, *, most_bits: float) -> Advised | None:
+def _advised(menu: Menu, status: str, limit: float, islands: bool) -> Advised | None:
     """What `advise --max-bits` gives for bits rounded up to hundredths; None where nothing is known to be within the
-    limit. most_bits: of the largest mixture.
+    limit, or nothing that is quantized. islands: whether the menu offers to leave groups unquantized.
     """
     certain = menu.factor is not None
 
@@ -86,13 +87,15 @@ def _advised(menu: Menu, status: str, limit: float, *, most_bits: float) -> Advi
         _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
         # Few schemes at a size may cost a little more than few at a KL.
         while beyond(point):
-            if bits > most_bits:
+            if bits > 8 * sum(max(unit.sizes) for unit in menu.units) / menu.weights:
                 return None
             bits = round(bits + 0.01, 2)
             _, point = solve_plainly(menu, Limit(max_size=size_of_bits(menu, bits)))
     except QuantauditError:
         return None
-    command = f"quantaudit advise --card card.json --max-bits {bits:g} --out recipe.yaml"
+    if set(point.schemes.values()) == {UNQUANTIZED}:
+        return None
+    command = f"quantaudit advise --card card.json --max-bits {bits:g}{' --unquantized' * islands} --out recipe.yaml"
     return Advised(point=point, status=status, limit=limit, command=command)
 
 

@@ -76,16 +76,16 @@ def menu_of(
     level: float = 0.95,
     margin: float | None = None,
     schemes: Collection[str] | None = None,
-    unquantized: bool = True,
+    unquantized: bool = False,
     serving: Serving | None = None,
 ) -> Menu:
     """Every fused group in the decoder blocks whose Linears an engine runs quantized, with the schemes that are priced.
 
     schemes: names of those that are offered; by default all whose ranges do not depend on the order of calibration
-    samples. unquantized: whether groups may be left as they are. serving: the hardware; what that does not run is not
-    offered. level, margin: as for `estimate_factor`. A scheme in which some group of a unit has no price is not offered
-    to it; embeddings and output projection stay as they are. Raises FormatError where nothing is priced, UsageError
-    where no scheme is left or some group has no option.
+    samples. unquantized: whether groups may be left as they are; one that has no price always is. serving: the
+    hardware; what that does not run is not offered. level, margin: as for `estimate_factor`. A scheme in which some
+    group of a unit has no price is not offered to it; embeddings and output projection stay as they are. Raises
+    FormatError where nothing is priced, UsageError where no scheme is left.
     """
     if not any(row.price is not None for row in simulation.groups):
         raise FormatError(
@@ -187,14 +187,8 @@ def _unit(
         known = [price for price in prices if price is not None]
         if len(known) == len(prices):
             options.append((name, sum(sizes.of(path, info) for path in paths), sum(known)))
-    if unquantized:
+    if unquantized or not options:
         options.append((UNQUANTIZED, sum(sizes.of(path, None) for path in paths), 0.0))
-    if not options:
-        raise UsageError(
-            f"`{groups[0]}` has no price under any scheme on the menu, and is not to be left unquantized",
-            where="--no-unquantized",
-            hint="leave that out, or put more schemes on the menu",
-        )
     return Unit(
         groups=tuple(groups),
         schemes=tuple(name for name, _, _ in options),

@@ -195,7 +195,7 @@ def _least_cost(menu: Menu, limit: Limit) -> Point:
     raise UsageError(
         f"no recipe of this menu has so low a KL{within}: the least is {known}",
         where=f"a KL of {most:g}",
-        hint="allow a higher one, or put more schemes on the menu",
+        hint="allow a higher one, or put more on the menu: other schemes, or --unquantized",
     )
 
 

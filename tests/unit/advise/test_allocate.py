@@ -166,9 +166,9 @@ def test_schemes_are_named_as_elsewhere_and_only_those_with_a_price() -> None:
     ("budget", "options", "words"),
     [
         (Budget(max_bits=2.0), {}, "--max-bits 2: no recipe of this menu is so small: the smallest has"),
-        (Budget(max_kl=1e-9), {"unquantized": False}, "--max-kl 1e-09: no recipe of this menu has so low a KL"),
-        (Budget(max_bits=16.0), {}, "nothing has to be quantized"),
-        (Budget(max_kl=1e-12), {}, "only the unquantized model is"),
+        (Budget(max_kl=1e-9), {}, "--max-kl 1e-09: no recipe of this menu has so low a KL"),
+        (Budget(max_bits=16.0), {"unquantized": True}, "nothing has to be quantized"),
+        (Budget(max_kl=1e-12), {"unquantized": True}, "only the unquantized model is"),
     ],
 )
 def test_an_impossible_budget_is_refused_by_its_option(budget: Budget, options: Any, words: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 import pytest
@@ -51,9 +50,21 @@ def test_the_advised_recipe_is_the_smallest_within_the_limit_and_what_its_comman
     assert sum(scheme is None for scheme in point.schemes.values()) < len(point.schemes)
 
 
-def test_the_next_limit_is_taken_where_the_first_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    # All unquantized has a KL of zero, unless the menu lacks that: then even the best mixture has a price.
-    monkeypatch.setattr("quantaudit.card.views.frontier.menu_of", partial(menu_of, unquantized=False))
+def test_groups_stay_unquantized_for_a_limit_that_schemes_alone_do_not_reach() -> None:
+    card = limited(0.0008, 0.2)
+    found = shown(card)
+    assert found.advised is not None
+    assert found.advised.status == "READY"
+    assert found.advised.command.endswith("--unquantized --out recipe.yaml")
+    unquantized = sum(scheme is None for scheme in found.advised.point.schemes.values())
+    assert 0 < unquantized < len(found.advised.point.schemes)
+    assert found.line[-1].kl == 0
+    assert "; " in found.reading
+    assert " unquantized" in found.reading
+
+
+def test_the_next_limit_is_taken_where_the_first_is_out_of_reach() -> None:
+    # That nothing is quantized is no advice.
     assert shown(limited(1e-9, 0.2)).advised.status == "READY WITH CARE"  # type: ignore[union-attr]
     none = shown(limited(1e-9, 1e-8))
     assert none.advised is None

@@ -18,7 +18,7 @@ from tests.priced_cards import priced
 
 def menu(card: Card, **options: Any) -> Menu:
     assert card.simulation is not None
-    return menu_of(card.simulation, card.model, **{"margin": 2.0, **options})
+    return menu_of(card.simulation, card.model, **{"margin": 2.0, "unquantized": True, **options})
 
 
 def by_hand(card: Card, point: Point) -> tuple[int, int]:
@@ -146,6 +146,19 @@ def test_a_group_without_a_price_under_a_scheme_is_not_given_it() -> None:
     choices = menu(card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": rows})}))
     unit = next(unit for unit in choices.units if group in unit.groups)
     assert unit.schemes == ("nvfp4", None)
+
+
+def test_a_group_stays_unquantized_on_request_and_where_it_has_no_price() -> None:
+    card = priced()
+    assert card.simulation is not None
+    group = card.simulation.groups[0].group
+    rows = [row.model_copy(update={"price": None}) if row.group == group else row for row in card.simulation.groups]
+    card = card.model_copy(update={"simulation": card.simulation.model_copy(update={"groups": rows})})
+    for asked in (False, True):
+        choices = menu(card, unquantized=asked)
+        left = {unit.groups: None in unit.schemes for unit in choices.units}
+        assert all(offered == (asked or group in groups) for groups, offered in left.items())
+    assert solve(choices, Limit(max_size=size_of_bits(choices, 6.0))).schemes[group] is None
 
 
 @pytest.mark.parametrize(
