@@ -74,10 +74,7 @@ _NOTHING: SimulatedPrices = {}
 
 def simulated_prices(simulation: Simulation | None, samples: Sequence[TokenizedSample]) -> SimulatedPrices:
     """Those of a card's simulation, where it was evaluated on these very samples."""
-    if simulation is None:
-        return {}
-    of, tokens = simulation.evaluation, sum(len(sample.ids) for sample in samples)
-    if (of.tokens, of.samples) != (tokens, [sample.id for sample in samples]):
+    if simulation is None or not same_samples(simulation, samples):
         return {}
     identities = {info.name: identity(info_scheme(info)) for info in simulation.schemes}
     return {
@@ -85,6 +82,12 @@ def simulated_prices(simulation: Simulation | None, samples: Sequence[TokenizedS
         for row in simulation.groups
         if row.price_simulated and row.price is not None and row.scheme in identities
     }
+
+
+def same_samples(simulation: Simulation, samples: Sequence[TokenizedSample]) -> bool:
+    """Whether a simulation was evaluated on these very samples."""
+    of, tokens = simulation.evaluation, sum(len(sample.ids) for sample in samples)
+    return (of.tokens, of.samples) == (tokens, [sample.id for sample in samples])
 
 
 def find_candidates(

@@ -19,6 +19,7 @@ from quantaudit.advise.candidates import (
     changes,
     find_candidates,
     quantized_groups,
+    same_samples,
     simulated_prices,
     uniform,
 )
@@ -67,13 +68,15 @@ def advise(
 ) -> Advice:
     """The recipe that keeps most MACs in their format within the goal, and the curve of what else there is.
 
-    simulation: the card's, whose prices of groups simulated alone are taken over where it is of the same samples.
+    simulation: the card's, whose prices of groups simulated alone are taken over where it is of the same samples, and
+    whose schemes a goal may name.
     Where smoothing is offered, the profile's calibration split is run three times, and three times more for every
     advised choice that smooths. Raises RecipeError where the recipe does what cannot be simulated, UsageError where it
-    has no alternative that the goal names.
+    has no alternative, and the card no scheme, that the goal names.
     """
     offers = offers or Offers()
     _check(opened)
+    scheme_kl = _scheme_kl(goal, simulation, opened)
     _check_alternative(goal, opened.resolution.schemes.values())
     smoothable = _smoothable(opened, offers, stages) if offers.smoothing else None
     simulated = simulated_prices(simulation, opened.samples)
@@ -90,7 +93,9 @@ def advise(
     choices = _choices(candidates)
     tried = search.simulate(choices.all, basis={WRITTEN, *choices.references})
     points = {title: point for title, (point, _) in tried.items()}
-    budget = _budget(goal, points, opened.name)
+    budget = goal.max_kl if scheme_kl is None else scheme_kl
+    if budget is None:
+        budget = _reference_kl(goal, points, opened.name)
     pairs = [(search.total(choice), points[title].kl) for title, choice in choices.all.items()]
     chosen, advised, row = search.within(budget, pairs)
     # Prices may rule out what was simulated already and is better, such as the recipe as written.
@@ -157,7 +162,7 @@ def _check(opened: OpenedRecipe) -> None:
 def _check_alternative(goal: Goal, schemes: Iterable[QuantizationScheme]) -> None:
     """Raises UsageError where a recipe's schemes have no such alternative as the goal names."""
     name = goal.as_good_as
-    if name is None:
+    if name not in REFERENCES:
         return
     for scheme in {id(scheme): scheme for scheme in schemes}.values():
         if not any(option.is_named(name) for option in options_for(scheme, Offers())):
@@ -200,18 +205,28 @@ def everywhere(option: str) -> str:
     return f"{option} everywhere"
 
 
-def _budget(goal: Goal, points: Mapping[str, AdvicePoint], recipe: str) -> float:
-    budget = goal.max_kl
-    if goal.as_good_as is not None:
-        reference = points.get(everywhere(goal.as_good_as))
-        if reference is None:
-            raise UsageError(
-                f"this recipe has no alternative `{goal.as_good_as}`", where="--as-good-as", hint="give --max-kl"
-            )
-        budget = reference.kl
-    if budget is None:
+def _scheme_kl(goal: Goal, simulation: Simulation | None, opened: OpenedRecipe) -> float | None:
+    """That of the scheme that a goal names, on the tokens that advice is simulated on; None where it names none."""
+    kl = goal.scheme_kl(simulation)
+    if kl is not None and simulation is not None and not same_samples(simulation, opened.samples):
+        raise UsageError(
+            "the card has its KL on other evaluation tokens than these",
+            where=f"--as-good-as {goal.as_good_as}",
+            hint="leave --evaluation-tokens and --corpus as the card was made with, or give --max-kl",
+        )
+    return kl
+
+
+def _reference_kl(goal: Goal, points: Mapping[str, AdvicePoint], recipe: str) -> float:
+    """That of the alternative that a goal names, everywhere."""
+    reference = points.get(everywhere(goal.as_good_as or ""))
+    if reference is None:
+        raise UsageError(
+            f"this recipe has no alternative `{goal.as_good_as}`", where="--as-good-as", hint="give --max-kl"
+        )
+    if reference.kl is None:
         raise RecipeError("its reference is not finite", where=recipe, hint="give --max-kl")
-    return budget
+    return reference.kl
 
 
 def _smoothable(opened: OpenedRecipe, offers: Offers, stages: Stages) -> Smoothable | None:

@@ -28,9 +28,9 @@ def advise(
     """Change as little of a recipe as a KL budget needs: other observers, smoothing, dynamic scales, or none.
 
     out: file to write; the advice is added to the card then. max_kl: acceptable KL, mean nats per token; as_good_as:
-    `dynamic`, the default. offers: what may be done to a fused group. memory_budget: as for `measure`. options:
-    the fields of `CaseSpec`. Raises RecipeError where the recipe does what cannot be simulated, and other
-    QuantauditErrors.
+    `dynamic`, the default, or a scheme in all groups as the card simulated it, such as "FP8_DYNAMIC". offers: what may
+    be done to a fused group. memory_budget: as for `measure`. options: the fields of `CaseSpec`. Raises RecipeError
+    where the recipe does what cannot be simulated, and other QuantauditErrors.
 
     >>> advised = quantaudit.advise("recipes/w8a8_static.yaml", "quantaudit-demo/card.json", evaluation_tokens=64)
     >>> "QuantizationModifier" in advised.text

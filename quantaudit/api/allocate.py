@@ -49,7 +49,8 @@ def allocate(
     True
     """
     from quantaudit.advise.allocate import allocate as run
-    from quantaudit.advise.budget import Budget, offered_schemes
+    from quantaudit.advise.budget import Budget
+    from quantaudit.advise.scheme_names import offered_schemes
     from quantaudit.common.outputs.claims import Output, claimed
     from quantaudit.errors import UsageError
     from quantaudit.model.blockwise.memory import parse_size

@@ -107,8 +107,8 @@ def run(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="Accept the KL of a scheme in all groups, such as FP8_DYNAMIC; with RECIPE of an alternative "
-            "everywhere: `dynamic`, its default.",
+            help="Accept the KL of a scheme in all groups, such as FP8_DYNAMIC, as the card simulated it; with RECIPE "
+            "also of an alternative everywhere: `dynamic`, its default.",
         ),
     ] = None,
     moving_averages: Annotated[
@@ -209,7 +209,7 @@ class _Menu:
 def _allocate(card: Path, budget: Budget, out: Path, *, menu: _Menu, policy: str) -> None:
     """Write the best recipe within a budget, and say what it is, and what it compares with."""
     from quantaudit.advise.allocate import allocate
-    from quantaudit.advise.budget import offered_schemes
+    from quantaudit.advise.scheme_names import offered_schemes
     from quantaudit.card.schema import load_card
     from quantaudit.card.seal import seal_state
     from quantaudit.cli import console

@@ -65,9 +65,11 @@ def advise_case(
     use, by default what it uses and most of what is available; a model that does not fit is run block by block, and
     nothing is offered smoothing, which changes all weights before any is quantized.
 
-    Raises RecipeError where the recipe does what cannot be simulated, and other QuantauditErrors for files that do not
+    Raises RecipeError where the recipe does what cannot be simulated, UsageError where the card has no KL of the scheme
+    that the goal names, and other QuantauditErrors for files that do not
     belong together.
     """
+    goal.scheme_kl(files.card.simulation)  # says at once what it does not know
     case = open_case(files, stages, say, memory=memory_budget(memory))
     inputs = case.inputs
     if inputs.loaded.weights is not None and offers.smoothing:

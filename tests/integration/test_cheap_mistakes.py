@@ -112,7 +112,7 @@ CASES: list[tuple[str, str]] = [
     ("advise recipe.yaml --card card.json --model nowhere/at/all --out new.yaml", "no such model folder"),
     ("advise recipe.yaml --card card.json --model model --out card.json", "an input of this command"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --max-kl 0", "above zero"),
-    ("advise recipe.yaml --card card.json --model model --out new.yaml --as-good-as gold", "no such alternative"),
+    ("advise recipe.yaml --card card.json --model model --out new.yaml --as-good-as gold", "unknown scheme"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --profile nowhere.safetensors", "no such file"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --device abacus", "no such device"),
     ("advise --card card.json --out new.yaml", "one budget is needed"),

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from quantaudit.advise.allocate import Allocation, allocate
-from quantaudit.advise.budget import Budget, offered_schemes
+from quantaudit.advise.budget import Budget
+from quantaudit.advise.scheme_names import offered_schemes
 from quantaudit.card.schema import Card
 from quantaudit.common.rounding import significant
 from quantaudit.errors import FormatError, UsageError

@@ -368,6 +368,25 @@ def test_no_change_could_be_undone_within_the_budget_and_each_buys_its_share(
         assert total + more > share * written
 
 
+def test_a_goal_may_be_a_scheme_of_the_card_on_the_same_tokens(
+    loaded: LoadedModel, profile: Profile, corpus: TokenizedCorpus, resolution: Resolution
+) -> None:
+    """As good as the scheme that was simulated in all groups: the budget is its KL, to the bit."""
+    simulation = simulate(loaded, profile, corpus.samples, [INT8_STATIC, INT8_DYNAMIC], evaluation_tokens=512)
+    (kl,) = (row.kl for row in simulation.recipes if row.name == INT8_DYNAMIC.name)
+    subject = opened_recipe(loaded, profile, corpus, resolution, evaluation.select(corpus.samples, 512))
+    result = advise(subject, Goal(as_good_as="W8A8"), PLAIN, simulation=simulation)
+    assert (result.info.budget, result.info.goal, result.info.met) == (kl, "as good as W8A8 everywhere", True)
+    other = opened_recipe(loaded, profile, corpus, resolution, evaluation.select(corpus.samples, 20))
+    with pytest.raises(UsageError, match="on other evaluation tokens"):
+        advise(other, Goal(as_good_as="W8A8"), PLAIN, simulation=simulation)
+    with pytest.raises(UsageError, match="no KL of it"):
+        advise(subject, Goal(as_good_as="NVFP4"), PLAIN, simulation=simulation)
+    weights_only = resolve(read_recipe(resource_dir("recipes") / "w8a16.yaml"), loaded.model)
+    opened = opened_recipe(loaded, profile, corpus, weights_only, evaluation.select(corpus.samples, 512))
+    assert advise(opened, Goal(as_good_as="W8A8"), PLAIN, simulation=simulation).info.met
+
+
 def test_advice_needs_one_goal() -> None:
     with pytest.raises(UsageError, match="one goal"):
         Goal()
@@ -376,8 +395,10 @@ def test_advice_needs_one_goal() -> None:
     for budget in (-1.0, 0.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="above zero"):
             Goal(max_kl=budget)
+    with pytest.raises(UsageError, match="unknown scheme"):
+        Goal(as_good_as="gold")
     with pytest.raises(UsageError, match="no such alternative"):
-        Goal(as_good_as="fp8")
+        Goal(as_good_as="fp8").scheme_kl(None)
 
 
 def test_a_recipe_without_the_alternative_is_refused_before_anything_is_priced(
