@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from quantaudit.simulate.allocation.hardware import Hardware
 from quantaudit.simulate.records import SchemeInfo
 
 TOTAL = 10**9
-"""Parts of the unquantized compute that shares are counted in: whole numbers add up exactly."""
+"""Parts of the unquantized compute that shares are counted in: whole numbers, which add up exactly, rounded down, so that
+half the time of all groups is within half the compute.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +48,4 @@ class Serving:
     def cost(self, share: float, info: SchemeInfo | None) -> int:
         """Of a group under a scheme, in parts of TOTAL; of what the hardware does not run, as of 16 bits."""
         time = self.hardware.time_of(info)
-        return round(TOTAL * share * (1.0 if time is None else time))
+        return math.floor(TOTAL * share * (1.0 if time is None else time))

@@ -128,7 +128,7 @@ def _least_price(menu: Menu, limit: Limit) -> Point:
 
 def _within(menu: Menu, costs: Values, limit: Limit, max_size: float | None) -> list[int] | None:
     """The least Σ costs within limits of bytes and compute, one of them or both."""
-    compute = None if limit.max_compute is None else limit.max_compute * _unquantized(menu) + 1  # of a rounded sum
+    compute = None if limit.max_compute is None else _parts(limit.max_compute)
     if max_size is None:
         return cheapest_choice(costs, _compute(menu), math.inf if compute is None else compute)
     if compute is None:
@@ -203,7 +203,7 @@ def _cheapest(menu: Menu, costs: Values, total: float, limit: Limit) -> list[int
     """The least Σ costs within a sum of prices, and within a limit of compute where there is one."""
     if limit.max_compute is None:
         return cheapest_choice(costs, _prices(menu), total)
-    return cheapest_within_both(costs, _prices(menu), total, _compute(menu), limit.max_compute * _unquantized(menu))
+    return cheapest_within_both(costs, _prices(menu), total, _compute(menu), _parts(limit.max_compute))
 
 
 def _impossible(menu: Menu, limit: Limit) -> UsageError:
@@ -258,9 +258,9 @@ def _compute(menu: Menu) -> list[tuple[int, ...]]:
     return [unit.compute for unit in menu.units]
 
 
-def _unquantized(menu: Menu) -> float:
-    """The compute of the unquantized model, in which shares are told."""
-    return float(TOTAL if menu.serving is not None else 1)
+def _parts(share: float) -> float:
+    """A share of the unquantized compute as menus count it; one that was told of a sum of theirs holds that sum."""
+    return share * TOTAL * (1 + _ROUNDING)
 
 
 def _costs(menu: Menu, least: Cost) -> list[tuple[float, ...]]:

@@ -65,6 +65,8 @@ def test_a_point_takes_the_time_of_its_products_and_experts_that_of_their_tokens
     alone = uniform(choices, "nvfp4")
     assert alone is not None
     assert alone.compute == pytest.approx(0.3)
+    assert uniform(choices, "nvfp4") == solve(choices, Limit(max_compute=0.3))
+    assert solve(choices, Limit(max_compute=alone.compute)) == alone
     assert menu_of(card.simulation, card.model).units[0].compute == (0,) * 3  # type: ignore[arg-type]
 
 
