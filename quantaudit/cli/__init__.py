@@ -27,7 +27,7 @@ from quantaudit.cli import (
     verify,
 )
 from quantaudit.cli.claims import claiming
-from quantaudit.cli.usage import help_was_asked, usage_error
+from quantaudit.cli.usage import help_was_asked, reflowed, usage_error
 from quantaudit.common.logs import switch_library_logs_off
 from quantaudit.common.printing.inert import inert
 from quantaudit.common.printing.streams import set_up_streams, write_results
@@ -56,7 +56,8 @@ app = typer.Typer(
 _FILES = (report, plan, sites, measure, merge, scales, simulate, render, insert, atlas)
 _ANSWERS = (gate, advise, verify, conform, compare, card)
 for verb in (*_FILES, *_ANSWERS):
-    app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(claiming(verb.run))
+    name, text = verb.__name__.rpartition(".")[2], reflowed(verb.run.__doc__ or "")
+    app.command(name=name, help=text, epilog=verb.EXAMPLE)(claiming(verb.run))
 
 
 @app.callback(invoke_without_command=True)

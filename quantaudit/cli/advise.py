@@ -32,36 +32,59 @@ Recipe = Annotated[
 Card = Annotated[
     Path, typer.Option("--card", metavar="CARD", help="card.json; advice on a RECIPE is added to it, no other.")
 ]
+BUDGET = "A budget; without RECIPE one of them, or --max-compute and another"
+CHOICES = "What may be chosen"
+CHANGED = "With RECIPE and --model"
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODEL", help="The model of the card, to simulate with: Hub id, folder or `demo`."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="The model of the card, to simulate with: Hub id, folder or `demo`.",
+        rich_help_panel=CHANGED,
+    ),
 ]
+CASE = {
+    name: options.in_panel(declared, CHANGED)
+    for name, declared in options.PARAMETERS[CardSpec].items()
+    if name != "card"
+}
 
 
 @options.flattened
 def run(
-    files: Annotated[CardSpec, {"card": Card}],
+    files: Annotated[CardSpec, {"card": Card, **CASE}],
     out: options.OutFile,
     recipe: Recipe = None,
     model: Model = None,
     max_bits: Annotated[
         float | None,
-        typer.Option(metavar="BITS", help="Budget of bits a quantizable weight, scales included. Without RECIPE."),
+        typer.Option(
+            rich_help_panel=BUDGET,
+            metavar="BITS",
+            help="Budget of bits a quantizable weight, scales included. Without RECIPE.",
+        ),
     ] = None,
     max_bytes: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=BUDGET,
             metavar="SIZE",
             help="Budget of all weights of the checkpoint, such as 9GiB, embeddings included. Without RECIPE.",
         ),
     ] = None,
     max_kl: Annotated[
         float | None,
-        typer.Option(metavar="NATS", help="KL that is acceptable, mean nats per token; without RECIPE as estimated."),
+        typer.Option(
+            rich_help_panel=BUDGET,
+            metavar="NATS",
+            help="KL that is acceptable, mean nats per token; without RECIPE as estimated.",
+        ),
     ] = None,
     verdict: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=BUDGET,
             metavar="VERDICT",
             help="`ready` or `care`: the smallest recipe whose estimated KL lies below this limit of the policy with "
             "its whole interval. Without RECIPE.",
@@ -70,6 +93,7 @@ def run(
     schemes: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=CHOICES,
             metavar="SCHEMES",
             help="Choose among these alone, such as those that the GPU runs fast: names with commas, as in `report "
             "--schemes`. All that the card has prices of, but for ranges that depend on the order of samples. Without "
@@ -83,6 +107,7 @@ def run(
     max_compute: Annotated[
         float | None,
         typer.Option(
+            rich_help_panel=BUDGET,
             metavar="SHARE",
             help="Budget of the time of multiply-accumulates on --hardware, as a share of the unquantized model's, "
             "experts by the tokens routed to them; alone or with another budget. Without RECIPE.",
@@ -91,6 +116,7 @@ def run(
     minimize: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=BUDGET,
             metavar="COST",
             help="What is kept low within a budget of KL: `bytes`, the default, or `compute`. Without RECIPE.",
         ),
@@ -98,6 +124,7 @@ def run(
     hardware: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=CHOICES,
             metavar="MACHINE",
             help="Where the recipe is to run: what that does not run fast is not offered. `ampere`, `ada`, `hopper`, "
             "`blackwell`, `mi300`, `amx`, `arm`, or a .yaml file in the form of recipes/hardware.yaml. Without RECIPE.",
@@ -106,6 +133,7 @@ def run(
     as_good_as: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=BUDGET,
             metavar="WHAT",
             help="Accept the KL of a scheme in all groups, such as FP8_DYNAMIC, as the card simulated it; with RECIPE "
             "also of an alternative everywhere: `dynamic`, its default.",
@@ -114,17 +142,22 @@ def run(
     moving_averages: Annotated[
         bool,
         typer.Option(
+            rich_help_panel=CHOICES,
             help="Offer llm-compressor's `minmax` observer, whose ranges depend on the order of samples. With RECIPE.",
         ),
     ] = False,
     unquantized: Annotated[
         bool,
-        typer.Option(help="Offer to leave groups unquantized, next to quantized ones, which not every engine runs."),
+        typer.Option(
+            rich_help_panel=CHOICES,
+            help="Offer to leave groups unquantized, next to quantized ones, which not every engine runs.",
+        ),
     ] = False,
     smoothing: Annotated[
         bool,
         typer.Option(
-            help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples. With RECIPE."
+            rich_help_panel=CHOICES,
+            help="Offer SmoothQuant to groups that read a norm; costs passes over calibration samples. With RECIPE.",
         ),
     ] = True,
     memory_budget: options.MemoryBudget = None,

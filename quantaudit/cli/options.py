@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import MISSING, Field, fields
 from functools import wraps
 from pathlib import Path
@@ -258,6 +259,14 @@ def flattened(verb: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
     run.__annotations__ = {option.name: option.annotation for option in options} | {"return": None}
     return run
+
+
+def in_panel(declared: Any, panel: str) -> Any:
+    """An option under a heading of its own in the help. declared: as a key of PARAMETERS has it."""
+    hint, option, *others = get_args(declared)
+    shown = copy(option)
+    shown.rich_help_panel = panel
+    return Annotated[(hint, shown, *others)]
 
 
 def _part(hint: Any) -> tuple[type[Any] | None, dict[str, Any]]:

@@ -13,8 +13,9 @@ from quantaudit.simulate.allocation.hardware import Hardware
 from quantaudit.simulate.records import SchemeInfo
 
 TOTAL = 10**9
-"""Parts of the unquantized compute that shares are counted in: whole numbers, which add up exactly, rounded down, so that
-half the time of all groups is within half the compute.
+"""Parts of the unquantized compute that shares are counted in: whole numbers, which add up exactly.
+
+They are rounded down, so that a scheme that takes half the time is within half the compute.
 """
 
 
