@@ -127,7 +127,8 @@ def run(
             rich_help_panel=CHOICES,
             metavar="MACHINE",
             help="Where the recipe is to run: what that does not run fast is not offered. `ampere`, `ada`, `hopper`, "
-            "`blackwell`, `mi300`, `amx`, `arm`, or a .yaml file in the form of recipes/hardware.yaml. Without RECIPE.",
+            "`blackwell`, `mi300`, `amx`, `arm`, or a .yaml file in the form of recipes/hardware/machines.yaml. "
+            "Without RECIPE.",
         ),
     ] = None,
     as_good_as: Annotated[

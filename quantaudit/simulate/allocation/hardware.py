@@ -1,6 +1,6 @@
 """What machines run fast: the time that a multiply-accumulate takes on them under a scheme, relative to 16 bits.
 
-Imports no torch. The shipped table is recipes/hardware.yaml, with its sources.
+Imports no torch. The shipped table is recipes/hardware/machines.yaml, with its sources.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRESETS: dict[Operands, str] = {
     "int4_fp8": "W4AFP8",
 }
 """A scheme of llm-compressor's for each."""
-HINT = "as in recipes/hardware.yaml: `devices`, `mac_time` by operands, `reason`"
+HINT = "as in recipes/hardware/machines.yaml: `devices`, `mac_time` by operands, `reason`"
 
 
 class Hardware(Row):
@@ -85,7 +85,7 @@ def load_hardware(spec: str) -> Hardware:
 
 def shipped_hardware() -> dict[str, Hardware]:
     """The table that is shipped, by name."""
-    return _table(resource_dir("recipes") / "hardware.yaml")
+    return _table(resource_dir("recipes") / "hardware" / "machines.yaml")
 
 
 def _choices(machines: Mapping[str, Hardware]) -> str:
