@@ -68,7 +68,8 @@ def test_advice_from_a_card_that_cannot_be_trusted_is_inconclusive(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trusted, out = Path(__file__).parents[1] / "golden/dense/card.json", tmp_path / "recipe.yaml"
-    assert run("advise", "--card", trusted, "--verdict", "ready", "--out", out) == 0
+    asked = "--verdict", "ready", "--unquantized", "--out", out
+    assert run("advise", "--card", trusted, *asked) == 0
     assert "gate: PASS" in capsys.readouterr().out
     assert "inconclusive" not in out.read_text(encoding="utf-8")
 
@@ -77,6 +78,6 @@ def test_advice_from_a_card_that_cannot_be_trusted_is_inconclusive(
     held["findings"].append(held["findings"][0] | unused)
     card = tmp_path / "card.json"
     card.write_text(json.dumps(held), encoding="utf-8")
-    assert run("advise", "--card", card, "--verdict", "ready", "--out", out, "--force") == 3
+    assert run("advise", "--card", card, *asked, "--force") == 3
     assert "gate: INCONCLUSIVE  QA109 on the card: 9 stored tensors" in capsys.readouterr().out
     assert "Not to be relied on, as the gate is inconclusive: QA109 on the card" in out.read_text(encoding="utf-8")

@@ -20,14 +20,16 @@ NOT_WEIGHTS = ("weight_shape", "input_global_scale", "input_scale")
 """What says how many columns packed codes have, and what belongs to inputs."""
 
 
-@pytest.mark.parametrize("bits", [5.0, 9.0])
-def test_llm_compressor_saves_the_schemes_and_the_bytes_that_were_chosen(tmp_path: Path, bits: float) -> None:
+@pytest.mark.parametrize(("bits", "unquantized"), [(5.0, False), (9.0, True)])
+def test_llm_compressor_saves_the_schemes_and_the_bytes_that_were_chosen(
+    tmp_path: Path, bits: float, unquantized: bool
+) -> None:
     model = tiny_model("llama")
     source = save_checkpoint(tmp_path / "model", model)
     card = priced(seed=2)
     card = card.model_copy(update={"model": card.model.model_copy(update={"parameters": model.num_parameters()})})
     policy = load_policy("default")
-    result = write_allocation(allocate(card, Budget(max_bits=bits), policy), "", policy)
+    result = write_allocation(allocate(card, Budget(max_bits=bits), policy, unquantized=unquantized), "", policy)
     allocation = result.allocation
     assert len(set(allocation.point.schemes.values())) > 1
 
