@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -108,10 +108,10 @@ def show_verdict(card: Card) -> None:
         out.print(escape(f"\n{row.title}: not judged, as it does not fit this model ({row.reason})"), highlight=False)
 
 
-def _with_error(value: float | None, error: float | None, form: str) -> str:
+def _with_error(value: float | None, error: float | None, show: Callable[[float], str] = significant) -> str:
     if value is None:
         return "—"
-    return f"{value:{form}}" if error is None else f"{value:{form}} ± {error:.1g}"
+    return show(value) if error is None else f"{show(value)} ± {error:.1g}"
 
 
 def recipe_table(simulation: Simulation) -> Table:
@@ -122,7 +122,7 @@ def recipe_table(simulation: Simulation) -> Table:
     for row in simulation.recipes:
         table.add_row(
             escape(row.title),
-            _with_error(row.kl, row.kl_stderr, ".3g"),
+            _with_error(row.kl, row.kl_stderr),
             "—" if row.top1 is None else f"{row.top1:.1%}",
             f"{number(row.perplexity_base)} → {number(row.perplexity)}",
         )
@@ -140,7 +140,7 @@ def advice_table(advice: AdviceInfo) -> Table:
         table.add_row(
             escape(point.name),
             "—" if point.kept is None else f"{point.kept:.1%}",
-            _with_error(point.kl, point.kl_stderr, ".4f"),
+            _with_error(point.kl, point.kl_stderr, "{:.4f}".format),
             number(point.estimated_kl),
             "—" if point.top1 is None else f"{point.top1:.1%}",
             style="bold green" if point is advice.advised and advice.met else None,
@@ -167,7 +167,7 @@ def show_verification(result: Verification) -> None:
         if score is not None:
             top1 = "—" if score.top1 is None else f"{score.top1:.1%}"
             before = "" if score.perplexity_base is None else f"{number(score.perplexity_base)} → "
-            kl = "—" if score.kl is None else f"{score.kl:,.4g}"
+            kl = "—" if score.kl is None else significant(score.kl, digits=4)
             table.add_row(title, kl, top1, f"{before}{number(score.perplexity)}")
     out.print(table)
     for name, scales in (("input", result.input_scales), ("weight", result.weight_scales)):
