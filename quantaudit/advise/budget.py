@@ -115,6 +115,8 @@ class Budget:
         parts = [self._in_words(policy)]
         if self.max_compute is not None:
             parts.append(f"at most {self.max_compute:.4g} of the unquantized compute")
+        if self.minimize == "compute":
+            parts.append("the least compute")
         return " and ".join(filter(None, parts))
 
     def _in_words(self, policy: Policy) -> str | None:

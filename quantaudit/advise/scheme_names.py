@@ -25,7 +25,8 @@ def kl_of_scheme(name: str, simulation: Simulation) -> float:
     try:
         found = next(_alike(name, infos), None)
     except UsageError as error:
-        raise UsageError(error.message, where=f"--as-good-as {name}", hint=error.hint) from error
+        hint = "`dynamic` is for a RECIPE, with --model" if name == "dynamic" else error.hint
+        raise UsageError(error.message, where=f"--as-good-as {name}", hint=hint) from error
     if found is None:
         raise UsageError(
             "this card has no KL of it",
@@ -62,7 +63,9 @@ def offered_schemes(simulation: Simulation, text: str | None) -> list[str] | Non
 
 
 def _alike(name: str, infos: list[SchemeInfo]) -> Iterator[str]:
-    """Schemes of this name, then of this name but for its group size, then those that a preset of this name means."""
+    """Schemes of this name, then of this name but for its group size, then those that a preset of this name means, then
+    those that a card calls by it, such as W8A16.
+    """
     yield from (info.name for info in infos if info.name == name)
     yield from (info.name for info in infos if of_any_group_size(info.name) == of_any_group_size(name))
     # What a preset means, compressed-tensors knows, with which torch comes.
@@ -71,6 +74,7 @@ def _alike(name: str, infos: list[SchemeInfo]) -> Iterator[str]:
 
     asked = _arithmetic(info_scheme(scheme_info(find_scheme(name))))
     yield from (info.name for info in infos if _arithmetic(info_scheme(info)) == asked)
+    yield from (info.name for info in infos if info.title.partition(":")[0].casefold() == name.casefold())
 
 
 def _arithmetic(scheme: QuantizationScheme) -> str:

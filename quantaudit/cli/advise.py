@@ -192,8 +192,11 @@ def run(
         if value is not None
     ]
     if recipe is None and model is None:
+        of_recipe = ["--moving-averages"] * moving_averages + ["--no-smoothing"] * (not smoothing)
         if memory is not None:
-            raise UsageError("is for a RECIPE, with --model", where="--memory-budget", hint="leave it out")
+            of_recipe.append("--memory-budget")
+        if of_recipe:
+            raise UsageError("is for a RECIPE, with --model", where=of_recipe[0], hint="leave it out")
 
         from quantaudit.advise.budget import Budget
 

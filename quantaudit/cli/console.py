@@ -145,8 +145,7 @@ def advice_table(advice: AdviceInfo) -> Table:
             "—" if point.top1 is None else f"{point.top1:.1%}",
             style="bold green" if point is advice.advised and advice.met else None,
         )
-    if not advice.met:
-        table.caption = f"The goal, a KL of {advice.budget:.4g}, was not met."
+    table.caption = f"The goal, a KL of {advice.budget:.4g}, was {'met' if advice.met else 'not met'}."
     return table
 
 

@@ -124,6 +124,8 @@ CASES: list[tuple[str, str]] = [
     ("advise --card card.json --out new.yaml --max-bits 5 --schemes INT99", "unknown scheme"),
     ("advise --card card.json --out new.yaml --max-compute 0.6", "compute is that of a machine"),
     ("advise --card card.json --out new.yaml --max-bits 5 --hardware abacus", "no such machine"),
+    ("advise --card card.json --out new.yaml --max-bits 5 --moving-averages", "is for a RECIPE"),
+    ("advise --card card.json --out new.yaml --max-bits 5 --no-smoothing", "is for a RECIPE"),
     ("advise --card card.json --out new.yaml --max-bits 5 --hardware abacus.yaml", "no such file"),
     ("advise --card card.json --out new.yaml --max-bits 5 --minimize compute", "for a budget of KL"),
     ("advise recipe.yaml --card card.json --model model --out new.yaml --hardware hopper", "for the card alone"),

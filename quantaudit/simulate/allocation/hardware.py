@@ -33,7 +33,12 @@ PRESETS: dict[Operands, str] = {
     "int4_fp8": "W4AFP8",
 }
 """A scheme of llm-compressor's for each."""
-HINT = "as in recipes/hardware/machines.yaml: `devices`, `mac_time` by operands, `reason`"
+HINT = (
+    "as in recipes/hardware/machines.yaml: under a name `devices`, `mac_time` by operands (numbers such as 0.5: "
+    "YAML reads 5e-1 as text), `reason`"
+)
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.+-]{0,60}$")]
+"""Of a machine: it is written into recipes and terminals."""
 
 
 class Hardware(Row):
@@ -101,7 +106,7 @@ def _table(path: Path) -> dict[str, Hardware]:
         raise FormatError(problem, where=str(path), hint=HINT) from error
     data = read_yaml(text, str(path), FormatError).data
     try:
-        rows = TypeAdapter(dict[str, Hardware]).validate_python(data)
+        rows = TypeAdapter(dict[Name, Hardware]).validate_python(data)
     except ValidationError as error:
         raise FormatError(f"not a table of hardware: {explain(error)}", where=str(path), hint=HINT) from error
     return {name: row.model_copy(update={"name": name}) for name, row in rows.items()}

@@ -116,14 +116,18 @@ def menu_of(
     )
     weights = sum(counts.values())
     if not any(scheme is not UNQUANTIZED for unit in units for scheme in unit.schemes):
+        priced = sorted({row.scheme for row in simulation.groups if row.price is not None})
         if serving is not None and offered:
+            others = [info.name for info in simulation.schemes if info.name in priced and serving.runs(info)]
+            presets = " ".join(f"--scheme {PRESETS[operands]}" for operands in serving.hardware.mac_time)
             raise UsageError(
                 f"runs none of {', '.join(info.name for info in offered)}",
                 where=f"--hardware {serving.hardware.name}",
-                hint="give prices of what it runs: `quantaudit report --scheme "
-                f"{', '.join(PRESETS[operands] for operands in serving.hardware.mac_time)}`",
+                hint=f"it runs {', '.join(others)}, which the card has prices of: name these with --schemes, or leave "
+                "that out"
+                if others
+                else f"give prices of what it runs: `quantaudit report {presets}`",
             )
-        priced = sorted({row.scheme for row in simulation.groups if row.price is not None})
         raise UsageError("no scheme to choose from is priced", where="--schemes", hint=f"one of {', '.join(priced)}")
     return Menu(
         units=units,

@@ -18,15 +18,15 @@ def solve_plainly(menu: Menu, limit: Limit) -> tuple[Menu, Point]:
 
     Of the schemes that the best of all uses the one whose loss costs least is given up, then others, for as long as the
     sum of prices (under a limit of bytes or of compute), or what is kept low under one of KL, stays within 1 + WORTH of
-    the best of all.
+    the best of all; where that is compute, which many are alike in, the sum of prices does so, too.
     Raises as `solve`.
     """
     point = solve(menu, limit)
     menu = _restricted(menu, set(point.schemes.values()))
-    most = _cost(limit, menu, point) * (1 + WORTH)
+    most = [cost * (1 + WORTH) for cost in _costs(limit, menu, point)]
     while fewer := list(_with_one_less(menu, limit)):
-        smaller, best = min(fewer, key=lambda pair: _cost(limit, *pair))
-        if _cost(limit, smaller, best) > most:
+        smaller, best = min(fewer, key=lambda pair: (_costs(limit, *pair), pair[1].kl))
+        if any(cost > allowed for cost, allowed in zip(_costs(limit, smaller, best), most, strict=True)):
             break
         menu, point = smaller, best
     return menu, point
@@ -61,7 +61,7 @@ def _restricted(menu: Menu, schemes: Collection[str | None]) -> Menu:
     return replace(menu, units=tuple(units), schemes=infos)
 
 
-def _cost(limit: Limit, menu: Menu, point: Point) -> float:
+def _costs(limit: Limit, menu: Menu, point: Point) -> tuple[float, ...]:
     if not limit.of_kl:
-        return point.price
-    return point.size - menu.rest if limit.least == "bytes" or point.compute is None else point.compute
+        return (point.price,)
+    return (point.size - menu.rest,) if limit.least == "bytes" else (point.compute or 0.0, point.price)

@@ -18,6 +18,8 @@ _ROUNDING = 1e-12
 """Relative: sums of prices in another order may differ by less."""
 _TIE = 1e-3
 """Weight of the smaller cost of a choice, where the other is what is kept low: it decides among what is alike there."""
+_MOST_BITS = 1024
+"""More than a weight takes in any dtype, with scales."""
 Cost: TypeAlias = Literal["bytes", "compute"]
 """What a choice takes when it is served: memory, and the time of its products."""
 
@@ -92,9 +94,9 @@ class Limit:
 def solve(menu: Menu, limit: Limit) -> Point:
     """The best allocation within a limit: the least KL, or the least cost within a limit of KL.
 
-    Exact by the sum of prices; with two limits to within a part of it (`two_limits`). One scheme in all groups that was
-    simulated, and is better, is taken before what is estimated to be best. Raises UsageError where nothing is within
-    the limit.
+    Of what costs the same, that is the one with the least KL. Exact by the sum of prices; with two limits to within a
+    part of it (`two_limits`). One scheme in all groups that was simulated, and is better, is taken before what is
+    estimated to be best. Raises UsageError where nothing is within the limit.
     """
     points = [point for point in _simulated(menu) if limit.holds(point)]
     try:
@@ -102,7 +104,7 @@ def solve(menu: Menu, limit: Limit) -> Point:
     except UsageError:
         if not points:
             raise
-    return min(points, key=lambda point: _cost(point, limit))
+    return min(points, key=lambda point: (_cost(point, limit), point.kl))
 
 
 def _simulated(menu: Menu) -> Iterator[Point]:
@@ -138,7 +140,7 @@ def _within(menu: Menu, costs: Values, limit: Limit, max_size: float | None) -> 
 
 def size_of_bits(menu: Menu, bits: float) -> int:
     """The size of a whole checkpoint whose quantizable weights take so many bits each."""
-    return menu.rest + math.floor(bits * menu.weights / 8)
+    return menu.rest + math.floor(min(bits, _MOST_BITS) * menu.weights / 8)
 
 
 def uniform(menu: Menu, scheme: str) -> Point | None:
@@ -181,7 +183,7 @@ def _least_cost(menu: Menu, limit: Limit) -> Point:
         point = point_of(menu, choice)
         reached = point.kl if limit.max_kl is not None else point.kl_high
         if reached is not None and reached <= most:
-            return point
+            return _least_price_alike(menu, limit, point)
         if point.price <= 0:
             break
         total = point.price * (1 - _ROUNDING)
@@ -197,6 +199,15 @@ def _least_cost(menu: Menu, limit: Limit) -> Point:
         where=f"a KL of {most:g}",
         hint="allow a higher one, or put more on the menu: other schemes, or --unquantized",
     )
+
+
+def _least_price_alike(menu: Menu, limit: Limit, point: Point) -> Point:
+    """The least sum of prices at the cost of a point, which may use all of a limit of KL for nothing."""
+    if limit.least == "bytes":
+        alike = _least_price(menu, Limit(max_size=point.size, max_compute=limit.max_compute))
+    else:
+        alike = _least_price(menu, Limit(max_compute=point.compute))
+    return alike if alike.price < point.price and limit.holds(alike) else point
 
 
 def _cheapest(menu: Menu, costs: Values, total: float, limit: Limit) -> list[int] | None:

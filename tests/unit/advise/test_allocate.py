@@ -189,8 +189,15 @@ def test_a_scheme_that_was_simulated_is_a_budget() -> None:
         assert found.point.schemes == same.point.schemes
         assert found.point.kl <= kl
         assert (str(budget), budget.in_words(POLICY)) == (f"--as-good-as {name}", f"as good as {name} in all groups")
+    called = [info.model_copy(update={"title": "W8A16: INT8 weights"}) for info in card.simulation.schemes[:1]]
+    named = card.model_copy(update={"simulation": card.simulation.model_copy(update={"schemes": called})})
+    assert named.simulation is not None
+    assert offered_schemes(named.simulation, "w8a16") == ["int8_weights"]
     with pytest.raises(UsageError, match=r"--as-good-as mxfp4: this card has no KL of it"):
         allocate(card, Budget(as_good_as="mxfp4"), POLICY)
+    with pytest.raises(UsageError, match=r"--as-good-as dynamic: unknown scheme") as refused:
+        allocate(card, Budget(as_good_as="dynamic"), POLICY)
+    assert refused.value.hint == "`dynamic` is for a RECIPE, with --model"
     with pytest.raises(UsageError, match=r"--as-good-as gold: unknown scheme"):
         allocate(card, Budget(as_good_as="gold"), POLICY)
 

@@ -14,6 +14,7 @@ from quantaudit.errors import FormatError, UsageError
 from quantaudit.quant.schemes import find_scheme
 from quantaudit.simulate.allocation import Hardware, Limit, Menu, Serving, load_hardware, menu_of, size_of_bits, solve
 from quantaudit.simulate.allocation.hardware import PRESETS, operands_of, shipped_hardware
+from quantaudit.simulate.allocation.plain import WORTH, solve_plainly
 from quantaudit.simulate.allocation.solve import Point, point_of, uniform
 from quantaudit.simulate.scheme_info import scheme_info
 from tests.priced_cards import priced
@@ -75,8 +76,18 @@ def test_what_a_machine_does_not_run_is_not_offered() -> None:
     choices = menu(priced(), integers)
     assert sorted(choices.schemes) == ["int4_weights", "int8_weights"]
     assert choices.not_run == ("nvfp4",)
-    with pytest.raises(UsageError, match=r"--hardware mine: runs none of nvfp4"):
+    with pytest.raises(UsageError, match=r"--hardware mine: runs none of nvfp4") as refused:
         menu(priced(), integers, schemes=["nvfp4"])
+    assert refused.value.hint == (
+        "it runs int8_weights, int8_static:minmax, int4_weights, which the card has prices of: name these with "
+        "--schemes, or leave that out"
+    )
+    floats = MACHINE.model_copy(update={"mac_time": {"fp8": 0.5, "mxfp4": 0.3}})
+    with pytest.raises(UsageError, match="--hardware mine: runs none of int8_weights, int4_weights, nvfp4") as refused:
+        menu(priced(), floats)
+    assert refused.value.hint == (
+        "give prices of what it runs: `quantaudit report --scheme FP8_DYNAMIC --scheme MXFP4`"
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3-moe"])
@@ -108,6 +119,45 @@ def test_compute_alone_is_a_limit_and_too_little_says_what_is_possible() -> None
         solve(choices, Limit(max_compute=0.2, max_size=size_of_bits(choices, 4.6)))
     with pytest.raises(UsageError, match=r"so low a KL at 0\.4 of the compute"):
         solve(choices, Limit(max_compute=0.4, max_kl=1e-9))
+
+
+def estimated(seed: int) -> Card:
+    """A card with no scheme that was simulated."""
+    card = priced(seed=seed)
+    assert card.simulation is not None
+    return card.model_copy(update={"simulation": card.simulation.model_copy(update={"recipes": []})})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_at_the_same_cost_the_least_kl_is_taken_however_much_is_allowed(seed: int) -> None:
+    integers = MACHINE.model_copy(update={"mac_time": {"weights_only": 1.0, "nvfp4": 0.5, "int8": 0.5}})
+    choices = menu(estimated(seed), integers, schemes=["nvfp4", "int8_static:minmax", "int8_weights"])
+    fast = {"nvfp4", "int8_static:minmax"}
+    prices = [min(p for p, name in zip(u.prices, u.schemes, strict=True) if name in fast) for u in choices.units]
+    limit = Limit(max_kl=100.0, least="compute")
+    best = solve(choices, limit)
+    assert best.compute == pytest.approx(0.5)
+    assert best.price == pytest.approx(sum(prices))
+    assert solve_plainly(choices, limit)[1].price <= best.price * (1 + WORTH)
+
+
+@pytest.mark.parametrize("better", ["nvfp4", "int4_weights"])
+def test_of_schemes_of_one_size_the_better_is_kept(better: str) -> None:
+    card = estimated(3)
+    assert card.simulation is not None
+    info = {row.name: row for row in card.simulation.schemes}["nvfp4"]
+    twins = ["nvfp4", "int4_weights"]
+    rows = [
+        row.model_copy(update={"price": (row.price or 0.0) * (1 if row.scheme == better else 100)})
+        for row in card.simulation.groups
+        if row.scheme in twins
+    ]
+    infos = [info.model_copy(update={"name": name}) for name in twins]
+    choices = menu(
+        card.model_copy(update={"simulation": card.simulation.model_copy(update={"schemes": infos, "groups": rows})})
+    )
+    for most in (1.0, 100.0):
+        assert set(solve_plainly(choices, Limit(max_kl=most))[1].schemes.values()) == {better}
 
 
 def test_a_scheme_that_was_measured_to_be_better_is_taken_before_an_estimate() -> None:
@@ -156,6 +206,8 @@ def test_the_shipped_table_is_the_documented_one() -> None:
         ("mine: {devices: x, mac_time: {int8: true}, reason: y}", "valid number"),
         ("mine: {devices: x, mac_time: {}, reason: y}", "at least 1"),
         ("mine: {devices: x, mac_time: {int8: 0.5}}", "reason"),
+        ("mine: {devices: x, mac_time: {int8: 5e-1}, reason: y}", "YAML reads 5e-1 as text"),
+        ('"a\\e[31m": {devices: x, mac_time: {int8: 0.5}, reason: y}', "match pattern"),
         ("{}", "holds 0 machines"),
         ("a: &a {devices: x, mac_time: {int8: 0.5}, reason: y}\nb: *a", "holds 2 machines"),
         ("- 1", "not a table"),
