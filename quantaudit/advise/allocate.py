@@ -64,7 +64,9 @@ def allocate(
     """
     if budget.of_compute and hardware is None:
         raise UsageError(
-            "compute is that of a machine", where=str(budget), hint="say which: --hardware hopper, or a .yaml table"
+            "compute is that of a machine",
+            where=str(budget) if budget.max_compute is not None else f"--minimize {budget.minimize}",
+            hint="say which: --hardware hopper, or a .yaml table",
         )
     every = menu_of(
         simulation_of(card),

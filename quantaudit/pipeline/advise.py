@@ -66,8 +66,7 @@ def advise_case(
     nothing is offered smoothing, which changes all weights before any is quantized.
 
     Raises RecipeError where the recipe does what cannot be simulated, UsageError where the card has no KL of the scheme
-    that the goal names, and other QuantauditErrors for files that do not
-    belong together.
+    that the goal names, and other QuantauditErrors for files that do not belong together.
     """
     goal.scheme_kl(files.card.simulation)  # says at once what it does not know
     case = open_case(files, stages, say, memory=memory_budget(memory))
@@ -135,4 +134,6 @@ def write_allocation(allocation: Allocation, goal: str, policy: Policy) -> Alloc
     )
     if report.outcome == "inconclusive":
         lines.append(f"Not to be relied on, as the gate is inconclusive: {report.headline}")
+    elif report.outcome == "fail":
+        lines.append(f"The best within its budget, and yet it fails the gate: {report.headline}")
     return AllocatedRecipe(allocation=allocation, text=recipe_text(allocation, lines), report=report)

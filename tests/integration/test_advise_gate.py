@@ -81,3 +81,13 @@ def test_advice_from_a_card_that_cannot_be_trusted_is_inconclusive(
     assert run("advise", "--card", card, *asked, "--force") == 3
     assert "gate: INCONCLUSIVE  QA109 on the card: 9 stored tensors" in capsys.readouterr().out
     assert "Not to be relied on, as the gate is inconclusive: QA109 on the card" in out.read_text(encoding="utf-8")
+
+
+def test_advice_that_fails_the_gate_says_so_in_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    card, out = Path(__file__).parents[1] / "golden/dense/card.json", tmp_path / "recipe.yaml"
+    tight = tmp_path / "tight.yaml"
+    limits = "kl: {ready: 1.0e-6, care: 2.0e-6, reason: nothing is allowed}"
+    tight.write_text(f"name: tight\nextends: default\n{limits}\n", encoding="utf-8")
+    assert run("advise", "--card", card, "--max-bits", "9", "--policy", tight, "--out", out) == 0
+    assert "gate: FAIL" in capsys.readouterr().out
+    assert "# The best within its budget, and yet it fails the gate: KL" in out.read_text(encoding="utf-8")
